@@ -1,0 +1,140 @@
+//! The command line: from arguments to what is to be done.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use sessiond::server::config::{Config, ConfigError, SecretText, Sources, Span, load};
+
+/// Web sessions for every service of an application, over gRPC.
+#[derive(Parser)]
+#[command(version, propagate_version = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 done or stopped cleanly, 1 a fault, 64 wrong usage, 78 bad configuration.";
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run the daemon until SIGTERM or SIGINT
+    Serve {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Try it out: loopback, sessions in memory, a secret made at start, and a cookie called
+        /// "session" that works over plain HTTP
+        #[arg(long)]
+        dev: bool,
+    },
+    /// Check the configuration and print what is in force, without secrets
+    Check {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Check what `serve --dev` would run with
+        #[arg(long)]
+        dev: bool,
+    },
+    /// Print a fresh secret for signing cookies
+    Secret,
+    /// Ask a running daemon for its health; exit code 0 when it is serving
+    Health {
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Make a running daemon sweep expired sessions now, and print how many it removed
+    Cleanup {
+        #[command(flatten)]
+        client: ClientArgs,
+        /// Sweep this engine only
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+        engine: String,
+    },
+}
+
+/// Where the configuration comes from. Later layers win: defaults, the file,
+/// the environment (SESSIOND_LISTEN__GRPC=...), --set.
+#[derive(Args)]
+pub struct ConfigArgs {
+    /// Read this TOML file
+    #[arg(long, value_name = "FILE", env = "SESSIOND_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Set one key, for example --set engine.default.duration=12h; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
+    pub settings: Vec<(String, String)>,
+}
+
+/// Which daemon to call, and how. What is not given is taken from the
+/// configuration that `serve` would read.
+#[derive(Args)]
+pub struct ClientArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Its address, for example 127.0.0.1:50051 or unix:/run/sessiond/sessiond.sock
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Option<sessiond::server::config::ListenAddr>,
+    /// Speak TLS and trust this CA or self-signed certificate (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// The name that the server's certificate is for
+    #[arg(long, value_name = "NAME", default_value = "localhost")]
+    pub server_name: String,
+    /// Our certificate, where the daemon asks for one (PEM)
+    #[arg(long, value_name = "FILE", requires = "client_key_file")]
+    pub client_cert_file: Option<PathBuf>,
+    /// The key of our certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "client_cert_file")]
+    pub client_key_file: Option<PathBuf>,
+    /// Send the first bearer token of this file
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Give up after this long
+    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    pub timeout: Span,
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE, such as engine.default.duration=12h".to_owned()),
+    }
+}
+
+impl ConfigArgs {
+    /// Reads all layers.
+    pub fn load(self, dev: bool) -> Result<Config, ConfigError> {
+        let mut config = load(Sources {
+            defaults: if dev { Config::dev() } else { Config::defaults() },
+            file: self.config,
+            environment: std::env::vars_os()
+                .filter_map(|(name, value)| {
+                    Some((name.into_string().ok()?, value.into_string().ok()?))
+                })
+                .collect(),
+            settings: self.settings,
+        })?;
+        if dev {
+            give_secrets(&mut config);
+        }
+        Ok(config)
+    }
+}
+
+/// A secret for each engine that has none.
+fn give_secrets(config: &mut Config) {
+    for engine in config.engine.values_mut() {
+        let cookie = &mut engine.cookie;
+        if cookie.secrets.is_empty() && cookie.secret_file.as_os_str().is_empty() {
+            cookie.secrets.push(SecretText(fresh_secret()));
+        }
+    }
+}
+
+/// 32 random bytes as 43 characters of base64url.
+pub fn fresh_secret() -> String {
+    use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+    use sessiond::session::id::Entropy;
+    let mut bytes = [0; 32];
+    sessiond::server::system::SystemEntropy.fill(&mut bytes);
+    BASE64_URL_SAFE_NO_PAD.encode(bytes)
+}

@@ -1,0 +1,156 @@
+//! A client of a running daemon, for the subcommands that ask one.
+
+use std::{fs, net::SocketAddr, path::Path};
+
+use sessiond::{
+    grpc::wire::{CleanupRequest, session_admin_service_client::SessionAdminServiceClient},
+    server::config::{Config, ListenAddr},
+};
+use tonic::{
+    Request, Status,
+    metadata::MetadataValue,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::cli::ClientArgs;
+
+/// What went wrong, in a sentence for whoever typed the command.
+pub type Problem = String;
+
+/// Asks for the health of the daemon as a whole.
+pub async fn health(args: ClientArgs) -> Result<(), Problem> {
+    let caller = Caller::new(args, |config| &config.listen.grpc)?;
+    let mut client = HealthClient::new(caller.connect().await?);
+    let request = caller.request(HealthCheckRequest::default())?;
+    let answer = client.check(request).await.map_err(|status| caller.refused(&status))?;
+    match answer.into_inner().status() {
+        ServingStatus::Serving => Ok(()),
+        status => Err(format!("{} answers {}", caller.address, status.as_str_name())),
+    }
+}
+
+/// Makes the daemon sweep now, and gives the number of sessions removed.
+pub async fn cleanup(args: ClientArgs, engine: String) -> Result<u64, Problem> {
+    let caller = Caller::new(args, |config| &config.listen.admin)?;
+    let mut client = SessionAdminServiceClient::new(caller.connect().await?);
+    let request = caller.request(CleanupRequest { engine })?;
+    let answer = client.cleanup(request).await.map_err(|status| caller.refused(&status))?;
+    Ok(answer.into_inner().removed)
+}
+
+struct Caller {
+    args: ClientArgs,
+    config: Config,
+    address: ListenAddr,
+}
+
+impl Caller {
+    fn new(
+        mut args: ClientArgs,
+        listeners: fn(&Config) -> &Vec<ListenAddr>,
+    ) -> Result<Self, Problem> {
+        let settings = std::mem::take(&mut args.config.settings);
+        let sources = crate::cli::ConfigArgs { config: args.config.config.take(), settings };
+        let config = sources.load(false).map_err(|error| error.to_string())?;
+        let address = match args.address.take() {
+            Some(address) => address,
+            None => nearest(listeners(&config))
+                .ok_or("the configuration has no such listener; say where with --address")?,
+        };
+        Ok(Self { args, config, address })
+    }
+
+    async fn connect(&self) -> Result<Channel, Problem> {
+        let unreachable = |error: tonic::transport::Error| {
+            use std::error::Error as _;
+            let mut causes = vec![error.to_string()];
+            let mut next = error.source();
+            while let Some(cause) = next {
+                causes.push(cause.to_string());
+                next = cause.source();
+            }
+            causes.dedup();
+            let causes = causes.join(": ");
+            format!("no daemon can be reached at {}: {causes}", self.address)
+        };
+        let connecting = async {
+            let endpoint = match (&self.address, self.tls()?) {
+                (ListenAddr::Tcp(tcp), Some(tls)) => {
+                    endpoint(format!("https://{tcp}"))?.tls_config(tls).map_err(unreachable)?
+                }
+                (ListenAddr::Tcp(tcp), None) => endpoint(format!("http://{tcp}"))?,
+                (unix, _) => endpoint(unix.to_string())?,
+            };
+            endpoint.connect().await.map_err(unreachable)
+        };
+        let timeout = self.args.timeout;
+        let connected = tokio::time::timeout(timeout.0, connecting).await;
+        connected.map_err(|_| format!("{} did not answer within {timeout}", self.address))?
+    }
+
+    fn tls(&self) -> Result<Option<ClientTlsConfig>, Problem> {
+        let given = self.args.ca_file.as_deref();
+        let own = Some(self.config.listen.tls.cert_file.as_path());
+        let Some(ca) = given.or(own.filter(|path| !path.as_os_str().is_empty())) else {
+            return Ok(None);
+        };
+        let mut tls = ClientTlsConfig::new()
+            .domain_name(&self.args.server_name)
+            .ca_certificate(Certificate::from_pem(read(ca)?));
+        if let (Some(cert), Some(key)) = (&self.args.client_cert_file, &self.args.client_key_file) {
+            tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
+        }
+        Ok(Some(tls))
+    }
+
+    fn request<T>(&self, message: T) -> Result<Request<T>, Problem> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.args.timeout.0);
+        let given = self.args.token_file.as_deref();
+        let own = Some(self.config.listen.auth.token_file.as_path());
+        let file = given.or(own.filter(|path| !path.as_os_str().is_empty()));
+        if let Some(path) = file {
+            let text = read(path)?;
+            let token = text.lines().map(str::trim).find(|line| !line.is_empty());
+            let token = token.ok_or_else(|| format!("{} holds no token", path.display()))?;
+            let mut value = MetadataValue::try_from(format!("Bearer {token}")).map_err(|_| {
+                format!("{} holds a token that is not visible ASCII", path.display())
+            })?;
+            value.set_sensitive(true);
+            request.metadata_mut().insert("authorization", value);
+        }
+        Ok(request)
+    }
+
+    fn refused(&self, status: &Status) -> Problem {
+        format!("{} answers {:?}: {}", self.address, status.code(), status.message())
+    }
+}
+
+fn endpoint(uri: String) -> Result<Endpoint, Problem> {
+    Endpoint::from_shared(uri.clone()).map_err(|error| format!("{uri} can not be called: {error}"))
+}
+
+/// A unix socket before TCP: it needs no certificate.
+fn nearest(listeners: &[ListenAddr]) -> Option<ListenAddr> {
+    let unix = listeners.iter().find(|address| matches!(address, ListenAddr::Unix(_)));
+    unix.or(listeners.first()).cloned().map(|address| match address {
+        ListenAddr::Tcp(mut tcp) if tcp.ip().is_unspecified() => {
+            let loopback = match tcp {
+                SocketAddr::V4(_) => [127, 0, 0, 1].into(),
+                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+            };
+            tcp.set_ip(loopback);
+            ListenAddr::Tcp(tcp)
+        }
+        other => other,
+    })
+}
+
+fn read(path: &Path) -> Result<String, Problem> {
+    fs::read_to_string(path)
+        .map_err(|error| format!("the file {} can not be read: {error}", path.display()))
+}

@@ -1,0 +1,130 @@
+//! Between wire messages and the session room's types.
+
+use std::{num::NonZeroU64, time::Duration};
+
+use crate::session::{
+    clock::Moment,
+    credential::{Absence, Credential},
+    data::{Data, DataError},
+    engine::{self, Notice, SetCookie, WriteOptions},
+    lifetime::MAX_DURATION,
+    record::Principal,
+};
+
+use super::{
+    fault::{Fault, Reason},
+    wire,
+};
+
+pub fn credential(credential: Option<&wire::Credential>) -> Credential<'_> {
+    match credential.and_then(|credential| credential.kind.as_ref()) {
+        None => Credential::Absent,
+        Some(wire::credential::Kind::CookieHeader(header)) => Credential::CookieHeader(header),
+        Some(wire::credential::Kind::Token(token)) => Credential::Token(token),
+    }
+}
+
+pub fn absence(absence: Absence) -> wire::SessionState {
+    match absence {
+        Absence::None => wire::SessionState::None,
+        Absence::Invalid => wire::SessionState::Invalid,
+        Absence::NotFound => wire::SessionState::NotFound,
+        Absence::Superseded => wire::SessionState::Superseded,
+        Absence::Expired => wire::SessionState::Expired,
+    }
+}
+
+pub fn session(session: &engine::Session) -> wire::Session {
+    wire::Session { data: session.record.data.text().clone(), ..session_without_data(session) }
+}
+
+pub fn session_without_data(session: &engine::Session) -> wire::Session {
+    let record = &session.record;
+    wire::Session {
+        id: session.id.to_string(),
+        data: Default::default(),
+        version: record.version,
+        principal: record.principal.as_bytes().clone(),
+        create_time: Some(timestamp(record.create_time)),
+        expire_time: Some(timestamp(session.expire_time)),
+        duration: Some(duration(session.duration)),
+    }
+}
+
+/// The values of the `set_cookie` and `token` fields.
+pub fn notice(notice: Notice) -> (Vec<String>, String) {
+    let token = notice.token.map(|token| token.into_exposed()).unwrap_or_default();
+    (set_cookie(notice.set_cookie), token)
+}
+
+pub fn set_cookie(set_cookie: Option<SetCookie>) -> Vec<String> {
+    set_cookie.map(SetCookie::into_exposed).into_iter().collect()
+}
+
+/// What a Write asks for, checked; its credential and engine aside.
+pub fn write_options(request: &mut wire::WriteRequest) -> Result<WriteOptions, Fault> {
+    let set = if request.set.is_empty() {
+        Data::EMPTY
+    } else {
+        let invalid = |error: DataError| Fault::at(Reason::InvalidData, "set", error.to_string());
+        Data::parse(std::mem::take(&mut request.set)).map_err(invalid)?
+    };
+    Ok(WriteOptions {
+        set,
+        unset: std::mem::take(&mut request.unset),
+        replace: request.replace,
+        if_version: request.if_version.map(if_version).transpose()?,
+        roll: request.roll,
+        principal: request.principal.take().map(principal).transpose()?,
+        duration: request.duration.as_ref().map(own_duration).transpose()?,
+    })
+}
+
+fn invalid(field: &'static str, problem: String) -> Fault {
+    Fault::at(Reason::InvalidArgument, field, problem)
+}
+
+fn if_version(version: u64) -> Result<NonZeroU64, Fault> {
+    NonZeroU64::new(version)
+        .ok_or_else(|| invalid("if_version", "expected at least 1, the version at creation".into()))
+}
+
+fn principal(principal: String) -> Result<Principal, Fault> {
+    let len = principal.len();
+    Principal::new(principal).ok_or_else(|| {
+        let limit = Principal::MAX_LEN;
+        invalid("principal", format!("expected at most {limit} bytes, found {len}"))
+    })
+}
+
+fn own_duration(given: &prost_types::Duration) -> Result<Duration, Fault> {
+    // A negative or a malformed one is no std::time::Duration.
+    let valid = (0..1_000_000_000).contains(&given.nanos);
+    let duration = Duration::try_from(*given)
+        .ok()
+        .filter(|duration| valid && !duration.is_zero() && *duration <= MAX_DURATION);
+    duration.ok_or_else(|| {
+        let problem = format!(
+            "expected more than zero and at most {} s, found {} s and {} ns",
+            MAX_DURATION.as_secs(),
+            given.seconds,
+            given.nanos
+        );
+        invalid("duration", problem)
+    })
+}
+
+fn timestamp(moment: Moment) -> prost_types::Timestamp {
+    let millis = moment.unix_millis();
+    prost_types::Timestamp {
+        seconds: (millis / 1000).try_into().unwrap_or(i64::MAX),
+        nanos: (millis % 1000) as i32 * 1_000_000,
+    }
+}
+
+fn duration(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: duration.as_secs().try_into().unwrap_or(i64::MAX),
+        nanos: duration.subsec_nanos() as i32,
+    }
+}

@@ -1,0 +1,42 @@
+//! The engines of a daemon, by name.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::fault::{Fault, Reason};
+use crate::session::engine::Engine;
+
+/// What an empty engine name in a request means.
+pub const DEFAULT: &str = "default";
+
+/// The engines of a daemon, by name.
+pub struct Engines<S> {
+    by_name: Arc<BTreeMap<String, Arc<Engine<S>>>>,
+}
+
+impl<S> Clone for Engines<S> {
+    fn clone(&self) -> Self {
+        Self { by_name: Arc::clone(&self.by_name) }
+    }
+}
+
+impl<S> Engines<S> {
+    pub fn new(engines: BTreeMap<String, Arc<Engine<S>>>) -> Self {
+        Self { by_name: Arc::new(engines) }
+    }
+
+    /// The engine that a request names; empty: the one called `default`.
+    pub fn get(&self, name: &str) -> Result<&Arc<Engine<S>>, Fault> {
+        let name = if name.is_empty() { DEFAULT } else { name };
+        self.by_name.get(name).ok_or_else(|| {
+            // Only names of the configuration are repeated, not the caller's.
+            let known: Vec<_> = self.by_name.keys().map(String::as_str).collect();
+            let known = known.join(", ");
+            let message = format!("no engine of that name is configured; expected one of: {known}");
+            Fault::at(Reason::UnknownEngine, "engine", message)
+        })
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Engine<S>>> {
+        self.by_name.values()
+    }
+}

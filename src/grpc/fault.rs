@@ -1,0 +1,154 @@
+//! Faults: the one table from what went wrong to what a gRPC caller sees.
+
+use std::{error::Error as _, time::Duration};
+
+use prost::Message;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::session::{error::Error, store::StoreErrorKind};
+
+/// The domain of google.rpc.ErrorInfo.
+const DOMAIN: &str = "sessiond";
+
+/// How long a caller should wait before it tries a failed store again.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// The reason of google.rpc.ErrorInfo, which a program can act upon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    InvalidArgument,
+    InvalidData,
+    DataTooLarge,
+    UnknownEngine,
+    SessionGone,
+    VersionMismatch,
+    StoreUnavailable,
+    RecordUnreadable,
+    ShuttingDown,
+    TokenRequired,
+    TokenUnknown,
+    NotImplemented,
+}
+
+impl Reason {
+    pub const ALL: [Reason; 12] = [
+        Self::InvalidArgument,
+        Self::InvalidData,
+        Self::DataTooLarge,
+        Self::UnknownEngine,
+        Self::SessionGone,
+        Self::VersionMismatch,
+        Self::StoreUnavailable,
+        Self::RecordUnreadable,
+        Self::ShuttingDown,
+        Self::TokenRequired,
+        Self::TokenUnknown,
+        Self::NotImplemented,
+    ];
+
+    pub fn name(self) -> &'static str {
+        self.entry().0
+    }
+
+    pub fn code(self) -> Code {
+        self.entry().1
+    }
+
+    fn entry(self) -> (&'static str, Code) {
+        match self {
+            Self::InvalidArgument => ("INVALID_ARGUMENT", Code::InvalidArgument),
+            Self::InvalidData => ("INVALID_DATA", Code::InvalidArgument),
+            Self::DataTooLarge => ("DATA_TOO_LARGE", Code::InvalidArgument),
+            Self::UnknownEngine => ("UNKNOWN_ENGINE", Code::InvalidArgument),
+            Self::SessionGone => ("SESSION_GONE", Code::NotFound),
+            Self::VersionMismatch => ("VERSION_MISMATCH", Code::Aborted),
+            Self::StoreUnavailable => ("STORE_UNAVAILABLE", Code::Unavailable),
+            Self::RecordUnreadable => ("RECORD_UNREADABLE", Code::DataLoss),
+            Self::ShuttingDown => ("SHUTTING_DOWN", Code::Unavailable),
+            Self::TokenRequired => ("TOKEN_REQUIRED", Code::Unauthenticated),
+            Self::TokenUnknown => ("TOKEN_UNKNOWN", Code::Unauthenticated),
+            Self::NotImplemented => ("NOT_IMPLEMENTED", Code::Unimplemented),
+        }
+    }
+}
+
+/// Why a call failed, as its caller may know it. Holds no secret, token or
+/// session data.
+#[derive(Debug)]
+pub struct Fault {
+    pub reason: Reason,
+    message: String,
+    /// The request's field at fault.
+    field: Option<&'static str>,
+    retry: bool,
+}
+
+impl Fault {
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), field: None, retry: false }
+    }
+
+    pub fn at(reason: Reason, field: &'static str, message: impl Into<String>) -> Self {
+        Self { field: Some(field), ..Self::new(reason, message) }
+    }
+
+    pub fn into_status(self) -> Status {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(self.reason.name(), DOMAIN, []);
+        if let Some(field) = self.field {
+            details.add_bad_request_violation(field, &self.message);
+        }
+        if self.retry {
+            details.set_retry_info(Some(RETRY_DELAY));
+        }
+        Status::with_error_details(self.reason.code(), self.message, details)
+    }
+
+    /// The same as a message, for the answer within a pipeline.
+    pub fn into_message(self) -> tonic_types::pb::Status {
+        let status = self.into_status();
+        tonic_types::pb::Status::decode(status.details()).unwrap_or_else(|_| {
+            // Our own encoding was made a line above.
+            tonic_types::pb::Status {
+                code: status.code().into(),
+                message: status.message().to_owned(),
+                details: Vec::new(),
+            }
+        })
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        let message = error.to_string();
+        match error {
+            Error::SessionGone => Self::new(Reason::SessionGone, message),
+            Error::VersionMismatch { .. } => {
+                Self::at(Reason::VersionMismatch, "if_version", message)
+            }
+            Error::InvalidData(_) => Self::at(Reason::InvalidData, "set", message),
+            Error::DataTooLarge { .. } => Self::at(Reason::DataTooLarge, "set", message),
+            Error::InvalidArgument { field, .. } => {
+                Self::at(Reason::InvalidArgument, field, message)
+            }
+            Error::Store(error) => {
+                let reason = match error.kind {
+                    StoreErrorKind::Unavailable => Reason::StoreUnavailable,
+                    StoreErrorKind::Unreadable => Reason::RecordUnreadable,
+                };
+                let retry = error.kind == StoreErrorKind::Unavailable;
+                Self { retry, ..Self::new(reason, message) }
+            }
+        }
+    }
+}
+
+/// Writes the internal cause of an error into the log. A caller's own mistakes
+/// are not the operator's business.
+pub fn log_cause(error: &Error) {
+    if let Error::Store(error) = error {
+        let cause = error.source().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(cause, "{error}");
+    }
+}

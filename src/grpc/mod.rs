@@ -1,0 +1,24 @@
+//! The wire: between gRPC and the session room. Knows no store.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`wire`] | what is generated from `proto/` |
+//! | [`session_service`], [`admin_service`] | the two services |
+//! | [`operation`] | Resolve, Touch, Write and Destroy, from request to response |
+//! | [`pipeline`], [`lanes`] | many operations over one stream, and their order |
+//! | [`convert`] | messages to and from the session room's types |
+//! | [`fault`] | the one table of errors |
+//! | [`auth`] | bearer tokens |
+//! | [`engines`], [`observer`] | what the services are given |
+
+pub mod admin_service;
+pub mod auth;
+mod convert;
+pub mod engines;
+pub mod fault;
+mod lanes;
+pub mod observer;
+mod operation;
+mod pipeline;
+pub mod session_service;
+pub mod wire;

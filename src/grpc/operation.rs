@@ -1,0 +1,237 @@
+//! The four operations: from a request to its response.
+//!
+//! Each comes in two steps, as in the session room: `prepare` checks the
+//! request and finds out which sessions it may reach, `run` asks the store. A
+//! unary call does one after the other; a pipeline orders what lies between.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{
+    convert,
+    engines::Engines,
+    fault::{Fault, Reason, log_cause},
+    observer::{Observer, Outcome, Rpc},
+    wire::{
+        DestroyRequest, DestroyResponse, DestroyScope, ResolveRequest, ResolveResponse,
+        SessionState, TouchRequest, TouchResponse, WriteRequest, WriteResponse,
+    },
+};
+use crate::session::{
+    credential::{Credential, Presented},
+    engine::{Engine, Resolution, ResolveOptions, WriteOptions},
+    error::Error,
+    store::Store,
+};
+
+/// An operation whose request is in order.
+pub trait Operation<S>: Sized + Send + 'static {
+    type Request;
+    type Response;
+    const RPC: Rpc;
+
+    fn prepare(engines: &Engines<S>, request: Self::Request) -> Result<Self, Fault>;
+
+    /// What the credential proves: the sessions that this may reach.
+    fn presented(&self) -> &Presented;
+
+    fn run(self) -> impl Future<Output = Result<(Self::Response, Outcome), Error>> + Send;
+}
+
+/// Runs an operation and tells the observer.
+pub async fn observed<S, O: Operation<S>>(
+    operation: O,
+    observer: &dyn Observer,
+) -> Result<O::Response, Fault> {
+    let started = Instant::now();
+    match operation.run().await {
+        Ok((response, outcome)) => {
+            observer.finished(O::RPC, outcome, started.elapsed());
+            Ok(response)
+        }
+        Err(error) => {
+            log_cause(&error);
+            let fault = Fault::from(error);
+            observer.finished(O::RPC, Outcome::Failed(fault.reason), started.elapsed());
+            Err(fault)
+        }
+    }
+}
+
+/// [`Operation::prepare`], a refusal being told to the observer.
+pub fn prepared<S, O: Operation<S>>(
+    engines: &Engines<S>,
+    request: O::Request,
+    observer: &dyn Observer,
+) -> Result<O, Fault> {
+    let started = Instant::now();
+    O::prepare(engines, request).inspect_err(|fault| {
+        observer.finished(O::RPC, Outcome::Failed(fault.reason), started.elapsed());
+    })
+}
+
+pub struct Resolve<S> {
+    engine: Arc<Engine<S>>,
+    presented: Presented,
+    options: ResolveOptions,
+}
+
+impl<S: Store> Operation<S> for Resolve<S> {
+    type Request = ResolveRequest;
+    type Response = ResolveResponse;
+    const RPC: Rpc = Rpc::Resolve;
+
+    fn prepare(engines: &Engines<S>, request: ResolveRequest) -> Result<Self, Fault> {
+        let engine = Arc::clone(engines.get(&request.engine)?);
+        let presented = engine.present(convert::credential(request.credential.as_ref()));
+        let options = ResolveOptions { peek: request.peek, create: request.create };
+        Ok(Self { engine, presented, options })
+    }
+
+    fn presented(&self) -> &Presented {
+        &self.presented
+    }
+
+    async fn run(self) -> Result<(ResolveResponse, Outcome), Error> {
+        let resolution = self.engine.resolve(&self.presented, self.options).await?;
+        let (state, session, notice, outcome) = match resolution {
+            Resolution::Active(session, notice) => {
+                (SessionState::Active, session, notice, Outcome::Active)
+            }
+            Resolution::Created(session, notice) => {
+                (SessionState::Created, session, notice, Outcome::Created)
+            }
+            Resolution::Absent(absence) => {
+                let state = convert::absence(absence).into();
+                let response = ResolveResponse { state, ..Default::default() };
+                return Ok((response, Outcome::Absent(absence)));
+            }
+        };
+        let (set_cookie, token) = convert::notice(notice);
+        let session = Some(convert::session(&session));
+        Ok((ResolveResponse { state: state.into(), session, set_cookie, token }, outcome))
+    }
+}
+
+pub struct Touch<S> {
+    engine: Arc<Engine<S>>,
+    presented: Presented,
+}
+
+impl<S: Store> Operation<S> for Touch<S> {
+    type Request = TouchRequest;
+    type Response = TouchResponse;
+    const RPC: Rpc = Rpc::Touch;
+
+    fn prepare(engines: &Engines<S>, request: TouchRequest) -> Result<Self, Fault> {
+        let engine = Arc::clone(engines.get(&request.engine)?);
+        let presented = engine.present(convert::credential(request.credential.as_ref()));
+        Ok(Self { engine, presented })
+    }
+
+    fn presented(&self) -> &Presented {
+        &self.presented
+    }
+
+    async fn run(self) -> Result<(TouchResponse, Outcome), Error> {
+        Ok(match self.engine.touch(&self.presented).await? {
+            Ok((session, notice)) => {
+                let response = TouchResponse {
+                    state: SessionState::Active.into(),
+                    session: Some(convert::session_without_data(&session)),
+                    set_cookie: convert::set_cookie(notice.set_cookie),
+                };
+                (response, Outcome::Active)
+            }
+            Err(absence) => {
+                let state = convert::absence(absence).into();
+                let response = TouchResponse { state, ..Default::default() };
+                (response, Outcome::Absent(absence))
+            }
+        })
+    }
+}
+
+pub struct Write<S> {
+    engine: Arc<Engine<S>>,
+    presented: Presented,
+    /// No credential was given.
+    create: bool,
+    options: WriteOptions,
+}
+
+impl<S: Store> Operation<S> for Write<S> {
+    type Request = WriteRequest;
+    type Response = WriteResponse;
+    const RPC: Rpc = Rpc::Write;
+
+    fn prepare(engines: &Engines<S>, mut request: WriteRequest) -> Result<Self, Fault> {
+        let engine = Arc::clone(engines.get(&request.engine)?);
+        let credential = convert::credential(request.credential.as_ref());
+        if request.credential.is_some() && matches!(credential, Credential::Absent) {
+            let problem = "expected cookie_header or token, or no credential at all to create";
+            return Err(Fault::at(Reason::InvalidArgument, "credential", problem));
+        }
+        let presented = engine.present(credential);
+        let create = request.credential.is_none();
+        let options = convert::write_options(&mut request)?;
+        Ok(Self { engine, presented, create, options })
+    }
+
+    fn presented(&self) -> &Presented {
+        &self.presented
+    }
+
+    async fn run(self) -> Result<(WriteResponse, Outcome), Error> {
+        let (session, notice) = if self.create {
+            self.engine.create(self.options).await?
+        } else {
+            self.engine.write(&self.presented, self.options).await?
+        };
+        let (set_cookie, token) = convert::notice(notice);
+        let session = Some(convert::session_without_data(&session));
+        let outcome = if self.create { Outcome::Created } else { Outcome::Active };
+        Ok((WriteResponse { session, set_cookie, token }, outcome))
+    }
+}
+
+pub struct Destroy<S> {
+    engine: Arc<Engine<S>>,
+    presented: Presented,
+}
+
+impl<S: Store> Operation<S> for Destroy<S> {
+    type Request = DestroyRequest;
+    type Response = DestroyResponse;
+    const RPC: Rpc = Rpc::Destroy;
+
+    fn prepare(engines: &Engines<S>, request: DestroyRequest) -> Result<Self, Fault> {
+        let engine = Arc::clone(engines.get(&request.engine)?);
+        match DestroyScope::try_from(request.scope) {
+            Ok(DestroyScope::Unspecified | DestroyScope::This) => {}
+            Ok(DestroyScope::Others | DestroyScope::All) => {
+                let problem = "the scopes OTHERS and ALL are not in this version; expected THIS";
+                return Err(Fault::at(Reason::NotImplemented, "scope", problem));
+            }
+            Err(_) => {
+                let problem = format!("expected a DestroyScope, found {}", request.scope);
+                return Err(Fault::at(Reason::InvalidArgument, "scope", problem));
+            }
+        }
+        let presented = engine.present(convert::credential(request.credential.as_ref()));
+        Ok(Self { engine, presented })
+    }
+
+    fn presented(&self) -> &Presented {
+        &self.presented
+    }
+
+    async fn run(self) -> Result<(DestroyResponse, Outcome), Error> {
+        let destroyed = self.engine.destroy(&self.presented).await?;
+        let outcome = match (destroyed.count, self.presented.absence()) {
+            (0, absence) => Outcome::Absent(absence),
+            _ => Outcome::Active,
+        };
+        let set_cookie = convert::set_cookie(destroyed.set_cookie);
+        Ok((DestroyResponse { destroyed: destroyed.count, set_cookie }, outcome))
+    }
+}

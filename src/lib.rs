@@ -1,0 +1,4 @@
+pub mod grpc;
+pub mod server;
+pub mod session;
+pub mod store;

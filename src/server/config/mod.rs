@@ -1,0 +1,312 @@
+//! The configuration: what may be set, and what is set when nothing is said.
+//!
+//! Parsing binds nothing and opens nothing. [`layers`] reads the sources,
+//! [`policy`] checks what no single value can show and makes the engines' rules.
+//! `config/sessiond.toml` says what each key means.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    layers::{ConfigError, Sources, load},
+    policy::{Checked, check},
+    text::{AddrOrOff, ListenAddr, SecretText, Size, Span, SpanOrAuto, SpanOrNone},
+};
+
+mod layers;
+mod policy;
+mod text;
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub listen: Listen,
+    pub engine: BTreeMap<String, EngineConfig>,
+    pub store: StoreConfig,
+    pub cleanup: CleanupConfig,
+    pub limits: Limits,
+    pub runtime: RuntimeConfig,
+    pub log: LogConfig,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listen {
+    pub grpc: Vec<ListenAddr>,
+    pub admin: Vec<ListenAddr>,
+    pub metrics: AddrOrOff,
+    pub reflection: bool,
+    pub tls: TlsConfig,
+    pub auth: AuthConfig,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            grpc: vec![loopback(50051)],
+            admin: vec![loopback(50052)],
+            metrics: AddrOrOff(Some(([127, 0, 0, 1], 9464).into())),
+            reflection: true,
+            tls: TlsConfig::default(),
+            auth: AuthConfig::default(),
+        }
+    }
+}
+
+fn loopback(port: u16) -> ListenAddr {
+    ListenAddr::Tcp(([127, 0, 0, 1], port).into())
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+    pub client_ca_file: PathBuf,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthConfig {
+    pub token_file: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineConfig {
+    pub duration: Span,
+    pub automatic_touch: bool,
+    pub touch_granularity: SpanOrAuto,
+    pub absolute_duration: SpanOrNone,
+    pub max_data_bytes: Size,
+    pub cookie: CookieConfig,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            duration: Span::secs(30 * 60),
+            automatic_touch: true,
+            touch_granularity: SpanOrAuto(None),
+            absolute_duration: SpanOrNone(None),
+            max_data_bytes: Size::kib(64),
+            cookie: CookieConfig::default(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CookieConfig {
+    pub name: String,
+    pub domain: String,
+    pub path: String,
+    pub secure: bool,
+    pub http_only: bool,
+    pub same_site: SameSite,
+    pub partitioned: bool,
+    pub persistent: bool,
+    pub format: Format,
+    pub secret_file: PathBuf,
+    pub secrets: Vec<SecretText>,
+}
+
+impl Default for CookieConfig {
+    fn default() -> Self {
+        Self {
+            name: "__Host-session".to_owned(),
+            domain: String::new(),
+            path: "/".to_owned(),
+            secure: true,
+            http_only: true,
+            same_site: SameSite::Lax,
+            partitioned: false,
+            persistent: true,
+            format: Format::Plain,
+            secret_file: PathBuf::new(),
+            secrets: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SameSite {
+    Strict,
+    Lax,
+    None,
+    Unset,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    Plain,
+    Express,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    pub backend: Backend,
+    pub sled: SledConfig,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { backend: Backend::Sled, sled: SledConfig::default() }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    Sled,
+    Memory,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SledConfig {
+    pub path: PathBuf,
+    pub cache_bytes: Size,
+    pub flush_interval: Span,
+    pub durability: DurabilityConfig,
+}
+
+impl Default for SledConfig {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from("data"),
+            cache_bytes: Size::mib(64),
+            flush_interval: Span(std::time::Duration::from_millis(100)),
+            durability: DurabilityConfig::default(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DurabilityConfig {
+    pub write: Durability,
+    pub destroy: Durability,
+    pub roll: Durability,
+}
+
+impl Default for DurabilityConfig {
+    fn default() -> Self {
+        Self { write: Durability::Flushed, destroy: Durability::Synced, roll: Durability::Synced }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    Buffered,
+    Flushed,
+    Synced,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CleanupConfig {
+    pub interval: Span,
+    pub slice: u32,
+}
+
+impl Default for CleanupConfig {
+    fn default() -> Self {
+        Self { interval: Span::secs(60), slice: 1000 }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    pub max_connections: u32,
+    pub max_concurrent_streams: u32,
+    pub max_message_bytes: Size,
+    pub max_header_bytes: Size,
+    pub pipeline_in_flight: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 1024,
+            max_concurrent_streams: 256,
+            max_message_bytes: Size::mib(1),
+            max_header_bytes: Size::kib(16),
+            pipeline_in_flight: 256,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RuntimeConfig {
+    pub threads: u32,
+    pub shutdown_grace: Span,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        Self { threads: 0, shutdown_grace: Span::secs(10) }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    pub level: LogLevel,
+    pub format: LogFormat,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: LogLevel::Info, format: LogFormat::Text }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Config {
+    /// What is in force when nothing is said: one engine, called `default`.
+    pub fn defaults() -> Self {
+        let engine = [("default".to_owned(), EngineConfig::default())].into();
+        Self { engine, ..Self::default() }
+    }
+
+    /// What is in force with `--dev` when nothing else is said: loopback, no
+    /// files, and a cookie that works over plain HTTP. Secrets are made at start.
+    pub fn dev() -> Self {
+        let mut config = Self::defaults();
+        config.store.backend = Backend::Memory;
+        for engine in config.engine.values_mut() {
+            engine.cookie.name = "session".to_owned();
+            engine.cookie.secure = false;
+        }
+        config
+    }
+
+    /// The effective configuration as TOML, without secrets.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).unwrap_or_else(|error| format!("# can not be shown: {error}\n"))
+    }
+}

@@ -1,0 +1,257 @@
+//! From a configuration to the rules of its engines: what no single value shows.
+
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path};
+
+use zeroize::Zeroizing;
+
+use super::{Config, ConfigError, EngineConfig, Format, ListenAddr, SameSite};
+use crate::session::{
+    cookie,
+    cookie::{Cookie, CookieAttributes, CookieFormat},
+    engine::Policy,
+    lifetime::{Granularity, Lifetime, MAX_DURATION},
+    token::{Keyring, Secret},
+};
+
+/// What a message needs beside the data: the Cookie header and field names.
+const MESSAGE_OVERHEAD_BYTES: u64 = 64 << 10;
+
+/// The rules that a configuration makes.
+#[derive(Debug)]
+pub struct Checked {
+    pub engines: BTreeMap<String, Policy>,
+    /// Bearer tokens; empty: none are asked for.
+    pub tokens: Vec<Zeroizing<String>>,
+    /// What an operator should know, a sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Checks what no single value can show, reads the files of secrets and
+/// tokens, and makes the engines' rules. Binds nothing.
+pub fn check(config: &Config) -> Result<Checked, ConfigError> {
+    let mut warnings = Vec::new();
+    let tokens = tokens(config)?;
+    check_listeners(config, !tokens.is_empty())?;
+    check_limits(config)?;
+    if config.engine.len() > usize::from(u16::MAX) {
+        return Err(ConfigError::new("engine", "expected at most 65535 engines"));
+    }
+    let mut engines = BTreeMap::new();
+    for (name, engine) in &config.engine {
+        let policy = policy(name, engine, &mut warnings)?;
+        let message = config.limits.max_message_bytes.0;
+        if engine.max_data_bytes.0.saturating_add(MESSAGE_OVERHEAD_BYTES) > message {
+            let problem = format!(
+                "expected at most limits.max_message_bytes less {MESSAGE_OVERHEAD_BYTES} bytes, found {}",
+                engine.max_data_bytes
+            );
+            return Err(ConfigError::new(format!("engine.{name}.max_data_bytes"), problem));
+        }
+        engines.insert(name.clone(), policy);
+    }
+    Ok(Checked { engines, tokens, warnings })
+}
+
+fn policy(
+    name: &str,
+    engine: &EngineConfig,
+    warnings: &mut Vec<String>,
+) -> Result<Policy, ConfigError> {
+    let key = |key: &str| format!("engine.{name}.{key}");
+    let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
+    let clean = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    if !starts || name.len() > 63 || !name.chars().all(clean) {
+        let problem = "expected a name of at most 63 lower-case letters, digits, \"_\" and \"-\", \
+                       with a letter first";
+        return Err(ConfigError::new(format!("engine.{name}"), problem));
+    }
+    let lifetime = Lifetime {
+        duration: engine.duration.0,
+        granularity: engine.touch_granularity.0.map_or(Granularity::Auto, Granularity::Fixed),
+        absolute: engine.absolute_duration.0,
+    };
+    if lifetime.duration > MAX_DURATION {
+        let problem = format!("expected at most 400days, found {}", engine.duration);
+        return Err(ConfigError::new(key("duration"), problem));
+    }
+    if let Granularity::Fixed(granularity) = lifetime.granularity
+        && granularity > lifetime.duration
+    {
+        let problem = format!(
+            "expected at most the duration, which is {}, found {}",
+            engine.duration, engine.touch_granularity
+        );
+        return Err(ConfigError::new(key("touch_granularity"), problem));
+    }
+    let secrets = secrets(name, engine, warnings)?;
+    let keyring = Keyring::new(&secrets)
+        .map_err(|error| ConfigError::new(key("cookie.secret_file"), error.to_string()))?;
+    let cookie =
+        Cookie::new(attributes(engine)).map_err(|cookie::CookieError { key: at, problem }| {
+            ConfigError::new(key(&format!("cookie.{at}")), problem)
+        })?;
+    Ok(Policy {
+        keyring,
+        cookie,
+        lifetime,
+        automatic_touch: engine.automatic_touch,
+        max_data_bytes: engine.max_data_bytes.as_usize(),
+    })
+}
+
+fn attributes(engine: &EngineConfig) -> CookieAttributes {
+    let cookie = &engine.cookie;
+    CookieAttributes {
+        name: cookie.name.clone(),
+        domain: cookie.domain.clone(),
+        path: cookie.path.clone(),
+        secure: cookie.secure,
+        http_only: cookie.http_only,
+        same_site: match cookie.same_site {
+            SameSite::Strict => cookie::SameSite::Strict,
+            SameSite::Lax => cookie::SameSite::Lax,
+            SameSite::None => cookie::SameSite::None,
+            SameSite::Unset => cookie::SameSite::Unset,
+        },
+        partitioned: cookie.partitioned,
+        persistent: cookie.persistent,
+        format: match cookie.format {
+            Format::Plain => CookieFormat::Plain,
+            Format::Express => CookieFormat::Express,
+        },
+    }
+}
+
+/// Those of the file first, then those of the configuration itself.
+fn secrets(
+    name: &str,
+    engine: &EngineConfig,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Secret>, ConfigError> {
+    let key = format!("engine.{name}.cookie.secret_file");
+    let mut secrets = Vec::new();
+    if let Some(text) = read_lines(&key, &engine.cookie.secret_file)? {
+        secrets.extend(lines(&text).map(Secret::new));
+        if secrets.is_empty() {
+            return Err(ConfigError::new(
+                key,
+                "the file holds no secret, expected one on each line",
+            ));
+        }
+    }
+    secrets.extend(engine.cookie.secrets.iter().map(|secret| Secret::new(secret.0.as_str())));
+    let short = secrets.iter().skip(1).filter(|secret| secret.len() < Secret::MIN_SIGNING_LEN);
+    let short = short.count();
+    if short > 0 {
+        warnings.push(format!(
+            "engine.{name}.cookie: {short} of the older secrets are shorter than {} bytes; they \
+             only verify cookies that are out already: drop them when these have expired",
+            Secret::MIN_SIGNING_LEN
+        ));
+    }
+    Ok(secrets)
+}
+
+fn tokens(config: &Config) -> Result<Vec<Zeroizing<String>>, ConfigError> {
+    let key = "listen.auth.token_file";
+    let Some(text) = read_lines(key, &config.listen.auth.token_file)? else {
+        return Ok(Vec::new());
+    };
+    let tokens: Vec<_> = lines(&text).map(|line| Zeroizing::new(line.to_owned())).collect();
+    if tokens.is_empty() {
+        return Err(ConfigError::new(key, "the file holds no token, expected one on each line"));
+    }
+    if tokens.iter().any(|token| !token.bytes().all(|octet| octet.is_ascii_graphic())) {
+        return Err(ConfigError::new(
+            key,
+            "expected tokens of visible ASCII characters, one on each line",
+        ));
+    }
+    Ok(tokens)
+}
+
+/// `None` when no file is named.
+fn read_lines(key: &str, path: &Path) -> Result<Option<Zeroizing<String>>, ConfigError> {
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(path).map_err(|error| {
+        ConfigError::new(key, format!("the file {} can not be read: {error}", path.display()))
+    })?;
+    Ok(Some(Zeroizing::new(text)))
+}
+
+/// The lines that say something, without the white space round them.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty())
+}
+
+fn check_listeners(config: &Config, with_tokens: bool) -> Result<(), ConfigError> {
+    let listen = &config.listen;
+    if listen.grpc.is_empty() {
+        return Err(ConfigError::new("listen.grpc", "expected at least one address"));
+    }
+    let tls = &listen.tls;
+    let has = |path: &Path| !path.as_os_str().is_empty();
+    if has(&tls.cert_file) != has(&tls.key_file) {
+        let problem = "expected both listen.tls.cert_file and listen.tls.key_file, or neither";
+        return Err(ConfigError::new("listen.tls", problem));
+    }
+    if has(&tls.client_ca_file) && !has(&tls.cert_file) {
+        let problem = "needs listen.tls.cert_file and listen.tls.key_file beside it";
+        return Err(ConfigError::new("listen.tls.client_ca_file", problem));
+    }
+    // Encryption alone lets anybody in, but a token in the clear is a token
+    // given away only where the network is not trusted: either is accepted.
+    if has(&tls.cert_file) || with_tokens {
+        return Ok(());
+    }
+    for (key, addresses) in [("listen.grpc", &listen.grpc), ("listen.admin", &listen.admin)] {
+        for address in addresses {
+            if let ListenAddr::Tcp(tcp) = address
+                && !is_loopback(tcp)
+            {
+                let problem = format!(
+                    "{address} can be reached from other machines; set listen.tls.cert_file and \
+                     listen.tls.key_file, or listen.auth.token_file, or listen on loopback or on a unix socket"
+                );
+                return Err(ConfigError::new(key, problem));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_loopback(address: &SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+fn check_limits(config: &Config) -> Result<(), ConfigError> {
+    let limits = &config.limits;
+    for (key, value) in [
+        ("limits.max_connections", limits.max_connections),
+        ("limits.max_concurrent_streams", limits.max_concurrent_streams),
+        ("limits.pipeline_in_flight", limits.pipeline_in_flight),
+        ("cleanup.slice", config.cleanup.slice),
+    ] {
+        if value == 0 {
+            return Err(ConfigError::new(key, "expected at least 1, found 0"));
+        }
+    }
+    if config.runtime.threads > 1024 {
+        let problem = format!("expected at most 1024, found {}", config.runtime.threads);
+        return Err(ConfigError::new("runtime.threads", problem));
+    }
+    for (key, size, most) in [
+        ("limits.max_message_bytes", limits.max_message_bytes, 1 << 30),
+        ("limits.max_header_bytes", limits.max_header_bytes, 1 << 24),
+    ] {
+        if size.0 > most {
+            return Err(ConfigError::new(
+                key,
+                format!("expected at most {most} bytes, found {size}"),
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,242 @@
+//! Listeners: binding addresses and accepting connections.
+
+use std::{
+    fs, io,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::{Stream, stream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tonic::transport::server::Connected;
+
+use super::config::ListenAddr;
+
+/// Who may connect to a unix socket: its owner and its group.
+const SOCKET_MODE: u32 = 0o660;
+
+/// How long to wait when the system has no more descriptors or memory.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// An address could not be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("can not listen on {address}: {problem}")]
+pub struct BindError {
+    pub address: String,
+    pub problem: String,
+}
+
+/// A socket that is bound; its address is known.
+pub enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+impl Listener {
+    pub async fn bind(address: &ListenAddr) -> Result<Self, BindError> {
+        let failed = |error: io::Error| {
+            let problem = match error.kind() {
+                io::ErrorKind::AddrInUse => "the address is in use by another process".to_owned(),
+                _ => error.to_string(),
+            };
+            BindError { address: address.to_string(), problem }
+        };
+        match address {
+            ListenAddr::Tcp(tcp) => TcpListener::bind(tcp).await.map(Self::Tcp).map_err(failed),
+            ListenAddr::Unix(path) => bind_unix(path).await.map_err(failed),
+        }
+    }
+
+    /// Where it listens, with the real port.
+    pub fn address(&self) -> ListenAddr {
+        match self {
+            Self::Tcp(listener) => {
+                let address = listener.local_addr();
+                ListenAddr::Tcp(address.expect("a bound socket has an address"))
+            }
+            Self::Unix(_, file) => ListenAddr::Unix(file.path.clone()),
+        }
+    }
+}
+
+async fn bind_unix(path: &Path) -> io::Result<Listener> {
+    clear_stale_socket(path).await?;
+    let listener = UnixListener::bind(path)?;
+    let file = SocketFile { path: path.to_owned() };
+    // Until here only the owner could connect: connecting takes write permission.
+    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+    Ok(Listener::Unix(listener, file))
+}
+
+/// A daemon that was killed leaves its socket behind.
+async fn clear_stale_socket(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(io::Error::other("a file that is no socket is there"));
+        }
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path).await {
+        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) => Err(error),
+    }
+}
+
+/// The file of a unix socket; removed when dropped.
+pub struct SocketFile {
+    path: PathBuf,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Accepts one connection.
+pub trait Accept: Send + 'static {
+    type Io: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static;
+
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Io>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Io = TcpStream;
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        let (stream, _) = TcpListener::accept(self).await?;
+        // Answers are small, and each is waited for.
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+impl Accept for (UnixListener, SocketFile) {
+    type Io = UnixStream;
+
+    async fn accept(&self) -> io::Result<UnixStream> {
+        Ok(self.0.accept().await?.0)
+    }
+}
+
+/// A bound on connections, shared by all listeners of a daemon.
+#[derive(Clone)]
+pub struct ConnectionLimit {
+    places: Arc<Semaphore>,
+    most: usize,
+}
+
+impl ConnectionLimit {
+    pub fn new(most: usize) -> Self {
+        Self { places: Arc::new(Semaphore::new(most)), most }
+    }
+
+    /// Connections that are open.
+    pub fn open(&self) -> usize {
+        self.most - self.places.available_permits()
+    }
+
+    async fn place(&self) -> OwnedSemaphorePermit {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return place;
+        }
+        tracing::warn!(
+            limit = self.most,
+            "limits.max_connections is reached; new connections wait until one is closed"
+        );
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        place.expect("the semaphore is never closed")
+    }
+}
+
+/// The connections of a listener, as many at a time as the limit allows.
+pub fn connections<A: Accept>(
+    listener: A,
+    limit: ConnectionLimit,
+) -> impl Stream<Item = io::Result<Connection<A::Io>>> {
+    stream::unfold((listener, limit), async |(listener, limit)| {
+        let place = limit.place().await;
+        let io = loop {
+            match listener.accept().await {
+                Ok(io) => break io,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    if !is_the_peers(&error) {
+                        tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                    }
+                }
+            }
+        };
+        Some((Ok(Connection { io, _place: place }), (listener, limit)))
+    })
+}
+
+fn is_the_peers(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, InvalidInput};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | InvalidInput)
+}
+
+/// A connection and its place under the limit.
+pub struct Connection<Io> {
+    io: Io,
+    _place: OwnedSemaphorePermit,
+}
+
+impl<Io: Connected> Connected for Connection<Io> {
+    type ConnectInfo = Io::ConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.io.connect_info()
+    }
+}
+
+impl<Io: AsyncRead + Unpin> AsyncRead for Connection<Io> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl<Io: AsyncWrite + Unpin> AsyncWrite for Connection<Io> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,357 @@
+//! Metrics, in the OpenMetrics text that Prometheus reads.
+//!
+//! Labels are engines, operations and states: never anything of a session.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+use super::listen::ConnectionLimit;
+use crate::{
+    grpc::{
+        engines::Engines,
+        fault::Reason,
+        observer::{Observer, Outcome, Rpc},
+    },
+    session::{
+        clock::Moment,
+        credential::Absence,
+        id::{PublicId, VerifierHash},
+        record::{Record, Touch, Update},
+        store::{Result, Store, Swept, Touched, Written},
+    },
+};
+
+/// Seconds: from a hit in memory to a disk that is in trouble.
+const BUCKETS: [f64; 14] = [
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05,
+    0.1, 0.5, 2.5,
+];
+
+fn histogram() -> Histogram {
+    Histogram::new(BUCKETS)
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RpcState {
+    rpc: &'static str,
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRpc {
+    rpc: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfEngine {
+    engine: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfOperation {
+    engine: String,
+    operation: &'static str,
+}
+
+type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// All metrics of a daemon.
+pub struct Metrics {
+    registry: Registry,
+    rpcs: RpcMetrics,
+    sessions: Family<OfEngine, Gauge>,
+    connections: Gauge,
+    stores: StoreFamilies,
+}
+
+struct RpcMetrics {
+    requests: Family<RpcState, Counter>,
+    // A request finds its counter by number; the family is asked once.
+    by_outcome: [[OnceLock<Counter>; OUTCOMES]; Rpc::ALL.len()],
+    durations: [Histogram; Rpc::ALL.len()],
+}
+
+#[derive(Clone, Default)]
+struct StoreFamilies {
+    created: Family<OfEngine, Counter>,
+    destroyed: Family<OfEngine, Counter>,
+    swept: Family<OfEngine, Counter>,
+    examined: Family<OfEngine, Counter>,
+    lag: Family<OfEngine, Gauge<f64, std::sync::atomic::AtomicU64>>,
+    errors: Family<OfOperation, Counter>,
+    durations: Option<Histograms<OfOperation>>,
+}
+
+impl Metrics {
+    pub fn new() -> Arc<Self> {
+        let mut registry = Registry::with_prefix("sessiond");
+        let requests = Family::default();
+        registry.register(
+            "requests",
+            "Operations by RPC and by the state they ended in; those of a pipeline included",
+            requests.clone(),
+        );
+        let durations = Histograms::<OfRpc>::new_with_constructor(histogram as fn() -> _);
+        registry.register_with_unit(
+            "request_duration",
+            "How long an operation took, without the network",
+            Unit::Seconds,
+            durations.clone(),
+        );
+        let sessions = Family::default();
+        registry.register(
+            "sessions",
+            "Sessions that are stored: the live ones, and expired ones until they are swept",
+            sessions.clone(),
+        );
+        let connections = Gauge::default();
+        registry.register("connections", "Open connections of gRPC clients", connections.clone());
+        let rpcs = RpcMetrics {
+            requests,
+            by_outcome: Default::default(),
+            durations: Rpc::ALL
+                .map(|rpc| durations.get_or_create_owned(&OfRpc { rpc: rpc_name(rpc) })),
+        };
+        let stores = StoreFamilies::register(&mut registry);
+        Arc::new(Self { registry, rpcs, sessions, connections, stores })
+    }
+
+    /// A store whose work is counted and timed.
+    pub fn measured<S: Store>(&self, engine: &str, store: S) -> Measured<S> {
+        Measured { store, metrics: StoreMetrics::new(&self.stores, engine) }
+    }
+
+    /// The text that Prometheus reads.
+    pub fn to_text<S: Store>(&self, engines: &Engines<S>, connections: &ConnectionLimit) -> String {
+        for engine in engines.iter() {
+            let label = OfEngine { engine: engine.name().to_owned() };
+            let count = engine.count().try_into().unwrap_or(i64::MAX);
+            self.sessions.get_or_create(&label).set(count);
+        }
+        self.connections.set(connections.open().try_into().unwrap_or(i64::MAX));
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to a string does not fail");
+        text
+    }
+}
+
+impl Observer for Metrics {
+    fn finished(&self, rpc: Rpc, outcome: Outcome, elapsed: Duration) {
+        let rpcs = &self.rpcs;
+        let counter = rpcs.by_outcome[rpc as usize][outcome_number(outcome)].get_or_init(|| {
+            let labels = RpcState { rpc: rpc_name(rpc), state: outcome_name(outcome) };
+            rpcs.requests.get_or_create_owned(&labels)
+        });
+        counter.inc();
+        rpcs.durations[rpc as usize].observe(elapsed.as_secs_f64());
+    }
+}
+
+fn rpc_name(rpc: Rpc) -> &'static str {
+    match rpc {
+        Rpc::Resolve => "Resolve",
+        Rpc::Touch => "Touch",
+        Rpc::Write => "Write",
+        Rpc::Destroy => "Destroy",
+    }
+}
+
+const FIRST_ABSENCE: usize = 2;
+const FIRST_REASON: usize = FIRST_ABSENCE + 5;
+const OUTCOMES: usize = FIRST_REASON + Reason::ALL.len();
+
+fn outcome_number(outcome: Outcome) -> usize {
+    match outcome {
+        Outcome::Active => 0,
+        Outcome::Created => 1,
+        Outcome::Absent(absence) => FIRST_ABSENCE + absence as usize,
+        Outcome::Failed(reason) => FIRST_REASON + reason as usize,
+    }
+}
+
+fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Active => "ACTIVE",
+        Outcome::Created => "CREATED",
+        Outcome::Absent(Absence::None) => "NONE",
+        Outcome::Absent(Absence::Invalid) => "INVALID",
+        Outcome::Absent(Absence::NotFound) => "NOT_FOUND",
+        Outcome::Absent(Absence::Superseded) => "SUPERSEDED",
+        Outcome::Absent(Absence::Expired) => "EXPIRED",
+        Outcome::Failed(reason) => reason.name(),
+    }
+}
+
+impl StoreFamilies {
+    fn register(registry: &mut Registry) -> Self {
+        let durations = Histograms::<OfOperation>::new_with_constructor(histogram as fn() -> _);
+        registry.register_with_unit(
+            "store_duration",
+            "How long the store took, by its operation",
+            Unit::Seconds,
+            durations.clone(),
+        );
+        let families = Self { durations: Some(durations), ..Self::default() };
+        registry.register("store_errors", "Failures of the store", families.errors.clone());
+        registry.register("sessions_created", "Sessions created", families.created.clone());
+        registry.register(
+            "sessions_destroyed",
+            "Sessions ended by a Destroy",
+            families.destroyed.clone(),
+        );
+        registry.register(
+            "sessions_swept",
+            "Expired sessions that a cleanup removed",
+            families.swept.clone(),
+        );
+        registry.register(
+            "cleanup_examined",
+            "Entries of the expiry index that a cleanup looked at",
+            families.examined.clone(),
+        );
+        registry.register_with_unit(
+            "cleanup_lag",
+            "How far past its deadline the oldest entry is that no cleanup has looked at",
+            Unit::Seconds,
+            families.lag.clone(),
+        );
+        families
+    }
+}
+
+/// The metrics of one engine's store.
+struct StoreMetrics {
+    created: Counter,
+    destroyed: Counter,
+    swept: Counter,
+    examined: Counter,
+    lag: Gauge<f64, std::sync::atomic::AtomicU64>,
+    verbs: [VerbMetrics; 6],
+}
+
+struct VerbMetrics {
+    duration: Histogram,
+    errors: Counter,
+}
+
+#[derive(Clone, Copy)]
+enum Verb {
+    Read,
+    Touch,
+    Create,
+    Write,
+    Destroy,
+    Cleanup,
+}
+
+const VERBS: [&str; 6] = ["read", "touch", "create", "write", "destroy", "cleanup"];
+
+impl StoreMetrics {
+    fn new(families: &StoreFamilies, engine: &str) -> Self {
+        let label = OfEngine { engine: engine.to_owned() };
+        let verb = |operation| {
+            let label = OfOperation { engine: engine.to_owned(), operation };
+            let durations = families.durations.as_ref();
+            VerbMetrics {
+                duration: durations
+                    .map_or_else(histogram, |family| family.get_or_create_owned(&label)),
+                errors: families.errors.get_or_create_owned(&label),
+            }
+        };
+        Self {
+            created: families.created.get_or_create_owned(&label),
+            destroyed: families.destroyed.get_or_create_owned(&label),
+            swept: families.swept.get_or_create_owned(&label),
+            examined: families.examined.get_or_create_owned(&label),
+            lag: families.lag.get_or_create_owned(&label),
+            verbs: VERBS.map(verb),
+        }
+    }
+
+    async fn time<T>(&self, verb: Verb, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let started = Instant::now();
+        let outcome = work.await;
+        let metrics = &self.verbs[verb as usize];
+        metrics.duration.observe(started.elapsed().as_secs_f64());
+        if outcome.is_err() {
+            metrics.errors.inc();
+        }
+        outcome
+    }
+}
+
+/// A store whose work is counted and timed.
+pub struct Measured<S> {
+    store: S,
+    metrics: StoreMetrics,
+}
+
+impl<S: Store> Store for Measured<S> {
+    async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
+        self.metrics.time(Verb::Read, self.store.read(id)).await
+    }
+
+    async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
+        self.metrics.time(Verb::Touch, self.store.touch(id, touch)).await
+    }
+
+    async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
+        let created = self.metrics.time(Verb::Create, self.store.create(id, record)).await?;
+        self.metrics.created.inc_by(created.is_some().into());
+        Ok(created)
+    }
+
+    async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
+        self.metrics.time(Verb::Write, self.store.write(id, update)).await
+    }
+
+    async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
+        let removed = self.metrics.time(Verb::Destroy, self.store.destroy(id, verifier)).await?;
+        self.metrics.destroyed.inc_by(removed.is_some().into());
+        Ok(removed)
+    }
+
+    async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
+        let swept = self.metrics.time(Verb::Cleanup, self.store.cleanup(now, limit)).await?;
+        self.metrics.examined.inc_by(swept.examined as u64);
+        self.metrics.swept.inc_by(swept.removed as u64);
+        let lag = swept.next.map(|next| now.since(next)).unwrap_or_default();
+        self.metrics.lag.set(lag.as_secs_f64());
+        Ok(swept)
+    }
+
+    fn count(&self) -> u64 {
+        self.store.count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_has_a_number_of_its_own() {
+        let absences = [
+            Absence::None,
+            Absence::Invalid,
+            Absence::NotFound,
+            Absence::Superseded,
+            Absence::Expired,
+        ];
+        let outcomes = [Outcome::Active, Outcome::Created]
+            .into_iter()
+            .chain(absences.map(Outcome::Absent))
+            .chain(Reason::ALL.map(Outcome::Failed));
+        let numbers: Vec<_> = outcomes.map(outcome_number).collect();
+        assert_eq!(numbers, (0..OUTCOMES).collect::<Vec<_>>());
+        assert_eq!(Rpc::ALL.map(|rpc| rpc as usize), [0, 1, 2, 3]);
+    }
+}

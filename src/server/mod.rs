@@ -1,0 +1,422 @@
+//! The process: what a configuration becomes.
+//!
+//! [`Server::build`] opens the store and binds the listeners, so that what can
+//! fail at start fails there and the addresses are known; [`Server::run`]
+//! serves until it is told to stop. Time and randomness come in as arguments.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`config`] | defaults, file, environment, flags; and what they must keep |
+//! | [`listen`] | sockets, and the bound on connections |
+//! | [`cleanup`] | the periodic sweep |
+//! | [`metrics`], [`scrape`] | what is counted, and the page that shows it |
+//! | [`system`] | the system's clock and randomness |
+//! | [`log`] | the log |
+
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    server::NamedService,
+    service::{Routes, interceptor::InterceptedService},
+    transport::{Certificate, Identity, ServerTlsConfig},
+};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use self::{
+    config::{Backend, Checked, Config, ConfigError, Durability, Limits, ListenAddr},
+    listen::{Accept, BindError, ConnectionLimit, Listener},
+    metrics::{Measured, Metrics},
+};
+use crate::{
+    grpc::{
+        admin_service::SessionAdminService,
+        auth::BearerAuth,
+        engines::Engines,
+        session_service::SessionService,
+        wire::{
+            FILE_DESCRIPTOR_SET, session_admin_service_server::SessionAdminServiceServer,
+            session_service_server::SessionServiceServer,
+        },
+    },
+    session::{clock::Clock, engine::Engine, id::Entropy},
+    store::{
+        AnyStore,
+        memory::MemoryStore,
+        sled::{self, OpenError, SledDatabase, SledOptions},
+    },
+};
+
+pub mod cleanup;
+pub mod config;
+pub mod listen;
+pub mod log;
+pub mod metrics;
+pub mod scrape;
+pub mod system;
+
+type DaemonStore = Measured<AnyStore>;
+
+/// What a peer that has gone silent may take of a connection's place.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer that resets streams faster than they are served is cut off
+/// (CVE-2023-44487, CVE-2025-8671). hyper's own figures, which tonic unsets.
+const MAX_PENDING_RESET_STREAMS: usize = 20;
+const MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1024;
+
+/// Why a daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Store(#[from] OpenError),
+    #[error("{0}")]
+    Bind(#[from] BindError),
+}
+
+/// What a daemon takes from its surroundings.
+pub struct Surroundings {
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// A daemon whose store is open and whose listeners are bound.
+pub struct Server {
+    config: Config,
+    tls: Option<ServerTlsConfig>,
+    auth: Option<BearerAuth>,
+    engines: Engines<DaemonStore>,
+    metrics: Arc<Metrics>,
+    connections: ConnectionLimit,
+    grpc: Vec<Listener>,
+    admin: Vec<Listener>,
+    scrape: Option<TcpListener>,
+    entropy: Arc<dyn Entropy>,
+}
+
+/// Where a daemon listens, with the real ports.
+#[derive(Debug, Clone)]
+pub struct Addresses {
+    pub grpc: Vec<ListenAddr>,
+    pub admin: Vec<ListenAddr>,
+    pub metrics: Option<ListenAddr>,
+}
+
+impl Server {
+    /// Opens the store and binds the listeners.
+    pub async fn build(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
+        let checked = config::check(&config)?;
+        for warning in &checked.warnings {
+            tracing::warn!("{warning}");
+        }
+        let tls = tls(&config)?;
+        let metrics = Metrics::new();
+        let auth = (!checked.tokens.is_empty())
+            .then(|| BearerAuth::new(checked.tokens.iter().map(|token| token.as_bytes())));
+        let entropy = Arc::clone(&surroundings.entropy);
+        let engines = engines(&config, checked, &metrics, surroundings)?;
+        let scrape = match config.listen.metrics.0 {
+            None => None,
+            Some(address) => match Listener::bind(&ListenAddr::Tcp(address)).await? {
+                Listener::Tcp(listener) => Some(listener),
+                Listener::Unix(..) => None,
+            },
+        };
+        Ok(Self {
+            tls,
+            auth,
+            engines,
+            metrics,
+            connections: ConnectionLimit::new(config.limits.max_connections as usize),
+            grpc: bind(&config.listen.grpc).await?,
+            admin: bind(&config.listen.admin).await?,
+            scrape,
+            entropy,
+            config,
+        })
+    }
+
+    pub fn addresses(&self) -> Addresses {
+        let all = |listeners: &[Listener]| listeners.iter().map(Listener::address).collect();
+        let scrape = self.scrape.as_ref().and_then(|listener| listener.local_addr().ok());
+        Addresses {
+            grpc: all(&self.grpc),
+            admin: all(&self.admin),
+            metrics: scrape.map(ListenAddr::Tcp),
+        }
+    }
+
+    /// Serves until `stop` is done; then stops accepting, finishes what is in
+    /// flight as long as the grace lasts, and flushes the store.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let stopping = CancellationToken::new();
+        let mut health = HealthReporter::new();
+        let session_routes = self.session_routes(&health, &stopping);
+        let admin_routes = self.admin_routes(&health);
+        set_health(&health, ServingStatus::Serving).await;
+
+        let mut background = JoinSet::new();
+        for engine in self.engines.iter() {
+            let interval = self.config.cleanup.interval.0;
+            let slice = self.config.cleanup.slice as usize;
+            let entropy = Arc::clone(&self.entropy);
+            background.spawn(cleanup::run(Arc::clone(engine), interval, slice, entropy));
+        }
+        if let Some(listener) = self.scrape {
+            let (metrics, engines) = (self.metrics, self.engines.clone());
+            let connections = self.connections.clone();
+            let page = Arc::new(move || metrics.to_text(&engines, &connections));
+            background.spawn(scrape::serve(listener, page));
+        }
+
+        let mut serving = JoinSet::new();
+        let gate = Gate {
+            limits: self.config.limits,
+            tls: self.tls,
+            connections: self.connections.clone(),
+            stopping: stopping.clone(),
+        };
+        for (listeners, routes) in [(self.grpc, session_routes), (self.admin, admin_routes)] {
+            for listener in listeners {
+                gate.serve(listener, routes.clone(), &mut serving);
+            }
+        }
+
+        stop.await;
+        tracing::info!("stopping: no more connections are taken, what is in flight is finished");
+        set_health(&health, ServingStatus::NotServing).await;
+        stopping.cancel();
+        // Ends the streams of those who watch it, which would hold us up.
+        for service in HEALTH_NAMES {
+            health.clear_service_status(service).await;
+        }
+        let grace = self.config.runtime.shutdown_grace;
+        let drained =
+            tokio::time::timeout(grace.0, async { while serving.join_next().await.is_some() {} });
+        if drained.await.is_err() {
+            let open = self.connections.open();
+            tracing::warn!(open, "connections are cut: they were still busy after {grace}");
+        }
+        serving.shutdown().await;
+        background.shutdown().await;
+    }
+
+    fn session_routes(&self, health: &HealthReporter, stopping: &CancellationToken) -> Routes {
+        let message_bytes = self.config.limits.max_message_bytes.as_usize();
+        let service = SessionServiceServer::new(SessionService {
+            engines: self.engines.clone(),
+            observer: Arc::clone(&self.metrics) as _,
+            pipeline_in_flight: self.config.limits.pipeline_in_flight as usize,
+            stopping: stopping.clone(),
+        })
+        .max_decoding_message_size(message_bytes);
+        let name = <SessionServiceServer<SessionService<DaemonStore>>>::NAME;
+        self.routes(service, name, health)
+    }
+
+    fn admin_routes(&self, health: &HealthReporter) -> Routes {
+        let service = SessionAdminServiceServer::new(SessionAdminService {
+            engines: self.engines.clone(),
+            slice: self.config.cleanup.slice as usize,
+        });
+        let name = <SessionAdminServiceServer<SessionAdminService<DaemonStore>>>::NAME;
+        self.routes(service, name, health)
+    }
+
+    /// A service, with health and reflection beside it. Health is open to all:
+    /// probes carry no token.
+    fn routes<T>(&self, service: T, name: &str, health: &HealthReporter) -> Routes
+    where
+        T: tower::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<tonic::body::Body>,
+                Error = std::convert::Infallible,
+            > + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        T::Future: Send + 'static,
+    {
+        let health = tonic_health::server::HealthService::from_health_reporter(health.clone());
+        let health = tonic_health::pb::health_server::HealthServer::new(health);
+        let mut routes = Routes::builder();
+        routes.add_service(health);
+        match &self.auth {
+            None => routes.add_service(service),
+            Some(auth) => routes.add_service(InterceptedService::new(service, auth.clone())),
+        };
+        if self.config.listen.reflection {
+            let builder = || {
+                tonic_reflection::server::Builder::configure()
+                    .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+                    .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                    .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+                    .with_service_name(name)
+                    .with_service_name("grpc.health.v1.Health")
+            };
+            const OURS: &str = "the descriptors are compiled in";
+            // Many clients still ask for v1alpha.
+            let (v1, v1alpha) =
+                (builder().build_v1().expect(OURS), builder().build_v1alpha().expect(OURS));
+            match &self.auth {
+                None => routes.add_service(v1).add_service(v1alpha),
+                Some(auth) => routes
+                    .add_service(InterceptedService::new(v1, auth.clone()))
+                    .add_service(InterceptedService::new(v1alpha, auth.clone())),
+            };
+        }
+        routes.routes().prepare()
+    }
+}
+
+/// The names that gRPC health answers to; empty: the daemon as a whole.
+const HEALTH_NAMES: [&str; 3] =
+    ["", "sessiond.v1.SessionService", "sessiond.v1.SessionAdminService"];
+
+async fn set_health(health: &HealthReporter, status: ServingStatus) {
+    for service in HEALTH_NAMES {
+        health.set_service_status(service, status).await;
+    }
+}
+
+/// What all gRPC listeners have in common.
+struct Gate {
+    limits: Limits,
+    tls: Option<ServerTlsConfig>,
+    connections: ConnectionLimit,
+    stopping: CancellationToken,
+}
+
+impl Gate {
+    fn serve(&self, listener: Listener, routes: Routes, serving: &mut JoinSet<()>) {
+        match listener {
+            Listener::Tcp(listener) => self.spawn(listener, self.tls.clone(), routes, serving),
+            Listener::Unix(listener, file) => self.spawn((listener, file), None, routes, serving),
+        }
+    }
+
+    fn spawn<A: Accept>(
+        &self,
+        listener: A,
+        tls: Option<ServerTlsConfig>,
+        routes: Routes,
+        serving: &mut JoinSet<()>,
+    ) where
+        <A::Io as tonic::transport::server::Connected>::ConnectInfo: Clone + Send + Sync + 'static,
+    {
+        let limits = &self.limits;
+        let mut server = tonic::transport::Server::builder()
+            .max_concurrent_streams(limits.max_concurrent_streams)
+            .http2_max_header_list_size(limits.max_header_bytes.0.try_into().unwrap_or(u32::MAX))
+            .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESET_STREAMS))
+            .http2_max_local_error_reset_streams(Some(MAX_LOCAL_ERROR_RESET_STREAMS))
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
+        if let Some(tls) = tls {
+            server = server.tls_config(tls).expect("the TLS files were checked at start");
+        }
+        let connections = listen::connections(listener, self.connections.clone());
+        let stop = self.stopping.clone().cancelled_owned();
+        let serve = server.add_routes(routes).serve_with_incoming_shutdown(connections, stop);
+        serving.spawn(async move {
+            if let Err(error) = serve.await {
+                tracing::error!(%error, "a listener has failed");
+            }
+        });
+    }
+}
+
+async fn bind(addresses: &[ListenAddr]) -> Result<Vec<Listener>, BindError> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        listeners.push(Listener::bind(address).await?);
+    }
+    Ok(listeners)
+}
+
+fn tls(config: &Config) -> Result<Option<ServerTlsConfig>, ConfigError> {
+    let files = &config.listen.tls;
+    if files.cert_file.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let read = |key: &str, path: &Path| {
+        fs::read(path).map_err(|error| {
+            let problem = format!("the file {} can not be read: {error}", path.display());
+            ConfigError::new(format!("listen.tls.{key}"), problem)
+        })
+    };
+    let identity = Identity::from_pem(
+        read("cert_file", &files.cert_file)?,
+        read("key_file", &files.key_file)?,
+    );
+    let mut tls = ServerTlsConfig::new().identity(identity).timeout(TLS_HANDSHAKE_TIMEOUT);
+    if !files.client_ca_file.as_os_str().is_empty() {
+        let ca = read("client_ca_file", &files.client_ca_file)?;
+        tls = tls.client_ca_root(Certificate::from_pem(ca));
+    }
+    tonic::transport::Server::builder().tls_config(tls.clone()).map_err(|error| {
+        use std::error::Error as _;
+        let cause = error.source().map(ToString::to_string).unwrap_or_default();
+        let problem = format!(
+            "expected a certificate chain, its key and the clients' CA as PEM files: {error}: {cause}"
+        );
+        ConfigError::new("listen.tls", problem)
+    })?;
+    Ok(Some(tls))
+}
+
+fn engines(
+    config: &Config,
+    checked: Checked,
+    metrics: &Metrics,
+    surroundings: Surroundings,
+) -> Result<Engines<DaemonStore>, StartError> {
+    let database = match config.store.backend {
+        Backend::Memory => None,
+        Backend::Sled => Some(SledDatabase::open(sled_options(config))?),
+    };
+    if let Some(database) = &database {
+        for name in database.engines() {
+            if !checked.engines.contains_key(&name) {
+                tracing::warn!(
+                    engine = name,
+                    "the data directory holds sessions of an engine that is not configured; they are kept"
+                );
+            }
+        }
+    }
+    let mut engines = BTreeMap::new();
+    for (number, (name, policy)) in checked.engines.into_iter().enumerate() {
+        let store = match &database {
+            None => AnyStore::Memory(MemoryStore::default()),
+            Some(database) => AnyStore::Sled(database.store(&name, number as u16)?),
+        };
+        let store = metrics.measured(&name, store);
+        let Surroundings { clock, entropy } = &surroundings;
+        let engine = Engine::new(&name, policy, store, Arc::clone(clock), Arc::clone(entropy));
+        engines.insert(name, Arc::new(engine));
+    }
+    Ok(Engines::new(engines))
+}
+
+fn sled_options(config: &Config) -> SledOptions {
+    let sled = &config.store.sled;
+    let level = |durability| match durability {
+        Durability::Buffered => sled::Durability::Buffered,
+        Durability::Flushed => sled::Durability::Flushed,
+        Durability::Synced => sled::Durability::Synced,
+    };
+    SledOptions {
+        path: sled.path.clone(),
+        cache_bytes: sled.cache_bytes.0,
+        flush_interval: sled.flush_interval.0,
+        write: level(sled.durability.write),
+        destroy: level(sled.durability.destroy),
+        roll: level(sled.durability.roll),
+    }
+}

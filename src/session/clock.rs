@@ -1,0 +1,55 @@
+//! Moments, and the clock they come from.
+
+use std::{
+    fmt,
+    ops::Add,
+    time::{Duration, UNIX_EPOCH},
+};
+
+/// A point in time: milliseconds since the Unix epoch.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(u64);
+
+impl Moment {
+    pub const fn from_unix_millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    pub const fn unix_millis(self) -> u64 {
+        self.0
+    }
+
+    /// How long after `earlier` this is; zero when it is before.
+    pub fn since(self, earlier: Moment) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Moment {
+    type Output = Moment;
+
+    /// Rounds up to a whole millisecond, so that nothing ends early, and stops
+    /// at the end of time instead of wrapping round.
+    fn add(self, span: Duration) -> Moment {
+        let millis = span.as_nanos().div_ceil(1_000_000);
+        Moment(self.0.saturating_add(u64::try_from(millis).unwrap_or(u64::MAX)))
+    }
+}
+
+impl fmt::Debug for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Moment({}ms)", self.0)
+    }
+}
+
+impl From<Moment> for std::time::SystemTime {
+    fn from(moment: Moment) -> Self {
+        UNIX_EPOCH + Duration::from_millis(moment.0)
+    }
+}
+
+/// Tells the time. Two readings never go backwards, whatever an operator does
+/// to the wall clock meanwhile: deadlines are judged by it.
+pub trait Clock: Send + Sync + 'static {
+    fn now(&self) -> Moment;
+}

@@ -1,0 +1,414 @@
+//! Cookies: reading the Cookie header, writing Set-Cookie (RFC 6265bis).
+
+use std::{fmt::Write, time::Duration};
+
+use httpdate::fmt_http_date;
+
+use super::{clock::Moment, token::Token};
+
+/// How many cookies of one name a header may offer; the rest are passed over.
+pub const MAX_CANDIDATES: usize = 8;
+
+/// RFC 6265bis, section 5.5: the longest a user agent keeps a cookie.
+pub const MAX_AGE_LIMIT: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+
+/// RFC 6265bis, section 5.6: octets of name and value, and of one attribute's
+/// value, that a user agent takes. The whole line is held to the first.
+const MAX_COOKIE_LEN: usize = 4096;
+const MAX_ATTRIBUTE_LEN: usize = 1024;
+
+/// The cookie-values of the cookies called `name`, in the header's order.
+///
+/// The header is hostile input: any octets are taken, names match exactly,
+/// only SP and HTAB are trimmed, and a pair of double quotes round a value is
+/// taken off (RFC 6265bis, section 4.1.1).
+pub fn candidates<'h>(header: &'h [u8], name: &'h str) -> impl Iterator<Item = &'h [u8]> {
+    header
+        .split(|&octet| octet == b';')
+        .filter_map(move |pair| {
+            let equals = pair.iter().position(|&octet| octet == b'=')?;
+            (trim(&pair[..equals]) == name.as_bytes()).then(|| unquote(trim(&pair[equals + 1..])))
+        })
+        .take(MAX_CANDIDATES)
+}
+
+fn trim(mut octets: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = octets {
+        octets = rest;
+    }
+    octets
+}
+
+fn unquote(value: &[u8]) -> &[u8] {
+    match value {
+        [b'"', inner @ .., b'"'] => inner,
+        _ => value,
+    }
+}
+
+/// Which requests from other sites carry the cookie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SameSite {
+    Strict,
+    Lax,
+    None,
+    /// No attribute: the user agent's default.
+    Unset,
+}
+
+/// How the cookie-value is spelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CookieFormat {
+    /// The token as it is.
+    Plain,
+    /// With the `s:` prefix that express-session expects.
+    Express,
+}
+
+/// What a session cookie should look like; see [`Cookie::new`].
+#[derive(Debug, Clone)]
+pub struct CookieAttributes {
+    pub name: String,
+    /// Empty: the host that set it.
+    pub domain: String,
+    /// Empty: the directory of the request that set it.
+    pub path: String,
+    pub secure: bool,
+    pub http_only: bool,
+    pub same_site: SameSite,
+    pub partitioned: bool,
+    /// With Max-Age and Expires; else the browser ends it.
+    pub persistent: bool,
+    pub format: CookieFormat,
+}
+
+/// Why a cookie can not be as described. `key` is the attribute at fault.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{key}: {problem}")]
+pub struct CookieError {
+    pub key: &'static str,
+    pub problem: String,
+}
+
+/// The session cookie of an engine, checked once.
+#[derive(Debug)]
+pub struct Cookie {
+    name: String,
+    format: CookieFormat,
+    persistent: bool,
+    /// Domain, Path and flags: the same when setting and when deleting, or the
+    /// browser would keep two cookies.
+    scope: String,
+}
+
+impl Cookie {
+    pub fn new(attributes: CookieAttributes) -> Result<Self, CookieError> {
+        check(&attributes)?;
+        let cookie = Self {
+            scope: scope(&attributes),
+            name: attributes.name,
+            format: attributes.format,
+            persistent: attributes.persistent,
+        };
+        let longest =
+            cookie.name.len() + cookie.scope.len() + "=s:".len() + Token::LEN + LIFETIME_LEN;
+        if longest > MAX_COOKIE_LEN {
+            return err(
+                "name",
+                format!(
+                    "the Set-Cookie line would be {longest} bytes long, at most {MAX_COOKIE_LEN} are taken"
+                ),
+            );
+        }
+        Ok(cookie)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the browser is told when the cookie ends.
+    pub fn is_persistent(&self) -> bool {
+        self.persistent
+    }
+
+    /// The Set-Cookie value that hands `token` to the browser until `expire_time`.
+    pub fn set(&self, token: &Token, expire_time: Moment, now: Moment) -> String {
+        let mut line = String::with_capacity(256);
+        let prefix = match self.format {
+            CookieFormat::Plain => "",
+            CookieFormat::Express => "s:",
+        };
+        let _ = write!(line, "{}={prefix}{}", self.name, token.expose());
+        if self.persistent {
+            let age = expire_time.since(now).min(MAX_AGE_LIMIT);
+            let _ = write!(
+                line,
+                "; Max-Age={}; Expires={}",
+                // Up, because 0 would delete the cookie of a live session.
+                age.as_millis().div_ceil(1000),
+                fmt_http_date((now + age).into())
+            );
+        }
+        line.push_str(&self.scope);
+        line
+    }
+
+    /// The Set-Cookie value that makes the browser drop the cookie.
+    pub fn delete(&self) -> String {
+        format!("{}=; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT{}", self.name, self.scope)
+    }
+}
+
+/// Octets of "; Max-Age=34560000; Expires=Thu, 01 Jan 1970 00:00:00 GMT".
+const LIFETIME_LEN: usize = 59;
+
+fn scope(attributes: &CookieAttributes) -> String {
+    let mut scope = String::new();
+    let domain = attributes.domain.trim_start_matches('.');
+    if !domain.is_empty() {
+        scope.push_str("; Domain=");
+        scope.push_str(domain);
+    }
+    if !attributes.path.is_empty() {
+        scope.push_str("; Path=");
+        scope.push_str(&attributes.path);
+    }
+    for (on, flag) in [(attributes.http_only, "; HttpOnly"), (attributes.secure, "; Secure")] {
+        if on {
+            scope.push_str(flag);
+        }
+    }
+    scope.push_str(match attributes.same_site {
+        SameSite::Strict => "; SameSite=Strict",
+        SameSite::Lax => "; SameSite=Lax",
+        SameSite::None => "; SameSite=None",
+        SameSite::Unset => "",
+    });
+    if attributes.partitioned {
+        scope.push_str("; Partitioned");
+    }
+    scope
+}
+
+fn err<T>(key: &'static str, problem: impl Into<String>) -> Result<T, CookieError> {
+    let problem = problem.into();
+    Err(CookieError { key, problem })
+}
+
+fn check(cookie: &CookieAttributes) -> Result<(), CookieError> {
+    if cookie.name.is_empty() || !cookie.name.bytes().all(is_token_octet) {
+        return err(
+            "name",
+            "expected letters, digits and any of !#$%&'*+-.^_`|~ (RFC 6265bis, section 4.1.1)",
+        );
+    }
+    check_domain(cookie.domain.strip_prefix('.').unwrap_or(&cookie.domain))?;
+    check_path(&cookie.path)?;
+    if !cookie.secure {
+        if cookie.same_site == SameSite::None {
+            return err("same_site", "\"none\" needs secure = true");
+        }
+        if cookie.partitioned {
+            return err("partitioned", "needs secure = true");
+        }
+    }
+    check_prefix(cookie)
+}
+
+fn check_domain(domain: &str) -> Result<(), CookieError> {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-')
+    };
+    if domain.is_empty() || (domain.len() <= 253 && domain.split('.').all(label)) {
+        return Ok(());
+    }
+    err("domain", "expected a host name such as \"example.com\", or \"\" for the host itself")
+}
+
+fn check_path(path: &str) -> Result<(), CookieError> {
+    let clean = path.bytes().all(|octet| (0x20..0x7f).contains(&octet) && octet != b';');
+    if path.is_empty() || (path.starts_with('/') && clean && path.len() <= MAX_ATTRIBUTE_LEN) {
+        return Ok(());
+    }
+    err(
+        "path",
+        "expected a path that starts with \"/\" and holds no \";\" and no control characters",
+    )
+}
+
+/// RFC 6265bis, section 4.1.3: what a name promises, the attributes must keep.
+/// User agents compare the prefix without regard to case.
+fn check_prefix(cookie: &CookieAttributes) -> Result<(), CookieError> {
+    let name = cookie.name.to_ascii_lowercase();
+    let host = name.starts_with("__host-");
+    let http = name.starts_with("__http-") || name.starts_with("__host-http-");
+    if (host || http || name.starts_with("__secure-")) && !cookie.secure {
+        return err("secure", format!("a cookie named {:?} needs secure = true", cookie.name));
+    }
+    if http && !cookie.http_only {
+        return err(
+            "http_only",
+            format!("a cookie named {:?} needs http_only = true", cookie.name),
+        );
+    }
+    if host && cookie.path != "/" {
+        return err("path", format!("a cookie named {:?} needs path = \"/\"", cookie.name));
+    }
+    if host && !cookie.domain.is_empty() {
+        return err("domain", format!("a cookie named {:?} needs domain = \"\"", cookie.name));
+    }
+    Ok(())
+}
+
+/// tchar of RFC 9110, section 5.6.2.
+fn is_token_octet(octet: u8) -> bool {
+    octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::session::{
+        id::SessionId,
+        token::{Keyring, Secret},
+    };
+
+    fn found(header: &str) -> Vec<&str> {
+        candidates(header.as_bytes(), "sid")
+            .map(|value| std::str::from_utf8(value).expect("test headers are text"))
+            .collect()
+    }
+
+    #[test]
+    fn names_match_exactly() {
+        assert_eq!(found("sid=a"), ["a"]);
+        assert_eq!(found("SID=a; sidx=b; xsid=c; sid =d;\t sid=e"), ["d", "e"]);
+        assert_eq!(found("sid; =sid; sid"), [""; 0]);
+        assert_eq!(found("a=sid=b; sid=c=d"), ["c=d"]);
+        assert_eq!(found("sid=\"q\"; sid=\"; sid="), ["q", "\"", ""]);
+        assert_eq!(found("sid=a\u{a0}; \u{a0}sid=b"), ["a\u{a0}"], "only SP and HTAB are trimmed");
+    }
+
+    #[test]
+    fn candidates_are_bounded() {
+        assert_eq!(found(&"sid=x;".repeat(1000)).len(), MAX_CANDIDATES);
+    }
+
+    fn attributes() -> CookieAttributes {
+        CookieAttributes {
+            name: "__Host-session".into(),
+            domain: String::new(),
+            path: "/".into(),
+            secure: true,
+            http_only: true,
+            same_site: SameSite::Lax,
+            partitioned: false,
+            persistent: true,
+            format: CookieFormat::Plain,
+        }
+    }
+
+    fn token() -> Token {
+        let keyring = Keyring::new(&[Secret::new([7; 32])]).expect("long enough");
+        keyring.sign(&SessionId::from_text(&[b'A'; 32]).expect("base64url"))
+    }
+
+    const NOW: Moment = Moment::from_unix_millis(1_000_000_000_000);
+
+    #[test]
+    fn set_cookie_line() {
+        let cookie = Cookie::new(attributes()).expect("valid");
+        let line = cookie.set(&token(), NOW + Duration::from_millis(1_800_001), NOW);
+        let expected = format!(
+            "__Host-session={}; Max-Age=1801; Expires=Sun, 09 Sep 2001 02:16:40 GMT; Path=/; HttpOnly; Secure; SameSite=Lax",
+            token().expose()
+        );
+        assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn a_browser_session_cookie_has_no_lifetime() {
+        let cookie = Cookie::new(CookieAttributes {
+            name: "app".into(),
+            domain: ".example.com".into(),
+            path: "/x".into(),
+            same_site: SameSite::None,
+            partitioned: true,
+            http_only: false,
+            persistent: false,
+            format: CookieFormat::Express,
+            ..attributes()
+        })
+        .expect("valid");
+        let scope = "; Domain=example.com; Path=/x; Secure; SameSite=None; Partitioned";
+        let line = cookie.set(&token(), NOW + Duration::from_secs(9), NOW);
+        assert_eq!(line, format!("app=s:{}{scope}", token().expose()));
+        assert_eq!(
+            cookie.delete(),
+            format!("app=; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT{scope}"),
+            "the deletion cookie has the same Domain, Path and flags"
+        );
+    }
+
+    #[test]
+    fn max_age_stops_at_400_days() {
+        let cookie = Cookie::new(attributes()).expect("valid");
+        let line = cookie.set(&token(), NOW + MAX_AGE_LIMIT * 3, NOW);
+        assert!(line.contains("; Max-Age=34560000; Expires=Mon, 14 Oct 2002"), "{line}");
+    }
+
+    #[test]
+    fn refuses_what_a_browser_would_refuse() {
+        type Spoil = fn(&mut CookieAttributes);
+        let cases: [(&str, Spoil); 15] = [
+            ("name", |c| c.name = String::new()),
+            ("name", |c| c.name = "a b".into()),
+            ("name", |c| c.name = "a=b".into()),
+            ("name", |c| c.name = "n".repeat(4000)),
+            ("secure", |c| c.secure = false),
+            ("secure", |c| (c.name, c.secure) = ("__sEcure-a".into(), false)),
+            ("path", |c| c.path = "/app".into()),
+            ("domain", |c| c.domain = "example.com".into()),
+            ("http_only", |c| (c.name, c.http_only) = ("__Http-a".into(), false)),
+            ("http_only", |c| (c.name, c.http_only) = ("__Host-Http-a".into(), false)),
+            ("same_site", |c| {
+                (c.name, c.secure, c.same_site) = ("a".into(), false, SameSite::None)
+            }),
+            ("partitioned", |c| (c.name, c.secure, c.partitioned) = ("a".into(), false, true)),
+            ("path", |c| (c.name, c.path) = ("a".into(), "x".into())),
+            ("path", |c| (c.name, c.path) = ("a".into(), "/;x".into())),
+            ("domain", |c| (c.name, c.domain) = ("a".into(), "exa mple.com".into())),
+        ];
+        for (index, (key, change)) in cases.into_iter().enumerate() {
+            let mut changed = attributes();
+            change(&mut changed);
+            let error = Cookie::new(changed).expect_err(&format!("case {index} should be refused"));
+            assert_eq!(error.key, key, "case {index}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_is_scanned(header in any::<Vec<u8>>(), name in "[a-z]{1,3}") {
+            for value in candidates(&header, &name) {
+                prop_assert!(!value.contains(&b';'));
+            }
+        }
+
+        #[test]
+        fn a_cookie_among_others_is_found(
+            before in proptest::collection::vec("[a-z]{1,8}=[!-:<-~]{0,20}", 0..5),
+            value in "[A-Za-z0-9._~+/-]{1,90}",
+            after in "[^;]{0,40}",
+        ) {
+            let header = format!("{}; the-one={value}; {after}", before.join("; "));
+            let all: Vec<_> = candidates(header.as_bytes(), "the-one").collect();
+            prop_assert!(all.contains(&value.as_bytes()), "{:?}", header);
+        }
+    }
+}

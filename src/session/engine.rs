@@ -1,0 +1,379 @@
+//! The engine: what Resolve, Touch, Write and Destroy mean.
+//!
+//! An operation comes in two steps. [`Engine::present`] turns the credential
+//! into the ids it proves, without asking the store; the operation then tries
+//! these against the store until one is live. A pipeline orders operations
+//! between the two.
+
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
+
+use super::{
+    clock::{Clock, Moment},
+    cookie::Cookie,
+    credential::{Absence, Credential, Presented, Proven},
+    data::Data,
+    error::{Error, Result},
+    id::{Entropy, PublicId, SessionId},
+    lifetime::Lifetime,
+    record::{Edit, Principal, Record, Refusal, Touch, Update},
+    store::{Store, Swept, Touched},
+    token::{Keyring, Token},
+};
+
+/// The rules of one engine, checked.
+#[derive(Debug)]
+pub struct Policy {
+    pub keyring: Keyring,
+    pub cookie: Cookie,
+    pub lifetime: Lifetime,
+    /// Resolve moves the deadline.
+    pub automatic_touch: bool,
+    pub max_data_bytes: usize,
+}
+
+/// Sessions of one kind: a policy over a store. Engines never see each other's
+/// sessions, because each has a store of its own.
+pub struct Engine<S> {
+    name: Box<str>,
+    policy: Policy,
+    store: S,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+}
+
+/// A session as callers see it.
+#[derive(Debug, Clone)]
+pub struct Session {
+    pub id: PublicId,
+    pub record: Arc<Record>,
+    /// When it ends, unless it is touched before.
+    pub expire_time: Moment,
+    /// The idle lifetime in force.
+    pub duration: Duration,
+}
+
+/// What the browser has to learn. Empty fields: nothing.
+#[derive(Debug, Default)]
+pub struct Notice {
+    pub set_cookie: Option<SetCookie>,
+    /// When it is new to the caller.
+    pub token: Option<Token>,
+}
+
+/// A Set-Cookie value. Prints its type only.
+pub struct SetCookie(String);
+
+impl SetCookie {
+    /// The value itself, for the answer to its owner and nowhere else.
+    pub fn into_exposed(self) -> String {
+        self.0
+    }
+}
+
+impl std::fmt::Debug for SetCookie {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SetCookie")
+    }
+}
+
+/// What a Resolve found.
+#[derive(Debug)]
+pub enum Resolution {
+    Active(Session, Notice),
+    Created(Session, Notice),
+    Absent(Absence),
+}
+
+/// How to resolve.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ResolveOptions {
+    /// Do not move the deadline.
+    pub peek: bool,
+    /// Make a session when the credential is not live.
+    pub create: bool,
+}
+
+/// What a Write changes.
+#[derive(Debug, Clone)]
+pub struct WriteOptions {
+    pub set: Data,
+    pub unset: Vec<String>,
+    pub replace: bool,
+    /// Only at this version; an argument error when creating.
+    pub if_version: Option<NonZeroU64>,
+    pub roll: bool,
+    pub principal: Option<Principal>,
+    /// The session's own idle lifetime.
+    pub duration: Option<Duration>,
+}
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        Self {
+            set: Data::EMPTY,
+            unset: Vec::new(),
+            replace: false,
+            if_version: None,
+            roll: false,
+            principal: None,
+            duration: None,
+        }
+    }
+}
+
+/// What a Destroy did.
+#[derive(Debug)]
+pub struct Destroyed {
+    /// Live sessions ended.
+    pub count: u32,
+    /// The deletion cookie.
+    pub set_cookie: Option<SetCookie>,
+}
+
+/// Why the browser may have to learn something.
+#[derive(Clone, Copy)]
+struct News {
+    /// The token differs from the one presented.
+    token: bool,
+    deadline: bool,
+}
+
+impl<S: Store> Engine<S> {
+    pub fn new(
+        name: &str,
+        policy: Policy,
+        store: S,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Self {
+        Self { name: name.into(), policy, store, clock, entropy }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many sessions are stored; see [`Store::count`].
+    pub fn count(&self) -> u64 {
+        self.store.count()
+    }
+
+    pub fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
+    /// The ids that a credential proves. Asks no store.
+    pub fn present(&self, credential: Credential<'_>) -> Presented {
+        Presented::new(credential, &self.policy.cookie, &self.policy.keyring)
+    }
+
+    /// The session of a request, or why there is none.
+    pub async fn resolve(
+        &self,
+        presented: &Presented,
+        options: ResolveOptions,
+    ) -> Result<Resolution> {
+        let slide = self.policy.automatic_touch && !options.peek;
+        match self.find(presented, slide).await? {
+            Ok((session, notice)) => Ok(Resolution::Active(session, notice)),
+            Err(_) if options.create => {
+                let (session, notice) = self.create(WriteOptions::default()).await?;
+                Ok(Resolution::Created(session, notice))
+            }
+            Err(absence) => Ok(Resolution::Absent(absence)),
+        }
+    }
+
+    /// Moves the deadline of the session, or says why there is none.
+    pub async fn touch(
+        &self,
+        presented: &Presented,
+    ) -> Result<std::result::Result<(Session, Notice), Absence>> {
+        self.find(presented, true).await
+    }
+
+    /// Creates a session.
+    pub async fn create(&self, options: WriteOptions) -> Result<(Session, Notice)> {
+        if options.if_version.is_some() {
+            return Err(Error::invalid(
+                "if_version",
+                "expected a credential beside it: a session that is created has no version yet",
+            ));
+        }
+        let now = self.clock.now();
+        let edit = self.edit(&options);
+        let data = edit.apply(&Data::EMPTY).map_err(|refusal| refused(refusal, None))?;
+        loop {
+            let id = SessionId::generate(self.entropy.as_ref());
+            let record = Record {
+                verifier: id.verifier_hash(),
+                version: 1,
+                create_time: now,
+                deadline: self.policy.lifetime.deadline(now, options.duration, now),
+                duration: options.duration,
+                principal: options.principal.clone().unwrap_or_default(),
+                data: data.clone(),
+            };
+            // An id that is taken is one in 2^96, and never adopted.
+            if let Some(record) = self.store.create(id.public(), record).await? {
+                let session = self.session(id.public(), record);
+                let notice = self.notice(&session, &id, News { token: true, deadline: true }, now);
+                return Ok((session, notice));
+            }
+        }
+    }
+
+    /// Changes a live session; never creates one.
+    pub async fn write(
+        &self,
+        presented: &Presented,
+        options: WriteOptions,
+    ) -> Result<(Session, Notice)> {
+        for proven in presented.proven() {
+            let now = self.clock.now();
+            let next = SessionId::rolled(proven.public(), self.entropy.as_ref());
+            let update = Arc::new(Update {
+                verifier: proven.verifier,
+                lifetime: self.policy.lifetime,
+                now,
+                if_version: options.if_version.map(NonZeroU64::get),
+                edit: self.edit(&options),
+                next_verifier: next.verifier_hash(),
+                roll: options.roll,
+                principal: options.principal.clone(),
+                duration: options.duration,
+            });
+            match self.store.write(proven.public(), update).await? {
+                None | Some(Err(Refusal::Superseded | Refusal::Expired)) => {}
+                Some(Err(refusal)) => return Err(refused(refusal, options.if_version)),
+                Some(Ok(change)) => {
+                    let rolled = change.after.verifier != proven.verifier;
+                    let news = News {
+                        token: rolled || proven.outdated,
+                        deadline: change.after.deadline != change.before.deadline,
+                    };
+                    let session = self.session(proven.public(), change.after);
+                    let id = if rolled { &next } else { &proven.id };
+                    let notice = self.notice(&session, id, news, now);
+                    return Ok((session, notice));
+                }
+            }
+        }
+        Err(Error::SessionGone)
+    }
+
+    /// Ends the sessions of the credential.
+    pub async fn destroy(&self, presented: &Presented) -> Result<Destroyed> {
+        let mut count = 0;
+        for proven in presented.proven() {
+            let now = self.clock.now();
+            let removed = self.store.destroy(proven.public(), proven.verifier).await?;
+            let live = removed.is_some_and(|record| !self.policy.lifetime.is_over(&record, now));
+            count += u32::from(live);
+        }
+        let set_cookie =
+            (presented.absence() != Absence::None).then(|| SetCookie(self.policy.cookie.delete()));
+        Ok(Destroyed { count, set_cookie })
+    }
+
+    /// One slice of the sweep; see [`Store::cleanup`].
+    pub async fn cleanup(&self, limit: usize) -> Result<Swept> {
+        Ok(self.store.cleanup(self.clock.now(), limit).await?)
+    }
+
+    /// Sweeps all that has expired, slice by slice, and says how many sessions
+    /// were removed. Others get their turn between two slices.
+    pub async fn sweep(&self, slice: usize) -> Result<u64> {
+        let mut removed = 0;
+        loop {
+            let swept = self.cleanup(slice).await?;
+            removed += swept.removed as u64;
+            if swept.examined < slice {
+                return Ok(removed);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The first of the presented sessions that is live, touched if `slide`.
+    async fn find(
+        &self,
+        presented: &Presented,
+        slide: bool,
+    ) -> Result<std::result::Result<(Session, Notice), Absence>> {
+        let mut absence = presented.absence();
+        for proven in presented.proven() {
+            let now = self.clock.now();
+            let found = self.look(proven, slide, now).await?;
+            let why = match &found {
+                None => Absence::NotFound,
+                Some(Touched { record, .. }) if record.verifier != proven.verifier => {
+                    Absence::Superseded
+                }
+                Some(Touched { record, .. }) if self.policy.lifetime.is_over(record, now) => {
+                    Absence::Expired
+                }
+                Some(Touched { record, moved }) => {
+                    let session = self.session(proven.public(), Arc::clone(record));
+                    let news = News { token: proven.outdated, deadline: *moved };
+                    let notice = self.notice(&session, &proven.id, news, now);
+                    return Ok(Ok((session, notice)));
+                }
+            };
+            absence = absence.max(why);
+        }
+        Ok(Err(absence))
+    }
+
+    async fn look(&self, proven: &Proven, slide: bool, now: Moment) -> Result<Option<Touched>> {
+        if slide {
+            let touch = Touch { verifier: proven.verifier, lifetime: self.policy.lifetime, now };
+            return Ok(self.store.touch(proven.public(), touch).await?);
+        }
+        let record = self.store.read(proven.public()).await?;
+        Ok(record.map(|record| Touched { record, moved: false }))
+    }
+
+    fn edit(&self, options: &WriteOptions) -> Edit {
+        Edit {
+            replace: options.replace,
+            unset: options.unset.clone(),
+            set: options.set.clone(),
+            limit_bytes: self.policy.max_data_bytes,
+        }
+    }
+
+    fn session(&self, id: PublicId, record: Arc<Record>) -> Session {
+        let lifetime = &self.policy.lifetime;
+        Session {
+            id,
+            expire_time: lifetime.expire_time(&record),
+            duration: lifetime.duration(record.duration),
+            record,
+        }
+    }
+
+    /// Set-Cookie is sent only when the browser must learn something.
+    fn notice(&self, session: &Session, id: &SessionId, news: News, now: Moment) -> Notice {
+        let cookie = &self.policy.cookie;
+        if !(news.token || news.deadline && cookie.is_persistent()) {
+            return Notice::default();
+        }
+        let token = self.policy.keyring.sign(id);
+        let set_cookie = SetCookie(cookie.set(&token, session.expire_time, now));
+        Notice { set_cookie: Some(set_cookie), token: news.token.then_some(token) }
+    }
+}
+
+fn refused(refusal: Refusal, if_version: Option<NonZeroU64>) -> Error {
+    match refusal {
+        Refusal::Superseded | Refusal::Expired => Error::SessionGone,
+        Refusal::VersionMismatch { current } => {
+            Error::VersionMismatch { asked: if_version.map_or(0, NonZeroU64::get), current }
+        }
+        Refusal::TooLarge { len_bytes, limit_bytes } => {
+            Error::DataTooLarge { len_bytes, limit_bytes }
+        }
+        Refusal::Data(error) => Error::InvalidData(error),
+    }
+}

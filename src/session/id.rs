@@ -1,0 +1,189 @@
+//! Session ids: 24 random bytes, of which 12 are public and 12 are the secret.
+//!
+//! The public half names the record. Of the verifier a record keeps only the
+//! hash, so that a leaked store holds no usable id; rolling replaces the
+//! verifier and leaves the public half, so that nothing moves.
+
+use std::fmt;
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+/// Where ids come from: the operating system's generator, or a test's.
+pub trait Entropy: Send + Sync + 'static {
+    /// Fills `bytes` with unpredictable octets.
+    fn fill(&self, bytes: &mut [u8]);
+}
+
+/// The public half of a session id and the key of its record. No credential:
+/// it is safe to log.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublicId([u8; 12]);
+
+impl PublicId {
+    pub const LEN: usize = 12;
+
+    pub const fn from_bytes(bytes: [u8; 12]) -> Self {
+        Self(bytes)
+    }
+
+    pub const fn as_bytes(&self) -> &[u8; 12] {
+        &self.0
+    }
+}
+
+impl fmt::Display for PublicId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&BASE64URL.encode(self.0))
+    }
+}
+
+impl fmt::Debug for PublicId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicId({self})")
+    }
+}
+
+/// SHA-256 of a verifier: what a record keeps to recognise its id.
+#[derive(Clone, Copy)]
+pub struct VerifierHash([u8; 32]);
+
+impl VerifierHash {
+    pub const LEN: usize = 32;
+
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl PartialEq for VerifierHash {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for VerifierHash {}
+
+impl fmt::Debug for VerifierHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("VerifierHash")
+    }
+}
+
+/// A whole session id: who holds it, signed, holds the session.
+#[derive(Clone)]
+pub struct SessionId {
+    public: PublicId,
+    verifier: [u8; 12],
+}
+
+impl SessionId {
+    /// Octets of the text form, the same as uid-safe(24) of npm.
+    pub const TEXT_LEN: usize = 32;
+
+    pub fn generate(entropy: &dyn Entropy) -> Self {
+        let mut public = [0; 12];
+        entropy.fill(&mut public);
+        Self::rolled(PublicId(public), entropy)
+    }
+
+    /// A new id for the same session.
+    pub fn rolled(public: PublicId, entropy: &dyn Entropy) -> Self {
+        let mut verifier = [0; 12];
+        entropy.fill(&mut verifier);
+        Self { public, verifier }
+    }
+
+    pub fn public(&self) -> PublicId {
+        self.public
+    }
+
+    pub fn verifier_hash(&self) -> VerifierHash {
+        VerifierHash(Sha256::digest(self.verifier).into())
+    }
+
+    /// 32 characters of base64url.
+    pub fn to_text(&self) -> [u8; Self::TEXT_LEN] {
+        let mut bytes = [0; 24];
+        bytes[..12].copy_from_slice(&self.public.0);
+        bytes[12..].copy_from_slice(&self.verifier);
+        let mut text = [0; Self::TEXT_LEN];
+        BASE64URL.encode_slice(bytes, &mut text).expect("24 bytes are 32 characters of base64url");
+        text
+    }
+
+    /// `None` when `text` is not 32 characters of base64url.
+    pub fn from_text(text: &[u8]) -> Option<Self> {
+        if text.len() != Self::TEXT_LEN {
+            return None;
+        }
+        let mut bytes = [0; 24];
+        BASE64URL.decode_slice_unchecked(text, &mut bytes).ok()?;
+        let (public, verifier) = bytes.split_at(12);
+        Some(Self {
+            public: PublicId(public.try_into().ok()?),
+            verifier: verifier.try_into().ok()?,
+        })
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionId").field("public", &self.public).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    struct Counter(std::sync::atomic::AtomicU8);
+
+    impl Entropy for Counter {
+        fn fill(&self, bytes: &mut [u8]) {
+            bytes.fill_with(|| self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        }
+    }
+
+    #[test]
+    fn rolling_keeps_the_public_half_and_changes_the_verifier() {
+        let entropy = Counter(0.into());
+        let id = SessionId::generate(&entropy);
+        let rolled = SessionId::rolled(id.public(), &entropy);
+        assert_eq!(id.public(), rolled.public());
+        assert_ne!(id.verifier_hash(), rolled.verifier_hash());
+    }
+
+    #[test]
+    fn debug_shows_no_verifier() {
+        let id = SessionId::generate(&Counter(0.into()));
+        let text = String::from_utf8(id.to_text().to_vec()).unwrap();
+        let debug = format!("{id:?} {:?}", id.verifier_hash());
+        assert!(debug.contains(&text[..16]), "{debug}");
+        assert!(!debug.contains(&text[16..]), "{debug}");
+    }
+
+    proptest! {
+        #[test]
+        fn text_round_trips(bytes in any::<[u8; 24]>()) {
+            let text = BASE64URL.encode(bytes);
+            let id = SessionId::from_text(text.as_bytes()).expect("any 24 bytes are an id");
+            prop_assert_eq!(id.to_text().to_vec(), text.as_bytes());
+            prop_assert_eq!(id.public().to_string(), &text[..16]);
+        }
+
+        #[test]
+        fn other_text_is_no_id(text in any::<Vec<u8>>()) {
+            if let Some(id) = SessionId::from_text(&text) {
+                prop_assert_eq!(id.to_text().to_vec(), text);
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Lifetimes: when a session ends, and when a touch is worth a write.
+
+use std::time::Duration;
+
+use super::{clock::Moment, cookie::MAX_AGE_LIMIT, record::Record};
+
+/// The longest idle lifetime: as long as a browser keeps a cookie.
+pub const MAX_DURATION: Duration = MAX_AGE_LIMIT;
+
+/// How far deadlines are stored ahead, so that a busy session costs one write
+/// per granularity and not one per request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Granularity {
+    /// A 64th of the duration, at most 60 s.
+    Auto,
+    Fixed(Duration),
+}
+
+impl Granularity {
+    const AUTO_FRACTION: u32 = 64;
+    const AUTO_LIMIT: Duration = Duration::from_secs(60);
+
+    fn of(self, duration: Duration) -> Duration {
+        match self {
+            Self::Auto => (duration / Self::AUTO_FRACTION).min(Self::AUTO_LIMIT),
+            Self::Fixed(granularity) => granularity.min(duration),
+        }
+    }
+}
+
+/// How long the sessions of an engine live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetime {
+    /// Idle lifetime (OWASP: idle timeout), unless the session has its own.
+    pub duration: Duration,
+    pub granularity: Granularity,
+    /// From creation, whatever happens (OWASP: absolute timeout).
+    pub absolute: Option<Duration>,
+}
+
+impl Lifetime {
+    /// The idle lifetime in force for a session that may have its `own`.
+    pub fn duration(&self, own: Option<Duration>) -> Duration {
+        own.unwrap_or(self.duration)
+    }
+
+    /// When the session ends unless it is touched before.
+    pub fn expire_time(&self, record: &Record) -> Moment {
+        record.deadline.min(self.end(record.create_time))
+    }
+
+    pub fn is_over(&self, record: &Record, now: Moment) -> bool {
+        now >= self.expire_time(record)
+    }
+
+    /// The deadline that a touch stores: one granularity past what is promised.
+    pub fn deadline(&self, create_time: Moment, own: Option<Duration>, now: Moment) -> Moment {
+        let duration = self.duration(own);
+        (now + duration + self.granularity.of(duration)).min(self.end(create_time))
+    }
+
+    /// The deadline that a touch at `now` has to store; `None` while the stored
+    /// one keeps the promise of `duration` from now.
+    pub fn slide(&self, record: &Record, now: Moment) -> Option<Moment> {
+        let promised = (now + self.duration(record.duration)).min(self.end(record.create_time));
+        (record.deadline < promised)
+            .then(|| self.deadline(record.create_time, record.duration, now))
+    }
+
+    fn end(&self, create_time: Moment) -> Moment {
+        match self.absolute {
+            Some(absolute) => create_time + absolute,
+            None => Moment::from_unix_millis(u64::MAX),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::session::{data::Data, id::VerifierHash};
+
+    fn record(create_time: Moment, deadline: Moment, duration: Option<Duration>) -> Record {
+        Record {
+            verifier: VerifierHash::from_bytes([0; 32]),
+            version: 1,
+            create_time,
+            deadline,
+            duration,
+            principal: Default::default(),
+            data: Data::EMPTY,
+        }
+    }
+
+    #[test]
+    fn auto_granularity_is_a_64th_and_at_most_a_minute() {
+        let of = |secs| Granularity::Auto.of(Duration::from_secs(secs));
+        assert_eq!(of(64), Duration::from_secs(1));
+        assert_eq!(of(1800), Duration::from_millis(28_125));
+        assert_eq!(of(64 * 3600), Duration::from_secs(60));
+        let fixed = Granularity::Fixed(Duration::from_secs(9));
+        assert_eq!(fixed.of(Duration::from_secs(5)), Duration::from_secs(5));
+    }
+
+    proptest! {
+        /// A random walk of touches: alive for `duration` after each, never past
+        /// the absolute end, and at most one granularity longer.
+        #[test]
+        fn never_early_and_at_most_one_granularity_late(
+            duration_ms in 1u64..100_000, own_ms in proptest::option::of(1u64..100_000),
+            granularity_ms in proptest::option::of(0u64..200_000),
+            absolute_ms in proptest::option::of(1u64..400_000),
+            steps in proptest::collection::vec(0u64..150_000, 1..40),
+        ) {
+            let millis = Duration::from_millis;
+            let lifetime = Lifetime {
+                duration: millis(duration_ms),
+                granularity: granularity_ms.map_or(Granularity::Auto, |ms| Granularity::Fixed(millis(ms))),
+                absolute: absolute_ms.map(millis),
+            };
+            let own = own_ms.map(millis);
+            let idle = lifetime.duration(own);
+            let granularity = lifetime.granularity.of(idle);
+            let created = Moment::from_unix_millis(1_000);
+            let end = absolute_ms.map_or(Moment::from_unix_millis(u64::MAX), |ms| created + millis(ms));
+            let mut record = record(created, lifetime.deadline(created, own, created), own);
+            let (mut now, mut touched) = (created, created);
+            for step in steps {
+                now = now + millis(step);
+                let promised = (touched + idle).min(end);
+                let latest = (touched + idle + granularity).min(end);
+                let over = lifetime.is_over(&record, now);
+                prop_assert!(!over || now >= promised, "expired early: {now:?} < {promised:?}");
+                prop_assert!(over || now < latest, "lived past {latest:?}");
+                if over {
+                    break;
+                }
+                if let Some(deadline) = lifetime.slide(&record, now) {
+                    prop_assert!(deadline > record.deadline, "a touch never shortens");
+                    record.deadline = deadline;
+                }
+                touched = now;
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Records: what a store keeps of a session, and what may change in one.
+//!
+//! The changes are values with an `apply`. A store calls it inside whatever
+//! makes its change atomic, so that the rules stand here once, for all stores.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{
+    clock::Moment,
+    data::{Data, DataError},
+    id::VerifierHash,
+    lifetime::Lifetime,
+};
+
+/// What a store keeps of a session, under its public id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Recognises the one id that is valid now.
+    pub verifier: VerifierHash,
+    /// 1 at creation, one more with each update.
+    pub version: u64,
+    pub create_time: Moment,
+    /// When the session is over, unless its absolute end comes first.
+    pub deadline: Moment,
+    /// The session's own idle lifetime; `None`: the engine's.
+    pub duration: Option<Duration>,
+    /// Whom it belongs to; empty: anonymous.
+    pub principal: Principal,
+    pub data: Data,
+}
+
+impl Record {
+    /// What a store can and should know of a record's size, in bytes.
+    pub fn size(&self) -> usize {
+        size_of::<Self>() + self.principal.as_bytes().len() + self.data.text().len()
+    }
+}
+
+/// Whom a session belongs to: text, at most 256 bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Principal(Bytes);
+
+impl Principal {
+    pub const MAX_LEN: usize = 256;
+
+    /// `None` when it is longer than [`MAX_LEN`](Self::MAX_LEN).
+    pub fn new(principal: String) -> Option<Self> {
+        (principal.len() <= Self::MAX_LEN).then(|| Self(principal.into()))
+    }
+
+    /// Takes what a store has kept. `None` when it is not UTF-8 or too long.
+    pub fn from_stored(principal: Bytes) -> Option<Self> {
+        let valid = principal.len() <= Self::MAX_LEN && std::str::from_utf8(&principal).is_ok();
+        valid.then_some(Self(principal))
+    }
+
+    /// Valid UTF-8; empty: anonymous.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+/// Moves the deadline of a live session, when that is due.
+#[derive(Debug, Clone, Copy)]
+pub struct Touch {
+    /// Of the presented id: a rolled id keeps nothing alive.
+    pub verifier: VerifierHash,
+    pub lifetime: Lifetime,
+    pub now: Moment,
+}
+
+impl Touch {
+    /// The deadline to store; `None` when nothing is to be stored, because the
+    /// stored one is good or because the session is not live.
+    pub fn apply(&self, stored: &Record) -> Option<Moment> {
+        let live = stored.verifier == self.verifier && !self.lifetime.is_over(stored, self.now);
+        live.then(|| self.lifetime.slide(stored, self.now)).flatten()
+    }
+}
+
+/// Changes a live session.
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// Of the presented id.
+    pub verifier: VerifierHash,
+    pub lifetime: Lifetime,
+    pub now: Moment,
+    /// Apply at this version only.
+    pub if_version: Option<u64>,
+    pub edit: Edit,
+    /// Of the id that replaces the presented one, should it be rolled.
+    pub next_verifier: VerifierHash,
+    /// Roll even if the principal stays the same.
+    pub roll: bool,
+    pub principal: Option<Principal>,
+    pub duration: Option<Duration>,
+}
+
+/// What an [`Update`] or a creation does to the data.
+#[derive(Debug, Clone)]
+pub struct Edit {
+    /// Drop all data first.
+    pub replace: bool,
+    pub unset: Vec<String>,
+    pub set: Data,
+    /// The result may have so many bytes.
+    pub limit_bytes: usize,
+}
+
+impl Edit {
+    /// The data after this edit.
+    pub fn apply(&self, stored: &Data) -> Result<Data, Refusal> {
+        let base = if self.replace { &Data::EMPTY } else { stored };
+        let data = if self.unset.is_empty() && self.set == Data::EMPTY {
+            base.clone()
+        } else {
+            base.merge(&self.unset, &self.set).map_err(Refusal::Data)?
+        };
+        let len_bytes = data.text().len();
+        if len_bytes > self.limit_bytes {
+            return Err(Refusal::TooLarge { len_bytes, limit_bytes: self.limit_bytes });
+        }
+        Ok(data)
+    }
+}
+
+/// Why an update was not applied. Nothing was stored.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The presented id was rolled since.
+    Superseded,
+    /// The session's time is over.
+    Expired,
+    /// The session is not at the version asked for.
+    VersionMismatch { current: u64 },
+    /// The data would be too large.
+    TooLarge { len_bytes: usize, limit_bytes: usize },
+    /// The stored data can not be merged with.
+    Data(DataError),
+}
+
+impl Update {
+    /// The record to store in place of `stored`.
+    pub fn apply(&self, stored: &Record) -> Result<Record, Refusal> {
+        if stored.verifier != self.verifier {
+            return Err(Refusal::Superseded);
+        }
+        if self.lifetime.is_over(stored, self.now) {
+            return Err(Refusal::Expired);
+        }
+        if self.if_version.is_some_and(|version| version != stored.version) {
+            return Err(Refusal::VersionMismatch { current: stored.version });
+        }
+        let data = self.edit.apply(&stored.data)?;
+        let new_principal = self.principal.as_ref().filter(|new| **new != stored.principal);
+        let duration = self.duration.or(stored.duration);
+        let mut record = Record {
+            verifier: stored.verifier,
+            version: stored.version + 1,
+            create_time: stored.create_time,
+            deadline: stored.deadline,
+            duration,
+            principal: new_principal.unwrap_or(&stored.principal).clone(),
+            data,
+        };
+        if self.roll || new_principal.is_some() {
+            record.verifier = self.next_verifier;
+        }
+        if duration != stored.duration {
+            // The one change that may also bring the deadline nearer.
+            record.deadline = self.lifetime.deadline(stored.create_time, duration, self.now);
+        } else if let Some(deadline) = self.lifetime.slide(stored, self.now) {
+            record.deadline = deadline;
+        }
+        Ok(record)
+    }
+}

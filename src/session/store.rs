@@ -1,0 +1,148 @@
+//! What the engine asks of a store.
+
+use std::{error::Error, fmt, sync::Arc};
+
+use super::{
+    clock::Moment,
+    id::{PublicId, VerifierHash},
+    record::{Record, Refusal, Touch, Update},
+};
+
+/// Keeps the records of one engine, by public id.
+///
+/// A store holds no policy and no clock: every moment is an argument, and what
+/// may change in a record is decided by [`Touch::apply`] and [`Update::apply`],
+/// which the store calls inside whatever makes its change atomic. Operations on
+/// one id are linearizable.
+///
+/// Absence is an answer (`None`), never an error; an error means that the store
+/// itself failed, and that the operation may or may not have taken effect. When
+/// a change is answered it is as durable as the store's configuration says.
+///
+/// A record is kept until it is destroyed or its deadline has passed and a
+/// cleanup met it; reading does not judge deadlines.
+pub trait Store: Send + Sync + 'static {
+    /// The record under `id`.
+    fn read(&self, id: PublicId) -> impl Future<Output = Result<Option<Arc<Record>>>> + Send;
+
+    /// Moves the deadline as `touch` says, and gives the record as it is then.
+    fn touch(
+        &self,
+        id: PublicId,
+        touch: Touch,
+    ) -> impl Future<Output = Result<Option<Touched>>> + Send;
+
+    /// Keeps a new record. `None`, and nothing stored, when `id` is taken.
+    fn create(
+        &self,
+        id: PublicId,
+        record: Record,
+    ) -> impl Future<Output = Result<Option<Arc<Record>>>> + Send;
+
+    /// Changes the record under `id` as `update` says, never creating one.
+    fn write(
+        &self,
+        id: PublicId,
+        update: Arc<Update>,
+    ) -> impl Future<Output = Result<Option<Written>>> + Send;
+
+    /// Removes the record under `id` and gives it back. `None`, and nothing
+    /// removed, when there is none or another verifier is valid there.
+    fn destroy(
+        &self,
+        id: PublicId,
+        verifier: VerifierHash,
+    ) -> impl Future<Output = Result<Option<Arc<Record>>>> + Send;
+
+    /// Removes records whose deadline is at or before `now`, in the order of
+    /// deadlines. Looks at no more than `limit` entries, so that one call is
+    /// short.
+    fn cleanup(&self, now: Moment, limit: usize) -> impl Future<Output = Result<Swept>> + Send;
+
+    /// How many records are kept, expired ones included until they are swept.
+    fn count(&self) -> u64;
+}
+
+/// The outcome of a touch.
+#[derive(Debug, Clone)]
+pub struct Touched {
+    /// As it is after the touch.
+    pub record: Arc<Record>,
+    /// The deadline was moved.
+    pub moved: bool,
+}
+
+/// The outcome of a write on a record that exists.
+pub type Written = std::result::Result<Change, Refusal>;
+
+/// A record before and after a write.
+#[derive(Debug, Clone)]
+pub struct Change {
+    pub before: Arc<Record>,
+    pub after: Arc<Record>,
+}
+
+/// What one slice of a cleanup did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// Index entries looked at; as many as the limit means there may be more.
+    pub examined: usize,
+    /// Records removed because their deadline had passed.
+    pub removed: usize,
+    /// The earliest deadline still to be looked at.
+    pub next: Option<Moment>,
+}
+
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// A store failed. The text names what it was doing; the cause, for the log,
+/// is the source.
+#[derive(Debug)]
+pub struct StoreError {
+    pub kind: StoreErrorKind,
+    doing: &'static str,
+    source: Box<dyn Error + Send + Sync>,
+}
+
+/// What a caller can do about a failed store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreErrorKind {
+    /// It may work again later.
+    Unavailable,
+    /// The record is there and makes no sense. Trying again does not help.
+    Unreadable,
+}
+
+impl StoreError {
+    /// The store could not do its work, for example `"write a record"`.
+    pub fn unavailable(
+        doing: &'static str,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self { kind: StoreErrorKind::Unavailable, doing, source: source.into() }
+    }
+
+    /// What is stored makes no sense.
+    pub fn unreadable(
+        doing: &'static str,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self { kind: StoreErrorKind::Unreadable, doing, source: source.into() }
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let advice = match self.kind {
+            StoreErrorKind::Unavailable => "this says nothing about the session; try again",
+            StoreErrorKind::Unreadable => "what is stored is damaged; trying again does not help",
+        };
+        write!(f, "the store could not {}: {advice}", self.doing)
+    }
+}
+
+impl Error for StoreError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(self.source.as_ref())
+    }
+}

@@ -1,0 +1,163 @@
+//! How a record looks in bytes, for stores that keep bytes.
+//!
+//! A version octet comes first, so that a later layout can read an earlier
+//! one. Version 1, integers big-endian:
+//!
+//! | octets | field |
+//! |---|---|
+//! | 1 | 1, the version of this layout |
+//! | 32 | SHA-256 of the verifier |
+//! | 8 | version of the session |
+//! | 8 | create time, ms since the Unix epoch |
+//! | 8 | deadline, ms since the Unix epoch |
+//! | 8 | own idle lifetime in ms; 0: none |
+//! | 2 | length of the principal |
+//! | … | principal, UTF-8 |
+//! | … | data, JSON text, to the end |
+
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes};
+
+use crate::session::{
+    clock::Moment,
+    data::Data,
+    id::VerifierHash,
+    record::{Principal, Record},
+};
+
+const LAYOUT: u8 = 1;
+const FIXED_LEN: usize = 1 + VerifierHash::LEN + 4 * 8 + 2;
+
+/// Why bytes are no record.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum DecodeError {
+    #[error("a record of layout {found} was found, this version reads layout {LAYOUT}")]
+    UnknownLayout { found: u8 },
+    #[error("a record of {len} bytes is cut short")]
+    CutShort { len: usize },
+    #[error("a record holds text that is not UTF-8")]
+    NotText,
+}
+
+pub fn encode(record: &Record) -> Vec<u8> {
+    let principal = record.principal.as_bytes();
+    let data = record.data.text();
+    let mut bytes = Vec::with_capacity(FIXED_LEN + principal.len() + data.len());
+    bytes.put_u8(LAYOUT);
+    bytes.put_slice(record.verifier.as_bytes());
+    bytes.put_u64(record.version);
+    bytes.put_u64(record.create_time.unix_millis());
+    bytes.put_u64(record.deadline.unix_millis());
+    bytes.put_u64(record.duration.map_or(0, whole_millis));
+    let principal_len = u16::try_from(principal.len());
+    bytes.put_u16(principal_len.expect("a principal is at most 256 bytes long"));
+    bytes.put_slice(principal);
+    bytes.put_slice(data);
+    bytes
+}
+
+pub fn decode(mut bytes: Bytes) -> Result<Record, DecodeError> {
+    let len = bytes.len();
+    let cut_short = DecodeError::CutShort { len };
+    match bytes.first() {
+        None => return Err(cut_short),
+        Some(&LAYOUT) => {}
+        Some(&found) => return Err(DecodeError::UnknownLayout { found }),
+    }
+    if len < FIXED_LEN {
+        return Err(cut_short);
+    }
+    bytes.advance(1);
+    let mut verifier = [0; VerifierHash::LEN];
+    bytes.copy_to_slice(&mut verifier);
+    let version = bytes.get_u64();
+    let create_time = Moment::from_unix_millis(bytes.get_u64());
+    let deadline = Moment::from_unix_millis(bytes.get_u64());
+    let duration = Some(bytes.get_u64()).filter(|millis| *millis != 0).map(Duration::from_millis);
+    let principal_len = usize::from(bytes.get_u16());
+    if bytes.len() < principal_len {
+        return Err(cut_short);
+    }
+    let principal = bytes.split_to(principal_len);
+    Ok(Record {
+        verifier: VerifierHash::from_bytes(verifier),
+        version,
+        create_time,
+        deadline,
+        duration,
+        principal: Principal::from_stored(principal).ok_or(DecodeError::NotText)?,
+        data: Data::from_stored(bytes).ok_or(DecodeError::NotText)?,
+    })
+}
+
+/// Up, so that nothing ends early.
+fn whole_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record() -> Record {
+        Record {
+            verifier: VerifierHash::from_bytes(std::array::from_fn(|at| at as u8)),
+            version: 7,
+            create_time: Moment::from_unix_millis(1_700_000_000_000),
+            deadline: Moment::from_unix_millis(1_700_001_828_125),
+            duration: Some(Duration::from_secs(1800)),
+            principal: Principal::new("zoë".to_owned()).expect("short"),
+            data: Data::parse(Bytes::from_static(br#"{"n":9007199254740993}"#)).expect("JSON"),
+        }
+    }
+
+    /// Bytes as version 0.1.0 wrote them. They never change: what is stored
+    /// must be readable for ever.
+    const LAYOUT_1: &[u8] = b"\x01\
+        \x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\
+        \x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f\
+        \x00\x00\x00\x00\x00\x00\x00\x07\
+        \x00\x00\x01\x8b\xcf\xe5\x68\x00\
+        \x00\x00\x01\x8b\xd0\x01\x4d\x5d\
+        \x00\x00\x00\x00\x00\x1b\x77\x40\
+        \x00\x04zo\xc3\xab\
+        {\"n\":9007199254740993}";
+
+    #[test]
+    fn layout_1_stays_readable() {
+        assert_eq!(decode(Bytes::from_static(LAYOUT_1)), Ok(record()));
+    }
+
+    #[test]
+    fn layout_1_is_what_is_written() {
+        assert_eq!(encode(&record()), LAYOUT_1);
+    }
+
+    #[test]
+    fn damage_is_named() {
+        let found = decode(Bytes::from_static(b"\x09rest"));
+        assert_eq!(found, Err(DecodeError::UnknownLayout { found: 9 }));
+        let found = decode(Bytes::from_static(&LAYOUT_1[..FIXED_LEN + 2]));
+        assert_eq!(found, Err(DecodeError::CutShort { len: FIXED_LEN + 2 }));
+        assert_eq!(decode(Bytes::new()), Err(DecodeError::CutShort { len: 0 }));
+        let mut broken = LAYOUT_1.to_vec();
+        *broken.last_mut().expect("not empty") = 0xff;
+        assert_eq!(decode(broken.into()), Err(DecodeError::NotText));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_judged_without_a_panic(bytes in any::<Vec<u8>>(), known in any::<bool>()) {
+            let mut bytes = bytes;
+            if let (true, Some(first)) = (known, bytes.first_mut()) {
+                *first = LAYOUT;
+            }
+            if let Ok(record) = decode(bytes.clone().into()) {
+                prop_assert_eq!(encode(&record), bytes);
+            }
+        }
+    }
+}

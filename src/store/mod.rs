@@ -1,0 +1,67 @@
+//! The stores. Each implements [`session::Store`](crate::session::store::Store)
+//! and knows no wire.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`sled`] | the embedded database, the default |
+//! | [`memory`] | for tests and `--dev` |
+//! | [`codec`] | a record in bytes |
+
+use std::sync::Arc;
+
+use self::{memory::MemoryStore, sled::SledStore};
+use crate::session::{
+    clock::Moment,
+    id::{PublicId, VerifierHash},
+    record::{Record, Touch, Update},
+    store::{Result, Store, Swept, Touched, Written},
+};
+
+pub mod codec;
+pub mod memory;
+pub mod sled;
+
+/// A store of whatever kind the configuration names.
+pub enum AnyStore {
+    Memory(MemoryStore),
+    Sled(SledStore),
+}
+
+macro_rules! each {
+    ($self:expr, $store:ident => $call:expr) => {
+        match $self {
+            AnyStore::Memory($store) => $call,
+            AnyStore::Sled($store) => $call,
+        }
+    };
+}
+
+impl Store for AnyStore {
+    async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
+        each!(self, store => store.read(id).await)
+    }
+
+    async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
+        each!(self, store => store.touch(id, touch).await)
+    }
+
+    async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
+        each!(self, store => store.create(id, record).await)
+    }
+
+    async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
+        each!(self, store => store.write(id, update).await)
+    }
+
+    async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
+        each!(self, store => store.destroy(id, verifier).await)
+    }
+
+    async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
+        each!(self, store => store.cleanup(now, limit).await)
+    }
+
+    fn count(&self) -> u64 {
+        each!(self, store => store.count())
+    }
+}

@@ -1,0 +1,92 @@
+//! Opening the data directory.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io,
+    os::unix::fs::DirBuilderExt,
+    panic,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+/// sled writes a leaf's values together, and spills them to a file of their own,
+/// which it never syncs, when they are more than a quarter of this. The default
+/// of 512 KiB would spill sessions of 8 KiB; with this, those of 64 KiB stay in.
+/// It is fixed when a database is made.
+const SEGMENT_BYTES: usize = 4 << 20;
+
+/// sled refuses less.
+const MIN_CACHE_BYTES: u64 = 256;
+
+/// Why a data directory could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(
+        "the data directory {} is in use by another process; stop it, or give this daemon a store.sled.path of its own",
+        path.display()
+    )]
+    InUse { path: PathBuf },
+    #[error("can not use the data directory {}: {source}", path.display())]
+    Directory { path: PathBuf, source: io::Error },
+    #[error(
+        "the database in {} can not be read: {problem}; restore a backup, or move the directory away to start empty",
+        path.display()
+    )]
+    Unreadable { path: PathBuf, problem: String },
+}
+
+/// An open database and the lock that makes this process its owner. The lock
+/// goes with the value.
+pub struct Opened {
+    pub db: sled::Db,
+    pub lock: File,
+}
+
+pub fn open(path: &Path, cache_bytes: u64) -> Result<Opened, OpenError> {
+    let directory = |source| OpenError::Directory { path: path.to_owned(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(directory)?;
+    // Before sled: it reads and writes its `conf` before it takes its own lock.
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path.join("lock"))
+        .map_err(directory)?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            return Err(OpenError::InUse { path: path.to_owned() });
+        }
+        Err(errno) => return Err(directory(errno.into())),
+    }
+    drop_unfinished_snapshots(path).map_err(directory)?;
+    let unreadable = |problem| OpenError::Unreadable { path: path.to_owned(), problem };
+    let config = sled::Config::new()
+        .path(path)
+        .cache_capacity(cache_bytes.max(MIN_CACHE_BYTES))
+        .segment_size(SEGMENT_BYTES)
+        // The committer flushes; sled's own thread would end on the first error.
+        .flush_every_ms(None);
+    // sled panics on some kinds of damage; that is no reason to die without a word.
+    match panic::catch_unwind(panic::AssertUnwindSafe(|| config.open())) {
+        Ok(Ok(db)) => Ok(Opened { db, lock }),
+        Ok(Err(error)) => Err(unreadable(error.to_string())),
+        Err(_) => Err(unreadable("its structure is damaged".to_owned())),
+    }
+}
+
+/// A snapshot that a crash left unfinished makes sled's next open fail. It is
+/// not needed: the one before it is removed only after its rename.
+fn drop_unfinished_snapshots(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            fs::remove_file(entry.path())?;
+            tracing::warn!(file = %name, "removed a snapshot that a crash left unfinished; nothing is lost by that");
+        }
+    }
+    Ok(())
+}
