@@ -109,8 +109,7 @@ fn serve(config: Config, dev: bool) -> Result<(), Failure> {
     });
     // Waits for what is still with the store, which is then flushed and closed.
     drop(runtime);
-    tracing::info!("stopped");
-    served
+    served.inspect(|()| tracing::info!("stopped"))
 }
 
 /// What `serve` prints when it serves: one line, `key=address[,address]` each.

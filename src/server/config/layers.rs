@@ -218,6 +218,10 @@ fn explain(figment: &Figment, error: figment::Error) -> ConfigError {
             format!("expected one of {}, found {:?}", allowed.join(", "), found(variant))
         }
         Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
+            let expected = match expected.to_string() {
+                integer if integer == "u32" => "a whole number".to_owned(),
+                expected => expected,
+            };
             format!("expected {expected}, found {}", found(&shown(actual)))
         }
         _ if secret => "is not as expected: a list of texts".to_owned(),

@@ -1,0 +1,126 @@
+//! Destroy: what it ends, and that nothing brings it back.
+
+use sessiond::{
+    grpc::wire::{DestroyRequest, DestroyScope, ResolveRequest, SessionState, WriteRequest},
+    server::config::Backend,
+};
+use tonic::Code;
+
+use crate::{
+    over_every_store,
+    support::{
+        browser::{Browser, cookie_header},
+        daemon::{Daemon, assert_fault, set},
+    },
+};
+
+over_every_store!(
+    the_deletion_cookie_matches_the_cookie,
+    what_is_destroyed_stays_destroyed,
+    writes_under_way_bring_nothing_back,
+    every_session_of_the_header_ends,
+    wider_scopes_are_not_in_this_version,
+);
+
+fn scope_of(line: &str) -> Vec<&str> {
+    let attributes = line.split("; ").skip(1);
+    attributes.filter(|it| !it.starts_with("Max-Age=") && !it.starts_with("Expires=")).collect()
+}
+
+async fn the_deletion_cookie_matches_the_cookie(backend: Backend) {
+    let daemon = Daemon::with(backend, |config| {
+        let engine = config.engine.get_mut("default").expect("the default engine");
+        engine.cookie.domain = "example.com".to_owned();
+        engine.cookie.path = "/app".to_owned();
+        engine.cookie.secure = true;
+        engine.cookie.partitioned = true;
+    })
+    .await;
+    let created = daemon.write(set("{}")).await;
+    let destroyed = daemon.destroy(&Browser::with(&created.set_cookie)).await;
+    assert_eq!(destroyed.destroyed, 1);
+    let (set, deleted) = (&created.set_cookie[0], &destroyed.set_cookie[0]);
+    assert!(deleted.starts_with("session=; Max-Age=0; Expires=Thu, 01 Jan 1970"), "{deleted}");
+    let expected =
+        ["Domain=example.com", "Path=/app", "HttpOnly", "Secure", "SameSite=Lax", "Partitioned"];
+    assert_eq!(scope_of(deleted), expected);
+    assert_eq!(scope_of(set), expected, "or the browser would keep both");
+}
+
+async fn what_is_destroyed_stays_destroyed(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let browser = daemon.visitor("{}").await;
+    let destroyed = daemon.destroy(&browser).await;
+    assert_eq!((destroyed.destroyed, destroyed.set_cookie.len()), (1, 1));
+    assert_eq!(daemon.state(&browser).await, SessionState::NotFound);
+    assert_eq!(daemon.touch(&browser).await.state(), SessionState::NotFound);
+    let write = WriteRequest { credential: browser.credential(), ..set("{}") };
+    let error = daemon.try_write(write).await.expect_err("a Write brings nothing back");
+    assert_fault(&error, Code::NotFound, "SESSION_GONE", None);
+    let again = daemon.destroy(&browser).await;
+    assert_eq!((again.destroyed, again.set_cookie.len()), (0, 1), "the cookie is still cleared");
+    let nothing = daemon.destroy(&Browser::new()).await;
+    assert_eq!((nothing.destroyed, nothing.set_cookie.len()), (0, 0), "there is none to clear");
+}
+
+/// A logout amid writes, touches and reads, many times over.
+async fn writes_under_way_bring_nothing_back(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    for round in 0..20 {
+        let browser = daemon.visitor("{}").await;
+        let others = (0..6).map(|number| {
+            let (mut client, credential) = (daemon.client.clone(), browser.credential());
+            tokio::spawn(async move {
+                for _ in 0..4 {
+                    let credential = credential.clone();
+                    if number % 2 == 0 {
+                        let set = br#"{"late":true}"#.as_slice().into();
+                        let write = WriteRequest { credential, set, ..Default::default() };
+                        let _ = client.write(write).await;
+                    } else {
+                        let _ = client
+                            .resolve(ResolveRequest { credential, ..Default::default() })
+                            .await;
+                    }
+                }
+            })
+        });
+        let others: Vec<_> = others.collect();
+        assert_eq!(daemon.destroy(&browser).await.destroyed, 1, "round {round}");
+        assert_eq!(daemon.state(&browser).await, SessionState::NotFound, "round {round}");
+        for other in others {
+            other.await.expect("a request");
+        }
+        assert_eq!(daemon.state(&browser).await, SessionState::NotFound, "round {round}, later");
+    }
+}
+
+async fn every_session_of_the_header_ends(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let (one, two) = (daemon.visitor("{}").await, daemon.visitor("{}").await);
+    let credential = cookie_header(format!("{}; {}", one.header(), two.header()));
+    let request = DestroyRequest { credential, ..Default::default() };
+    let answer = daemon.client.clone().destroy(request).await.expect("answered").into_inner();
+    assert_eq!(answer.destroyed, 2, "or the second would still be logged in");
+    assert_eq!(daemon.state(&one).await, SessionState::NotFound);
+    assert_eq!(daemon.state(&two).await, SessionState::NotFound);
+}
+
+async fn wider_scopes_are_not_in_this_version(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let browser = daemon.visitor("{}").await;
+    for scope in [DestroyScope::Others, DestroyScope::All] {
+        let request = DestroyRequest {
+            credential: browser.credential(),
+            scope: scope.into(),
+            ..Default::default()
+        };
+        let error = daemon.client.clone().destroy(request).await.expect_err("not there yet");
+        assert_fault(&error, Code::Unimplemented, "NOT_IMPLEMENTED", Some("scope"));
+    }
+    let request =
+        DestroyRequest { credential: browser.credential(), scope: 9, ..Default::default() };
+    let error = daemon.client.clone().destroy(request).await.expect_err("there is no scope 9");
+    assert_fault(&error, Code::InvalidArgument, "INVALID_ARGUMENT", Some("scope"));
+    assert_eq!(daemon.state(&browser).await, SessionState::Active, "nothing was ended");
+}

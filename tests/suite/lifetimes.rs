@@ -1,0 +1,146 @@
+//! Lifetimes: sliding, granularity, absolute ends, and when a cookie is sent.
+
+use std::time::Duration;
+
+use sessiond::{
+    grpc::wire::{ResolveRequest, SessionState, WriteRequest},
+    server::config::{Backend, Config, EngineConfig, Span, SpanOrAuto, SpanOrNone},
+};
+
+use crate::{
+    over_every_store,
+    support::{
+        browser::Browser,
+        daemon::{Daemon, START, millis, set},
+    },
+};
+
+over_every_store!(
+    a_busy_session_is_written_once_per_granularity,
+    without_automatic_touch_only_touch_slides,
+    peek_moves_nothing,
+    the_absolute_end_is_kept,
+    a_session_cookie_is_not_sent_again,
+    an_expired_session_is_not_revived,
+);
+
+fn engine(config: &mut Config) -> &mut EngineConfig {
+    config.engine.get_mut("default").expect("the default engine")
+}
+
+/// 100 s of idle lifetime, in steps of 10 s.
+async fn daemon(backend: Backend, change: impl FnOnce(&mut EngineConfig)) -> Daemon {
+    Daemon::with(backend, |config| {
+        let engine = engine(config);
+        engine.duration = Span::secs(100);
+        engine.touch_granularity = SpanOrAuto(Some(Duration::from_secs(10)));
+        change(engine);
+    })
+    .await
+}
+
+async fn a_busy_session_is_written_once_per_granularity(backend: Backend) {
+    let daemon = daemon(backend, |_| {}).await;
+    let browser = daemon.visitor("{}").await;
+    let mut sent = 0;
+    for second in 1..=60 {
+        daemon.clock.advance(Duration::from_secs(1));
+        let answer = daemon.resolve(&browser).await;
+        let expire_time = millis(answer.session.expect("a session").expire_time.as_ref());
+        let from_now = expire_time - START.unix_millis() - second * 1000;
+        assert!((100_000..=110_000).contains(&from_now), "{from_now} ms left at second {second}");
+        sent += answer.set_cookie.len();
+        assert!(answer.token.is_empty(), "the token is the same");
+        for line in answer.set_cookie {
+            let header = format!("{}; Max-Age=110; ", browser.header());
+            assert!(line.starts_with(&header), "{line} should start with {header}");
+        }
+    }
+    assert_eq!(sent, 5, "once in 11 seconds");
+    daemon.clock.advance(Duration::from_millis(99_999));
+    assert_eq!(daemon.state(&browser).await, SessionState::Active, "never early");
+    daemon.clock.advance(Duration::from_millis(110_000));
+    assert_eq!(daemon.state(&browser).await, SessionState::Expired, "at most a granularity late");
+}
+
+async fn without_automatic_touch_only_touch_slides(backend: Backend) {
+    let daemon = daemon(backend, |engine| engine.automatic_touch = false).await;
+    let browser = daemon.visitor("{}").await;
+    daemon.clock.advance(Duration::from_secs(60));
+    let resolved = daemon.resolve(&browser).await;
+    assert_eq!(
+        millis(resolved.session.expect("a session").expire_time.as_ref()),
+        START.unix_millis() + 110_000
+    );
+    assert!(resolved.set_cookie.is_empty());
+    let touched = daemon.touch(&browser).await;
+    assert_eq!(touched.set_cookie.len(), 1, "the deadline moved");
+    assert_eq!(
+        millis(touched.session.expect("a session").expire_time.as_ref()),
+        START.unix_millis() + 170_000
+    );
+    daemon.clock.advance(Duration::from_secs(60));
+    daemon.write(WriteRequest { credential: browser.credential(), ..set("{}") }).await;
+    daemon.clock.advance(Duration::from_secs(99));
+    assert_eq!(daemon.state(&browser).await, SessionState::Active, "a Write is a touch");
+    daemon.clock.advance(Duration::from_secs(11));
+    assert_eq!(daemon.state(&browser).await, SessionState::Expired, "a Resolve is none");
+}
+
+async fn peek_moves_nothing(backend: Backend) {
+    let daemon = daemon(backend, |_| {}).await;
+    let browser = daemon.visitor("{}").await;
+    daemon.clock.advance(Duration::from_secs(60));
+    let credential = browser.credential();
+    let peek = ResolveRequest { credential, peek: true, ..Default::default() };
+    let answer = daemon.resolve_with(peek).await;
+    assert_eq!(answer.state(), SessionState::Active);
+    assert!(answer.set_cookie.is_empty());
+    daemon.clock.advance(Duration::from_secs(50));
+    assert_eq!(daemon.state(&browser).await, SessionState::Expired);
+}
+
+async fn the_absolute_end_is_kept(backend: Backend) {
+    let absolute = SpanOrNone(Some(Duration::from_secs(250)));
+    let daemon = daemon(backend, |engine| engine.absolute_duration = absolute).await;
+    let mut browser = daemon.visitor("{}").await;
+    for _ in 0..4 {
+        daemon.clock.advance(Duration::from_secs(60));
+        let answer = daemon.resolve(&browser).await;
+        assert_eq!(answer.state(), SessionState::Active);
+        let expire_time = millis(answer.session.expect("a session").expire_time.as_ref());
+        assert!(expire_time <= START.unix_millis() + 250_000, "{expire_time}");
+        browser.learn(&answer.set_cookie);
+    }
+    let own = WriteRequest {
+        duration: Some(prost_types::Duration { seconds: 10_000, nanos: 0 }),
+        ..Default::default()
+    };
+    daemon.change(&mut browser, own).await;
+    daemon.clock.advance(Duration::from_millis(9_999));
+    assert_eq!(daemon.state(&browser).await, SessionState::Active);
+    daemon.clock.advance(Duration::from_millis(1));
+    assert_eq!(daemon.state(&browser).await, SessionState::Expired, "whatever its own duration");
+    assert_eq!(daemon.cleanup().await, 1);
+}
+
+async fn a_session_cookie_is_not_sent_again(backend: Backend) {
+    let daemon = daemon(backend, |engine| engine.cookie.persistent = false).await;
+    let created = daemon.write(set("{}")).await;
+    let line = &created.set_cookie[0];
+    assert!(!line.contains("Max-Age") && !line.contains("Expires"), "{line}");
+    let browser = Browser::with(&created.set_cookie);
+    daemon.clock.advance(Duration::from_secs(60));
+    let answer = daemon.resolve(&browser).await;
+    assert_eq!(answer.state(), SessionState::Active);
+    assert!(answer.set_cookie.is_empty(), "the deadline moved, which this cookie does not tell");
+}
+
+async fn an_expired_session_is_not_revived(backend: Backend) {
+    let daemon = daemon(backend, |_| {}).await;
+    let browser = daemon.visitor("{}").await;
+    daemon.clock.advance(Duration::from_secs(110));
+    assert_eq!(daemon.touch(&browser).await.state(), SessionState::Expired);
+    assert_eq!(daemon.state(&browser).await, SessionState::Expired);
+    assert_eq!(daemon.destroy(&browser).await.destroyed, 0, "it was over already");
+}

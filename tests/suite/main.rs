@@ -1,0 +1,11 @@
+//! All tests that look at sessiond from outside, as one binary.
+//!
+//! Most start a daemon in this process, with a clock that the test moves; some
+//! run the built program. All listen on port 0 and run in parallel.
+
+mod conformance;
+mod destroying;
+mod lifetimes;
+mod resolving;
+mod support;
+mod writing;

@@ -1,0 +1,235 @@
+//! Resolve and Touch: states, and what stays unstored.
+
+use std::time::Duration;
+
+use sessiond::{
+    grpc::wire::{ResolveRequest, SessionState, TouchRequest, WriteRequest},
+    server::config::{Backend, Format, SecretText},
+    session::token::Token,
+};
+
+use crate::{
+    over_every_store,
+    support::{
+        browser::{Browser, cookie_header, token},
+        daemon::{Daemon, SECRET, data, set},
+    },
+};
+
+over_every_store!(
+    every_state_has_its_cause,
+    nothing_is_stored_for_a_visitor,
+    create_makes_a_session_with_an_id_of_its_own,
+    the_first_live_cookie_wins,
+    a_token_is_a_credential,
+    all_four_spellings_are_read,
+    an_older_secret_is_signed_again,
+    engines_are_worlds_of_their_own,
+    a_touch_reads_no_data,
+    any_octets_are_a_state,
+);
+
+async fn every_state_has_its_cause(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let browser = daemon.visitor(r#"{"a":1}"#).await;
+    let answer = daemon.resolve(&browser).await;
+    assert_eq!(answer.state(), SessionState::Active);
+    assert_eq!(data(&answer), r#"{"a":1}"#);
+    assert!(answer.set_cookie.is_empty() && answer.token.is_empty(), "there is nothing to learn");
+
+    assert_eq!(daemon.state(&Browser::new()).await, SessionState::None);
+    let other = ResolveRequest { credential: cookie_header("theme=dark"), ..Default::default() };
+    assert_eq!(daemon.resolve_with(other).await.state(), SessionState::None);
+    let absent = daemon.resolve_with(ResolveRequest::default()).await;
+    assert_eq!(absent.state(), SessionState::None, "no credential at all");
+    assert!(absent.session.is_none());
+
+    let mut forged = browser.clone();
+    forged.cookie = browser.cookie.as_deref().map(|cookie| format!("{cookie}A"));
+    assert_eq!(daemon.state(&forged).await, SessionState::Invalid);
+    let id = browser.header().split('.').next().expect("an id").to_owned();
+    forged.cookie = Some(id);
+    assert_eq!(daemon.state(&forged).await, SessionState::Invalid, "an unsigned id");
+
+    let mut rolled = browser.clone();
+    daemon.change(&mut rolled, WriteRequest { roll: true, ..set("{}") }).await;
+    assert_eq!(daemon.state(&browser).await, SessionState::Superseded);
+    assert_eq!(daemon.state(&rolled).await, SessionState::Active);
+
+    let gone = daemon.visitor("{}").await;
+    daemon.destroy(&gone).await;
+    assert_eq!(daemon.state(&gone).await, SessionState::NotFound);
+
+    daemon.clock.advance(Duration::from_secs(31 * 60));
+    let answer = daemon.resolve(&rolled).await;
+    assert_eq!(answer.state(), SessionState::Expired);
+    assert!(answer.set_cookie.is_empty(), "Resolve never sends a deletion cookie");
+    daemon.cleanup().await;
+    assert_eq!(daemon.state(&rolled).await, SessionState::NotFound, "swept");
+}
+
+async fn nothing_is_stored_for_a_visitor(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    for header in ["", "theme=dark", "session=bot", "session=s%3Aabc.def"] {
+        let credential = cookie_header(header);
+        let answer = daemon.resolve_with(ResolveRequest { credential, ..Default::default() }).await;
+        assert!(answer.session.is_none() && answer.set_cookie.is_empty(), "{header}");
+    }
+    daemon.clock.advance(Duration::from_secs(365 * 24 * 3600));
+    assert_eq!(daemon.cleanup().await, 0, "there is nothing to sweep");
+}
+
+async fn create_makes_a_session_with_an_id_of_its_own(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let create = |credential| ResolveRequest { credential, create: true, ..Default::default() };
+    let first = daemon.resolve_with(create(None)).await;
+    assert_eq!(first.state(), SessionState::Created);
+    assert_eq!(data(&first), "{}");
+    assert_eq!(first.token.len(), Token::LEN);
+    assert!(first.set_cookie[0].contains(&first.token));
+    let browser = Browser::with(&first.set_cookie);
+    let again = daemon.resolve_with(create(browser.credential())).await;
+    assert_eq!(again.state(), SessionState::Active, "what is live is not made anew");
+
+    // A signed id that is not stored, never was, or is over: it is not adopted.
+    daemon.destroy(&browser).await;
+    let other = daemon.resolve_with(create(browser.credential())).await;
+    assert_eq!(other.state(), SessionState::Created);
+    let (old, new) = (first.session.expect("a session"), other.session.expect("a session"));
+    assert_ne!(old.id, new.id, "the id presented must not be taken over");
+    assert_eq!(daemon.state(&browser).await, SessionState::NotFound);
+}
+
+async fn the_first_live_cookie_wins(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let one = daemon.visitor(r#"{"n":1}"#).await.header();
+    let two = daemon.visitor(r#"{"n":2}"#).await.header();
+    let dead = daemon.visitor("{}").await;
+    daemon.destroy(&dead).await;
+    let dead = dead.header();
+    let resolve = async |header: String| {
+        let credential = cookie_header(header);
+        daemon.resolve_with(ResolveRequest { credential, ..Default::default() }).await
+    };
+    assert_eq!(data(&resolve(format!("{two}; a=b;{one}")).await), r#"{"n":2}"#);
+    assert_eq!(data(&resolve(format!("{dead}; session=junk; {one}; {two}")).await), r#"{"n":1}"#);
+    let none_live = resolve(format!("session=junk; {dead}; session=x")).await;
+    assert_eq!(none_live.state(), SessionState::NotFound, "the most telling state is given");
+    let junk = "session=junk; ".repeat(7);
+    assert_eq!(resolve(format!("{junk}{one}")).await.state(), SessionState::Active, "the eighth");
+    let flood = "session=junk; ".repeat(8);
+    assert_eq!(resolve(format!("{flood}{one}")).await.state(), SessionState::Invalid, "the ninth");
+}
+
+async fn a_token_is_a_credential(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let created = daemon.write(set(r#"{"a":1}"#)).await;
+    let credential = token(created.token.clone());
+    let answer = daemon.resolve_with(ResolveRequest { credential, ..Default::default() }).await;
+    assert_eq!(data(&answer), r#"{"a":1}"#);
+    let touched = TouchRequest { credential: token(created.token), ..Default::default() };
+    let touched = daemon.client.clone().touch(touched).await.expect("answered").into_inner();
+    assert_eq!(touched.state(), SessionState::Active);
+    for junk in ["", ".", "x.y", &"A".repeat(32)] {
+        let credential = token(junk);
+        let answer = daemon.resolve_with(ResolveRequest { credential, ..Default::default() }).await;
+        assert_eq!(answer.state(), SessionState::Invalid, "{junk:?}");
+    }
+}
+
+async fn all_four_spellings_are_read(backend: Backend) {
+    let daemon = Daemon::with(backend, |config| {
+        let engine = config.engine.get_mut("default").expect("the default engine");
+        engine.cookie.format = Format::Express;
+    })
+    .await;
+    let created = daemon.write(set("{}")).await;
+    let emitted = Browser::with(&created.set_cookie).header();
+    assert_eq!(emitted, format!("session=s:{}", created.token), "express-session's prefix");
+    let raw = created.token;
+    let encoded = raw.replace('+', "%2B").replace('/', "%2F");
+    for value in [&raw, &format!("s:{raw}"), &encoded, &format!("s%3A{encoded}")] {
+        let browser = Browser { cookie: Some(format!("session={value}")) };
+        assert_eq!(daemon.state(&browser).await, SessionState::Active, "{value}");
+    }
+}
+
+async fn an_older_secret_is_signed_again(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let mut browser = daemon.visitor(r#"{"a":1}"#).await;
+    let old = browser.header();
+    let mut stopped = daemon.stop().await;
+    if backend == Backend::Memory {
+        return; // It keeps nothing over a restart.
+    }
+    let engine = stopped.config.engine.get_mut("default").expect("the default engine");
+    let fresh = "a newer secret that now signs, long enough";
+    engine.cookie.secrets = [fresh, SECRET].map(|text| SecretText(text.to_owned())).into();
+    let daemon = stopped.start().await;
+    let answer = daemon.resolve(&browser).await;
+    assert_eq!(answer.state(), SessionState::Active);
+    assert_eq!(answer.set_cookie.len(), 1, "the browser must learn the new signature");
+    browser.learn(&answer.set_cookie);
+    assert_ne!(browser.header(), old);
+    assert_eq!(browser.header(), format!("session={}", answer.token));
+    let again = daemon.resolve(&browser).await;
+    assert_eq!(again.state(), SessionState::Active);
+    assert!(again.set_cookie.is_empty(), "once is enough");
+}
+
+async fn engines_are_worlds_of_their_own(backend: Backend) {
+    let daemon = Daemon::with(backend, |config| {
+        let engine = config.engine["default"].clone();
+        config.engine.insert("shop".to_owned(), engine);
+    })
+    .await;
+    let browser = daemon.visitor(r#"{"a":1}"#).await;
+    let engine = "shop".to_owned();
+    let credential = browser.credential();
+    let elsewhere =
+        daemon.resolve_with(ResolveRequest { engine, credential, ..Default::default() }).await;
+    assert_eq!(elsewhere.state(), SessionState::NotFound, "the secret is the same, the engine not");
+    let named = ResolveRequest {
+        engine: "default".to_owned(),
+        credential: browser.credential(),
+        ..Default::default()
+    };
+    assert_eq!(daemon.resolve_with(named).await.state(), SessionState::Active);
+}
+
+async fn a_touch_reads_no_data(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let browser = daemon.visitor(r#"{"a":1}"#).await;
+    let touched = daemon.touch(&browser).await;
+    assert_eq!(touched.state(), SessionState::Active);
+    let session = touched.session.expect("a session");
+    assert!(session.data.is_empty());
+    assert_eq!(session.version, 1);
+    assert_eq!(daemon.touch(&Browser::new()).await.state(), SessionState::None);
+}
+
+async fn any_octets_are_a_state(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let valid = daemon.visitor("{}").await.header();
+    let all: Vec<u8> = (0..=255).collect();
+    let headers: Vec<Vec<u8>> = vec![
+        all.clone(),
+        b"session=\xff\xfe.\x00\xc3".to_vec(),
+        [b"session=", all.as_slice()].concat(),
+        b"session=%".to_vec(),
+        b"session=%zz%0".to_vec(),
+        b";;;===;;".to_vec(),
+        vec![b';'; 100_000],
+        [b"\xff\xff; ", valid.as_bytes()].concat(),
+    ];
+    for header in headers {
+        for credential in [cookie_header(header.clone()), token(header.clone())] {
+            let request = ResolveRequest { credential, ..Default::default() };
+            let state = daemon.resolve_with(request).await.state();
+            assert_ne!(state, SessionState::Unspecified);
+        }
+    }
+    let last = cookie_header([b"\xff\xff; ", valid.as_bytes()].concat());
+    let answer = daemon.resolve_with(ResolveRequest { credential: last, ..Default::default() });
+    assert_eq!(answer.await.state(), SessionState::Active, "junk before it hides no cookie");
+}

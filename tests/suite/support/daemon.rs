@@ -1,0 +1,222 @@
+//! A daemon in this process, with a clock that the test moves.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use sessiond::{
+    grpc::wire::{
+        CleanupRequest, DestroyRequest, DestroyResponse, ResolveRequest, ResolveResponse,
+        SessionState, TouchRequest, TouchResponse, WriteRequest, WriteResponse,
+        session_admin_service_client::SessionAdminServiceClient,
+        session_service_client::SessionServiceClient,
+    },
+    server::{
+        Server, Surroundings,
+        config::{AddrOrOff, Backend, Config, ListenAddr, SecretText},
+        system::SystemEntropy,
+    },
+    session::clock::{Clock, Moment},
+};
+use tokio::{sync::oneshot, task::JoinHandle};
+use tonic::{Code, Status, transport::Channel};
+use tonic_types::StatusExt;
+
+use super::browser::Browser;
+
+pub const SECRET: &str = "a signing secret for tests, long enough";
+pub const START: Moment = Moment::from_unix_millis(1_800_000_000_000);
+
+/// A clock that stands still until it is told otherwise.
+pub struct TestClock(AtomicU64);
+
+impl TestClock {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self(START.unix_millis().into()))
+    }
+
+    pub fn advance(&self, by: Duration) {
+        self.0.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Moment {
+        Moment::from_unix_millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// A running daemon. It is stopped by `stop`, or cut off when dropped.
+pub struct Daemon {
+    pub clock: Arc<TestClock>,
+    pub client: SessionServiceClient<Channel>,
+    pub admin: SessionAdminServiceClient<Channel>,
+    pub config: Config,
+    pub grpc: String,
+    pub metrics: Option<ListenAddr>,
+    stop: Option<oneshot::Sender<()>>,
+    running: JoinHandle<()>,
+    // Held for its Drop; shared by a daemon that is started again.
+    directory: Arc<tempfile::TempDir>,
+}
+
+impl Daemon {
+    pub async fn start(backend: Backend) -> Self {
+        Self::with(backend, |_| {}).await
+    }
+
+    /// A daemon whose configuration is `--dev`'s, on port 0, with changes.
+    pub async fn with(backend: Backend, change: impl FnOnce(&mut Config)) -> Self {
+        let directory = Arc::new(tempfile::tempdir().expect("a scratch folder"));
+        let mut config = Config::dev();
+        config.store.backend = backend;
+        config.store.sled.path = directory.path().join("data");
+        config.listen.grpc = vec!["127.0.0.1:0".parse().expect("an address")];
+        config.listen.admin = config.listen.grpc.clone();
+        config.listen.metrics = AddrOrOff(None);
+        change(&mut config);
+        for engine in config.engine.values_mut() {
+            if engine.cookie.secrets.is_empty() {
+                engine.cookie.secrets = vec![SecretText(SECRET.to_owned())];
+            }
+        }
+        Self::run(config, TestClock::new(), directory).await
+    }
+
+    async fn run(config: Config, clock: Arc<TestClock>, directory: Arc<tempfile::TempDir>) -> Self {
+        let surroundings =
+            Surroundings { clock: Arc::clone(&clock) as _, entropy: Arc::new(SystemEntropy) };
+        let server = Server::build(config.clone(), surroundings).await.expect("the daemon starts");
+        let addresses = server.addresses();
+        let uri = |address: &ListenAddr| match address {
+            ListenAddr::Tcp(tcp) => format!("http://{tcp}"),
+            unix => unix.to_string(),
+        };
+        let grpc = uri(&addresses.grpc[0]);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(server.run(async {
+            let _ = stopped.await;
+        }));
+        let channel =
+            |uri: &str| Channel::from_shared(uri.to_owned()).expect("an address").connect_lazy();
+        Self {
+            clock,
+            client: SessionServiceClient::new(channel(&grpc)),
+            admin: SessionAdminServiceClient::new(channel(&uri(&addresses.admin[0]))),
+            config,
+            grpc,
+            metrics: addresses.metrics,
+            stop: Some(stop),
+            running,
+            directory,
+        }
+    }
+
+    /// Asks for a clean stop and waits for its end.
+    pub async fn stop(mut self) -> Stopped {
+        drop(self.stop.take());
+        self.running.await.expect("the daemon stops without a panic");
+        Stopped { config: self.config, clock: self.clock, directory: self.directory }
+    }
+
+    /// Asks for a clean stop and goes on.
+    pub fn ask_to_stop(&mut self) {
+        drop(self.stop.take());
+    }
+
+    pub async fn resolve(&self, browser: &Browser) -> ResolveResponse {
+        self.resolve_with(ResolveRequest { credential: browser.credential(), ..Default::default() })
+            .await
+    }
+
+    pub async fn resolve_with(&self, request: ResolveRequest) -> ResolveResponse {
+        let answer = self.client.clone().resolve(request).await;
+        answer.expect("a Resolve is answered").into_inner()
+    }
+
+    pub async fn state(&self, browser: &Browser) -> SessionState {
+        self.resolve(browser).await.state()
+    }
+
+    pub async fn touch(&self, browser: &Browser) -> TouchResponse {
+        let request = TouchRequest { credential: browser.credential(), ..Default::default() };
+        self.client.clone().touch(request).await.expect("a Touch is answered").into_inner()
+    }
+
+    pub async fn try_write(&self, request: WriteRequest) -> Result<WriteResponse, Status> {
+        self.client.clone().write(request).await.map(|answer| answer.into_inner())
+    }
+
+    pub async fn write(&self, request: WriteRequest) -> WriteResponse {
+        self.try_write(request).await.expect("a Write is taken")
+    }
+
+    /// Changes the session of a browser, which learns the cookie.
+    pub async fn change(&self, browser: &mut Browser, request: WriteRequest) -> WriteResponse {
+        let credential = browser.credential();
+        let answer = self.write(WriteRequest { credential, ..request }).await;
+        browser.learn(&answer.set_cookie);
+        answer
+    }
+
+    /// A browser with a new session that holds `data`.
+    pub async fn visitor(&self, data: &str) -> Browser {
+        let answer = self.write(set(data)).await;
+        Browser::with(&answer.set_cookie)
+    }
+
+    pub async fn destroy(&self, browser: &Browser) -> DestroyResponse {
+        let request = DestroyRequest { credential: browser.credential(), ..Default::default() };
+        self.client.clone().destroy(request).await.expect("a Destroy is answered").into_inner()
+    }
+
+    pub async fn cleanup(&self) -> u64 {
+        let answer = self.admin.clone().cleanup(CleanupRequest::default()).await;
+        answer.expect("a Cleanup is answered").into_inner().removed
+    }
+}
+
+/// A daemon that was stopped, to be started again on the same store.
+pub struct Stopped {
+    pub config: Config,
+    clock: Arc<TestClock>,
+    directory: Arc<tempfile::TempDir>,
+}
+
+impl Stopped {
+    pub async fn start(self) -> Daemon {
+        Daemon::run(self.config, self.clock, self.directory).await
+    }
+}
+
+/// A Write that sets `data`.
+pub fn set(data: &str) -> WriteRequest {
+    WriteRequest { set: data.to_owned().into(), ..Default::default() }
+}
+
+/// The session's data as text.
+pub fn data(answer: &ResolveResponse) -> String {
+    let session = answer.session.as_ref().expect("a live session");
+    String::from_utf8(session.data.to_vec()).expect("data is text")
+}
+
+pub fn millis(timestamp: Option<&prost_types::Timestamp>) -> u64 {
+    let timestamp = timestamp.expect("a timestamp");
+    timestamp.seconds as u64 * 1000 + timestamp.nanos as u64 / 1_000_000
+}
+
+/// Holds an error to its code, its reason, and the field at fault.
+#[track_caller]
+pub fn assert_fault(status: &Status, code: Code, reason: &str, field: Option<&str>) {
+    assert_eq!(status.code(), code, "{status:?}");
+    let details = status.get_error_details();
+    let info = details.error_info().expect("every error carries ErrorInfo");
+    assert_eq!((info.domain.as_str(), info.reason.as_str()), ("sessiond", reason), "{status:?}");
+    let violations = details.bad_request().map(|bad| bad.field_violations.as_slice());
+    let found = violations.and_then(|all| all.first()).map(|first| first.field.as_str());
+    assert_eq!(found, field, "the field at fault of {status:?}");
+}

@@ -1,0 +1,25 @@
+//! What the tests have in common.
+
+pub mod browser;
+pub mod daemon;
+pub mod program;
+
+/// Runs each test over every store: `over_every_store!(a, b)` makes the tests
+/// `memory::a`, `sled::a` and so on of the functions `a` and `b`.
+#[macro_export]
+macro_rules! over_every_store {
+    ($($name:ident),+ $(,)?) => {
+        mod memory {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(sessiond::server::config::Backend::Memory).await;
+            })+
+        }
+        mod sled {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(sessiond::server::config::Backend::Sled).await;
+            })+
+        }
+    };
+}

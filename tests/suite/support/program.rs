@@ -1,0 +1,152 @@
+//! The built program, as a user runs it.
+
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader, Read},
+    path::Path,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long anything may take before a test gives up. Not a measure of speed.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A command line of sessiond, with an empty environment.
+pub fn sessiond<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sessiond"));
+    command.args(arguments).env_clear();
+    command
+}
+
+/// Runs a command line of sessiond to its end.
+pub fn run<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Output {
+    sessiond(arguments).output().expect("the program can be run")
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A daemon that was started and is ready. It is killed when dropped.
+pub struct Program {
+    child: Child,
+    addresses: HashMap<String, String>,
+    stderr: Option<std::thread::JoinHandle<String>>,
+}
+
+impl Program {
+    /// `serve --dev` on free ports.
+    pub fn dev() -> Self {
+        Self::serve(&["--dev"])
+    }
+
+    /// `serve` with these arguments, on free ports.
+    pub fn serve(arguments: &[&str]) -> Self {
+        let ports = [
+            "serve",
+            "--set=listen.grpc=127.0.0.1:0",
+            "--set=listen.admin=127.0.0.1:0",
+            "--set=listen.metrics=127.0.0.1:0",
+        ];
+        Self::start(&mut sessiond(ports.into_iter().chain(arguments.iter().copied())))
+    }
+
+    /// `serve` that keeps its sessions in `directory`, on free ports.
+    pub fn serve_in(directory: &Path, arguments: &[&str]) -> Self {
+        let path = format!("--set=store.sled.path={}", directory.join("data").display());
+        let secret = "--set=engine.default.cookie.secrets=a signing secret for tests, long enough";
+        let all: Vec<_> =
+            [path.as_str(), secret].into_iter().chain(arguments.iter().copied()).collect();
+        Self::serve(&all)
+    }
+
+    /// Starts a daemon and waits until it says that it is ready.
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program can be run");
+        let mut stderr = child.stderr.take().expect("stderr is piped");
+        let stderr = std::thread::spawn(move || {
+            let mut text = String::new();
+            let _ = stderr.read_to_string(&mut text);
+            text
+        });
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let (sender, line) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            let _ = BufReader::new(stdout).read_line(&mut line);
+            let _ = sender.send(line);
+        });
+        let mut program = Self { child, addresses: HashMap::new(), stderr: Some(stderr) };
+        let line = line.recv_timeout(PATIENCE).expect("the program says something");
+        if !line.contains(" ready:") {
+            let status = program.wait();
+            panic!("expected a ready line, found {line:?}; {status}; {}", program.log());
+        }
+        let pairs = line.split_whitespace().filter_map(|word| word.split_once('='));
+        program.addresses = pairs.map(|(name, list)| (name.to_owned(), list.to_owned())).collect();
+        program
+    }
+
+    /// The first address of a kind of listener: grpc, admin or metrics.
+    pub fn address(&self, kind: &str) -> &str {
+        let list = self.addresses.get(kind).unwrap_or_else(|| panic!("no {kind} listener"));
+        list.split(',').next().expect("a list has a first item")
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("the daemon is there");
+    }
+
+    /// Waits for the end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the daemon should have ended by now");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Asks for a clean stop, and gives the exit code and the log.
+    pub fn stop(mut self) -> (Option<i32>, String) {
+        self.signal(Signal::TERM);
+        let code = self.wait().code();
+        (code, self.log())
+    }
+
+    /// kill -9.
+    pub fn kill(mut self) {
+        self.signal(Signal::KILL);
+        self.wait();
+    }
+
+    /// What it wrote to standard error. Waits for its end.
+    pub fn log(&mut self) -> String {
+        let reader = self.stderr.take().expect("the log is read once");
+        reader.join().expect("the log can be read")
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

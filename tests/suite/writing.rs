@@ -1,0 +1,249 @@
+//! Write: creation, changes, versions, rolling, and what is refused.
+
+use std::time::Duration;
+
+use sessiond::{
+    grpc::wire::{Credential, SessionState, WriteRequest},
+    server::config::{Backend, Size},
+};
+use tonic::Code;
+
+use crate::{
+    over_every_store,
+    support::{
+        browser::{Browser, cookie_header, token},
+        daemon::{Daemon, assert_fault, data, set},
+    },
+};
+
+over_every_store!(
+    without_a_credential_it_creates,
+    a_credential_never_creates,
+    keys_are_changed_one_by_one,
+    data_is_kept_to_the_byte,
+    a_stale_version_is_refused,
+    rolling_gives_a_new_id_to_the_same_session,
+    a_new_principal_rolls,
+    a_session_has_its_own_duration,
+    bad_requests_name_their_field,
+    large_sessions_are_kept,
+);
+
+async fn without_a_credential_it_creates(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let request = WriteRequest { principal: Some("ann".to_owned()), ..set(r#"{"a":1}"#) };
+    let created = daemon.write(request).await;
+    let session = created.session.expect("a session");
+    assert_eq!((session.version, session.principal.as_ref()), (1, b"ann".as_slice()));
+    assert!(session.data.is_empty(), "a Write returns no data");
+    assert_eq!(session.id.len(), 16);
+    assert!(created.token.starts_with(&session.id), "the public half of the id");
+    let browser = Browser::with(&created.set_cookie);
+    let answer = daemon.resolve(&browser).await;
+    assert_eq!(data(&answer), r#"{"a":1}"#);
+    let resolved = answer.session.expect("a session");
+    assert_eq!((resolved.id, resolved.principal.as_ref()), (session.id, b"ann".as_slice()));
+}
+
+async fn a_credential_never_creates(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let gone = daemon.visitor("{}").await;
+    daemon.destroy(&gone).await;
+    let mut rolled = daemon.visitor("{}").await;
+    let superseded = rolled.clone();
+    daemon.change(&mut rolled, WriteRequest { roll: true, ..set("{}") }).await;
+    let expired = daemon.visitor("{}").await;
+    daemon.clock.advance(Duration::from_secs(31 * 60));
+    for (why, credential) in [
+        ("destroyed", gone.credential()),
+        ("superseded", superseded.credential()),
+        ("expired", expired.credential()),
+        ("no cookie", cookie_header("")),
+        ("another cookie", cookie_header("theme=dark")),
+        ("forged", cookie_header("session=AAAA.BBBB")),
+        ("no token", token("")),
+    ] {
+        let error = daemon.try_write(WriteRequest { credential, ..set("{}") }).await;
+        let error = error.expect_err(why);
+        assert_fault(&error, Code::NotFound, "SESSION_GONE", None);
+    }
+    for browser in [gone, superseded, expired] {
+        assert_ne!(daemon.state(&browser).await, SessionState::Active);
+    }
+}
+
+async fn keys_are_changed_one_by_one(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let mut browser = daemon.visitor(r#"{"a":1,"b":2,"c":3}"#).await;
+    let change =
+        WriteRequest { unset: vec!["a".into(), "b".into(), "x".into()], ..set(r#"{"b":9,"d":4}"#) };
+    let written = daemon.change(&mut browser, change).await;
+    assert_eq!(written.session.expect("a session").version, 2);
+    assert!(written.set_cookie.is_empty() && written.token.is_empty(), "there is nothing to learn");
+    assert_eq!(data(&daemon.resolve(&browser).await), r#"{"c":3,"b":9,"d":4}"#);
+    daemon.change(&mut browser, WriteRequest { replace: true, ..set(r#"{"z":0}"#) }).await;
+    assert_eq!(data(&daemon.resolve(&browser).await), r#"{"z":0}"#);
+    daemon.change(&mut browser, WriteRequest { replace: true, ..Default::default() }).await;
+    let answer = daemon.resolve(&browser).await;
+    assert_eq!(data(&answer), "{}");
+    assert_eq!(answer.session.expect("a session").version, 4);
+}
+
+async fn data_is_kept_to_the_byte(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let exact = r#""big":18446744073709551615,"dec":0.1000000000000000055511151231257827,"e":1E+400,"t":"\u00e9\/é","nest":{ "x" : [1 , 2] }"#;
+    let mut browser = daemon.visitor(&format!("{{{exact}}}")).await;
+    daemon.change(&mut browser, set(r#"{"other":true}"#)).await;
+    assert_eq!(data(&daemon.resolve(&browser).await), format!(r#"{{{exact},"other":true}}"#));
+}
+
+async fn a_stale_version_is_refused(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let mut browser = daemon.visitor(r#"{"n":1}"#).await;
+    let at = |version| WriteRequest { if_version: Some(version), ..set(r#"{"n":2}"#) };
+    daemon.change(&mut browser, at(1)).await;
+    let credential = browser.credential();
+    let error = daemon.try_write(WriteRequest { credential, ..at(1) }).await;
+    let error = error.expect_err("version 1 is stale");
+    assert_fault(&error, Code::Aborted, "VERSION_MISMATCH", Some("if_version"));
+    daemon.touch(&browser).await;
+    let written = daemon.change(&mut browser, at(2)).await;
+    assert_eq!(written.session.expect("a session").version, 3, "a touch is no new version");
+}
+
+async fn rolling_gives_a_new_id_to_the_same_session(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let mut browser = daemon.visitor(r#"{"cart":[1]}"#).await;
+    let before = browser.clone();
+    let session = daemon.resolve(&browser).await.session.expect("a session");
+    let rolled =
+        daemon.change(&mut browser, WriteRequest { roll: true, ..Default::default() }).await;
+    assert_eq!(rolled.set_cookie.len(), 1, "the browser must learn the new id");
+    assert_eq!(browser.header(), format!("session={}", rolled.token));
+    assert_ne!(browser.header(), before.header());
+    let answer = daemon.resolve(&browser).await;
+    assert_eq!(data(&answer), r#"{"cart":[1]}"#, "rolling loses nothing");
+    let after = answer.session.expect("a session");
+    assert_eq!((after.id, after.create_time), (session.id, session.create_time));
+    assert_eq!(daemon.state(&before).await, SessionState::Superseded, "the old id is worthless");
+    assert_eq!(daemon.touch(&before).await.state(), SessionState::Superseded);
+    assert_eq!(daemon.destroy(&before).await.destroyed, 0, "it ends nothing, either");
+    assert_eq!(daemon.state(&browser).await, SessionState::Active);
+}
+
+async fn a_new_principal_rolls(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let mut browser = daemon.visitor("{}").await;
+    let principal = |name: &str| WriteRequest { principal: Some(name.to_owned()), ..set("{}") };
+    let anonymous = browser.clone();
+    daemon.change(&mut browser, principal("ann")).await;
+    assert_eq!(daemon.state(&anonymous).await, SessionState::Superseded, "no fixation");
+    let ann = browser.clone();
+    let same = daemon.change(&mut browser, principal("ann")).await;
+    assert!(same.set_cookie.is_empty(), "the same principal changes nothing");
+    assert_eq!(daemon.state(&ann).await, SessionState::Active);
+    daemon.change(&mut browser, principal("")).await;
+    assert_eq!(daemon.state(&ann).await, SessionState::Superseded, "becoming anonymous rolls, too");
+    let session = daemon.resolve(&browser).await.session.expect("a session");
+    assert!(session.principal.is_empty());
+    let longest = "p".repeat(256);
+    daemon.change(&mut browser, principal(&longest)).await;
+    let session = daemon.resolve(&browser).await.session.expect("a session");
+    assert_eq!(session.principal, longest.as_bytes());
+}
+
+fn seconds(seconds: i64) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds, nanos: 0 })
+}
+
+async fn a_session_has_its_own_duration(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let mut browser = daemon.visitor("{}").await;
+    let hours = 3600 * 12;
+    let longer = WriteRequest { duration: seconds(hours), ..Default::default() };
+    let written = daemon.change(&mut browser, longer).await;
+    assert_eq!(written.session.expect("a session").duration, seconds(hours));
+    assert_eq!(written.set_cookie.len(), 1, "the deadline moved");
+    daemon.clock.advance(Duration::from_secs(3600 * 11));
+    let answer = daemon.resolve(&browser).await;
+    assert_eq!(answer.state(), SessionState::Active, "the engine's half an hour is not its own");
+    browser.learn(&answer.set_cookie);
+    daemon.clock.advance(Duration::from_secs(3600 * 11));
+    let kept = daemon.write(WriteRequest { credential: browser.credential(), ..set("{}") }).await;
+    assert_eq!(kept.session.expect("a session").duration, seconds(hours), "it is kept");
+    let shorter = WriteRequest { duration: seconds(60), ..Default::default() };
+    daemon.change(&mut browser, shorter).await;
+    daemon.clock.advance(Duration::from_secs(62));
+    assert_eq!(daemon.state(&browser).await, SessionState::Expired, "a shorter one counts at once");
+}
+
+async fn bad_requests_name_their_field(backend: Backend) {
+    let daemon = Daemon::with(backend, |config| {
+        let engine = config.engine.get_mut("default").expect("the default engine");
+        engine.max_data_bytes = Size(100);
+    })
+    .await;
+    let browser = daemon.visitor("{}").await;
+    let too_deep = format!("{{\"a\":{}{}}}", "[".repeat(64), "]".repeat(64));
+    let too_large = format!(r#"{{"a":"{}"}}"#, "x".repeat(100));
+    let duration = |seconds, nanos| WriteRequest {
+        duration: Some(prost_types::Duration { seconds, nanos }),
+        ..Default::default()
+    };
+    let no_kind = Some(Credential::default());
+    let cases = [
+        (set("{"), "INVALID_DATA", "set"),
+        (set("[]"), "INVALID_DATA", "set"),
+        (set("1"), "INVALID_DATA", "set"),
+        (set("{} x"), "INVALID_DATA", "set"),
+        (set(&too_deep), "INVALID_DATA", "set"),
+        (
+            WriteRequest { set: vec![b'{', b'"', 0xff, b'"'].into(), ..Default::default() },
+            "INVALID_DATA",
+            "set",
+        ),
+        (set(&too_large), "DATA_TOO_LARGE", "set"),
+        (WriteRequest { engine: "nope".to_owned(), ..set("{}") }, "UNKNOWN_ENGINE", "engine"),
+        (duration(-1, 0), "INVALID_ARGUMENT", "duration"),
+        (duration(0, 0), "INVALID_ARGUMENT", "duration"),
+        (duration(0, -5), "INVALID_ARGUMENT", "duration"),
+        (duration(1, 1_000_000_000), "INVALID_ARGUMENT", "duration"),
+        (duration(400 * 24 * 3600, 1), "INVALID_ARGUMENT", "duration"),
+        (duration(i64::MAX, 0), "INVALID_ARGUMENT", "duration"),
+        (
+            WriteRequest { principal: Some("p".repeat(257)), ..set("{}") },
+            "INVALID_ARGUMENT",
+            "principal",
+        ),
+        (WriteRequest { if_version: Some(0), ..set("{}") }, "INVALID_ARGUMENT", "if_version"),
+    ];
+    for (index, (request, reason, field)) in cases.into_iter().enumerate() {
+        for credential in [None, browser.credential()] {
+            let error = daemon.try_write(WriteRequest { credential, ..request.clone() }).await;
+            let error = error.expect_err(&format!("case {index} is refused"));
+            assert_fault(&error, Code::InvalidArgument, reason, Some(field));
+        }
+    }
+    let versioned = WriteRequest { if_version: Some(1), ..set("{}") };
+    let error = daemon.try_write(versioned).await.expect_err("a creation has no version");
+    assert_fault(&error, Code::InvalidArgument, "INVALID_ARGUMENT", Some("if_version"));
+    let error = daemon.try_write(WriteRequest { credential: no_kind, ..set("{}") }).await;
+    let error = error.expect_err("a credential of no kind is ambiguous");
+    assert_fault(&error, Code::InvalidArgument, "INVALID_ARGUMENT", Some("credential"));
+    let answer = daemon.resolve(&browser).await;
+    assert_eq!(answer.session.expect("a session").version, 1, "nothing was stored by any of them");
+}
+
+async fn large_sessions_are_kept(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let text = format!(r#"{{"a":"{}"}}"#, "x".repeat(65_000));
+    let mut browsers = Vec::new();
+    for _ in 0..40 {
+        browsers.push(daemon.visitor(&text).await);
+    }
+    for browser in &mut browsers {
+        daemon.change(browser, set(r#"{"b":1}"#)).await;
+        let kept = data(&daemon.resolve(browser).await);
+        assert!(kept.len() == text.len() + 6 && kept.starts_with(&text[..text.len() - 1]));
+    }
+}
