@@ -3,9 +3,14 @@
 //! Most start a daemon in this process, with a clock that the test moves; some
 //! run the built program. All listen on port 0 and run in parallel.
 
+mod administration;
+mod concurrency;
 mod conformance;
 mod destroying;
+mod frontends;
 mod lifetimes;
+mod pipelines;
 mod resolving;
 mod support;
+mod walls;
 mod writing;

@@ -1,0 +1,277 @@
+//! Pipeline: order per session, one answer each, bounded, and faults within.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use sessiond::{
+    grpc::wire::{
+        DestroyRequest, PipelineRequest, PipelineResponse, ResolveRequest, SessionState,
+        TouchRequest, WriteRequest, pipeline_request::Operation,
+        pipeline_response::Result as Answer,
+    },
+    server::config::Backend,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Streaming};
+
+use crate::{
+    over_every_store,
+    support::{
+        browser::{Browser, cookie_header},
+        daemon::{Daemon, assert_fault, set},
+    },
+};
+
+over_every_store!(
+    operations_on_one_session_keep_their_order,
+    every_operation_is_answered_once,
+    a_bad_operation_does_not_end_the_stream,
+    flow_control_holds_a_sender_that_does_not_read,
+    a_stopping_daemon_answers_what_it_took,
+    several_cookies_stand_in_several_lanes,
+);
+
+fn request(sequence: u64, operation: Operation) -> PipelineRequest {
+    PipelineRequest { sequence, operation: Some(operation) }
+}
+
+fn resolve(browser: &Browser) -> Operation {
+    Operation::Resolve(ResolveRequest { credential: browser.credential(), ..Default::default() })
+}
+
+fn write(browser: &Browser, text: &str) -> Operation {
+    Operation::Write(WriteRequest { credential: browser.credential(), ..set(text) })
+}
+
+async fn open(
+    daemon: &Daemon,
+    room: usize,
+) -> (mpsc::Sender<PipelineRequest>, Streaming<PipelineResponse>) {
+    let (sender, receiver) = mpsc::channel(room);
+    let answer = daemon.client.clone().pipeline(ReceiverStream::new(receiver)).await;
+    (sender, answer.expect("the stream opens").into_inner())
+}
+
+/// Sends all requests, closes, and gives the answers by sequence.
+async fn all(daemon: &Daemon, requests: Vec<PipelineRequest>) -> BTreeMap<u64, Answer> {
+    let (sender, mut answers) = open(daemon, requests.len().max(1)).await;
+    let expected = requests.len();
+    for request in requests {
+        sender.send(request).await.expect("the stream is open");
+    }
+    drop(sender);
+    let mut by_sequence = BTreeMap::new();
+    while let Some(answer) = answers.message().await.expect("the stream goes on to its end") {
+        let result = answer.result.expect("an answer has a result");
+        let twice = by_sequence.insert(answer.sequence, result);
+        assert!(twice.is_none(), "{} was answered twice", answer.sequence);
+    }
+    assert_eq!(by_sequence.len(), expected, "every operation is answered once");
+    by_sequence
+}
+
+async fn operations_on_one_session_keep_their_order(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let mut browsers = Vec::new();
+    for _ in 0..5 {
+        browsers.push(daemon.visitor(r#"{"n":0}"#).await);
+    }
+    let mut requests = Vec::new();
+    for n in 1..=30 {
+        for browser in &browsers {
+            let sequence = requests.len() as u64;
+            requests.push(request(sequence, write(browser, &format!(r#"{{"n":{n}}}"#))));
+            requests.push(request(sequence + 1, resolve(browser)));
+        }
+    }
+    for browser in &browsers {
+        let credential = browser.credential();
+        let sequence = requests.len() as u64;
+        let destroy = DestroyRequest { credential, ..Default::default() };
+        requests.push(request(sequence, Operation::Destroy(destroy)));
+        requests.push(request(sequence + 1, resolve(browser)));
+    }
+    let answers = all(&daemon, requests).await;
+    let mut resolved = answers.values().filter_map(|answer| match answer {
+        Answer::Resolve(resolved) => Some(resolved),
+        _ => None,
+    });
+    for n in 1..=30 {
+        for _ in &browsers {
+            let session = resolved.next().expect("an answer").session.clone();
+            let session = session.expect("each Resolve comes before the Destroy");
+            assert_eq!(session.data, format!(r#"{{"n":{n}}}"#), "it sees the Write before it");
+            assert_eq!(session.version, n + 1);
+        }
+    }
+    for late in resolved {
+        assert_eq!(late.state(), SessionState::NotFound, "it comes after the Destroy");
+    }
+}
+
+async fn every_operation_is_answered_once(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let browser = daemon.visitor("{}").await;
+    let touch = TouchRequest { credential: browser.credential(), ..Default::default() };
+    let answers = all(
+        &daemon,
+        vec![
+            request(7, resolve(&browser)),
+            request(5, Operation::Touch(touch)),
+            request(3, write(&browser, r#"{"a":1}"#)),
+            request(1, Operation::Write(set("{}"))),
+            request(9, Operation::Resolve(ResolveRequest { create: true, ..Default::default() })),
+            request(
+                2,
+                Operation::Destroy(DestroyRequest {
+                    credential: browser.credential(),
+                    ..Default::default()
+                }),
+            ),
+        ],
+    )
+    .await;
+    let kinds: Vec<_> = answers
+        .iter()
+        .map(|(sequence, answer)| {
+            (
+                *sequence,
+                match answer {
+                    Answer::Resolve(resolved) => {
+                        format!("resolve {}", resolved.state().as_str_name())
+                    }
+                    Answer::Touch(touched) => format!("touch {}", touched.state().as_str_name()),
+                    Answer::Write(written) => {
+                        format!("write {}", written.session.as_ref().expect("a session").version)
+                    }
+                    Answer::Destroy(destroyed) => format!("destroy {}", destroyed.destroyed),
+                    Answer::Error(error) => format!("error {}", error.message),
+                },
+            )
+        })
+        .collect();
+    let expected = [
+        (1, "write 1"),
+        (2, "destroy 1"),
+        (3, "write 2"),
+        (5, "touch SESSION_STATE_ACTIVE"),
+        (7, "resolve SESSION_STATE_ACTIVE"),
+        (9, "resolve SESSION_STATE_CREATED"),
+    ];
+    assert_eq!(kinds, expected.map(|(sequence, kind)| (sequence, kind.to_owned())));
+}
+
+async fn a_bad_operation_does_not_end_the_stream(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let gone = Browser { cookie: Some("session=x.y".to_owned()) };
+    let unary = daemon.try_write(set("[")).await.expect_err("no JSON object");
+    let answers = all(
+        &daemon,
+        vec![
+            request(1, Operation::Write(set("["))),
+            PipelineRequest { sequence: 2, operation: None },
+            request(3, write(&gone, "{}")),
+            request(
+                4,
+                Operation::Touch(TouchRequest { engine: "nope".to_owned(), ..Default::default() }),
+            ),
+            request(5, Operation::Write(set("{}"))),
+        ],
+    )
+    .await;
+    for (sequence, code, reason, field) in [
+        (1, Code::InvalidArgument, "INVALID_DATA", Some("set")),
+        (2, Code::InvalidArgument, "INVALID_ARGUMENT", Some("operation")),
+        (3, Code::NotFound, "SESSION_GONE", None),
+        (4, Code::InvalidArgument, "UNKNOWN_ENGINE", Some("engine")),
+    ] {
+        let Answer::Error(error) = &answers[&sequence] else {
+            panic!("expected {sequence} to fail, found {:?}", answers[&sequence]);
+        };
+        let details = prost::Message::encode_to_vec(error);
+        let status = tonic::Status::with_details(error.code.into(), &error.message, details.into());
+        assert_fault(&status, code, reason, field);
+        if sequence == 1 {
+            assert_eq!(status.details(), unary.details(), "the same as the unary call's");
+        }
+    }
+    assert!(matches!(answers[&5], Answer::Write(_)), "the stream went on");
+}
+
+/// Answers are not read: the daemon must stop reading requests, and go on when
+/// they are.
+async fn flow_control_holds_a_sender_that_does_not_read(backend: Backend) {
+    let daemon = Daemon::with(backend, |config| config.limits.pipeline_in_flight = 8).await;
+    let browser = daemon.visitor(&format!(r#"{{"a":"{}"}}"#, "x".repeat(30_000))).await;
+    let (sender, mut answers) = open(&daemon, 1).await;
+    let mut sent = 0;
+    // Only a held sender ever waits this long; what is sent meanwhile fills the
+    // windows and buffers between here and there.
+    let held = loop {
+        let next = sender.send(request(sent, resolve(&browser)));
+        match tokio::time::timeout(Duration::from_millis(500), next).await {
+            Ok(result) => result.expect("the stream is open"),
+            Err(_) => break true,
+        }
+        sent += 1;
+        if sent == 20_000 {
+            break false;
+        }
+    };
+    assert!(held, "20,000 requests were taken though no answer was read");
+    let reader = tokio::spawn(async move {
+        let mut read = 0;
+        while let Some(answer) = answers.message().await.expect("the stream goes on") {
+            assert!(matches!(answer.result, Some(Answer::Resolve(_))));
+            read += 1;
+        }
+        read
+    });
+    for more in 0..50 {
+        sender.send(request(sent + more, resolve(&browser))).await.expect("it goes on");
+    }
+    drop(sender);
+    assert_eq!(reader.await.expect("a reader"), sent + 50, "nothing is lost");
+}
+
+async fn a_stopping_daemon_answers_what_it_took(backend: Backend) {
+    let mut daemon = Daemon::start(backend).await;
+    let browser = daemon.visitor("{}").await;
+    let (sender, mut answers) = open(&daemon, 4).await;
+    sender.send(request(1, write(&browser, r#"{"a":1}"#))).await.expect("the stream is open");
+    let first = answers.message().await.expect("answered").expect("an answer");
+    assert_eq!(first.sequence, 1);
+    daemon.ask_to_stop();
+    let status = loop {
+        match answers.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("expected the stream to end with UNAVAILABLE"),
+            Err(status) => break status,
+        }
+    };
+    assert_fault(&status, Code::Unavailable, "SHUTTING_DOWN", None);
+    let _stopped = daemon.stop().await;
+}
+
+async fn several_cookies_stand_in_several_lanes(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let (one, two) = (daemon.visitor(r#"{"n":1}"#).await, daemon.visitor(r#"{"n":2}"#).await);
+    let both = cookie_header(format!("{}; {}", one.header(), two.header()));
+    let destroy = DestroyRequest { credential: both, ..Default::default() };
+    let answers = all(
+        &daemon,
+        vec![
+            request(1, write(&one, r#"{"a":1}"#)),
+            request(2, write(&two, r#"{"a":1}"#)),
+            request(3, Operation::Destroy(destroy)),
+            request(4, resolve(&one)),
+            request(5, resolve(&two)),
+        ],
+    )
+    .await;
+    assert!(matches!(&answers[&1], Answer::Write(_)) && matches!(&answers[&2], Answer::Write(_)));
+    for late in [4, 5] {
+        let Answer::Resolve(resolved) = &answers[&late] else { panic!("a Resolve") };
+        assert_eq!(resolved.state(), SessionState::NotFound, "{late} comes after the Destroy");
+    }
+}
