@@ -5,7 +5,10 @@ use std::{
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -15,6 +18,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, Sleep},
 };
 use tonic::transport::server::Connected;
 
@@ -22,6 +26,10 @@ use super::config::ListenAddr;
 
 /// Who may connect to a unix socket: its owner and its group.
 const SOCKET_MODE: u32 = 0o660;
+
+/// When a silent connection is pinged, and how long the answer may take.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long to wait when the system has no more descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
@@ -135,11 +143,13 @@ impl Accept for (UnixListener, SocketFile) {
 pub struct ConnectionLimit {
     places: Arc<Semaphore>,
     most: usize,
+    /// Somebody had to wait, which was logged.
+    full: Arc<AtomicBool>,
 }
 
 impl ConnectionLimit {
     pub fn new(most: usize) -> Self {
-        Self { places: Arc::new(Semaphore::new(most)), most }
+        Self { places: Arc::new(Semaphore::new(most)), most, full: Arc::default() }
     }
 
     /// Connections that are open.
@@ -149,12 +159,15 @@ impl ConnectionLimit {
 
     async fn place(&self) -> OwnedSemaphorePermit {
         if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            self.full.store(false, Ordering::Relaxed);
             return place;
         }
-        tracing::warn!(
-            limit = self.most,
-            "limits.max_connections is reached; new connections wait until one is closed"
-        );
+        if !self.full.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                limit = self.most,
+                "limits.max_connections is reached; new connections wait until one is closed"
+            );
+        }
         let place = Arc::clone(&self.places).acquire_owned().await;
         place.expect("the semaphore is never closed")
     }
@@ -166,7 +179,7 @@ pub fn connections<A: Accept>(
     limit: ConnectionLimit,
 ) -> impl Stream<Item = io::Result<Connection<A::Io>>> {
     stream::unfold((listener, limit), async |(listener, limit)| {
-        let place = limit.place().await;
+        // Accepted before it has a place: a listener that nobody calls takes none.
         let io = loop {
             match listener.accept().await {
                 Ok(io) => break io,
@@ -178,7 +191,8 @@ pub fn connections<A: Accept>(
                 }
             }
         };
-        Some((Ok(Connection { io, _place: place }), (listener, limit)))
+        let place = limit.place().await;
+        Some((Ok(Connection::new(io, place)), (listener, limit)))
     })
 }
 
@@ -188,9 +202,40 @@ fn is_the_peers(error: &io::Error) -> bool {
 }
 
 /// A connection and its place under the limit.
+///
+/// A peer that stays silent loses the place: at first soon, because a client
+/// begins to speak at once; later after longer than it takes to ping it and to
+/// hear nothing.
 pub struct Connection<Io> {
     io: Io,
+    heard: Option<Instant>,
+    silence: Pin<Box<Sleep>>,
     _place: OwnedSemaphorePermit,
+}
+
+/// How long a peer may take to say its first word.
+const FIRST_WORD: Duration = Duration::from_secs(10);
+/// How long it may then be silent; a healthy one answers pings.
+const SILENCE: Duration =
+    KEEPALIVE_INTERVAL.saturating_add(KEEPALIVE_TIMEOUT).saturating_add(Duration::from_secs(10));
+
+impl<Io> Connection<Io> {
+    fn new(io: Io, place: OwnedSemaphorePermit) -> Self {
+        let silence = Box::pin(tokio::time::sleep(FIRST_WORD));
+        Self { io, heard: None, silence, _place: place }
+    }
+
+    /// Ready when the peer was silent for too long.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.silence.as_mut().poll(cx).is_ready() {
+            // The timer is moved when it fires and not at every read.
+            match self.heard.map(|heard| heard + SILENCE) {
+                Some(until) if until > Instant::now() => self.silence.as_mut().reset(until),
+                _ => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
 }
 
 impl<Io: Connected> Connected for Connection<Io> {
@@ -207,7 +252,15 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Connection<Io> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        if read.is_pending() {
+            return self.poll_silence(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
+        }
+        if buf.filled().len() > before {
+            self.heard = Some(Instant::now());
+        }
+        read
     }
 }
 
@@ -238,5 +291,50 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Connection<Io> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    async fn connection() -> (Connection<tokio::io::DuplexStream>, tokio::io::DuplexStream) {
+        let (ours, theirs) = duplex(64);
+        (Connection::new(ours, ConnectionLimit::new(1).place().await), theirs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_is_cut_off_soon() {
+        let (mut connection, _theirs) = connection().await;
+        let started = Instant::now();
+        let error = connection.read_u8().await.expect_err("nothing was said");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(started.elapsed().as_secs(), FIRST_WORD.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_speaks_may_pause_as_long_as_a_ping_takes() {
+        let (mut connection, mut theirs) = connection().await;
+        for _ in 0..3 {
+            theirs.write_u8(1).await.expect("sent");
+            connection.read_u8().await.expect("heard");
+            let pause = KEEPALIVE_INTERVAL + KEEPALIVE_TIMEOUT;
+            let waited = tokio::time::timeout(pause, connection.read_u8()).await;
+            assert!(waited.is_err(), "still waiting for the answer to a ping");
+        }
+        let error = connection.read_u8().await.expect_err("nothing was said for too long");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn an_idle_listener_takes_no_place() {
+        let limit = ConnectionLimit::new(1);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let mut accepting = Box::pin(connections(listener, limit.clone()));
+        use futures_util::{FutureExt, StreamExt};
+        assert!(accepting.next().now_or_never().is_none(), "nobody has called");
+        assert_eq!(limit.open(), 0);
     }
 }

@@ -58,9 +58,6 @@ pub mod system;
 
 type DaemonStore = Measured<AnyStore>;
 
-/// What a peer that has gone silent may take of a connection's place.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A peer that resets streams faster than they are served is cut off
 /// (CVE-2023-44487, CVE-2025-8671). hyper's own figures, which tonic unsets.
@@ -315,8 +312,8 @@ impl Gate {
             .http2_max_header_list_size(limits.max_header_bytes.0.try_into().unwrap_or(u32::MAX))
             .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESET_STREAMS))
             .http2_max_local_error_reset_streams(Some(MAX_LOCAL_ERROR_RESET_STREAMS))
-            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
+            .http2_keepalive_interval(Some(listen::KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(listen::KEEPALIVE_TIMEOUT));
         if let Some(tls) = tls {
             server = server.tls_config(tls).expect("the TLS files were checked at start");
         }

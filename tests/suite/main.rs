@@ -5,11 +5,15 @@
 
 mod administration;
 mod concurrency;
+mod configuration;
 mod conformance;
 mod destroying;
 mod frontends;
+mod golden;
 mod lifetimes;
+mod listeners;
 mod pipelines;
+mod processes;
 mod resolving;
 mod support;
 mod walls;

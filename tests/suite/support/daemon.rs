@@ -28,7 +28,7 @@ use tonic_types::StatusExt;
 
 use super::browser::Browser;
 
-pub const SECRET: &str = "a signing secret for tests, long enough";
+pub const SECRET: &str = "a-signing-secret-for-tests-long-enough";
 pub const START: Moment = Moment::from_unix_millis(1_800_000_000_000);
 
 /// A clock that stands still until it is told otherwise.

@@ -61,7 +61,7 @@ impl Program {
     /// `serve` that keeps its sessions in `directory`, on free ports.
     pub fn serve_in(directory: &Path, arguments: &[&str]) -> Self {
         let path = format!("--set=store.sled.path={}", directory.join("data").display());
-        let secret = "--set=engine.default.cookie.secrets=a signing secret for tests, long enough";
+        let secret = "--set=engine.default.cookie.secrets=a-signing-secret-for-tests-long-enough";
         let all: Vec<_> =
             [path.as_str(), secret].into_iter().chain(arguments.iter().copied()).collect();
         Self::serve(&all)

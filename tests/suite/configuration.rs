@@ -1,0 +1,329 @@
+//! Configuration: layers, what is refused and in which words, and secrets.
+
+use std::{fs, path::Path};
+
+use sessiond::server::config::{
+    Backend, Config, ConfigError, ListenAddr, SecretText, Sources, check, load,
+};
+
+use crate::support::program::{run, sessiond, stderr, stdout};
+
+fn sources() -> Sources {
+    Sources { defaults: Config::defaults(), file: None, environment: vec![], settings: vec![] }
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn from_file(text: &str) -> Result<Config, ConfigError> {
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    let path = directory.path().join("sessiond.toml");
+    fs::write(&path, text).expect("a file");
+    load(Sources { file: Some(path), ..sources() })
+}
+
+fn example() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/sessiond.toml");
+    fs::read_to_string(path).expect("config/sessiond.toml")
+}
+
+#[test]
+fn the_example_file_holds_every_key_at_its_default() {
+    fn keys(prefix: &str, table: &toml::Table, found: &mut Vec<String>) {
+        for (key, value) in table {
+            let key = format!("{prefix}{key}");
+            match value {
+                toml::Value::Table(table) => keys(&format!("{key}."), table, found),
+                _ => found.push(key),
+            }
+        }
+    }
+    let example = example();
+    assert_eq!(from_file(&example).expect("the example is valid"), Config::defaults());
+    let (mut in_file, mut in_code) = (Vec::new(), Vec::new());
+    keys("", &example.parse().expect("TOML"), &mut in_file);
+    keys("", &Config::defaults().to_toml().parse().expect("TOML"), &mut in_code);
+    in_file.sort();
+    in_code.sort();
+    assert_eq!(in_file, in_code, "config/sessiond.toml must hold every key");
+}
+
+#[test]
+fn later_layers_win() {
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    let path = directory.path().join("sessiond.toml");
+    fs::write(&path, "[cleanup]\nslice = 1\ninterval = \"1s\"\n[log]\nlevel = \"warn\"")
+        .expect("a file");
+    let config = load(Sources {
+        file: Some(path),
+        environment: pairs(&[
+            ("SESSIOND_CLEANUP__SLICE", "2"),
+            ("SESSIOND_CLEANUP__INTERVAL", "2s"),
+            ("SESSIOND_LISTEN__GRPC", "127.0.0.1:1, unix:/run/s.sock"),
+            ("SESSIOND_LISTEN__ADMIN", ""),
+            ("SESSIOND_LISTEN__REFLECTION", "false"),
+            ("SESSIOND_ENGINE__DEFAULT__COOKIE__SECRETS", "12345,0x7"),
+            ("SESSIOND_STORE__SLED__DURABILITY__WRITE", "synced"),
+            ("PATH", "/bin"),
+        ]),
+        settings: pairs(&[("cleanup.slice", "3"), ("store.backend", "memory")]),
+        ..sources()
+    })
+    .expect("all of it is valid");
+    assert_eq!(config.cleanup.slice, 3, "a flag wins");
+    assert_eq!(config.cleanup.interval.to_string(), "2s", "the environment wins over the file");
+    assert_eq!(config.log, load_level("warn"), "the file wins over the defaults");
+    let addresses: Vec<_> = config.listen.grpc.iter().map(ListenAddr::to_string).collect();
+    assert_eq!(addresses, ["127.0.0.1:1", "unix:/run/s.sock"]);
+    assert!(config.listen.admin.is_empty() && !config.listen.reflection);
+    let secrets = ["12345", "0x7"].map(|text| SecretText(text.to_owned()));
+    assert_eq!(
+        config.engine["default"].cookie.secrets, secrets,
+        "what looks like a number is text"
+    );
+    assert_eq!(config.store.backend, Backend::Memory);
+}
+
+fn load_level(level: &str) -> sessiond::server::config::LogConfig {
+    let settings = pairs(&[("log.level", level)]);
+    load(Sources { settings, ..sources() }).expect("a level").log
+}
+
+#[test]
+fn engines_are_those_that_are_described() {
+    let config = from_file("[engine.shop]\nduration = \"1h\"\n[engine.admin]\n").expect("valid");
+    assert_eq!(
+        config.engine.keys().collect::<Vec<_>>(),
+        ["admin", "shop"],
+        "no default beside them"
+    );
+    assert_eq!(config.engine["shop"].duration.to_string(), "1h");
+    assert_eq!(config.engine["shop"].cookie.name, "__Host-session", "the rest is as by default");
+    let settings = pairs(&[("engine.default.duration", "1h")]);
+    let dev = load(Sources { defaults: Config::dev(), settings, ..sources() }).expect("valid");
+    assert_eq!(dev.engine["default"].cookie.name, "session", "the rest is as by --dev");
+}
+
+#[test]
+fn what_is_wrong_is_named_with_its_source_and_what_is_allowed() {
+    for (text, expected) in [
+        (
+            "[listne]\n",
+            "listne in the file FILE: unknown key; expected one of listen, engine, store, cleanup, limits, runtime, log",
+        ),
+        (
+            "[listen]\ngrcp = []",
+            "listen.grcp in the file FILE: unknown key; expected one of grpc, admin, metrics, reflection, tls, auth",
+        ),
+        (
+            "[engine.a.cookie]\nsame_site = \"lux\"",
+            "engine.a.cookie.same_site in the file FILE: expected one of \"strict\", \"lax\", \"none\", \"unset\", found \"lux\"",
+        ),
+        (
+            "[engine.a]\nduration = 30",
+            "engine.a.duration in the file FILE: expected a duration such as \"30m\", \"90s\" or \"1500ms\", more than zero, found 30",
+        ),
+        (
+            "[engine.a]\nduration = \"0s\"",
+            "engine.a.duration in the file FILE: expected a duration such as \"30m\", \"90s\" or \"1500ms\", more than zero, found \"0s\"",
+        ),
+        (
+            "[engine.a]\nmax_data_bytes = \"big\"",
+            "engine.a.max_data_bytes in the file FILE: expected a size such as \"64KiB\" or \"1MiB\", more than zero, found \"big\"",
+        ),
+        (
+            "[listen]\ngrpc = \"127.0.0.1:1\"",
+            "listen.grpc in the file FILE: expected a sequence, found \"127.0.0.1:1\"",
+        ),
+        (
+            "[cleanup]\nslice = -1",
+            "cleanup.slice in the file FILE: expected a whole number, found -1",
+        ),
+        (
+            "[store]\nbackend = \"redis\"",
+            "store.backend in the file FILE: expected one of \"sled\", \"memory\", found \"redis\"",
+        ),
+        ("[store", "the file FILE: line 1: unclosed table, expected `]`"),
+        (
+            "[engine.a.cookie]\nsecrets = \"hunter2\"",
+            "engine.a.cookie.secrets in the file FILE: expected a sequence, found something else",
+        ),
+        (
+            "[engine.a.cookie]\nsecrets = [72, 5]",
+            "engine.a.cookie.secrets.0 in the file FILE: expected a string, found something else",
+        ),
+        (
+            "[engine.a.cookie]\nsecrets = hunter2",
+            "the file FILE: line 2: string values must be quoted, expected literal string",
+        ),
+    ] {
+        let error = from_file(text).expect_err(text);
+        let source = error.source.clone();
+        let shown = error.to_string();
+        let path = source.strip_prefix("the file ").unwrap_or_default();
+        assert_eq!(shown.replace(path, "FILE"), expected, "{text}");
+        assert!(!shown.contains("hunter2"), "a secret is shown: {shown}");
+    }
+    let environment = pairs(&[("SESSIOND_RUNTIME__THREADS", "many")]);
+    let error = load(Sources { environment, ..sources() }).expect_err("no number");
+    let expected = "runtime.threads in the environment variable SESSIOND_RUNTIME__THREADS: \
+                    expected a whole number, found \"many\"";
+    assert_eq!(error.to_string(), expected);
+    let settings = pairs(&[("log.level", "loud")]);
+    let error = load(Sources { settings, ..sources() }).expect_err("no level");
+    let expected = "log.level in --set log.level: expected one of \"error\", \"warn\", \"info\", \
+                    \"debug\", \"trace\", found \"loud\"";
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn variables_that_are_no_keys_are_refused_but_for_those_of_kubernetes() {
+    let environment = pairs(&[("SESSIOND_SECRET", "hunter2")]);
+    let error = load(Sources { environment, ..sources() }).expect_err("no key").to_string();
+    assert!(error.starts_with("the environment variable SESSIOND_SECRET: is no key"), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
+    let environment = pairs(&[
+        ("SESSIOND_SERVICE_HOST", "10.0.0.1"),
+        ("SESSIOND_SERVICE_PORT", "50051"),
+        ("SESSIOND_PORT", "tcp://10.0.0.1:50051"),
+        ("SESSIOND_PORT_50051_TCP_ADDR", "10.0.0.1"),
+        ("SESSIOND_CONFIG", "read by the command line"),
+    ]);
+    load(Sources { environment, ..sources() }).expect("a service called sessiond is no mistake");
+}
+
+/// The default configuration with a secret, and these settings.
+fn checked(settings: &[(&str, &str)]) -> Result<Vec<String>, String> {
+    let secret = ("engine.default.cookie.secrets", "a-signing-secret-for-tests-long-enough");
+    let settings = pairs(&[&[secret], settings].concat());
+    let config = load(Sources { settings, ..sources() }).expect("each value is possible");
+    check(&config).map(|checked| checked.warnings).map_err(|error| error.to_string())
+}
+
+#[test]
+fn what_can_not_work_together_is_refused() {
+    assert_eq!(checked(&[]), Ok(vec![]));
+    for (settings, expected) in [
+        (
+            vec![("listen.grpc", "0.0.0.0:1")],
+            "listen.grpc: 0.0.0.0:1 can be reached from other machines; set listen.tls",
+        ),
+        (vec![("listen.grpc", "[::]:1")], "listen.grpc: [::]:1 can be reached"),
+        (vec![("listen.admin", "10.0.0.1:1")], "listen.admin: 10.0.0.1:1 can be reached"),
+        (vec![("listen.grpc", "")], "listen.grpc: expected at least one address"),
+        (vec![("listen.tls.cert_file", "x")], "listen.tls: expected both"),
+        (vec![("listen.tls.client_ca_file", "x")], "listen.tls.client_ca_file: needs"),
+        (
+            vec![("listen.auth.token_file", "/nope")],
+            "listen.auth.token_file: the file /nope can not be read",
+        ),
+        (
+            vec![("engine.default.cookie.secret_file", "/nope")],
+            "engine.default.cookie.secret_file: the file /nope can not be read",
+        ),
+        (
+            vec![("engine.default.cookie.secrets", "")],
+            "engine.default.cookie.secret_file: no secret is given",
+        ),
+        (
+            vec![("engine.default.cookie.secrets", "short")],
+            "engine.default.cookie.secret_file: the first secret signs and is 5 bytes long",
+        ),
+        (
+            vec![("engine.default.cookie.secure", "false")],
+            "engine.default.cookie.secure: a cookie named \"__Host-session\" needs",
+        ),
+        (
+            vec![("engine.default.duration", "401days")],
+            "engine.default.duration: expected at most 400days",
+        ),
+        (
+            vec![("engine.default.touch_granularity", "31m")],
+            "engine.default.touch_granularity: expected at most the duration, which is 30m, found 31m",
+        ),
+        (
+            vec![("engine.default.max_data_bytes", "1MiB")],
+            "engine.default.max_data_bytes: expected at most limits.max_message_bytes less 65536 bytes",
+        ),
+        (vec![("engine.BAD.duration", "1h")], "engine.BAD: expected a name"),
+        (vec![("cleanup.slice", "0")], "cleanup.slice: expected at least 1"),
+        (vec![("limits.max_connections", "0")], "limits.max_connections: expected at least 1"),
+        (vec![("runtime.threads", "5000")], "runtime.threads: expected at most 1024"),
+    ] {
+        let error = checked(&settings).expect_err(expected);
+        assert!(error.starts_with(expected), "expected {expected}, found {error}");
+    }
+    for settings in [
+        vec![("listen.grpc", "127.9.9.9:1,[::1]:1,[::ffff:127.0.0.1]:1,unix:/run/s.sock")],
+        vec![("listen.metrics", "0.0.0.0:1")],
+    ] {
+        assert_eq!(checked(&settings), Ok(vec![]), "{settings:?}");
+    }
+}
+
+#[test]
+fn secrets_come_from_the_file_first() {
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    let path = directory.path().join("secrets");
+    fs::write(&path, "\n  the file's secret, which signs, is long enough  \n\nold\n")
+        .expect("a file");
+    let file = ("engine.default.cookie.secret_file", path.to_str().expect("a path"));
+    let warnings = checked(&[file, ("engine.default.cookie.secrets", "older")]).expect("valid");
+    assert_eq!(warnings.len(), 1);
+    assert!(
+        warnings[0].contains("2 of the older secrets are shorter than 32 bytes"),
+        "{warnings:?}"
+    );
+    fs::write(&path, "\n").expect("a file");
+    let error = checked(&[file]).expect_err("an empty file is a mistake");
+    assert!(error.contains("the file holds no secret"), "{error}");
+}
+
+#[test]
+fn check_shows_what_is_in_force_and_no_secret() {
+    let secret = "hunter2-hunter2-hunter2-hunter2-hunter2";
+    let mut command = sessiond(["check", "--set=engine.default.duration=12h"]);
+    command.env("SESSIOND_ENGINE__DEFAULT__COOKIE__SECRETS", secret);
+    let output = command.output().expect("the program can be run");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let shown = stdout(&output);
+    assert!(shown.contains("duration = \"12h\""), "{shown}");
+    assert!(shown.contains("secrets = [\"(not shown)\"]"), "{shown}");
+    assert!(!shown.contains("hunter2") && !stderr(&output).contains("hunter2"));
+    let config: Config = toml::from_str(&shown).expect("what is shown can be read again");
+    assert_eq!(config.engine["default"].duration.to_string(), "12h");
+}
+
+#[test]
+fn bad_configuration_is_78_and_wrong_usage_is_64() {
+    for command in ["serve", "check"] {
+        let output = run([command, "--set=log.level=loud"]);
+        assert_eq!(output.status.code(), Some(78));
+        let expected = "sessiond: log.level in --set log.level: expected one of";
+        assert!(stderr(&output).starts_with(expected), "{}", stderr(&output));
+        let output = run([command, "--config=/nope.toml"]);
+        assert_eq!(output.status.code(), Some(78));
+        assert!(
+            stderr(&output).contains("the file /nope.toml: can not be read"),
+            "{}",
+            stderr(&output)
+        );
+        assert_eq!(run([command]).status.code(), Some(78), "no secret is given");
+    }
+    for wrong in [vec!["nonsense"], vec![], vec!["serve", "--nope"], vec!["serve", "--set=x"]] {
+        let output = run(wrong.clone());
+        assert_eq!(output.status.code(), Some(64), "{wrong:?}");
+        assert!(!output.stderr.is_empty(), "{wrong:?}");
+    }
+    assert_eq!(run(["--help"]).status.code(), Some(0));
+}
+
+#[test]
+fn secret_prints_one_that_can_sign() {
+    let (one, two) = (stdout(&run(["secret"])), stdout(&run(["secret"])));
+    assert_ne!(one, two);
+    assert!(one.trim_end().len() >= 32, "{} characters", one.trim_end().len());
+    let secrets = format!("--set=engine.default.cookie.secrets={}", one.trim_end());
+    assert_eq!(run(["check", secrets.as_str()]).status.code(), Some(0));
+}

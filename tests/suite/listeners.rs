@@ -1,0 +1,330 @@
+//! Listeners: TLS, client certificates, bearer tokens, health and reflection.
+
+use std::{fs, path::Path, path::PathBuf};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+};
+use sessiond::{
+    grpc::wire::{
+        CleanupRequest, session_admin_service_client::SessionAdminServiceClient,
+        session_service_client::SessionServiceClient,
+    },
+    server::config::Backend,
+};
+use tonic::{
+    Code, Request, Status,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic_reflection::pb::{v1, v1alpha};
+
+use crate::support::{
+    daemon::{Daemon, assert_fault, set},
+    program::{Program, run, stderr},
+};
+
+/// A CA, a certificate for the server and one for a client, as PEM files.
+struct Papers {
+    directory: tempfile::TempDir,
+}
+
+impl Papers {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a scratch folder");
+        let mut params = CertificateParams::new(vec![]).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"))
+            .expect("a CA");
+        let papers = Self { directory };
+        papers.write("ca.pem", &ca.pem());
+        for (name, host, usage) in [
+            ("server", "localhost", ExtendedKeyUsagePurpose::ServerAuth),
+            ("client", "a-client", ExtendedKeyUsagePurpose::ClientAuth),
+        ] {
+            let mut params = CertificateParams::new(vec![host.to_owned()]).expect("a name");
+            params.extended_key_usages = vec![usage];
+            let key = KeyPair::generate().expect("a key");
+            let cert = params.signed_by(&key, &ca).expect("a certificate");
+            papers.write(&format!("{name}.pem"), &cert.pem());
+            papers.write(&format!("{name}.key"), &key.serialize_pem());
+        }
+        papers
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, text).expect("a file");
+        path
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn setting(&self, key: &str, name: &str) -> String {
+        format!("--set={key}={}", self.path(name).display())
+    }
+
+    fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).expect("a file")
+    }
+
+    fn tls(&self) -> ClientTlsConfig {
+        let ca = Certificate::from_pem(self.text("ca.pem"));
+        ClientTlsConfig::new().ca_certificate(ca).domain_name("localhost")
+    }
+}
+
+fn endpoint(scheme: &str, address: &str) -> Endpoint {
+    Endpoint::from_shared(format!("{scheme}://{address}")).expect("an address")
+}
+
+async fn secured(address: &str, tls: ClientTlsConfig) -> Result<(), Status> {
+    let channel = endpoint("https", address).tls_config(tls).expect("valid").connect_lazy();
+    SessionServiceClient::new(channel).write(set("{}")).await.map(drop)
+}
+
+#[tokio::test]
+async fn tls_is_spoken_where_it_is_configured() {
+    let papers = Papers::new();
+    let (cert, key) = (
+        papers.setting("listen.tls.cert_file", "server.pem"),
+        papers.setting("listen.tls.key_file", "server.key"),
+    );
+    let program = Program::serve(&["--dev", cert.as_str(), key.as_str()]);
+    let address = program.address("grpc");
+    secured(address, papers.tls()).await.expect("TLS works");
+    let plain = SessionServiceClient::new(endpoint("http", address).connect_lazy());
+    plain.clone().write(set("{}")).await.expect_err("plaintext is not spoken");
+    let ca = papers.path("ca.pem");
+    let ca = ca.to_str().expect("a path");
+    let health = run(["health", "--address", address, "--ca-file", ca]);
+    assert_eq!(health.status.code(), Some(0), "{}", stderr(&health));
+    let wrong =
+        run(["health", "--address", address, "--ca-file", ca, "--server-name", "elsewhere"]);
+    assert_eq!(wrong.status.code(), Some(1), "the name is checked");
+    let cleanup = run(["cleanup", "--address", program.address("admin"), "--ca-file", ca]);
+    assert_eq!(cleanup.status.code(), Some(0), "{}", stderr(&cleanup));
+}
+
+#[tokio::test]
+async fn mtls_asks_for_a_certificate() {
+    let papers = Papers::new();
+    let settings = [
+        papers.setting("listen.tls.cert_file", "server.pem"),
+        papers.setting("listen.tls.key_file", "server.key"),
+        papers.setting("listen.tls.client_ca_file", "ca.pem"),
+        "--dev".to_owned(),
+    ];
+    let program = Program::serve(&settings.each_ref().map(String::as_str));
+    let address = program.address("grpc");
+    secured(address, papers.tls()).await.expect_err("a client without a certificate is refused");
+    let identity = Identity::from_pem(papers.text("client.pem"), papers.text("client.key"));
+    secured(address, papers.tls().identity(identity))
+        .await
+        .expect("one with a certificate is let in");
+    let file = |name| papers.path(name).to_str().expect("a path").to_owned();
+    let (ca, cert, key) = (file("ca.pem"), file("client.pem"), file("client.key"));
+    let arguments = [
+        "health",
+        "--address",
+        address,
+        "--ca-file",
+        &ca,
+        "--client-cert-file",
+        &cert,
+        "--client-key-file",
+        &key,
+    ];
+    let health = run(arguments);
+    assert_eq!(health.status.code(), Some(0), "{}", stderr(&health));
+}
+
+#[test]
+fn bad_tls_files_are_bad_configuration() {
+    let papers = Papers::new();
+    papers.write("junk.pem", "junk");
+    for (cert, key) in [
+        ("junk.pem", "server.key"),
+        ("server.pem", "junk.pem"),
+        ("server.pem", "client.key"),
+        ("nope", "server.key"),
+    ] {
+        let (cert, key) = (
+            papers.setting("listen.tls.cert_file", cert),
+            papers.setting("listen.tls.key_file", key),
+        );
+        let output =
+            run(["serve", "--dev", "--set=listen.grpc=127.0.0.1:0", cert.as_str(), key.as_str()]);
+        assert_eq!(output.status.code(), Some(78), "{}", stderr(&output));
+        assert!(stderr(&output).contains("sessiond: listen.tls"), "{}", stderr(&output));
+    }
+}
+
+fn with_token<T>(message: T, authorization: &str) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("authorization", authorization.parse().expect("ASCII"));
+    request
+}
+
+fn token_file(directory: &Path) -> PathBuf {
+    let path = directory.join("tokens");
+    fs::write(&path, "first-token\n\n second-token \n").expect("a file");
+    path
+}
+
+#[tokio::test]
+async fn a_bearer_token_opens_all_but_health() {
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    let tokens = token_file(directory.path());
+    let daemon =
+        Daemon::with(Backend::Memory, |config| config.listen.auth.token_file = tokens.clone())
+            .await;
+    let mut client = daemon.client.clone();
+    for authorization in ["Bearer first-token", "bearer second-token"] {
+        client.write(with_token(set("{}"), authorization)).await.expect(authorization);
+    }
+    for (authorization, reason) in [
+        (None, "TOKEN_REQUIRED"),
+        (Some("Basic first-token"), "TOKEN_REQUIRED"),
+        (Some("first-token"), "TOKEN_REQUIRED"),
+        (Some("Bearer"), "TOKEN_REQUIRED"),
+        (Some("Bearer third-token"), "TOKEN_UNKNOWN"),
+        (Some("Bearer first-toke"), "TOKEN_UNKNOWN"),
+        (Some("Bearer "), "TOKEN_UNKNOWN"),
+    ] {
+        let request = match authorization {
+            None => Request::new(set("{}")),
+            Some(authorization) => with_token(set("{}"), authorization),
+        };
+        let error = client.write(request).await.expect_err("it is refused");
+        assert_fault(&error, Code::Unauthenticated, reason, None);
+    }
+    let mut admin: SessionAdminServiceClient<Channel> = daemon.admin.clone();
+    let error = admin.cleanup(CleanupRequest::default()).await.expect_err("no token");
+    assert_fault(&error, Code::Unauthenticated, "TOKEN_REQUIRED", None);
+    admin
+        .cleanup(with_token(CleanupRequest::default(), "Bearer first-token"))
+        .await
+        .expect("let in");
+    let channel = endpoint("http", daemon.grpc.trim_start_matches("http://")).connect_lazy();
+    let health = HealthClient::new(channel).check(HealthCheckRequest::default()).await;
+    assert_eq!(health.expect("open to all").into_inner().status(), ServingStatus::Serving);
+}
+
+#[tokio::test]
+async fn a_token_lets_listen_anywhere_and_cleanup_sends_it() {
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    let tokens = token_file(directory.path());
+    let setting = format!("--set=listen.auth.token_file={}", tokens.display());
+    let program = Program::serve(&["--dev", setting.as_str(), "--set=listen.grpc=0.0.0.0:0"]);
+    let port = program.address("grpc").rsplit_once(':').expect("a port").1.to_owned();
+    let health = run(["health", "--address", &format!("127.0.0.1:{port}")]);
+    assert_eq!(health.status.code(), Some(0), "{}", stderr(&health));
+    let admin = program.address("admin");
+    assert_eq!(run(["cleanup", "--address", admin]).status.code(), Some(1), "no token, no cleanup");
+    let tokens = tokens.to_str().expect("a path");
+    let cleanup = run(["cleanup", "--address", admin, "--token-file", tokens]);
+    assert_eq!(cleanup.status.code(), Some(0), "{}", stderr(&cleanup));
+}
+
+#[tokio::test]
+async fn health_knows_each_service_and_ends_its_watchers() {
+    let mut daemon = Daemon::start(Backend::Memory).await;
+    let channel = endpoint("http", daemon.grpc.trim_start_matches("http://")).connect_lazy();
+    let mut health = HealthClient::new(channel);
+    for service in ["", "sessiond.v1.SessionService"] {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let answer = health.check(request).await.expect("known").into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
+    }
+    let unknown = HealthCheckRequest { service: "nope".to_owned() };
+    assert_eq!(health.check(unknown).await.expect_err("unknown").code(), Code::NotFound);
+    let mut watch =
+        health.watch(HealthCheckRequest::default()).await.expect("watched").into_inner();
+    let first = watch.message().await.expect("an answer").expect("a status");
+    assert_eq!(first.status(), ServingStatus::Serving);
+    daemon.ask_to_stop();
+    // A watcher would hold the stop up for the whole grace; its stream ends.
+    let mut last = first.status();
+    while let Ok(Some(answer)) = watch.message().await {
+        last = answer.status();
+    }
+    assert_eq!(last, ServingStatus::NotServing);
+    let _stopped = daemon.stop().await;
+}
+
+#[tokio::test]
+async fn reflection_is_answered_in_both_versions() {
+    let daemon = Daemon::start(Backend::Memory).await;
+    let channel = endpoint("http", daemon.grpc.trim_start_matches("http://")).connect_lazy();
+    let expected = ["grpc.health.v1.Health", "sessiond.v1.SessionService"];
+
+    let request = v1::ServerReflectionRequest {
+        message_request: Some(v1::server_reflection_request::MessageRequest::ListServices(
+            String::new(),
+        )),
+        ..Default::default()
+    };
+    let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel.clone());
+    let mut answers =
+        client.server_reflection_info(tokio_stream::once(request)).await.expect("v1").into_inner();
+    let answer = answers.message().await.expect("an answer").expect("one");
+    let Some(v1::server_reflection_response::MessageResponse::ListServicesResponse(list)) =
+        answer.message_response
+    else {
+        panic!("expected a list of services");
+    };
+    let mut names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+    names.sort();
+    assert_eq!(names, expected);
+
+    for symbol in ["sessiond.v1.SessionService", "google.rpc.ErrorInfo", "google.rpc.Status"] {
+        let symbol = symbol.to_owned();
+        let request = v1alpha::ServerReflectionRequest {
+            message_request: Some(
+                v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol(
+                    symbol.clone(),
+                ),
+            ),
+            ..Default::default()
+        };
+        let mut client =
+            v1alpha::server_reflection_client::ServerReflectionClient::new(channel.clone());
+        let mut answers = client
+            .server_reflection_info(tokio_stream::once(request))
+            .await
+            .expect("v1alpha")
+            .into_inner();
+        let answer = answers.message().await.expect("an answer").expect("one").message_response;
+        let found = matches!(
+            answer,
+            Some(v1alpha::server_reflection_response::MessageResponse::FileDescriptorResponse(_))
+        );
+        assert!(found, "{symbol} should be known, found {answer:?}");
+    }
+
+    let hidden = Daemon::with(Backend::Memory, |config| config.listen.reflection = false).await;
+    let channel = endpoint("http", hidden.grpc.trim_start_matches("http://")).connect_lazy();
+    let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel);
+    let request = v1::ServerReflectionRequest::default();
+    let refused = client.server_reflection_info(tokio_stream::once(request)).await;
+    assert_eq!(refused.expect_err("it is turned off").code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn more_connections_than_allowed_wait() {
+    let daemon = Daemon::with(Backend::Memory, |config| config.limits.max_connections = 1).await;
+    let address = daemon.grpc.trim_start_matches("http://").to_owned();
+    let connect = || SessionServiceClient::new(endpoint("http", &address).connect_lazy());
+    let (mut first, mut second) = (connect(), connect());
+    first.write(set("{}")).await.expect("the first one is served");
+    let waiting = tokio::spawn(async move { second.write(set("{}")).await });
+    first.write(set("{}")).await.expect("the first one is still served");
+    assert!(!waiting.is_finished(), "the second one waits");
+    drop(first);
+    waiting.await.expect("a call").expect("it is served once there is a place");
+}

@@ -1,0 +1,226 @@
+//! The program as a process: start, stop, kill, and who owns the data.
+
+use std::{io::Write, net::TcpStream, os::unix::fs::PermissionsExt};
+
+use rustix::process::Signal;
+use sessiond::grpc::wire::{
+    ResolveRequest, SessionState, WriteRequest, session_service_client::SessionServiceClient,
+};
+use tonic::transport::Channel;
+
+use crate::support::{
+    browser::Browser,
+    daemon::set,
+    program::{Program, run, sessiond, stderr, stdout},
+};
+
+async fn client(program: &Program) -> SessionServiceClient<Channel> {
+    let address = program.address("grpc");
+    let uri =
+        if address.starts_with("unix:") { address.to_owned() } else { format!("http://{address}") };
+    SessionServiceClient::connect(uri).await.expect("the daemon is there")
+}
+
+async fn create(program: &Program, text: &str) -> Browser {
+    let created = client(program).await.write(set(text)).await.expect("a Write is taken");
+    Browser::with(&created.into_inner().set_cookie)
+}
+
+async fn state(program: &Program, browser: &Browser) -> SessionState {
+    let request = ResolveRequest { credential: browser.credential(), ..Default::default() };
+    let answer = client(program).await.resolve(request).await.expect("a Resolve is answered");
+    answer.into_inner().state()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clean_stop_is_0_and_says_so() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut program = Program::dev();
+        create(&program, "{}").await;
+        program.signal(signal);
+        assert_eq!(program.wait().code(), Some(0));
+        let log = program.log();
+        assert!(log.contains("running with --dev"), "the warning is missing: {log}");
+        assert!(log.contains("stopping") && log.contains("stopped"), "{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_finishes_what_is_in_flight_and_a_second_signal_ends_at_once() {
+    let mut program = Program::serve(&["--dev", "--set=runtime.shutdown_grace=1h"]);
+    // A call that never ends by itself: its request is never finished.
+    let mut stream = TcpStream::connect(program.address("grpc")).expect("the daemon is there");
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").expect("sent");
+    let headers = unfinished_call();
+    stream.write_all(&headers).expect("sent");
+    // An answer on another connection: the daemon is up and has read this one's.
+    create(&program, "{}").await;
+    program.signal(Signal::TERM);
+    // The listener is closed once the stop has begun.
+    while TcpStream::connect(program.address("grpc")).is_ok() {
+        std::thread::yield_now();
+    }
+    program.signal(Signal::TERM);
+    assert_eq!(program.wait().code(), Some(1), "the second signal does not wait for the grace");
+    assert!(program.log().contains("second signal"));
+}
+
+/// The HEADERS frame of a Resolve whose body never comes.
+fn unfinished_call() -> Vec<u8> {
+    let mut block = Vec::new();
+    let path = "/sessiond.v1.SessionService/Resolve";
+    // HPACK: :method POST, :scheme http, then literals without indexing.
+    block.extend([0x83, 0x86]);
+    for (name, value) in [(0x04, path), (0x01, "localhost")] {
+        block.extend([name, value.len() as u8]);
+        block.extend(value.as_bytes());
+    }
+    for (name, value) in [("content-type", "application/grpc"), ("te", "trailers")] {
+        block.extend([0x00, name.len() as u8]);
+        block.extend(name.as_bytes());
+        block.push(value.len() as u8);
+        block.extend(value.as_bytes());
+    }
+    let mut frame = vec![0, 0, block.len() as u8, 0x01, 0x04, 0, 0, 0, 1];
+    frame.extend(block);
+    frame
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_kill_9() {
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    let program = Program::serve_in(directory.path(), &[]);
+    let mut kept = Vec::new();
+    for _ in 0..50 {
+        kept.push(create(&program, r#"{"a":1}"#).await);
+    }
+    let gone = create(&program, "{}").await;
+    let request = sessiond::grpc::wire::DestroyRequest {
+        credential: gone.credential(),
+        ..Default::default()
+    };
+    client(&program).await.destroy(request).await.expect("a Destroy is answered");
+    let old = kept[0].clone();
+    let roll = WriteRequest { credential: old.credential(), roll: true, ..Default::default() };
+    let rolled = client(&program).await.write(roll).await.expect("a Write is taken").into_inner();
+    kept[0].learn(&rolled.set_cookie);
+    program.kill();
+    let program = Program::serve_in(directory.path(), &[]);
+    for browser in &kept {
+        assert_eq!(state(&program, browser).await, SessionState::Active);
+    }
+    assert_eq!(state(&program, &gone).await, SessionState::NotFound);
+    assert_eq!(state(&program, &old).await, SessionState::Superseded);
+    assert_eq!(program.stop().0, Some(0));
+}
+
+#[test]
+fn a_second_daemon_on_the_same_data_is_refused() {
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    let first = Program::serve_in(directory.path(), &[]);
+    let path = format!("--set=store.sled.path={}", directory.path().join("data").display());
+    let secret = "--set=engine.default.cookie.secrets=a-signing-secret-for-tests-long-enough";
+    let second = run(["serve", "--set=listen.grpc=127.0.0.1:0", path.as_str(), secret]);
+    assert_eq!(second.status.code(), Some(1));
+    let log = stderr(&second);
+    assert!(log.contains("is in use by another process; stop it, or give this daemon a store.sled.path of its own"), "{log}");
+    assert_eq!(first.stop().0, Some(0));
+    assert_eq!(Program::serve_in(directory.path(), &[]).stop().0, Some(0), "the owner is gone");
+}
+
+#[test]
+fn an_address_in_use_is_named() {
+    let first = Program::dev();
+    let address = first.address("grpc").to_owned();
+    let grpc = format!("--set=listen.grpc={address}");
+    let second =
+        run(["serve", "--dev", grpc.as_str(), "--set=listen.admin=", "--set=listen.metrics="]);
+    assert_eq!(second.status.code(), Some(1));
+    let expected = format!("can not listen on {address}: the address is in use by another process");
+    assert!(stderr(&second).contains(&expected), "{}", stderr(&second));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_unix_socket_is_for_owner_and_group() {
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    let socket = directory.path().join("sessiond.sock");
+    let address = format!("unix:{}", socket.display());
+    let start = || {
+        let grpc = format!("--set=listen.grpc={address}");
+        Program::start(&mut sessiond([
+            "serve",
+            "--dev",
+            grpc.as_str(),
+            "--set=listen.admin=",
+            "--set=listen.metrics=",
+        ]))
+    };
+    let program = start();
+    assert_eq!(program.address("grpc"), address);
+    let mode = std::fs::metadata(&socket).expect("a socket").permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let browser = create(&program, "{}").await;
+    assert_eq!(state(&program, &browser).await, SessionState::Active);
+    let health = run(["health", "--address", &address]);
+    assert_eq!((health.status.code(), stdout(&health).trim()), (Some(0), "SERVING"));
+    program.kill();
+    assert!(socket.exists(), "kill -9 leaves the socket behind");
+    let program = start();
+    create(&program, "{}").await;
+    let grpc = format!("--set=listen.grpc={address}");
+    let second =
+        run(["serve", "--dev", grpc.as_str(), "--set=listen.admin=", "--set=listen.metrics="]);
+    assert_eq!(second.status.code(), Some(1), "a socket that is in use is not taken away");
+    assert!(stderr(&second).contains("in use by another process"), "{}", stderr(&second));
+    assert_eq!(program.stop().0, Some(0));
+    assert!(!socket.exists(), "a clean stop takes the socket away");
+    std::fs::write(&socket, "not a socket").expect("a file");
+    let third =
+        run(["serve", "--dev", grpc.as_str(), "--set=listen.admin=", "--set=listen.metrics="]);
+    assert!(stderr(&third).contains("a file that is no socket is there"), "{}", stderr(&third));
+    assert_eq!(std::fs::read_to_string(&socket).expect("it is still there"), "not a socket");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_and_cleanup_ask_a_running_daemon() {
+    let program = Program::dev();
+    let health = run(["health", "--address", program.address("grpc")]);
+    assert_eq!((health.status.code(), stdout(&health).trim()), (Some(0), "SERVING"));
+    let cleanup = run(["cleanup", "--address", program.address("admin")]);
+    assert_eq!((cleanup.status.code(), stdout(&cleanup).trim()), (Some(0), "0"));
+    let lost = run(["cleanup", "--address", program.address("admin"), "--engine", "nope"]);
+    assert_eq!(lost.status.code(), Some(1));
+    assert!(stderr(&lost).contains("no engine of that name is configured"), "{}", stderr(&lost));
+    let misled = run(["cleanup", "--address", program.address("grpc")]);
+    assert_eq!(misled.status.code(), Some(1), "{}", stdout(&misled));
+    // What is not given is taken from the configuration.
+    let mut command = sessiond(["health"]);
+    command.env("SESSIOND_LISTEN__GRPC", program.address("grpc"));
+    assert_eq!(command.output().expect("the program can be run").status.code(), Some(0));
+    let address = program.address("grpc").to_owned();
+    assert_eq!(program.stop().0, Some(0));
+    let gone = run(["health", "--address", &address]);
+    assert_eq!(gone.status.code(), Some(1));
+    let expected = format!("sessiond: no daemon can be reached at {address}: ");
+    assert!(stderr(&gone).starts_with(&expected), "{}", stderr(&gone));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_can_be_json_and_hold_no_secret() {
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    let arguments = ["--set=log.format=json", "--set=log.level=trace"];
+    let program = Program::serve_in(directory.path(), &arguments);
+    let browser = create(&program, r#"{"password":"hunter2"}"#).await;
+    state(&program, &browser).await;
+    let token = browser.header().split_once('=').expect("a cookie").1.to_owned();
+    let (code, log) = program.stop();
+    assert_eq!(code, Some(0));
+    assert!(!log.is_empty());
+    for line in log.lines() {
+        let event: serde_json::Value = serde_json::from_str(line).expect("each line is JSON");
+        assert!(event.get("message").is_some() && event.get("level").is_some(), "{line}");
+    }
+    for secret in ["hunter2", &token, &token[16..32], "a-signing-secret"] {
+        assert!(!log.contains(secret), "the log gives {secret} away: {log}");
+    }
+}
