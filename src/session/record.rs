@@ -38,8 +38,9 @@ impl Record {
     }
 }
 
-/// Whom a session belongs to: text, at most 256 bytes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Whom a session belongs to: text, at most 256 bytes. Often an e-mail address:
+/// prints its type only.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Principal(Bytes);
 
 impl Principal {
@@ -59,6 +60,12 @@ impl Principal {
     /// Valid UTF-8; empty: anonymous.
     pub fn as_bytes(&self) -> &Bytes {
         &self.0
+    }
+}
+
+impl std::fmt::Debug for Principal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Principal")
     }
 }
 

@@ -224,3 +224,24 @@ async fn logs_can_be_json_and_hold_no_secret() {
         assert!(!log.contains(secret), "the log gives {secret} away: {log}");
     }
 }
+
+/// The tour of the README, run as it says.
+#[test]
+fn the_tour_is_as_told() {
+    let program = Program::dev();
+    // Beside the folder of this test binary, where cargo puts examples.
+    let here = std::env::current_exe().expect("a path");
+    let tour = here.ancestors().nth(2).expect("a folder").join("examples/tour");
+    let output = std::process::Command::new(tour).arg(program.address("grpc")).output();
+    let output = output.expect("the tour is built with the tests");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let told = stdout(&output);
+    for line in [
+        "  SESSION_STATE_NONE",
+        r#"  the new cookie: SESSION_STATE_ACTIVE {"cart":["a book"]}"#,
+        "  the old cookie: SESSION_STATE_SUPERSEDED ",
+        "  a late Write: NotFound, ",
+    ] {
+        assert!(told.lines().any(|found| found.starts_with(line)), "expected {line:?} in:\n{told}");
+    }
+}
