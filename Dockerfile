@@ -7,6 +7,9 @@
 # SESSIOND_CONFIG names: what stands behind `serve` as flags, the health check
 # does not see.
 #
+# With TLS on listen.grpc add a unix socket to it (unix:/run/sessiond/sessiond.sock):
+# the health check prefers that, and needs no certificate there.
+#
 # As delivered the daemon listens on loopback, which is right for a sidecar: it
 # shares the network namespace of what it serves. deploy/ has both ways to run it.
 

@@ -9,15 +9,22 @@ const FILES: [&str; 2] =
     ["sessiond/v1/session_service.proto", "sessiond/v1/session_admin_service.proto"];
 
 /// Strings on the wire that the daemon takes and gives as bytes. The two
-/// encodings are the same; what differs is who looks at the UTF-8. A hostile
-/// Cookie header must be a state and no decoding error, and session data is
-/// handed out from the store without a copy.
-const AS_BYTES: [(&str, &str); 5] = [
+/// encodings are the same; what differs is who looks at the UTF-8. Octets that
+/// are none would fail the decoding, and with it a whole pipeline: in a Cookie
+/// header they must be a state, elsewhere an error that names the field. And
+/// session data is handed out from the store without a copy.
+const AS_BYTES: [(&str, &str); 11] = [
     ("Credential", "cookie_header"),
     ("Credential", "token"),
     ("Session", "data"),
     ("Session", "principal"),
+    ("ResolveRequest", "engine"),
+    ("TouchRequest", "engine"),
+    ("WriteRequest", "engine"),
     ("WriteRequest", "set"),
+    ("WriteRequest", "unset"),
+    ("WriteRequest", "principal"),
+    ("DestroyRequest", "engine"),
 ];
 
 /// Messages that carry a token, a cookie or session data. They get a `Debug`

@@ -36,7 +36,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("It logs in. The session gets a new id, the cart stays:");
     let login = WriteRequest {
         credential: credential(&anonymous),
-        principal: Some("ann".to_owned()),
+        principal: Some("ann".into()),
         roll: true,
         ..Default::default()
     };

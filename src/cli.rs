@@ -56,8 +56,8 @@ pub enum Command {
 /// the environment (SESSIOND_LISTEN__GRPC=...), --set.
 #[derive(Args)]
 pub struct ConfigArgs {
-    /// Read this TOML file
-    #[arg(long, value_name = "FILE", env = "SESSIOND_CONFIG")]
+    /// Read this TOML file [env: SESSIOND_CONFIG]
+    #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Set one key, for example --set engine.default.duration=12h; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
@@ -73,7 +73,7 @@ pub struct ClientArgs {
     /// Its address, for example 127.0.0.1:50051 or unix:/run/sessiond/sessiond.sock
     #[arg(long, value_name = "ADDRESS")]
     pub address: Option<sessiond::server::config::ListenAddr>,
-    /// Speak TLS and trust this CA or self-signed certificate (PEM)
+    /// Speak TLS and trust this CA (PEM)
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
     /// The name that the server's certificate is for
@@ -89,7 +89,7 @@ pub struct ClientArgs {
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Give up after this long
-    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = timeout)]
     pub timeout: Span,
 }
 
@@ -100,18 +100,34 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn timeout(text: &str) -> Result<Span, String> {
+    let timeout = text.parse::<Span>().map_err(|unfit| unfit.to_string())?;
+    let most = Span::secs(24 * 60 * 60);
+    if timeout.0 > most.0 { Err(format!("expected at most {most}")) } else { Ok(timeout) }
+}
+
 impl ConfigArgs {
     /// Reads all layers.
-    pub fn load(self, dev: bool) -> Result<Config, ConfigError> {
+    pub fn load(&self, dev: bool) -> Result<Config, ConfigError> {
+        let named = std::env::var_os("SESSIOND_CONFIG").filter(|path| !path.is_empty());
+        let mut environment = Vec::new();
+        for (name, value) in std::env::vars_os() {
+            let Some(name) = name.to_str().filter(|name| name.starts_with("SESSIOND_")) else {
+                continue;
+            };
+            let value = value.into_string().map_err(|_| {
+                let source = format!("the environment variable {name}");
+                ConfigError { source, ..ConfigError::new("", "expected UTF-8") }
+            });
+            if name != "SESSIOND_CONFIG" {
+                environment.push((name.to_owned(), value?));
+            }
+        }
         let mut config = load(Sources {
             defaults: if dev { Config::dev() } else { Config::defaults() },
-            file: self.config,
-            environment: std::env::vars_os()
-                .filter_map(|(name, value)| {
-                    Some((name.into_string().ok()?, value.into_string().ok()?))
-                })
-                .collect(),
-            settings: self.settings,
+            file: self.config.clone().or(named.map(PathBuf::from)),
+            environment,
+            settings: self.settings.clone(),
         })?;
         if dev {
             give_secrets(&mut config);

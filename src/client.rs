@@ -4,7 +4,7 @@ use std::{fs, net::SocketAddr, path::Path};
 
 use sessiond::{
     grpc::wire::{CleanupRequest, session_admin_service_client::SessionAdminServiceClient},
-    server::config::{Config, ListenAddr},
+    server::config::{Config, ConfigError, ListenAddr},
 };
 use tonic::{
     Request, Status,
@@ -20,47 +20,56 @@ use crate::cli::ClientArgs;
 /// What went wrong, in a sentence for whoever typed the command.
 pub type Problem = String;
 
-/// Asks for the health of the daemon as a whole.
-pub async fn health(args: ClientArgs) -> Result<(), Problem> {
-    let caller = Caller::new(args, |config| &config.listen.grpc)?;
-    let mut client = HealthClient::new(caller.connect().await?);
-    let request = caller.request(HealthCheckRequest::default())?;
-    let answer = client.check(request).await.map_err(|status| caller.refused(&status))?;
-    match answer.into_inner().status() {
-        ServingStatus::Serving => Ok(()),
-        status => Err(format!("{} answers {}", caller.address, status.as_str_name())),
-    }
-}
-
-/// Makes the daemon sweep now, and gives the number of sessions removed.
-pub async fn cleanup(args: ClientArgs, engine: String) -> Result<u64, Problem> {
-    let caller = Caller::new(args, |config| &config.listen.admin)?;
-    let mut client = SessionAdminServiceClient::new(caller.connect().await?);
-    let request = caller.request(CleanupRequest { engine })?;
-    let answer = client.cleanup(request).await.map_err(|status| caller.refused(&status))?;
-    Ok(answer.into_inner().removed)
-}
-
-struct Caller {
+/// A daemon to call, and how.
+pub struct Caller {
     args: ClientArgs,
     config: Config,
     address: ListenAddr,
 }
 
 impl Caller {
+    /// For the daemon's health, at a listener of its sessions.
+    pub fn health(args: ClientArgs) -> Result<Self, ConfigError> {
+        Self::new(args, "listen.grpc", |config| &config.listen.grpc)
+    }
+
+    /// For its operation, at an admin listener.
+    pub fn admin(args: ClientArgs) -> Result<Self, ConfigError> {
+        Self::new(args, "listen.admin", |config| &config.listen.admin)
+    }
+
     fn new(
         mut args: ClientArgs,
+        key: &str,
         listeners: fn(&Config) -> &Vec<ListenAddr>,
-    ) -> Result<Self, Problem> {
-        let settings = std::mem::take(&mut args.config.settings);
-        let sources = crate::cli::ConfigArgs { config: args.config.config.take(), settings };
-        let config = sources.load(false).map_err(|error| error.to_string())?;
+    ) -> Result<Self, ConfigError> {
+        let config = args.config.load(false)?;
         let address = match args.address.take() {
             Some(address) => address,
-            None => nearest(listeners(&config))
-                .ok_or("the configuration has no such listener; say where with --address")?,
+            None => nearest(listeners(&config)).ok_or_else(|| {
+                ConfigError::new(key, "holds no address to call; say where with --address")
+            })?,
         };
         Ok(Self { args, config, address })
+    }
+
+    /// Asks for the health of the daemon as a whole.
+    pub async fn ask_health(&self) -> Result<(), Problem> {
+        let mut client = HealthClient::new(self.connect().await?);
+        let request = self.request(HealthCheckRequest::default())?;
+        let answer = client.check(request).await.map_err(|status| self.refused(&status))?;
+        match answer.into_inner().status() {
+            ServingStatus::Serving => Ok(()),
+            status => Err(format!("{} answers {}", self.address, status.as_str_name())),
+        }
+    }
+
+    /// Makes the daemon sweep now, and gives the number of sessions removed.
+    pub async fn sweep(&self, engine: String) -> Result<u64, Problem> {
+        let mut client = SessionAdminServiceClient::new(self.connect().await?);
+        let request = self.request(CleanupRequest { engine })?;
+        let answer = client.cleanup(request).await.map_err(|status| self.refused(&status))?;
+        Ok(answer.into_inner().removed)
     }
 
     async fn connect(&self) -> Result<Channel, Problem> {
@@ -74,7 +83,15 @@ impl Caller {
             }
             causes.dedup();
             let causes = causes.join(": ");
-            format!("no daemon can be reached at {}: {causes}", self.address)
+            let hint =
+                match (&self.address, self.config.listen.tls.cert_file.as_os_str().is_empty()) {
+                    (ListenAddr::Tcp(_), false) => {
+                        "; with TLS, name its CA with --ca-file and its \
+                    name with --server-name, or add a unix socket to listen.grpc for probes"
+                    }
+                    _ => "",
+                };
+            format!("no daemon can be reached at {}: {causes}{hint}", self.address)
         };
         let connecting = async {
             let endpoint = match (&self.address, self.tls()?) {

@@ -5,13 +5,14 @@ use std::{io::Write, process::ExitCode, sync::Arc};
 use clap::Parser;
 use sessiond::server::{
     Addresses, Server, StartError, Surroundings,
-    config::{self, Backend, Config, ConfigError, ListenAddr},
+    config::{Backend, Config, ConfigError, ListenAddr},
     log,
-    system::{SystemClock, SystemEntropy},
+    system::{SystemClock, SystemEntropy, raise_descriptor_limit},
 };
 use tokio::{
     runtime::{Builder, Runtime},
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
 };
 
 use self::cli::{Cli, Command};
@@ -26,9 +27,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const WRONG_USAGE: u8 = 64;
 const BAD_CONFIGURATION: u8 = 78;
 const FAULT: u8 = 1;
-
-/// Threads that may wait for the disk at a time.
-const BLOCKING_THREADS: usize = 64;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -57,18 +55,20 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Serve { config, dev } => serve(config.load(dev).map_err(bad_config)?, dev),
         Command::Check { config, dev } => {
             let config = config.load(dev).map_err(bad_config)?;
-            for warning in config::check(&config).map_err(bad_config)?.warnings {
+            for warning in sessiond::server::check(&config).map_err(bad_config)? {
                 eprintln!("sessiond: warning: {warning}");
             }
             print(&config.to_toml())
         }
         Command::Secret => print(&format!("{}\n", cli::fresh_secret())),
         Command::Health { client } => {
-            one_thread()?.block_on(client::health(client)).map_err(fault)?;
+            let called = client::Caller::health(client).map_err(bad_config)?;
+            one_thread()?.block_on(called.ask_health()).map_err(fault)?;
             print("SERVING\n")
         }
         Command::Cleanup { client, engine } => {
-            let removed = one_thread()?.block_on(client::cleanup(client, engine)).map_err(fault)?;
+            let called = client::Caller::admin(client).map_err(bad_config)?;
+            let removed = one_thread()?.block_on(called.sweep(engine)).map_err(fault)?;
             print(&format!("{removed}\n"))
         }
     }
@@ -85,16 +85,17 @@ fn serve(config: Config, dev: bool) -> Result<(), Failure> {
     if dev {
         let kept = match config.store.backend {
             Backend::Memory => "sessions are gone when it stops",
-            Backend::Sled => "sessions are kept, but the secret is not",
+            Backend::Sled => "sessions are kept, but a secret that was made at start is not",
         };
-        tracing::warn!(
-            "running with --dev, not for production: {kept}, and the cookie works over plain HTTP"
-        );
+        tracing::warn!("running with --dev, not for production: {kept}");
     }
+    if let Err(problem) = raise_descriptor_limit(config.limits.max_connections) {
+        tracing::warn!("{problem}");
+    }
+    // Before the store is opened: from here on a stop is a clean stop.
+    let stop = stop_signals().map_err(|error| (FAULT, error.to_string()))?;
     let runtime = server_runtime(&config)?;
     let served = runtime.block_on(async {
-        // Before the store is opened: from here on a stop is a clean stop.
-        let stop = StopSignals::new().map_err(|error| (FAULT, error.to_string()))?;
         let surroundings = Surroundings {
             clock: Arc::new(SystemClock::start()),
             entropy: Arc::new(SystemEntropy),
@@ -104,8 +105,11 @@ fn serve(config: Config, dev: bool) -> Result<(), Failure> {
             error => (FAULT, error.to_string()),
         })?;
         print(&ready_line(&server.addresses()))?;
-        server.run(stop.first()).await;
-        Ok(())
+        let stop = async {
+            // An error would mean that the thread is gone, which never ends.
+            let _ = stop.await;
+        };
+        server.run(stop).await.map_err(|error| (FAULT, error.to_string()))
     });
     // Waits for what is still with the store, which is then flushed and closed.
     drop(runtime);
@@ -131,35 +135,34 @@ fn ready_line(addresses: &Addresses) -> String {
     )
 }
 
-/// SIGTERM and SIGINT. The first asks for a clean stop, the second for an end.
-struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl StopSignals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-
-    async fn first(mut self) {
-        self.next().await;
-        tokio::spawn(async move {
-            self.next().await;
-            tracing::warn!("stopped at once by a second signal");
-            std::process::exit(FAULT.into());
+/// Done at the first SIGTERM or SIGINT, which asks for a clean stop; the second
+/// ends the process at once.
+///
+/// On a thread and a runtime of its own: the server's may be waiting for the
+/// disk, at start and at the end.
+fn stop_signals() -> std::io::Result<oneshot::Receiver<()>> {
+    let runtime = Builder::new_current_thread().enable_io().build()?;
+    let mut signals = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
+    let (first, stop) = oneshot::channel();
+    std::thread::Builder::new().name("sessiond-signals".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            let mut next = async || {
+                tokio::select! {
+                    _ = signals.0.recv() => {}
+                    _ = signals.1.recv() => {}
+                }
+            };
+            next().await;
+            let _ = first.send(());
+            next().await;
         });
-    }
+        tracing::warn!("stopped at once by a second signal");
+        std::process::exit(FAULT.into());
+    })?;
+    Ok(stop)
 }
 
 fn server_runtime(config: &Config) -> Result<Runtime, Failure> {
@@ -167,11 +170,14 @@ fn server_runtime(config: &Config) -> Result<Runtime, Failure> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads as usize,
     };
-    if threads == 1 {
-        return one_thread();
-    }
-    let mut builder = Builder::new_multi_thread();
-    builder.worker_threads(threads).thread_name("sessiond-worker");
+    let mut builder = match threads {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    builder
+        .worker_threads(threads)
+        .max_blocking_threads(config.runtime.blocking_threads as usize)
+        .thread_name("sessiond-worker");
     build(builder)
 }
 
@@ -180,6 +186,6 @@ fn one_thread() -> Result<Runtime, Failure> {
 }
 
 fn build(mut builder: Builder) -> Result<Runtime, Failure> {
-    let runtime = builder.max_blocking_threads(BLOCKING_THREADS).enable_all().build();
+    let runtime = builder.enable_all().build();
     runtime.map_err(|error| (FAULT, format!("the runtime can not start: {error}")))
 }

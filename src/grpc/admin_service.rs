@@ -38,7 +38,7 @@ impl<S: Store> session_admin_service_server::SessionAdminService for SessionAdmi
         let engines: Vec<_> = if name.is_empty() {
             self.engines.iter().collect()
         } else {
-            vec![self.engines.get(&name).map_err(Fault::into_status)?]
+            vec![self.engines.get(name.as_bytes()).map_err(Fault::into_status)?]
         };
         let mut removed = 0;
         for engine in engines {

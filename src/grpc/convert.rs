@@ -71,11 +71,11 @@ pub fn write_options(request: &mut wire::WriteRequest) -> Result<WriteOptions, F
     };
     Ok(WriteOptions {
         set,
-        unset: std::mem::take(&mut request.unset),
+        unset: request.unset.iter().map(|key| unset(key)).collect::<Result<_, _>>()?,
         replace: request.replace,
         if_version: request.if_version.map(if_version).transpose()?,
         roll: request.roll,
-        principal: request.principal.take().map(principal).transpose()?,
+        principal: request.principal.as_deref().map(principal).transpose()?,
         duration: request.duration.as_ref().map(own_duration).transpose()?,
     })
 }
@@ -89,12 +89,16 @@ fn if_version(version: u64) -> Result<NonZeroU64, Fault> {
         .ok_or_else(|| invalid("if_version", "expected at least 1, the version at creation".into()))
 }
 
-fn principal(principal: String) -> Result<Principal, Fault> {
-    let len = principal.len();
+fn principal(principal: &[u8]) -> Result<Principal, Fault> {
     Principal::new(principal).ok_or_else(|| {
-        let limit = Principal::MAX_LEN;
-        invalid("principal", format!("expected at most {limit} bytes, found {len}"))
+        let (limit, len) = (Principal::MAX_LEN, principal.len());
+        invalid("principal", format!("expected at most {limit} bytes of UTF-8, found {len} bytes"))
     })
+}
+
+fn unset(key: &[u8]) -> Result<String, Fault> {
+    let key = std::str::from_utf8(key).map(str::to_owned);
+    key.map_err(|_| invalid("unset", "expected keys in UTF-8".to_owned()))
 }
 
 fn own_duration(given: &prost_types::Duration) -> Result<Duration, Fault> {

@@ -25,9 +25,10 @@ impl<S> Engines<S> {
     }
 
     /// The engine that a request names; empty: the one called `default`.
-    pub fn get(&self, name: &str) -> Result<&Arc<Engine<S>>, Fault> {
-        let name = if name.is_empty() { DEFAULT } else { name };
-        self.by_name.get(name).ok_or_else(|| {
+    pub fn get(&self, name: &[u8]) -> Result<&Arc<Engine<S>>, Fault> {
+        let name = if name.is_empty() { DEFAULT.as_bytes() } else { name };
+        let engine = std::str::from_utf8(name).ok().and_then(|name| self.by_name.get(name));
+        engine.ok_or_else(|| {
             // Only names of the configuration are repeated, not the caller's.
             let known: Vec<_> = self.by_name.keys().map(String::as_str).collect();
             let known = known.join(", ");

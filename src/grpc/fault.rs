@@ -20,9 +20,12 @@ pub enum Reason {
     InvalidArgument,
     InvalidData,
     DataTooLarge,
+    MalformedMessage,
+    MessageTooLarge,
     UnknownEngine,
     SessionGone,
     VersionMismatch,
+    Overloaded,
     StoreUnavailable,
     RecordUnreadable,
     ShuttingDown,
@@ -32,13 +35,16 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 12] = [
+    pub const ALL: [Reason; 15] = [
         Self::InvalidArgument,
         Self::InvalidData,
         Self::DataTooLarge,
+        Self::MalformedMessage,
+        Self::MessageTooLarge,
         Self::UnknownEngine,
         Self::SessionGone,
         Self::VersionMismatch,
+        Self::Overloaded,
         Self::StoreUnavailable,
         Self::RecordUnreadable,
         Self::ShuttingDown,
@@ -60,9 +66,12 @@ impl Reason {
             Self::InvalidArgument => ("INVALID_ARGUMENT", Code::InvalidArgument),
             Self::InvalidData => ("INVALID_DATA", Code::InvalidArgument),
             Self::DataTooLarge => ("DATA_TOO_LARGE", Code::InvalidArgument),
+            Self::MalformedMessage => ("MALFORMED_MESSAGE", Code::InvalidArgument),
+            Self::MessageTooLarge => ("MESSAGE_TOO_LARGE", Code::InvalidArgument),
             Self::UnknownEngine => ("UNKNOWN_ENGINE", Code::InvalidArgument),
             Self::SessionGone => ("SESSION_GONE", Code::NotFound),
             Self::VersionMismatch => ("VERSION_MISMATCH", Code::Aborted),
+            Self::Overloaded => ("OVERLOADED", Code::ResourceExhausted),
             Self::StoreUnavailable => ("STORE_UNAVAILABLE", Code::Unavailable),
             Self::RecordUnreadable => ("RECORD_UNREADABLE", Code::DataLoss),
             Self::ShuttingDown => ("SHUTTING_DOWN", Code::Unavailable),
@@ -133,21 +142,52 @@ impl From<Error> for Fault {
                 Self::at(Reason::InvalidArgument, field, message)
             }
             Error::Store(error) => {
-                let reason = match error.kind {
-                    StoreErrorKind::Unavailable => Reason::StoreUnavailable,
-                    StoreErrorKind::Unreadable => Reason::RecordUnreadable,
+                let (reason, retry) = match error.kind {
+                    StoreErrorKind::Unavailable => (Reason::StoreUnavailable, true),
+                    StoreErrorKind::Overloaded => (Reason::Overloaded, true),
+                    StoreErrorKind::Unreadable => (Reason::RecordUnreadable, false),
                 };
-                let retry = error.kind == StoreErrorKind::Unavailable;
                 Self { retry, ..Self::new(reason, message) }
             }
         }
     }
 }
 
+/// The fault behind a status that the transport made up before a service saw
+/// the message; `None` when it is none of these.
+pub fn of_transport(status: &Status) -> Option<Fault> {
+    if !status.details().is_empty() {
+        return None;
+    }
+    let reason = match status.code() {
+        // tonic's codes for a message over the limit and for one it can not read.
+        Code::OutOfRange => Reason::MessageTooLarge,
+        Code::Internal => Reason::MalformedMessage,
+        _ => return None,
+    };
+    Some(Fault::new(reason, status.message()))
+}
+
+/// Gives the answers that the transport made up itself their place in the table.
+pub fn name_transport_faults(
+    response: http::Response<tonic::body::Body>,
+) -> http::Response<tonic::body::Body> {
+    // Only an answer without a message has its status in the headers.
+    if !response.headers().contains_key("grpc-status") {
+        return response;
+    }
+    match Status::from_header_map(response.headers()).as_ref().and_then(of_transport) {
+        Some(fault) => fault.into_status().into_http(),
+        None => response,
+    }
+}
+
 /// Writes the internal cause of an error into the log. A caller's own mistakes
-/// are not the operator's business.
+/// are not the operator's business, and overload is counted.
 pub fn log_cause(error: &Error) {
-    if let Error::Store(error) = error {
+    if let Error::Store(error) = error
+        && error.kind != StoreErrorKind::Overloaded
+    {
         let cause = error.source().map(ToString::to_string).unwrap_or_default();
         tracing::error!(cause, "{error}");
     }

@@ -22,7 +22,7 @@ use tonic::Status;
 
 use super::{
     engines::Engines,
-    fault::{Fault, Reason},
+    fault::{self, Fault, Reason},
     lanes::{Lanes, Ticket},
     observer::Observer,
     operation::{self, Operation},
@@ -116,7 +116,10 @@ where
         match Pin::new(inbound).poll_next(cx) {
             Poll::Pending => return false,
             Poll::Ready(Some(Ok(request))) => self.start(request, cx),
-            Poll::Ready(Some(Err(status))) => self.close(Some(status)),
+            Poll::Ready(Some(Err(status))) => {
+                let status = fault::of_transport(&status).map_or(status, Fault::into_status);
+                self.close(Some(status));
+            }
             Poll::Ready(None) => self.close(None),
         }
         true

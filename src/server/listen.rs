@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     pin::Pin,
     sync::{
@@ -78,7 +78,7 @@ impl Listener {
 async fn bind_unix(path: &Path) -> io::Result<Listener> {
     clear_stale_socket(path).await?;
     let listener = UnixListener::bind(path)?;
-    let file = SocketFile { path: path.to_owned() };
+    let file = SocketFile { path: path.to_owned(), inode: fs::symlink_metadata(path)?.ino() };
     // Until here only the owner could connect: connecting takes write permission.
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
     Ok(Listener::Unix(listener, file))
@@ -104,11 +104,15 @@ async fn clear_stale_socket(path: &Path) -> io::Result<()> {
 /// The file of a unix socket; removed when dropped.
 pub struct SocketFile {
     path: PathBuf,
+    inode: u64,
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        // Another daemon may have its own there meanwhile.
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

@@ -328,6 +328,10 @@ impl<S: Store> Store for Measured<S> {
         Ok(swept)
     }
 
+    fn check(&self) -> Result<()> {
+        self.store.check()
+    }
+
     fn count(&self) -> u64 {
         self.store.count()
     }

@@ -9,20 +9,22 @@
 //! | [`config`] | defaults, file, environment, flags; and what they must keep |
 //! | [`listen`] | sockets, and the bound on connections |
 //! | [`cleanup`] | the periodic sweep |
+//! | [`tls`] | certificates and keys |
 //! | [`metrics`], [`scrape`] | what is counted, and the page that shows it |
 //! | [`system`] | the system's clock and randomness |
 //! | [`log`] | the log |
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     server::NamedService,
     service::{Routes, interceptor::InterceptedService},
-    transport::{Certificate, Identity, ServerTlsConfig},
+    transport::ServerTlsConfig,
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::util::MapResponseLayer;
 
 use self::{
     config::{Backend, Checked, Config, ConfigError, Durability, Limits, ListenAddr},
@@ -34,13 +36,14 @@ use crate::{
         admin_service::SessionAdminService,
         auth::BearerAuth,
         engines::Engines,
+        fault,
         session_service::SessionService,
         wire::{
             FILE_DESCRIPTOR_SET, session_admin_service_server::SessionAdminServiceServer,
             session_service_server::SessionServiceServer,
         },
     },
-    session::{clock::Clock, engine::Engine, id::Entropy},
+    session::{clock::Clock, engine::Engine, id::Entropy, store::StoreError},
     store::{
         AnyStore,
         memory::MemoryStore,
@@ -55,14 +58,27 @@ pub mod log;
 pub mod metrics;
 pub mod scrape;
 pub mod system;
+mod tls;
 
 type DaemonStore = Measured<AnyStore>;
 
-const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A peer that resets streams faster than they are served is cut off
 /// (CVE-2023-44487, CVE-2025-8671). hyper's own figures, which tonic unsets.
 const MAX_PENDING_RESET_STREAMS: usize = 20;
 const MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1024;
+
+/// How often the stores are asked whether they can keep their promises.
+const FITNESS_INTERVAL: Duration = Duration::from_secs(1);
+/// What a request for health or reflection may take; both are open to more
+/// callers than the rest.
+const MAX_SMALL_MESSAGE_BYTES: usize = 4 << 10;
+
+/// Checks a configuration as [`Server::build`] does, its files included, and
+/// gives what an operator should know. Binds and opens nothing.
+pub fn check(config: &Config) -> Result<Vec<String>, ConfigError> {
+    tls::load(&config.listen.tls)?;
+    Ok(config::check(config)?.warnings)
+}
 
 /// Why a daemon could not start.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +103,7 @@ pub struct Server {
     tls: Option<ServerTlsConfig>,
     auth: Option<BearerAuth>,
     engines: Engines<DaemonStore>,
+    database: Option<SledDatabase>,
     metrics: Arc<Metrics>,
     connections: ConnectionLimit,
     grpc: Vec<Listener>,
@@ -110,12 +127,12 @@ impl Server {
         for warning in &checked.warnings {
             tracing::warn!("{warning}");
         }
-        let tls = tls(&config)?;
+        let tls = tls::load(&config.listen.tls)?;
         let metrics = Metrics::new();
         let auth = (!checked.tokens.is_empty())
             .then(|| BearerAuth::new(checked.tokens.iter().map(|token| token.as_bytes())));
         let entropy = Arc::clone(&surroundings.entropy);
-        let engines = engines(&config, checked, &metrics, surroundings)?;
+        let (engines, database) = engines(&config, checked, &metrics, surroundings)?;
         let scrape = match config.listen.metrics.0 {
             None => None,
             Some(address) => match Listener::bind(&ListenAddr::Tcp(address)).await? {
@@ -127,6 +144,7 @@ impl Server {
             tls,
             auth,
             engines,
+            database,
             metrics,
             connections: ConnectionLimit::new(config.limits.max_connections as usize),
             grpc: bind(&config.listen.grpc).await?,
@@ -148,8 +166,9 @@ impl Server {
     }
 
     /// Serves until `stop` is done; then stops accepting, finishes what is in
-    /// flight as long as the grace lasts, and flushes the store.
-    pub async fn run(self, stop: impl Future<Output = ()>) {
+    /// flight as long as the grace lasts, and syncs the store. An error means
+    /// that this last sync, or an earlier one, has failed.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), StoreError> {
         let stopping = CancellationToken::new();
         let mut health = HealthReporter::new();
         let session_routes = self.session_routes(&health, &stopping);
@@ -163,6 +182,7 @@ impl Server {
             let entropy = Arc::clone(&self.entropy);
             background.spawn(cleanup::run(Arc::clone(engine), interval, slice, entropy));
         }
+        background.spawn(watch_fitness(self.engines.clone(), health.clone()));
         if let Some(listener) = self.scrape {
             let (metrics, engines) = (self.metrics, self.engines.clone());
             let connections = self.connections.clone();
@@ -200,6 +220,10 @@ impl Server {
         }
         serving.shutdown().await;
         background.shutdown().await;
+        match self.database {
+            Some(database) => database.sync().await,
+            None => Ok(()),
+        }
     }
 
     fn session_routes(&self, health: &HealthReporter, stopping: &CancellationToken) -> Routes {
@@ -219,7 +243,8 @@ impl Server {
         let service = SessionAdminServiceServer::new(SessionAdminService {
             engines: self.engines.clone(),
             slice: self.config.cleanup.slice as usize,
-        });
+        })
+        .max_decoding_message_size(self.config.limits.max_message_bytes.as_usize());
         let name = <SessionAdminServiceServer<SessionAdminService<DaemonStore>>>::NAME;
         self.routes(service, name, health)
     }
@@ -240,7 +265,8 @@ impl Server {
         T::Future: Send + 'static,
     {
         let health = tonic_health::server::HealthService::from_health_reporter(health.clone());
-        let health = tonic_health::pb::health_server::HealthServer::new(health);
+        let health = tonic_health::pb::health_server::HealthServer::new(health)
+            .max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
         let mut routes = Routes::builder();
         routes.add_service(health);
         match &self.auth {
@@ -260,6 +286,8 @@ impl Server {
             // Many clients still ask for v1alpha.
             let (v1, v1alpha) =
                 (builder().build_v1().expect(OURS), builder().build_v1alpha().expect(OURS));
+            let v1 = v1.max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
+            let v1alpha = v1alpha.max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
             match &self.auth {
                 None => routes.add_service(v1).add_service(v1alpha),
                 Some(auth) => routes
@@ -278,6 +306,18 @@ const HEALTH_NAMES: [&str; 3] =
 async fn set_health(health: &HealthReporter, status: ServingStatus) {
     for service in HEALTH_NAMES {
         health.set_service_status(service, status).await;
+    }
+}
+
+/// Turns health to NOT_SERVING, for good, when a store can not keep its
+/// promises any more: whoever probes then restarts the daemon.
+async fn watch_fitness(engines: Engines<DaemonStore>, health: HealthReporter) {
+    loop {
+        tokio::time::sleep(FITNESS_INTERVAL).await;
+        if let Some(error) = engines.iter().find_map(|engine| engine.check().err()) {
+            tracing::error!("not serving from now on: {error}");
+            return set_health(&health, ServingStatus::NotServing).await;
+        }
     }
 }
 
@@ -308,6 +348,7 @@ impl Gate {
     {
         let limits = &self.limits;
         let mut server = tonic::transport::Server::builder()
+            .layer(MapResponseLayer::new(fault::name_transport_faults))
             .max_concurrent_streams(limits.max_concurrent_streams)
             .http2_max_header_list_size(limits.max_header_bytes.0.try_into().unwrap_or(u32::MAX))
             .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESET_STREAMS))
@@ -336,43 +377,12 @@ async fn bind(addresses: &[ListenAddr]) -> Result<Vec<Listener>, BindError> {
     Ok(listeners)
 }
 
-fn tls(config: &Config) -> Result<Option<ServerTlsConfig>, ConfigError> {
-    let files = &config.listen.tls;
-    if files.cert_file.as_os_str().is_empty() {
-        return Ok(None);
-    }
-    let read = |key: &str, path: &Path| {
-        fs::read(path).map_err(|error| {
-            let problem = format!("the file {} can not be read: {error}", path.display());
-            ConfigError::new(format!("listen.tls.{key}"), problem)
-        })
-    };
-    let identity = Identity::from_pem(
-        read("cert_file", &files.cert_file)?,
-        read("key_file", &files.key_file)?,
-    );
-    let mut tls = ServerTlsConfig::new().identity(identity).timeout(TLS_HANDSHAKE_TIMEOUT);
-    if !files.client_ca_file.as_os_str().is_empty() {
-        let ca = read("client_ca_file", &files.client_ca_file)?;
-        tls = tls.client_ca_root(Certificate::from_pem(ca));
-    }
-    tonic::transport::Server::builder().tls_config(tls.clone()).map_err(|error| {
-        use std::error::Error as _;
-        let cause = error.source().map(ToString::to_string).unwrap_or_default();
-        let problem = format!(
-            "expected a certificate chain, its key and the clients' CA as PEM files: {error}: {cause}"
-        );
-        ConfigError::new("listen.tls", problem)
-    })?;
-    Ok(Some(tls))
-}
-
 fn engines(
     config: &Config,
     checked: Checked,
     metrics: &Metrics,
     surroundings: Surroundings,
-) -> Result<Engines<DaemonStore>, StartError> {
+) -> Result<(Engines<DaemonStore>, Option<SledDatabase>), StartError> {
     let database = match config.store.backend {
         Backend::Memory => None,
         Backend::Sled => Some(SledDatabase::open(sled_options(config))?),
@@ -398,7 +408,7 @@ fn engines(
         let engine = Engine::new(&name, policy, store, Arc::clone(clock), Arc::clone(entropy));
         engines.insert(name, Arc::new(engine));
     }
-    Ok(Engines::new(engines))
+    Ok((Engines::new(engines), database))
 }
 
 fn sled_options(config: &Config) -> SledOptions {
@@ -412,6 +422,7 @@ fn sled_options(config: &Config) -> SledOptions {
         path: sled.path.clone(),
         cache_bytes: sled.cache_bytes.0,
         flush_interval: sled.flush_interval.0,
+        max_pending: sled.max_pending as usize,
         write: level(sled.durability.write),
         destroy: level(sled.durability.destroy),
         roll: level(sled.durability.roll),

@@ -1,6 +1,6 @@
 //! The listener that Prometheus scrapes: plain HTTP, one page.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::Full;
@@ -13,6 +13,9 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 /// Scrapes at a time: there is one Prometheus, or a few.
 const MOST_CONNECTIONS: usize = 16;
 
+/// How long a connection may last. Prometheus opens another when it has to.
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// Serves `page` at /metrics until it is dropped.
 pub async fn serve(listener: TcpListener, page: Arc<dyn Fn() -> String + Send + Sync>) {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
@@ -22,7 +25,7 @@ pub async fn serve(listener: TcpListener, page: Arc<dyn Fn() -> String + Send + 
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "a scrape could not be accepted");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
@@ -36,8 +39,11 @@ pub async fn serve(listener: TcpListener, page: Arc<dyn Fn() -> String + Send + 
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .serve_connection(TokioIo::new(stream), answer);
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a scrape broke off");
+            match tokio::time::timeout(LONGEST, connection).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "a scrape broke off"),
+                // Whoever reads too slowly, or not at all, makes room for others.
+                Err(_) => tracing::debug!("a scrape took too long and was cut"),
             }
             drop(place);
         });

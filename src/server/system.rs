@@ -3,12 +3,35 @@
 use std::time::Duration;
 
 use rand::{TryRng, rngs::SysRng};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::{
+    process::{Resource, getrlimit, setrlimit},
+    time::{ClockId, clock_gettime},
+};
 
 use crate::session::{
     clock::{Clock, Moment},
     id::Entropy,
 };
+
+/// Descriptors that are not connections: listeners, files, probes.
+const OTHER_DESCRIPTORS: u64 = 128;
+
+/// Raises this process's soft limit of descriptors to the hard one. Says what is
+/// wrong when that is too few for so many connections.
+pub fn raise_descriptor_limit(connections: u32) -> Result<(), String> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // What can not be raised is judged by what there is.
+    let _ = setrlimit(Resource::Nofile, limit);
+    let wanted = u64::from(connections) + OTHER_DESCRIPTORS;
+    match getrlimit(Resource::Nofile).current {
+        Some(found) if found < wanted => Err(format!(
+            "the process may open {found} descriptors, limits.max_connections = {connections} \
+             needs {wanted}: raise the limit (ulimit -n) or lower the key"
+        )),
+        _ => Ok(()),
+    }
+}
 
 /// A clock that reads the wall once, at start, and then follows a monotonic
 /// clock that counts suspend. A wall clock that steps while the daemon runs
@@ -16,6 +39,7 @@ use crate::session::{
 pub struct SystemClock {
     wall_at_start: Moment,
     boot_at_start: Duration,
+    since_boot: fn() -> Duration,
 }
 
 impl SystemClock {
@@ -25,13 +49,14 @@ impl SystemClock {
         Self {
             wall_at_start: Moment::from_unix_millis(0) + wall.unwrap_or_default(),
             boot_at_start: since_boot(),
+            since_boot,
         }
     }
 }
 
 impl Clock for SystemClock {
     fn now(&self) -> Moment {
-        self.wall_at_start + since_boot().saturating_sub(self.boot_at_start)
+        self.wall_at_start + (self.since_boot)().saturating_sub(self.boot_at_start)
     }
 }
 
@@ -48,5 +73,38 @@ impl Entropy for SystemEntropy {
     /// session id without it.
     fn fill(&self, bytes: &mut [u8]) {
         SysRng.try_fill_bytes(bytes).expect("the operating system gives random bytes");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    static BOOT_MILLIS: AtomicU64 = AtomicU64::new(5_000);
+
+    /// Only the monotonic clock moves this one; the wall is not asked again.
+    #[test]
+    fn time_follows_the_monotonic_clock() {
+        let clock = SystemClock {
+            wall_at_start: Moment::from_unix_millis(1_000_000),
+            boot_at_start: Duration::from_millis(5_000),
+            since_boot: || Duration::from_millis(BOOT_MILLIS.load(Ordering::Relaxed)),
+        };
+        assert_eq!(clock.now(), Moment::from_unix_millis(1_000_000));
+        BOOT_MILLIS.store(7_500, Ordering::Relaxed);
+        assert_eq!(clock.now(), Moment::from_unix_millis(1_002_500));
+        BOOT_MILLIS.store(0, Ordering::Relaxed);
+        assert_eq!(clock.now(), Moment::from_unix_millis(1_000_000), "never before its start");
+    }
+
+    #[test]
+    fn it_starts_at_the_wall_and_goes_on() {
+        let clock = SystemClock::start();
+        let earlier = clock.now();
+        assert!(earlier > Moment::from_unix_millis(1_700_000_000_000), "{earlier:?}");
+        while clock.now() == earlier {}
+        assert!(clock.now() > earlier);
     }
 }

@@ -128,7 +128,8 @@ fn write<'d>(members: impl Iterator<Item = Member<'d>>) -> Data {
         text.extend_from_slice(member.raw_value);
     }
     text.push(b'}');
-    Data(text.into())
+    // Exact, because a record keeps it for long.
+    Data(text.into_boxed_slice().into())
 }
 
 const WHITESPACE: [char; 4] = [' ', '\t', '\n', '\r'];

@@ -94,7 +94,7 @@ pub struct ResolveOptions {
 }
 
 /// What a Write changes.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct WriteOptions {
     pub set: Data,
     pub unset: Vec<String>,
@@ -156,6 +156,11 @@ impl<S: Store> Engine<S> {
     /// How many sessions are stored; see [`Store::count`].
     pub fn count(&self) -> u64 {
         self.store.count()
+    }
+
+    /// Whether the store can keep its promises; see [`Store::check`].
+    pub fn check(&self) -> Result<()> {
+        Ok(self.store.check()?)
     }
 
     pub fn now(&self) -> Moment {

@@ -46,15 +46,11 @@ pub struct Principal(Bytes);
 impl Principal {
     pub const MAX_LEN: usize = 256;
 
-    /// `None` when it is longer than [`MAX_LEN`](Self::MAX_LEN).
-    pub fn new(principal: String) -> Option<Self> {
-        (principal.len() <= Self::MAX_LEN).then(|| Self(principal.into()))
-    }
-
-    /// Takes what a store has kept. `None` when it is not UTF-8 or too long.
-    pub fn from_stored(principal: Bytes) -> Option<Self> {
-        let valid = principal.len() <= Self::MAX_LEN && std::str::from_utf8(&principal).is_ok();
-        valid.then_some(Self(principal))
+    /// `None` when it is not UTF-8, or longer than [`MAX_LEN`](Self::MAX_LEN).
+    pub fn new(principal: &[u8]) -> Option<Self> {
+        let valid = principal.len() <= Self::MAX_LEN && std::str::from_utf8(principal).is_ok();
+        // A copy: a slice would keep the whole message or record in memory.
+        valid.then(|| Self(Bytes::copy_from_slice(principal)))
     }
 
     /// Valid UTF-8; empty: anonymous.
@@ -105,15 +101,26 @@ pub struct Update {
     pub duration: Option<Duration>,
 }
 
-/// What an [`Update`] or a creation does to the data.
-#[derive(Debug, Clone)]
+/// What an [`Update`] or a creation does to the data. Prints no key and no value.
+#[derive(Clone)]
 pub struct Edit {
     /// Drop all data first.
     pub replace: bool,
     pub unset: Vec<String>,
     pub set: Data,
-    /// The result may have so many bytes.
+    /// The result may have so many bytes, or as many as there were before.
     pub limit_bytes: usize,
+}
+
+impl std::fmt::Debug for Edit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { replace, unset, set, limit_bytes } = self;
+        write!(
+            f,
+            "Edit(replace {replace}, unset {}, set {set:?}, limit {limit_bytes})",
+            unset.len()
+        )
+    }
 }
 
 impl Edit {
@@ -126,7 +133,8 @@ impl Edit {
             base.merge(&self.unset, &self.set).map_err(Refusal::Data)?
         };
         let len_bytes = data.text().len();
-        if len_bytes > self.limit_bytes {
+        // What is too large since the limit was lowered may still shrink.
+        if len_bytes > self.limit_bytes && len_bytes > stored.text().len() {
             return Err(Refusal::TooLarge { len_bytes, limit_bytes: self.limit_bytes });
         }
         Ok(data)

@@ -59,6 +59,10 @@ pub trait Store: Send + Sync + 'static {
     /// short.
     fn cleanup(&self, now: Moment, limit: usize) -> impl Future<Output = Result<Swept>> + Send;
 
+    /// An error when the store can not keep its promises any more until it is
+    /// opened again. Does not wait.
+    fn check(&self) -> Result<()>;
+
     /// How many records are kept, expired ones included until they are swept.
     fn count(&self) -> u64;
 }
@@ -109,6 +113,8 @@ pub struct StoreError {
 pub enum StoreErrorKind {
     /// It may work again later.
     Unavailable,
+    /// It has more to do than it may keep waiting. Nothing was done.
+    Overloaded,
     /// The record is there and makes no sense. Trying again does not help.
     Unreadable,
 }
@@ -120,6 +126,12 @@ impl StoreError {
         source: impl Into<Box<dyn Error + Send + Sync>>,
     ) -> Self {
         Self { kind: StoreErrorKind::Unavailable, doing, source: source.into() }
+    }
+
+    /// The store has too much to do already.
+    pub fn overloaded(doing: &'static str) -> Self {
+        let source = "too many operations are waiting for the disk".into();
+        Self { kind: StoreErrorKind::Overloaded, doing, source }
     }
 
     /// What is stored makes no sense.
@@ -135,6 +147,7 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let advice = match self.kind {
             StoreErrorKind::Unavailable => "this says nothing about the session; try again",
+            StoreErrorKind::Overloaded => "it has too much to do; try again in a moment",
             StoreErrorKind::Unreadable => "what is stored is damaged; trying again does not help",
         };
         write!(f, "the store could not {}: {advice}", self.doing)

@@ -23,19 +23,41 @@ pub struct MemoryStore {
 
 #[derive(Default)]
 struct State {
-    records: HashMap<PublicId, Arc<Record>>,
+    records: HashMap<PublicId, Kept>,
     /// Lazy: an entry may be earlier than its record's deadline, never later.
+    /// One for each record.
     expiry: BTreeSet<(Moment, PublicId)>,
+}
+
+struct Kept {
+    record: Arc<Record>,
+    indexed: Moment,
+}
+
+impl State {
+    fn index(&mut self, id: PublicId, at: Moment) {
+        if let Some(kept) = self.records.get_mut(&id) {
+            self.expiry.remove(&(kept.indexed, id));
+            self.expiry.insert((at, id));
+            kept.indexed = at;
+        }
+    }
+
+    fn remove(&mut self, id: PublicId) -> Option<Arc<Record>> {
+        let kept = self.records.remove(&id)?;
+        self.expiry.remove(&(kept.indexed, id));
+        Some(kept.record)
+    }
 }
 
 impl Store for MemoryStore {
     async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        Ok(self.state.lock().records.get(&id).cloned())
+        Ok(self.state.lock().records.get(&id).map(|kept| Arc::clone(&kept.record)))
     }
 
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
         let mut state = self.state.lock();
-        Ok(state.records.get_mut(&id).map(|record| {
+        Ok(state.records.get_mut(&id).map(|Kept { record, .. }| {
             let deadline = touch.apply(record);
             if let Some(deadline) = deadline {
                 Arc::make_mut(record).deadline = deadline;
@@ -50,34 +72,33 @@ impl Store for MemoryStore {
             return Ok(None);
         }
         let record = Arc::new(record);
-        state.expiry.insert((record.deadline, id));
-        state.records.insert(id, Arc::clone(&record));
+        let indexed = record.deadline;
+        state.expiry.insert((indexed, id));
+        state.records.insert(id, Kept { record: Arc::clone(&record), indexed });
         Ok(Some(record))
     }
 
     async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
         let mut state = self.state.lock();
-        let Some(stored) = state.records.get_mut(&id) else {
+        let Some(kept) = state.records.get_mut(&id) else {
             return Ok(None);
         };
-        let before = Arc::clone(stored);
+        let before = Arc::clone(&kept.record);
         let after = match update.apply(&before) {
             Ok(record) => Arc::new(record),
             Err(refusal) => return Ok(Some(Err(refusal))),
         };
-        *stored = Arc::clone(&after);
-        if after.deadline < before.deadline {
-            state.expiry.insert((after.deadline, id));
+        kept.record = Arc::clone(&after);
+        if after.deadline < kept.indexed {
+            state.index(id, after.deadline);
         }
         Ok(Some(Ok(Change { before, after })))
     }
 
     async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
         let mut state = self.state.lock();
-        if state.records.get(&id).is_none_or(|record| record.verifier != verifier) {
-            return Ok(None);
-        }
-        Ok(state.records.remove(&id))
+        let valid = |kept: &Kept| kept.record.verifier == verifier;
+        Ok(if state.records.get(&id).is_some_and(valid) { state.remove(id) } else { None })
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
@@ -89,19 +110,19 @@ impl Store for MemoryStore {
                 break;
             }
             swept.examined += 1;
-            state.expiry.pop_first();
-            match state.records.get(&id).map(|record| record.deadline) {
-                None => {}
-                Some(deadline) if deadline > now => {
-                    state.expiry.insert((deadline, id));
-                }
-                Some(_) => {
-                    state.records.remove(&id);
+            match state.records.get(&id).map(|kept| kept.record.deadline) {
+                Some(deadline) if deadline > now => state.index(id, deadline),
+                _ => {
+                    state.remove(id);
                     swept.removed += 1;
                 }
             }
         }
         Ok(swept)
+    }
+
+    fn check(&self) -> Result<()> {
+        Ok(())
     }
 
     fn count(&self) -> u64 {

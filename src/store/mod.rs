@@ -61,6 +61,10 @@ impl Store for AnyStore {
         each!(self, store => store.cleanup(now, limit).await)
     }
 
+    fn check(&self) -> Result<()> {
+        each!(self, store => store.check())
+    }
+
     fn count(&self) -> u64 {
         each!(self, store => store.count())
     }

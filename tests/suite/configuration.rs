@@ -188,6 +188,8 @@ fn variables_that_are_no_keys_are_refused_but_for_those_of_kubernetes() {
         ("SESSIOND_SERVICE_PORT", "50051"),
         ("SESSIOND_PORT", "tcp://10.0.0.1:50051"),
         ("SESSIOND_PORT_50051_TCP_ADDR", "10.0.0.1"),
+        ("SESSIOND_ADMIN_SERVICE_HOST", "10.0.0.2"),
+        ("SESSIOND_ADMIN_PORT_50052_TCP", "tcp://10.0.0.2:50052"),
         ("SESSIOND_CONFIG", "read by the command line"),
     ]);
     load(Sources { environment, ..sources() }).expect("a service called sessiond is no mistake");
@@ -211,16 +213,21 @@ fn what_can_not_work_together_is_refused() {
         ),
         (vec![("listen.grpc", "[::]:1")], "listen.grpc: [::]:1 can be reached"),
         (vec![("listen.admin", "10.0.0.1:1")], "listen.admin: 10.0.0.1:1 can be reached"),
+        (
+            vec![("listen.grpc", "127.0.0.1:7,127.0.0.1:8"), ("listen.admin", "127.0.0.1:8")],
+            "listen: 127.0.0.1:8 is listed twice",
+        ),
+        (vec![("store.sled.path", "")], "store.sled.path: expected a directory"),
         (vec![("listen.grpc", "")], "listen.grpc: expected at least one address"),
         (vec![("listen.tls.cert_file", "x")], "listen.tls: expected both"),
         (vec![("listen.tls.client_ca_file", "x")], "listen.tls.client_ca_file: needs"),
         (
             vec![("listen.auth.token_file", "/nope")],
-            "listen.auth.token_file: the file /nope can not be read",
+            "listen.auth.token_file: the file can not be read",
         ),
         (
             vec![("engine.default.cookie.secret_file", "/nope")],
-            "engine.default.cookie.secret_file: the file /nope can not be read",
+            "engine.default.cookie.secret_file: the file can not be read",
         ),
         (
             vec![("engine.default.cookie.secrets", "")],
@@ -263,10 +270,35 @@ fn what_can_not_work_together_is_refused() {
 }
 
 #[test]
+fn a_configuration_without_engines_is_refused() {
+    let config = from_file("[engine]\n").expect("an empty table can be read");
+    let error = check(&config).expect_err("it would serve nobody").to_string();
+    assert_eq!(error, "engine: expected 1 to 65535 engines, found 0");
+}
+
+#[test]
+fn a_variable_that_is_no_text_is_named() {
+    use std::os::unix::ffi::OsStrExt;
+    let mut command = sessiond(["check", "--dev"]);
+    command.env("SESSIOND_LOG__LEVEL", std::ffi::OsStr::from_bytes(b"\xff"));
+    let output = command.output().expect("the program can be run");
+    assert_eq!(output.status.code(), Some(78));
+    let expected = "sessiond: the environment variable SESSIOND_LOG__LEVEL: expected UTF-8\n";
+    assert_eq!(stderr(&output), expected);
+}
+
+#[test]
+fn an_empty_variable_names_no_file() {
+    let mut command = sessiond(["check", "--dev"]);
+    command.env("SESSIOND_CONFIG", "");
+    assert_eq!(command.output().expect("the program can be run").status.code(), Some(0));
+}
+
+#[test]
 fn secrets_come_from_the_file_first() {
     let directory = tempfile::tempdir().expect("a scratch folder");
     let path = directory.path().join("secrets");
-    fs::write(&path, "\n  the file's secret, which signs, is long enough  \n\nold\n")
+    fs::write(&path, "\u{feff}\n  the file's secret, which signs, is long enough  \n\nold\n")
         .expect("a file");
     let file = ("engine.default.cookie.secret_file", path.to_str().expect("a path"));
     let warnings = checked(&[file, ("engine.default.cookie.secrets", "older")]).expect("valid");
@@ -297,7 +329,7 @@ fn check_shows_what_is_in_force_and_no_secret() {
 
 #[test]
 fn bad_configuration_is_78_and_wrong_usage_is_64() {
-    for command in ["serve", "check"] {
+    for command in ["serve", "check", "health", "cleanup"] {
         let output = run([command, "--set=log.level=loud"]);
         assert_eq!(output.status.code(), Some(78));
         let expected = "sessiond: log.level in --set log.level: expected one of";
@@ -309,9 +341,20 @@ fn bad_configuration_is_78_and_wrong_usage_is_64() {
             "{}",
             stderr(&output)
         );
-        assert_eq!(run([command]).status.code(), Some(78), "no secret is given");
     }
-    for wrong in [vec!["nonsense"], vec![], vec!["serve", "--nope"], vec!["serve", "--set=x"]] {
+    for command in ["serve", "check"] {
+        assert_eq!(run([command]).status.code(), Some(78), "no secret is given");
+        let tls = ["--dev", "--set=listen.tls.cert_file=/nope", "--set=listen.tls.key_file=/nope"];
+        let output = run([command].into_iter().chain(tls));
+        assert_eq!(output.status.code(), Some(78), "{command} reads the files");
+    }
+    for wrong in [
+        vec!["nonsense"],
+        vec![],
+        vec!["serve", "--nope"],
+        vec!["serve", "--set=x"],
+        vec!["health", "--timeout=30000years"],
+    ] {
         let output = run(wrong.clone());
         assert_eq!(output.status.code(), Some(64), "{wrong:?}");
         assert!(!output.stderr.is_empty(), "{wrong:?}");

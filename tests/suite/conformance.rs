@@ -9,7 +9,7 @@ use sessiond::{
         id::{PublicId, VerifierHash},
         lifetime::{Granularity, Lifetime},
         record::{Edit, Principal, Record, Refusal, Touch, Update},
-        store::Store,
+        store::{Store, StoreErrorKind},
     },
     store::{
         memory::MemoryStore,
@@ -44,7 +44,7 @@ fn record() -> Record {
         create_time: NOW,
         deadline: LIFETIME.deadline(NOW, None, NOW),
         duration: None,
-        principal: Principal::new("ann".to_owned()).expect("short"),
+        principal: Principal::new(b"ann").expect("short"),
         data: json(r#"{"a":1,"b":2}"#),
     }
 }
@@ -148,14 +148,14 @@ async fn writes_what_is_live(store: &impl Store) {
 async fn refuses_without_a_trace(store: &impl Store) {
     create(store, id(4), record()).await;
     let over = NOW + DURATION + GRANULARITY;
-    let tight = Edit { limit_bytes: 5, ..update(NOW).edit };
+    let tight = Edit { set: json(r#"{"c":3}"#), limit_bytes: 5, ..update(NOW).edit };
     for (update, expected) in [
         (Update { verifier: verifier(9), ..update(NOW) }, Refusal::Superseded),
         (update(over), Refusal::Expired),
         (Update { if_version: Some(2), ..update(NOW) }, Refusal::VersionMismatch { current: 1 }),
         (
             Update { edit: tight, ..update(NOW) },
-            Refusal::TooLarge { len_bytes: 13, limit_bytes: 5 },
+            Refusal::TooLarge { len_bytes: 19, limit_bytes: 5 },
         ),
     ] {
         let refused = store.write(id(4), update.into()).await.expect("the store works");
@@ -205,13 +205,15 @@ async fn sweeps_what_has_expired(store: &impl Store) {
     // Number 3 is touched: its index entry is early now.
     let alive = Touch { now: start + Duration::from_secs(90), ..touch(start) };
     store.touch(id(103), alive).await.expect("the store works").expect("it is there");
-    // Number 4 is gone: its index entry leads nowhere.
+    // Number 4 is gone, and its index entry with it.
     store.destroy(id(104), verifier(1)).await.expect("the store works").expect("it is there");
     let at = |secs| start + Duration::from_secs(secs);
     let early = store.cleanup(at(99), 100).await.expect("the store works");
     assert_eq!((early.examined, early.removed), (0, 0), "nothing is due");
     assert_eq!(early.next, Some(at(100)));
-    assert_eq!(sweep(store, at(109)).await, 8, "0 to 9 without 3 and 4");
+    let due = store.cleanup(at(109), 100).await.expect("the store works");
+    assert_eq!(due.examined, 9, "0 to 9 without 4");
+    assert_eq!(due.removed, 8, "0 to 9 without 3 and 4");
     assert_eq!(stored(store, id(109)).await, None, "a deadline that is reached is over");
     assert!(stored(store, id(110)).await.is_some());
     assert!(stored(store, id(103)).await.is_some(), "a touched session is not swept");
@@ -232,7 +234,8 @@ async fn sweeps_after_a_shortened_deadline(store: &impl Store) {
     let deadline = change.expect("it is there").expect("it is taken").after.deadline;
     assert_eq!(deadline, start + DURATION + GRANULARITY);
     assert_eq!(sweep(store, deadline).await, 1, "it is swept at its new deadline, not its old one");
-    assert_eq!(sweep(store, start + DURATION * 101).await, 0, "the old entry leads nowhere");
+    let late = store.cleanup(start + DURATION * 101, 100).await.expect("the store works");
+    assert_eq!(late.examined, 0, "the old entry is gone");
 }
 
 async fn counts_what_it_keeps(store: &impl Store) {
@@ -287,6 +290,7 @@ fn sled(directory: &tempfile::TempDir, cache_bytes: u64) -> (SledDatabase, SledS
         path: directory.path().join("data"),
         cache_bytes,
         flush_interval: Duration::from_millis(20),
+        max_pending: 100,
         write: Durability::Flushed,
         destroy: Durability::Synced,
         roll: Durability::Synced,
@@ -331,6 +335,40 @@ async fn sled_keeps_records_over_a_restart() {
     assert_eq!(stored(&store, id(2)).await, None);
     assert_eq!(store.count(), 1);
     assert_eq!(sweep(&store, NOW + DURATION * 3).await, 1, "the index was kept, too");
+}
+
+/// While the disk holds everybody up, more than the limit is refused.
+#[test]
+fn sled_refuses_more_than_it_may_keep_waiting() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(1).build();
+    runtime.expect("a runtime").block_on(async {
+        let directory = tempfile::tempdir().expect("a scratch folder");
+        let (_database, store) = sled(&directory, 1 << 20);
+        let store = Arc::new(store);
+        // Stands for a disk that has stopped: the one thread that may wait for it does.
+        let (resume, stopped) = std::sync::mpsc::channel::<()>();
+        let disk = tokio::task::spawn_blocking(move || stopped.recv());
+        let mut waiting: Vec<_> = (0..100)
+            .map(|number| {
+                let store = Arc::clone(&store);
+                Box::pin(async move { store.create(id(number), record()).await })
+            })
+            .collect();
+        for create in &mut waiting {
+            assert!(futures_util::poll!(create).is_pending(), "it waits for the disk");
+        }
+        // Who gives up waiting makes no room: the work is still to be done.
+        drop(waiting.split_off(50));
+        let error = store.create(id(100), record()).await.expect_err("there is no room");
+        assert_eq!(error.kind, StoreErrorKind::Overloaded);
+        resume.send(()).expect("the disk waits");
+        disk.await.expect("the disk").expect("it was resumed");
+        for create in waiting {
+            create.await.expect("the store works").expect("the id is free");
+        }
+        assert!(stored(store.as_ref(), id(99)).await.is_some(), "given up, and yet done");
+        assert!(store.create(id(100), record()).await.expect("there is room").is_some());
+    });
 }
 
 /// Engines share a database and see nothing of each other.

@@ -316,6 +316,28 @@ async fn reflection_is_answered_in_both_versions() {
 }
 
 #[tokio::test]
+async fn more_metadata_than_allowed_is_refused() {
+    let daemon = Daemon::start(Backend::Memory).await;
+    let mut client = daemon.client.clone();
+    let mut request = Request::new(set("{}"));
+    request.metadata_mut().insert("x-much", "x".repeat(15 << 10).parse().expect("ASCII"));
+    client.write(request).await.expect("a call under the limit is taken");
+    let mut request = Request::new(set("{}"));
+    request.metadata_mut().insert("x-much", "x".repeat(17 << 10).parse().expect("ASCII"));
+    client.write(request).await.expect_err("limits.max_header_bytes is 16 KiB");
+    client.write(set("{}")).await.expect("other calls go on");
+}
+
+#[tokio::test]
+async fn health_takes_small_messages_only() {
+    let daemon = Daemon::start(Backend::Memory).await;
+    let channel = endpoint("http", daemon.grpc.trim_start_matches("http://")).connect_lazy();
+    let huge = HealthCheckRequest { service: "x".repeat(8 << 10) };
+    let error = HealthClient::new(channel).check(huge).await.expect_err("it is open to all");
+    assert_fault(&error, Code::InvalidArgument, "MESSAGE_TOO_LARGE", None);
+}
+
+#[tokio::test]
 async fn more_connections_than_allowed_wait() {
     let daemon = Daemon::with(Backend::Memory, |config| config.limits.max_connections = 1).await;
     let address = daemon.grpc.trim_start_matches("http://").to_owned();

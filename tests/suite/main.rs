@@ -8,6 +8,7 @@ mod concurrency;
 mod configuration;
 mod conformance;
 mod destroying;
+mod faults;
 mod frontends;
 mod golden;
 mod lifetimes;

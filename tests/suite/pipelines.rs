@@ -173,7 +173,7 @@ async fn a_bad_operation_does_not_end_the_stream(backend: Backend) {
             request(3, write(&gone, "{}")),
             request(
                 4,
-                Operation::Touch(TouchRequest { engine: "nope".to_owned(), ..Default::default() }),
+                Operation::Touch(TouchRequest { engine: "nope".into(), ..Default::default() }),
             ),
             request(5, Operation::Write(set("{}"))),
         ],

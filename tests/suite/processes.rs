@@ -4,7 +4,8 @@ use std::{io::Write, net::TcpStream, os::unix::fs::PermissionsExt};
 
 use rustix::process::Signal;
 use sessiond::grpc::wire::{
-    ResolveRequest, SessionState, WriteRequest, session_service_client::SessionServiceClient,
+    DestroyRequest, ResolveRequest, SessionState, WriteRequest,
+    session_service_client::SessionServiceClient,
 };
 use tonic::transport::Channel;
 
@@ -26,9 +27,13 @@ async fn create(program: &Program, text: &str) -> Browser {
     Browser::with(&created.into_inner().set_cookie)
 }
 
+fn resolve(browser: &Browser) -> ResolveRequest {
+    ResolveRequest { credential: browser.credential(), ..Default::default() }
+}
+
 async fn state(program: &Program, browser: &Browser) -> SessionState {
-    let request = ResolveRequest { credential: browser.credential(), ..Default::default() };
-    let answer = client(program).await.resolve(request).await.expect("a Resolve is answered");
+    let answer =
+        client(program).await.resolve(resolve(browser)).await.expect("a Resolve is answered");
     answer.into_inner().state()
 }
 
@@ -86,6 +91,43 @@ fn unfinished_call() -> Vec<u8> {
     frame
 }
 
+/// Each kind of change by itself, with no flush but the one it waits for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_acknowledged_change_survives_kill_9_by_itself() {
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    let start = || Program::serve_in(directory.path(), &["--set=store.sled.flush_interval=1h"]);
+    let program = start();
+    let mut browser = create(&program, r#"{"a":1}"#).await;
+    program.kill();
+
+    let program = start();
+    assert_eq!(state(&program, &browser).await, SessionState::Active, "a create");
+    let change = WriteRequest { credential: browser.credential(), ..set(r#"{"b":2}"#) };
+    client(&program).await.write(change).await.expect("a Write is taken");
+    program.kill();
+
+    let program = start();
+    let answer = client(&program).await.resolve(resolve(&browser)).await.expect("answered");
+    let session = answer.into_inner().session.expect("a session");
+    assert_eq!(session.data, r#"{"a":1,"b":2}"#, "a change");
+    let old = browser.clone();
+    let roll = WriteRequest { credential: browser.credential(), roll: true, ..set("{}") };
+    let rolled = client(&program).await.write(roll).await.expect("a Write is taken").into_inner();
+    browser.learn(&rolled.set_cookie);
+    program.kill();
+
+    let program = start();
+    assert_eq!(state(&program, &browser).await, SessionState::Active, "a roll");
+    assert_eq!(state(&program, &old).await, SessionState::Superseded, "a roll");
+    let destroy = DestroyRequest { credential: browser.credential(), ..Default::default() };
+    client(&program).await.destroy(destroy).await.expect("a Destroy is answered");
+    program.kill();
+
+    let program = start();
+    assert_eq!(state(&program, &browser).await, SessionState::NotFound, "a destroy");
+    assert_eq!(program.stop().0, Some(0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_survives_kill_9() {
     let directory = tempfile::tempdir().expect("a scratch folder");
@@ -95,10 +137,7 @@ async fn what_was_acknowledged_survives_kill_9() {
         kept.push(create(&program, r#"{"a":1}"#).await);
     }
     let gone = create(&program, "{}").await;
-    let request = sessiond::grpc::wire::DestroyRequest {
-        credential: gone.credential(),
-        ..Default::default()
-    };
+    let request = DestroyRequest { credential: gone.credential(), ..Default::default() };
     client(&program).await.destroy(request).await.expect("a Destroy is answered");
     let old = kept[0].clone();
     let roll = WriteRequest { credential: old.credential(), roll: true, ..Default::default() };

@@ -184,13 +184,13 @@ async fn engines_are_worlds_of_their_own(backend: Backend) {
     })
     .await;
     let browser = daemon.visitor(r#"{"a":1}"#).await;
-    let engine = "shop".to_owned();
+    let engine = "shop".into();
     let credential = browser.credential();
     let elsewhere =
         daemon.resolve_with(ResolveRequest { engine, credential, ..Default::default() }).await;
     assert_eq!(elsewhere.state(), SessionState::NotFound, "the secret is the same, the engine not");
     let named = ResolveRequest {
-        engine: "default".to_owned(),
+        engine: "default".into(),
         credential: browser.credential(),
         ..Default::default()
     };

@@ -26,12 +26,15 @@ over_every_store!(
     a_new_principal_rolls,
     a_session_has_its_own_duration,
     bad_requests_name_their_field,
+    octets_that_are_no_text_name_their_field,
+    a_lower_limit_locks_nobody_out,
+    a_message_over_the_limit_is_named,
     large_sessions_are_kept,
 );
 
 async fn without_a_credential_it_creates(backend: Backend) {
     let daemon = Daemon::start(backend).await;
-    let request = WriteRequest { principal: Some("ann".to_owned()), ..set(r#"{"a":1}"#) };
+    let request = WriteRequest { principal: Some("ann".into()), ..set(r#"{"a":1}"#) };
     let created = daemon.write(request).await;
     let session = created.session.expect("a session");
     assert_eq!((session.version, session.principal.as_ref()), (1, b"ann".as_slice()));
@@ -134,7 +137,8 @@ async fn rolling_gives_a_new_id_to_the_same_session(backend: Backend) {
 async fn a_new_principal_rolls(backend: Backend) {
     let daemon = Daemon::start(backend).await;
     let mut browser = daemon.visitor("{}").await;
-    let principal = |name: &str| WriteRequest { principal: Some(name.to_owned()), ..set("{}") };
+    let principal =
+        |name: &str| WriteRequest { principal: Some(name.to_owned().into()), ..set("{}") };
     let anonymous = browser.clone();
     daemon.change(&mut browser, principal("ann")).await;
     assert_eq!(daemon.state(&anonymous).await, SessionState::Superseded, "no fixation");
@@ -203,7 +207,7 @@ async fn bad_requests_name_their_field(backend: Backend) {
             "set",
         ),
         (set(&too_large), "DATA_TOO_LARGE", "set"),
-        (WriteRequest { engine: "nope".to_owned(), ..set("{}") }, "UNKNOWN_ENGINE", "engine"),
+        (WriteRequest { engine: "nope".into(), ..set("{}") }, "UNKNOWN_ENGINE", "engine"),
         (duration(-1, 0), "INVALID_ARGUMENT", "duration"),
         (duration(0, 0), "INVALID_ARGUMENT", "duration"),
         (duration(0, -5), "INVALID_ARGUMENT", "duration"),
@@ -211,7 +215,7 @@ async fn bad_requests_name_their_field(backend: Backend) {
         (duration(400 * 24 * 3600, 1), "INVALID_ARGUMENT", "duration"),
         (duration(i64::MAX, 0), "INVALID_ARGUMENT", "duration"),
         (
-            WriteRequest { principal: Some("p".repeat(257)), ..set("{}") },
+            WriteRequest { principal: Some("p".repeat(257).into()), ..set("{}") },
             "INVALID_ARGUMENT",
             "principal",
         ),
@@ -232,6 +236,47 @@ async fn bad_requests_name_their_field(backend: Backend) {
     assert_fault(&error, Code::InvalidArgument, "INVALID_ARGUMENT", Some("credential"));
     let answer = daemon.resolve(&browser).await;
     assert_eq!(answer.session.expect("a session").version, 1, "nothing was stored by any of them");
+}
+
+async fn octets_that_are_no_text_name_their_field(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    // An unpaired surrogate, as some clients encode it.
+    let octets = || bytes::Bytes::from_static(b"\xed\xa0\x80");
+    for (request, reason, field) in [
+        (WriteRequest { engine: octets(), ..set("{}") }, "UNKNOWN_ENGINE", "engine"),
+        (WriteRequest { unset: vec![octets()], ..set("{}") }, "INVALID_ARGUMENT", "unset"),
+        (WriteRequest { principal: Some(octets()), ..set("{}") }, "INVALID_ARGUMENT", "principal"),
+    ] {
+        let error = daemon.try_write(request).await.expect_err(field);
+        assert_fault(&error, Code::InvalidArgument, reason, Some(field));
+    }
+}
+
+async fn a_lower_limit_locks_nobody_out(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let mut browser = daemon.visitor(&format!(r#"{{"a":"{}","b":1}}"#, "x".repeat(300))).await;
+    let mut stopped = daemon.stop().await;
+    if backend == Backend::Memory {
+        return; // It keeps nothing over a restart.
+    }
+    stopped.config.engine.get_mut("default").expect("an engine").max_data_bytes = Size(100);
+    let daemon = stopped.start().await;
+    let login = WriteRequest { principal: Some("ann".into()), roll: true, ..Default::default() };
+    daemon.change(&mut browser, login).await;
+    daemon
+        .change(&mut browser, WriteRequest { unset: vec!["b".into()], ..Default::default() })
+        .await;
+    let credential = browser.credential();
+    let grow = daemon.try_write(WriteRequest { credential, ..set(r#"{"c":1}"#) }).await;
+    let error = grow.expect_err("it must not grow");
+    assert_fault(&error, Code::InvalidArgument, "DATA_TOO_LARGE", Some("set"));
+}
+
+async fn a_message_over_the_limit_is_named(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let huge = format!(r#"{{"a":"{}"}}"#, "x".repeat(2 << 20));
+    let error = daemon.try_write(set(&huge)).await.expect_err("it is over 1 MiB");
+    assert_fault(&error, Code::InvalidArgument, "MESSAGE_TOO_LARGE", None);
 }
 
 async fn large_sessions_are_kept(backend: Backend) {

@@ -137,10 +137,10 @@ fn variable_key(name: &str) -> Result<Option<Vec<String>>, ConfigError> {
     if key.contains(LEVELS) {
         return Ok(Some(key.to_lowercase().split(LEVELS).map(str::to_owned).collect()));
     }
-    // Kubernetes sets these in every pod when a service is called "sessiond".
-    let of_kubernetes = ["SERVICE_HOST", "PORT"].contains(&key)
-        || key.starts_with("SERVICE_PORT")
-        || key.starts_with("PORT_");
+    // Kubernetes sets these in every pod for a service called "sessiond", or
+    // "sessiond-admin": SESSIOND_SERVICE_HOST, SESSIOND_PORT_50051_TCP_ADDR.
+    let words: Vec<_> = key.split('_').collect();
+    let of_kubernetes = words.contains(&"PORT") || words.ends_with(&["SERVICE", "HOST"]);
     // Read by the command line.
     if of_kubernetes || key == "CONFIG" {
         return Ok(None);

@@ -172,6 +172,7 @@ pub struct SledConfig {
     pub path: PathBuf,
     pub cache_bytes: Size,
     pub flush_interval: Span,
+    pub max_pending: u32,
     pub durability: DurabilityConfig,
 }
 
@@ -181,6 +182,7 @@ impl Default for SledConfig {
             path: PathBuf::from("data"),
             cache_bytes: Size::mib(64),
             flush_interval: Span(std::time::Duration::from_millis(100)),
+            max_pending: 4096,
             durability: DurabilityConfig::default(),
         }
     }
@@ -247,12 +249,13 @@ impl Default for Limits {
 #[serde(default, deny_unknown_fields)]
 pub struct RuntimeConfig {
     pub threads: u32,
+    pub blocking_threads: u32,
     pub shutdown_grace: Span,
 }
 
 impl Default for RuntimeConfig {
     fn default() -> Self {
-        Self { threads: 0, shutdown_grace: Span::secs(10) }
+        Self { threads: 0, blocking_threads: 64, shutdown_grace: Span::secs(5) }
     }
 }
 

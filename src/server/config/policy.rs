@@ -1,6 +1,11 @@
 //! From a configuration to the rules of its engines: what no single value shows.
 
-use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::SocketAddr,
+    path::Path,
+};
 
 use zeroize::Zeroizing;
 
@@ -33,8 +38,12 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
     let tokens = tokens(config)?;
     check_listeners(config, !tokens.is_empty())?;
     check_limits(config)?;
-    if config.engine.len() > usize::from(u16::MAX) {
-        return Err(ConfigError::new("engine", "expected at most 65535 engines"));
+    if !(1..=usize::from(u16::MAX)).contains(&config.engine.len()) {
+        let problem = format!("expected 1 to 65535 engines, found {}", config.engine.len());
+        return Err(ConfigError::new("engine", problem));
+    }
+    if config.store.sled.path.as_os_str().is_empty() {
+        return Err(ConfigError::new("store.sled.path", "expected a directory, found \"\""));
     }
     let mut engines = BTreeMap::new();
     for (name, engine) in &config.engine {
@@ -175,14 +184,15 @@ fn read_lines(key: &str, path: &Path) -> Result<Option<Zeroizing<String>>, Confi
     if path.as_os_str().is_empty() {
         return Ok(None);
     }
-    let text = fs::read_to_string(path).map_err(|error| {
-        ConfigError::new(key, format!("the file {} can not be read: {error}", path.display()))
-    })?;
+    // The path is not repeated: it may be a secret, put here by mistake.
+    let text = fs::read_to_string(path)
+        .map_err(|error| ConfigError::new(key, format!("the file can not be read: {error}")))?;
     Ok(Some(Zeroizing::new(text)))
 }
 
 /// The lines that say something, without the white space round them.
 fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     text.lines().map(str::trim).filter(|line| !line.is_empty())
 }
 
@@ -190,6 +200,14 @@ fn check_listeners(config: &Config, with_tokens: bool) -> Result<(), ConfigError
     let listen = &config.listen;
     if listen.grpc.is_empty() {
         return Err(ConfigError::new("listen.grpc", "expected at least one address"));
+    }
+    let mut seen = BTreeSet::new();
+    for address in listen.grpc.iter().chain(&listen.admin) {
+        let any_port = matches!(address, ListenAddr::Tcp(tcp) if tcp.port() == 0);
+        if !any_port && !seen.insert(address.to_string()) {
+            let problem = format!("{address} is listed twice among listen.grpc and listen.admin");
+            return Err(ConfigError::new("listen", problem));
+        }
     }
     let tls = &listen.tls;
     let has = |path: &Path| !path.as_os_str().is_empty();
@@ -233,14 +251,20 @@ fn check_limits(config: &Config) -> Result<(), ConfigError> {
         ("limits.max_concurrent_streams", limits.max_concurrent_streams),
         ("limits.pipeline_in_flight", limits.pipeline_in_flight),
         ("cleanup.slice", config.cleanup.slice),
+        ("store.sled.max_pending", config.store.sled.max_pending),
+        ("runtime.blocking_threads", config.runtime.blocking_threads),
     ] {
         if value == 0 {
             return Err(ConfigError::new(key, "expected at least 1, found 0"));
         }
     }
-    if config.runtime.threads > 1024 {
-        let problem = format!("expected at most 1024, found {}", config.runtime.threads);
-        return Err(ConfigError::new("runtime.threads", problem));
+    for (key, value) in [
+        ("runtime.threads", config.runtime.threads),
+        ("runtime.blocking_threads", config.runtime.blocking_threads),
+    ] {
+        if value > 1024 {
+            return Err(ConfigError::new(key, format!("expected at most 1024, found {value}")));
+        }
     }
     for (key, size, most) in [
         ("limits.max_message_bytes", limits.max_message_bytes, 1 << 30),

@@ -5,25 +5,31 @@
 //! further: that is [`Durability::Flushed`]. For [`Durability::Synced`] the
 //! files are fdatasync'ed here.
 //!
+//! Changes are numbered as they are made, whoever then waits for them: a caller
+//! that gave up leaves no change behind that nobody flushes, and who finds the
+//! work of another done waits for that one to be as durable as asked.
+//!
 //! After a flush or a sync has failed, nobody knows what is on the disk (the
 //! kernel may have dropped the pages). The store then keeps refusing, instead
 //! of promising what it can not know, until it is opened again.
 
 use std::{
     collections::HashSet,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::File,
     io,
+    os::unix::ffi::OsStrExt,
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
 };
 
 use parking_lot::{Condvar, Mutex};
+use rustix::fs::Dir;
 use tokio::sync::oneshot;
 
 use crate::session::store::{Result, StoreError};
@@ -51,15 +57,19 @@ pub struct Committer {
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
+    /// Changes made, and how many of them the last flush and sync took along.
+    changed: AtomicU64,
+    flushed: AtomicU64,
+    synced: AtomicU64,
     failed: AtomicBool,
 }
 
 #[derive(Default)]
 struct Queue {
     waiting: Vec<Waiter>,
-    /// Something was changed that nobody waits for.
-    dirty: bool,
     stopping: bool,
+    /// The thread is gone: nobody would answer.
+    dead: bool,
 }
 
 struct Waiter {
@@ -73,6 +83,9 @@ impl Committer {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             wake: Condvar::new(),
+            changed: AtomicU64::new(0),
+            flushed: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
             failed: AtomicBool::new(false),
         });
         let files = Files::open(path)?;
@@ -94,21 +107,39 @@ impl Committer {
         Ok(())
     }
 
-    /// Waits until what was changed before this call is as durable as asked.
+    /// Counts a change that was just made. It is flushed within the interval,
+    /// whether or not anybody waits for it.
+    pub fn changed(&self) {
+        let before = self.shared.changed.fetch_add(1, Ordering::SeqCst);
+        if before == self.shared.flushed.load(Ordering::SeqCst) {
+            // The thread may be asleep. It looks at the count under this lock.
+            let _queue = self.shared.queue.lock();
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Waits until all that was changed before this call is as durable as asked.
     pub async fn commit(&self, durability: Durability) -> Result<()> {
-        if durability == Durability::Buffered {
-            let mut queue = self.shared.queue.lock();
-            // Once per interval the thread must learn of it, not once per change.
-            if !std::mem::replace(&mut queue.dirty, true) {
-                self.shared.wake.notify_one();
-            }
+        self.check()?;
+        let done = match durability {
+            Durability::Buffered => return Ok(()),
+            Durability::Flushed => &self.shared.flushed,
+            Durability::Synced => &self.shared.synced,
+        };
+        if done.load(Ordering::SeqCst) >= self.shared.changed.load(Ordering::SeqCst) {
             return Ok(());
         }
+        let stopped = || StoreError::unavailable(DOING, "the committer has stopped");
         let (done, outcome) = oneshot::channel();
-        self.shared.queue.lock().waiting.push(Waiter { durability, done });
-        self.shared.wake.notify_one();
-        let stopped = |_| Err(StoreError::unavailable(DOING, "the committer has stopped"));
-        outcome.await.unwrap_or_else(stopped)
+        {
+            let mut queue = self.shared.queue.lock();
+            if queue.dead {
+                return Err(stopped());
+            }
+            queue.waiting.push(Waiter { durability, done });
+            self.shared.wake.notify_one();
+        }
+        outcome.await.unwrap_or_else(|_| Err(stopped()))
     }
 }
 
@@ -125,8 +156,7 @@ impl Drop for Committer {
 
 impl Shared {
     fn run(&self, db: &sled::Db, mut files: Files, flush_interval: Duration) {
-        // Should this thread panic, the store must refuse and not wait.
-        let _guard = FailOnPanic(&self.failed);
+        let _end = End(self);
         loop {
             let (waiting, stopping) = self.gather(flush_interval);
             let sync =
@@ -147,37 +177,59 @@ impl Shared {
     fn gather(&self, flush_interval: Duration) -> (Vec<Waiter>, bool) {
         let mut queue = self.queue.lock();
         while queue.waiting.is_empty() && !queue.stopping {
-            if !queue.dirty {
+            if !self.is_dirty() {
                 self.wake.wait(&mut queue);
             } else if self.wake.wait_for(&mut queue, flush_interval).timed_out() {
                 break;
             }
         }
-        queue.dirty = false;
         (std::mem::take(&mut queue.waiting), queue.stopping)
+    }
+
+    fn is_dirty(&self) -> bool {
+        self.changed.load(Ordering::SeqCst) > self.flushed.load(Ordering::SeqCst)
+            && !self.failed.load(Ordering::Acquire)
     }
 
     fn flush(&self, db: &sled::Db, sync: Option<&mut Files>) -> std::result::Result<(), Failure> {
         if self.failed.load(Ordering::Acquire) {
             return Err(Failure(Arc::new(io::Error::other("an earlier flush failed"))));
         }
-        let flushed = db.flush().map(drop).map_err(io::Error::other);
-        let outcome = flushed.and_then(|()| sync.map_or(Ok(()), Files::sync));
-        outcome.map_err(|error| {
-            self.failed.store(true, Ordering::Release);
-            tracing::error!(%error, "a flush failed: the store refuses from now on, because what is on the disk is not known; restart when the disk is well");
+        let changed = self.changed.load(Ordering::SeqCst);
+        db.flush().map_err(|error| self.fail(io::Error::other(error)))?;
+        self.flushed.store(changed, Ordering::SeqCst);
+        let Some(files) = sync else {
+            return Ok(());
+        };
+        // What fails before anything was synced, for lack of descriptors say,
+        // leaves nothing in doubt: it may work the next time.
+        let blobs = files.new_blobs().map_err(|error| {
+            tracing::error!(%error, "the files of the database can not be opened to be synced");
             Failure(Arc::new(error))
-        })
+        })?;
+        files.sync(blobs).map_err(|error| self.fail(error))?;
+        self.synced.store(changed, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn fail(&self, error: io::Error) -> Failure {
+        self.failed.store(true, Ordering::Release);
+        tracing::error!(%error, "a flush failed: the store refuses from now on, because what is on the disk is not known; restart when the disk is well");
+        Failure(Arc::new(error))
     }
 }
 
-struct FailOnPanic<'a>(&'a AtomicBool);
+/// The end of the thread, be it by a panic: the store must refuse and not wait.
+struct End<'a>(&'a Shared);
 
-impl Drop for FailOnPanic<'_> {
+impl Drop for End<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.store(true, Ordering::Release);
+            self.0.failed.store(true, Ordering::Release);
         }
+        let mut queue = self.0.queue.lock();
+        queue.dead = true;
+        queue.waiting.clear();
     }
 }
 
@@ -191,53 +243,63 @@ impl Failure {
     }
 }
 
-/// The files of the database that a power loss could take.
+/// The files of the database that a power loss could take. They are kept open,
+/// so that a lack of descriptors does not keep anybody from a sync.
 struct Files {
     /// sled's log. A lock on it belongs to sled's own descriptor.
     log: File,
     /// Where sled puts values that are too large for its log, a file each. It
     /// never changes one and never syncs one.
-    blobs: PathBuf,
+    blobs: Dir,
+    blobs_path: PathBuf,
     synced_blobs: HashSet<OsString>,
 }
 
 impl Files {
     fn open(path: PathBuf) -> io::Result<Self> {
-        for directory in [path.as_path(), path.parent().unwrap_or(&path)] {
-            // The entries of the files themselves, once.
-            if let Ok(directory) = File::open(directory) {
-                directory.sync_all()?;
-            }
-        }
+        // sled writes this once, and never syncs it.
+        File::open(path.join("conf"))?.sync_all()?;
+        // The entries of the files themselves.
+        File::open(&path)?.sync_all()?;
         let log = File::options().read(true).write(true).open(path.join("db"))?;
-        Ok(Self { log, blobs: path.join("blobs"), synced_blobs: HashSet::new() })
+        let blobs_path = path.join("blobs");
+        let blobs = Dir::new(File::open(&blobs_path)?)?;
+        Ok(Self { log, blobs, blobs_path, synced_blobs: HashSet::new() })
     }
 
-    fn sync(&mut self) -> io::Result<()> {
-        self.sync_blobs()?;
-        self.log.sync_data()
-    }
-
-    fn sync_blobs(&mut self) -> io::Result<()> {
+    /// The blob files that are not synced yet.
+    fn new_blobs(&mut self) -> io::Result<Vec<(OsString, File)>> {
         let mut present = HashSet::new();
-        let mut added = false;
-        for entry in std::fs::read_dir(&self.blobs)? {
-            let entry = entry?;
-            if !self.synced_blobs.contains(&entry.file_name()) {
-                match File::open(entry.path()) {
-                    Ok(blob) => blob.sync_data()?,
+        let mut new = Vec::new();
+        self.blobs.rewind();
+        while let Some(entry) = self.blobs.read() {
+            let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
+            if name == "." || name == ".." {
+                continue;
+            }
+            if !self.synced_blobs.contains(&name) {
+                match File::open(self.blobs_path.join(&name)) {
+                    Ok(blob) => new.push((name.clone(), blob)),
                     // sled has dropped it meanwhile.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     Err(error) => return Err(error),
                 }
-                added = true;
             }
-            present.insert(entry.file_name());
+            present.insert(name);
         }
-        if added {
-            File::open(&self.blobs)?.sync_all()?;
+        self.synced_blobs.retain(|name| present.contains(name));
+        Ok(new)
+    }
+
+    fn sync(&mut self, blobs: Vec<(OsString, File)>) -> io::Result<()> {
+        for (_, blob) in &blobs {
+            blob.sync_data()?;
         }
-        self.synced_blobs = present;
+        if !blobs.is_empty() {
+            rustix::fs::fsync(self.blobs.fd()?)?;
+        }
+        self.log.sync_data()?;
+        self.synced_blobs.extend(blobs.into_iter().map(|(name, _)| name));
         Ok(())
     }
 }

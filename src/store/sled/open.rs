@@ -45,7 +45,7 @@ pub struct Opened {
 
 pub fn open(path: &Path, cache_bytes: u64) -> Result<Opened, OpenError> {
     let directory = |source| OpenError::Directory { path: path.to_owned(), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(directory)?;
+    create_durably(path).map_err(directory)?;
     // Before sled: it reads and writes its `conf` before it takes its own lock.
     let lock = File::options()
         .create(true)
@@ -74,6 +74,21 @@ pub fn open(path: &Path, cache_bytes: u64) -> Result<Opened, OpenError> {
         Ok(Err(error)) => Err(unreadable(error.to_string())),
         Err(_) => Err(unreadable("its structure is damaged".to_owned())),
     }
+}
+
+/// Makes the directory and those above it that are missing. A power loss after
+/// this leaves their entries in place.
+fn create_durably(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    create_durably(parent)?;
+    DirBuilder::new().mode(0o700).create(path)?;
+    File::open(parent)?.sync_all()
 }
 
 /// A snapshot that a crash left unfinished makes sled's next open fail. It is

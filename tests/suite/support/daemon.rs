@@ -20,7 +20,10 @@ use sessiond::{
         config::{AddrOrOff, Backend, Config, ListenAddr, SecretText},
         system::SystemEntropy,
     },
-    session::clock::{Clock, Moment},
+    session::{
+        clock::{Clock, Moment},
+        store::StoreError,
+    },
 };
 use tokio::{sync::oneshot, task::JoinHandle};
 use tonic::{Code, Status, transport::Channel};
@@ -59,7 +62,7 @@ pub struct Daemon {
     pub grpc: String,
     pub metrics: Option<ListenAddr>,
     stop: Option<oneshot::Sender<()>>,
-    running: JoinHandle<()>,
+    running: JoinHandle<Result<(), StoreError>>,
     // Held for its Drop; shared by a daemon that is started again.
     directory: Arc<tempfile::TempDir>,
 }
@@ -119,7 +122,8 @@ impl Daemon {
     /// Asks for a clean stop and waits for its end.
     pub async fn stop(mut self) -> Stopped {
         drop(self.stop.take());
-        self.running.await.expect("the daemon stops without a panic");
+        let stopped = self.running.await.expect("the daemon stops without a panic");
+        stopped.expect("the store is synced");
         Stopped { config: self.config, clock: self.clock, directory: self.directory }
     }
 

@@ -2,6 +2,7 @@
 
 pub mod browser;
 pub mod daemon;
+pub mod flaky;
 pub mod program;
 
 /// Runs each test over every store: `over_every_store!(a, b)` makes the tests

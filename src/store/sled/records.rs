@@ -1,0 +1,320 @@
+//! The records of an engine in sled: all that may wait for the disk.
+//!
+//! The expiry index is lazy: a record's entry is written at creation, again when
+//! the deadline comes nearer, and moved only when the sweep meets it and finds
+//! the session alive. The record says where its entry is, so that there is one
+//! entry for each record and none for what is destroyed.
+//!
+//! There are no transactions, so the order of the writes has to do: an entry is
+//! written before the record that names it, and removed after. A crash in
+//! between leaves an entry too many, which the sweep drops, and never a record
+//! that no sweep would meet.
+
+use std::{
+    collections::hash_map::RandomState,
+    hash::BuildHasher,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+use sled::Tree;
+
+use super::Shared;
+use crate::{
+    session::{
+        clock::Moment,
+        id::{PublicId, VerifierHash},
+        record::{Record, Touch, Update},
+        store::{Change, Result, StoreError, StoreErrorKind, Swept, Touched, Written},
+    },
+    store::codec,
+};
+
+/// A record and where its index entry is.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    pub record: Arc<Record>,
+    /// At or before the record's deadline.
+    pub indexed: Moment,
+}
+
+/// One of a fixed number of locks for each id. Two ids may share one.
+pub struct Locks {
+    stripes: Vec<Mutex<()>>,
+    hasher: RandomState,
+}
+
+impl Locks {
+    const COUNT: usize = 1024;
+
+    pub fn new() -> Self {
+        let stripes = (0..Self::COUNT).map(|_| Mutex::new(())).collect();
+        Self { stripes, hasher: RandomState::new() }
+    }
+
+    fn lock(&self, id: PublicId) -> MutexGuard<'_, ()> {
+        let hash = self.hasher.hash_one(id);
+        self.stripes[hash as usize % Self::COUNT].lock()
+    }
+}
+
+pub struct Records {
+    pub name: String,
+    pub number: u16,
+    /// Public id to the moment of the index entry (8 octets) and the record.
+    pub records: Tree,
+    /// Moment and public id to nothing.
+    pub expiry: Tree,
+    pub count: AtomicU64,
+    pub shared: Arc<Shared>,
+}
+
+impl Drop for Records {
+    fn drop(&mut self) {
+        let count = self.count.load(Ordering::Acquire).to_be_bytes();
+        // The committer's last flush takes it along; without it they are counted.
+        let _ = self.shared.counts.insert(&self.name, &count);
+        self.shared.committer.changed();
+    }
+}
+
+const SWEEP: &str = "sweep expired records";
+/// When the sweep looks again at a record that it can not read.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Records {
+    /// What the table of decoded records has.
+    pub fn hot(&self, id: PublicId) -> Option<Kept> {
+        self.shared.hot.get(&(self.number, id))
+    }
+
+    pub fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
+        let _lock = self.shared.locks.lock(id);
+        Ok(self.load(id)?.map(|kept| kept.record))
+    }
+
+    pub fn touch(&self, id: PublicId, touch: &Touch) -> Result<Option<Touched>> {
+        let _lock = self.shared.locks.lock(id);
+        let Some(Kept { record, indexed }) = self.load(id)? else {
+            return Ok(None);
+        };
+        let Some(deadline) = touch.apply(&record) else {
+            return Ok(Some(Touched { record, moved: false }));
+        };
+        let record = Arc::new(Record { deadline, ..Record::clone(&record) });
+        self.put(id, Kept { record: Arc::clone(&record), indexed })?;
+        Ok(Some(Touched { record, moved: true }))
+    }
+
+    pub fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
+        let _lock = self.shared.locks.lock(id);
+        if self.load(id)?.is_some() {
+            return Ok(None);
+        }
+        let record = Arc::new(record);
+        let indexed = record.deadline;
+        self.index(indexed, id)?;
+        self.put(id, Kept { record: Arc::clone(&record), indexed })?;
+        self.count.fetch_add(1, Ordering::AcqRel);
+        Ok(Some(record))
+    }
+
+    pub fn write(&self, id: PublicId, update: &Update) -> Result<Option<Written>> {
+        let _lock = self.shared.locks.lock(id);
+        let Some(Kept { record: before, indexed }) = self.load(id)? else {
+            return Ok(None);
+        };
+        let after = match update.apply(&before) {
+            Ok(record) => Arc::new(record),
+            Err(refusal) => return Ok(Some(Err(refusal))),
+        };
+        self.put_indexed(id, Arc::clone(&after), indexed, after.deadline.min(indexed))?;
+        Ok(Some(Ok(Change { before, after })))
+    }
+
+    pub fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
+        let _lock = self.shared.locks.lock(id);
+        let Some(kept) = self.load(id)?.filter(|kept| kept.record.verifier == verifier) else {
+            return Ok(None);
+        };
+        self.remove(id)?;
+        self.unindex(kept.indexed, id)?;
+        Ok(Some(kept.record))
+    }
+
+    pub fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
+        let mut swept = Swept::default();
+        for entry in self.expiry.iter().keys() {
+            let entry = entry.map_err(|error| StoreError::unavailable(SWEEP, error))?;
+            let Some((due, id)) = index_entry(&entry) else {
+                tracing::error!("dropped an index entry that makes no sense");
+                self.drop_entry(&entry)?;
+                continue;
+            };
+            if due > now || swept.examined == limit {
+                swept.next = Some(due);
+                break;
+            }
+            swept.examined += 1;
+            swept.removed += usize::from(self.sweep(due, id, now)?);
+        }
+        Ok(swept)
+    }
+
+    /// Looks at an index entry that is due: removes the record if its deadline
+    /// has passed, else moves the entry. The entry is gone afterwards.
+    fn sweep(&self, due: Moment, id: PublicId, now: Moment) -> Result<bool> {
+        let _lock = self.shared.locks.lock(id);
+        // Not into the table: the sweep must not push out what is in use.
+        let kept = match self.hot(id) {
+            Some(kept) => Some(kept),
+            None => match self.stored(id) {
+                // Kept for whoever repairs it; the sweep must get past it.
+                Err(error) if error.kind == StoreErrorKind::Unreadable => {
+                    tracing::error!(%id, %error, "an expired record can not be read; it is kept, and looked at again in a day");
+                    self.index(now + UNREADABLE_PAUSE, id)?;
+                    None
+                }
+                stored => stored?,
+            },
+        };
+        let mut removed = false;
+        match kept {
+            None => {}
+            // An entry too many, unless it is in place of one that is missing.
+            Some(kept) if kept.indexed != due && self.is_indexed(kept.indexed, id)? => {}
+            Some(kept) if kept.record.deadline > now => {
+                let deadline = kept.record.deadline;
+                return self.put_indexed(id, kept.record, due, deadline).map(|()| false);
+            }
+            Some(_) => {
+                self.remove(id)?;
+                removed = true;
+            }
+        }
+        self.unindex(due, id)?;
+        Ok(removed)
+    }
+
+    /// The record, from the table or else from sled and then in the table.
+    /// Call it under the lock of `id`.
+    fn load(&self, id: PublicId) -> Result<Option<Kept>> {
+        if let Some(kept) = self.hot(id) {
+            return Ok(Some(kept));
+        }
+        let kept = self.stored(id)?;
+        if let Some(kept) = &kept {
+            self.shared.hot.insert((self.number, id), kept.clone());
+        }
+        Ok(kept)
+    }
+
+    fn stored(&self, id: PublicId) -> Result<Option<Kept>> {
+        const DOING: &str = "read a record";
+        let stored = self.records.get(id.as_bytes());
+        let stored = stored.map_err(|error| StoreError::unavailable(DOING, error))?;
+        let Some(bytes) = stored else {
+            return Ok(None);
+        };
+        let Some((indexed, record)) = bytes.split_first_chunk::<8>() else {
+            return Err(StoreError::unreadable(DOING, "it is cut short"));
+        };
+        let record = codec::decode(Bytes::copy_from_slice(record));
+        let record = record.map_err(|error| StoreError::unreadable(DOING, error))?;
+        let indexed = Moment::from_unix_millis(u64::from_be_bytes(*indexed));
+        Ok(Some(Kept { record: Arc::new(record), indexed }))
+    }
+
+    /// Writes a record and moves its index entry, if that is elsewhere now.
+    fn put_indexed(
+        &self,
+        id: PublicId,
+        record: Arc<Record>,
+        from: Moment,
+        to: Moment,
+    ) -> Result<()> {
+        if from == to {
+            return self.put(id, Kept { record, indexed: to });
+        }
+        self.index(to, id)?;
+        self.put(id, Kept { record, indexed: to })?;
+        self.unindex(from, id)
+    }
+
+    /// Call it under the lock of `id`.
+    fn put(&self, id: PublicId, kept: Kept) -> Result<()> {
+        let mut bytes = kept.indexed.unix_millis().to_be_bytes().to_vec();
+        codec::encode(&kept.record, &mut bytes);
+        let stored = self.records.insert(id.as_bytes(), bytes);
+        self.in_step(id, stored.map(drop), Some(kept), "write a record")
+    }
+
+    /// Call it under the lock of `id`.
+    fn remove(&self, id: PublicId) -> Result<()> {
+        let removed = self.records.remove(id.as_bytes());
+        self.in_step(id, removed.map(drop), None, "remove a record")?;
+        self.count.fetch_sub(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Makes the table say what sled says. After a failure that is not known,
+    /// so the table says nothing.
+    fn in_step(
+        &self,
+        id: PublicId,
+        outcome: sled::Result<()>,
+        kept: Option<Kept>,
+        doing: &'static str,
+    ) -> Result<()> {
+        match (&outcome, kept) {
+            (Ok(()), Some(kept)) => self.shared.hot.insert((self.number, id), kept),
+            _ => {
+                self.shared.hot.remove(&(self.number, id));
+            }
+        }
+        self.shared.committer.changed();
+        outcome.map_err(|error| StoreError::unavailable(doing, error))
+    }
+
+    fn index(&self, at: Moment, id: PublicId) -> Result<()> {
+        let stored = self.expiry.insert(entry(at, id), &[]);
+        self.shared.committer.changed();
+        stored.map(drop).map_err(|error| StoreError::unavailable("index a deadline", error))
+    }
+
+    fn unindex(&self, at: Moment, id: PublicId) -> Result<()> {
+        self.drop_entry(&entry(at, id))
+    }
+
+    fn drop_entry(&self, entry: &[u8]) -> Result<()> {
+        let removed = self.expiry.remove(entry);
+        self.shared.committer.changed();
+        removed.map(drop).map_err(|error| StoreError::unavailable("drop an index entry", error))
+    }
+
+    fn is_indexed(&self, at: Moment, id: PublicId) -> Result<bool> {
+        let found = self.expiry.contains_key(entry(at, id));
+        found.map_err(|error| StoreError::unavailable(SWEEP, error))
+    }
+}
+
+const ENTRY_LEN: usize = 8 + PublicId::LEN;
+
+fn entry(at: Moment, id: PublicId) -> [u8; ENTRY_LEN] {
+    let mut entry = [0; ENTRY_LEN];
+    entry[..8].copy_from_slice(&at.unix_millis().to_be_bytes());
+    entry[8..].copy_from_slice(id.as_bytes());
+    entry
+}
+
+/// `None` when `entry` was not written by [`entry`].
+fn index_entry(entry: &[u8]) -> Option<(Moment, PublicId)> {
+    let (at, id) = entry.split_first_chunk::<8>()?;
+    let id = PublicId::from_bytes(id.try_into().ok()?);
+    Some((Moment::from_unix_millis(u64::from_be_bytes(*at)), id))
+}

@@ -1,0 +1,194 @@
+//! What a store that fails or stops means for callers.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use sessiond::{
+    grpc::{
+        engines::Engines,
+        observer::{Observer, Outcome, Rpc},
+        session_service::SessionService,
+        wire::{
+            DestroyRequest, PipelineRequest, ResolveRequest, SessionState, TouchRequest,
+            WriteRequest, pipeline_request::Operation,
+            session_service_client::SessionServiceClient,
+            session_service_server::SessionServiceServer,
+        },
+    },
+    server::{
+        cleanup,
+        config::{Config, SecretText, check},
+        system::SystemEntropy,
+    },
+    session::engine::Engine,
+};
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, transport::Channel};
+use tonic_types::StatusExt;
+
+use crate::support::{
+    browser::Browser,
+    daemon::{SECRET, TestClock, assert_fault, set},
+    flaky::{Faults, FlakyStore},
+    program::PATIENCE,
+};
+
+struct Nobody;
+
+impl Observer for Nobody {
+    fn finished(&self, _: Rpc, _: Outcome, _: Duration) {}
+}
+
+/// A service over a store that does what the test says.
+struct Service {
+    client: SessionServiceClient<Channel>,
+    engine: Arc<Engine<FlakyStore>>,
+    faults: Arc<Faults>,
+    clock: Arc<TestClock>,
+}
+
+const IN_FLIGHT: usize = 5;
+
+async fn service() -> Service {
+    let mut config = Config::dev();
+    let engine = config.engine.get_mut("default").expect("the default engine");
+    engine.cookie.secrets = vec![SecretText(SECRET.to_owned())];
+    let policy = check(&config).expect("it is valid").engines.remove("default");
+    let (faults, clock) = (Faults::new(), TestClock::new());
+    let store = FlakyStore::new(Arc::clone(&faults));
+    let policy = policy.expect("the default engine");
+    let time = Arc::clone(&clock) as _;
+    let engine = Arc::new(Engine::new("default", policy, store, time, Arc::new(SystemEntropy)));
+    let service = SessionService {
+        engines: Engines::new([("default".to_owned(), Arc::clone(&engine))].into()),
+        observer: Arc::new(Nobody),
+        pipeline_in_flight: IN_FLIGHT,
+        stopping: CancellationToken::new(),
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let uri = format!("http://{}", listener.local_addr().expect("an address"));
+    let server =
+        tonic::transport::Server::builder().add_service(SessionServiceServer::new(service));
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let client = SessionServiceClient::connect(uri).await.expect("the service is there");
+    Service { client, engine, faults, clock }
+}
+
+impl Service {
+    async fn visitor(&mut self) -> Browser {
+        let created = self.client.write(set("{}")).await.expect("a Write is taken").into_inner();
+        Browser::with(&created.set_cookie)
+    }
+
+    async fn resolve(&mut self, browser: &Browser) -> Result<SessionState, Status> {
+        let credential = browser.credential();
+        let request = ResolveRequest { credential, ..Default::default() };
+        self.client.resolve(request).await.map(|answer| answer.into_inner().state())
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_fails_logs_nobody_out() {
+    let mut service = service().await;
+    let browser = service.visitor().await;
+    service.faults.fail(true);
+    let credential = browser.credential();
+    let mut client = service.client.clone();
+    let touch = TouchRequest { credential: credential.clone(), ..Default::default() };
+    let peek = ResolveRequest { credential: credential.clone(), peek: true, ..Default::default() };
+    let create = ResolveRequest { create: true, ..Default::default() };
+    let write = WriteRequest { credential: credential.clone(), ..set("{}") };
+    let destroy = DestroyRequest { credential, ..Default::default() };
+    let failures = [
+        ("Resolve", service.resolve(&browser).await.err()),
+        ("Resolve that peeks", client.resolve(peek).await.err()),
+        ("Resolve that creates", client.resolve(create).await.err()),
+        ("Touch", client.touch(touch).await.err()),
+        ("Write", client.write(write).await.err()),
+        ("Write that creates", client.write(set("{}")).await.err()),
+        ("Destroy", client.destroy(destroy).await.err()),
+    ];
+    for (call, failure) in failures {
+        let status = failure.unwrap_or_else(|| panic!("{call} must fail, and not say NONE"));
+        assert_fault(&status, Code::Unavailable, "STORE_UNAVAILABLE", None);
+        let retry = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
+        assert_eq!(retry, Some(Duration::from_secs(1)), "{call} says when to try again");
+        assert!(!status.message().contains("hunter2"), "the cause is not the caller's business");
+    }
+    // Who has no session needs no store.
+    assert_eq!(service.resolve(&Browser::new()).await.ok(), Some(SessionState::None));
+    service.faults.fail(false);
+    assert_eq!(service.resolve(&browser).await.ok(), Some(SessionState::Active), "still logged in");
+}
+
+/// With the store stopped, a pipeline takes in as many operations as may be in
+/// flight, and not one more.
+#[tokio::test]
+async fn a_pipeline_takes_in_no_more_than_its_limit() {
+    let mut service = service().await;
+    let mut browsers = Vec::new();
+    for _ in 0..IN_FLIGHT * 4 {
+        browsers.push(service.visitor().await);
+    }
+    let before = service.faults.reached.load(Ordering::SeqCst);
+    let reached = |service: &Service| service.faults.reached.load(Ordering::SeqCst) - before;
+    service.faults.stop(true);
+    let (sender, receiver) = mpsc::channel(browsers.len());
+    for (sequence, browser) in browsers.iter().enumerate() {
+        let credential = browser.credential();
+        let resolve = Operation::Resolve(ResolveRequest { credential, ..Default::default() });
+        let operation = Some(resolve);
+        let request = PipelineRequest { sequence: sequence as u64, operation };
+        sender.send(request).await.expect("there is room");
+    }
+    drop(sender);
+    let opened = service.client.pipeline(ReceiverStream::new(receiver)).await;
+    let mut answers = opened.expect("the stream opens").into_inner();
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while reached(&service) < IN_FLIGHT {
+            tokio::task::yield_now().await;
+        }
+    });
+    waited.await.expect("the first operations reach the store");
+    // All requests are there by now, in the same few packets. Give the daemon
+    // every chance to take in more.
+    tokio::time::timeout(Duration::from_millis(200), answers.message())
+        .await
+        .expect_err("nothing is answered while the store is stopped");
+    assert_eq!(reached(&service), IN_FLIGHT, "the limit holds");
+    service.faults.stop(false);
+    let mut answered = 0;
+    while answers.message().await.expect("the stream goes on").is_some() {
+        answered += 1;
+    }
+    assert_eq!(answered, browsers.len(), "every operation is answered");
+}
+
+#[tokio::test]
+async fn the_cleanup_outlives_a_failing_store() {
+    let mut service = service().await;
+    service.visitor().await;
+    service.clock.advance(Duration::from_secs(4000));
+    service.faults.fail(true);
+    let before = service.faults.reached.load(Ordering::SeqCst);
+    let entropy = Arc::new(SystemEntropy);
+    let engine = Arc::clone(&service.engine);
+    let task = tokio::spawn(cleanup::run(engine, Duration::from_millis(5), 10, entropy));
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while service.faults.reached.load(Ordering::SeqCst) < before + 3 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(service.engine.count(), 1, "nothing can be swept yet");
+        service.faults.fail(false);
+        while service.engine.count() > 0 {
+            tokio::task::yield_now().await;
+        }
+    });
+    waited.await.expect("it tries again, and sweeps once the store works");
+    assert!(!task.is_finished(), "it goes on for ever");
+    task.abort();
+}

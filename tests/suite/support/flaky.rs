@@ -1,0 +1,104 @@
+//! A store that fails or stops when a test says so.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use sessiond::{
+    session::{
+        clock::Moment,
+        id::{PublicId, VerifierHash},
+        record::{Record, Touch, Update},
+        store::{Result, Store, StoreError, Swept, Touched, Written},
+    },
+    store::memory::MemoryStore,
+};
+use tokio::sync::watch;
+
+/// What the test moves; shared with the store.
+pub struct Faults {
+    failing: AtomicBool,
+    stopped: watch::Sender<bool>,
+    /// Operations that have reached the store.
+    pub reached: AtomicUsize,
+}
+
+impl Faults {
+    pub fn new() -> Arc<Self> {
+        let stopped = watch::Sender::new(false);
+        Arc::new(Self { failing: false.into(), stopped, reached: 0.into() })
+    }
+
+    /// Every operation fails from now on, or works again.
+    pub fn fail(&self, failing: bool) {
+        self.failing.store(failing, Ordering::SeqCst);
+    }
+
+    /// Every operation waits from now on, or goes on.
+    pub fn stop(&self, stopped: bool) {
+        self.stopped.send_replace(stopped);
+    }
+
+    async fn pass(&self) -> Result<()> {
+        self.reached.fetch_add(1, Ordering::SeqCst);
+        let mut stopped = self.stopped.subscribe();
+        stopped.wait_for(|stopped| !stopped).await.expect("the sender is in self");
+        if self.failing.load(Ordering::SeqCst) {
+            return Err(StoreError::unavailable("work", "a test says so: hunter2"));
+        }
+        Ok(())
+    }
+}
+
+/// A memory store behind [`Faults`].
+pub struct FlakyStore {
+    store: MemoryStore,
+    faults: Arc<Faults>,
+}
+
+impl FlakyStore {
+    pub fn new(faults: Arc<Faults>) -> Self {
+        Self { store: MemoryStore::default(), faults }
+    }
+}
+
+impl Store for FlakyStore {
+    async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
+        self.faults.pass().await?;
+        self.store.read(id).await
+    }
+
+    async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
+        self.faults.pass().await?;
+        self.store.touch(id, touch).await
+    }
+
+    async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
+        self.faults.pass().await?;
+        self.store.create(id, record).await
+    }
+
+    async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
+        self.faults.pass().await?;
+        self.store.write(id, update).await
+    }
+
+    async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
+        self.faults.pass().await?;
+        self.store.destroy(id, verifier).await
+    }
+
+    async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
+        self.faults.pass().await?;
+        self.store.cleanup(now, limit).await
+    }
+
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn count(&self) -> u64 {
+        self.store.count()
+    }
+}
