@@ -27,7 +27,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::util::MapResponseLayer;
 
 use self::{
-    config::{Backend, Checked, Config, ConfigError, Durability, Limits, ListenAddr},
+    config::{Backend, Checked, Config, ConfigError, Limits, ListenAddr},
     listen::{Accept, BindError, ConnectionLimit, Listener},
     metrics::{Measured, Metrics},
 };
@@ -47,7 +47,7 @@ use crate::{
     store::{
         AnyStore,
         memory::MemoryStore,
-        sled::{self, OpenError, SledDatabase, SledOptions},
+        sled::{OpenError, SledDatabase, SledOptions},
     },
 };
 
@@ -413,18 +413,13 @@ fn engines(
 
 fn sled_options(config: &Config) -> SledOptions {
     let sled = &config.store.sled;
-    let level = |durability| match durability {
-        Durability::Buffered => sled::Durability::Buffered,
-        Durability::Flushed => sled::Durability::Flushed,
-        Durability::Synced => sled::Durability::Synced,
-    };
     SledOptions {
         path: sled.path.clone(),
         cache_bytes: sled.cache_bytes.0,
         flush_interval: sled.flush_interval.0,
         max_pending: sled.max_pending as usize,
-        write: level(sled.durability.write),
-        destroy: level(sled.durability.destroy),
-        roll: level(sled.durability.roll),
+        write: sled.durability.write,
+        destroy: sled.durability.destroy,
+        roll: sled.durability.roll,
     }
 }

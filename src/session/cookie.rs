@@ -3,6 +3,7 @@
 use std::{fmt::Write, time::Duration};
 
 use httpdate::fmt_http_date;
+use serde::{Deserialize, Serialize};
 
 use super::{clock::Moment, token::Token};
 
@@ -47,7 +48,8 @@ fn unquote(value: &[u8]) -> &[u8] {
 }
 
 /// Which requests from other sites carry the cookie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum SameSite {
     Strict,
     Lax,
@@ -57,7 +59,8 @@ pub enum SameSite {
 }
 
 /// How the cookie-value is spelled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum CookieFormat {
     /// The token as it is.
     Plain,

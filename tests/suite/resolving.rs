@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sessiond::{
     grpc::wire::{ResolveRequest, SessionState, TouchRequest, WriteRequest},
-    server::config::{Backend, Format, SecretText},
-    session::token::Token,
+    server::config::{Backend, SecretText},
+    session::{cookie::CookieFormat, token::Token},
 };
 
 use crate::{
@@ -140,7 +140,7 @@ async fn a_token_is_a_credential(backend: Backend) {
 async fn all_four_spellings_are_read(backend: Backend) {
     let daemon = Daemon::with(backend, |config| {
         let engine = config.engine.get_mut("default").expect("the default engine");
-        engine.cookie.format = Format::Express;
+        engine.cookie.format = CookieFormat::Express;
     })
     .await;
     let created = daemon.write(set("{}")).await;

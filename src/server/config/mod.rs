@@ -8,6 +8,11 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::{
+    session::cookie::{CookieFormat, SameSite},
+    store::sled::Durability,
+};
+
 pub use self::{
     layers::{ConfigError, Sources, load},
     policy::{Checked, check},
@@ -107,7 +112,7 @@ pub struct CookieConfig {
     pub same_site: SameSite,
     pub partitioned: bool,
     pub persistent: bool,
-    pub format: Format,
+    pub format: CookieFormat,
     pub secret_file: PathBuf,
     pub secrets: Vec<SecretText>,
 }
@@ -123,27 +128,11 @@ impl Default for CookieConfig {
             same_site: SameSite::Lax,
             partitioned: false,
             persistent: true,
-            format: Format::Plain,
+            format: CookieFormat::Plain,
             secret_file: PathBuf::new(),
             secrets: Vec::new(),
         }
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SameSite {
-    Strict,
-    Lax,
-    None,
-    Unset,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    Plain,
-    Express,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -200,14 +189,6 @@ impl Default for DurabilityConfig {
     fn default() -> Self {
         Self { write: Durability::Flushed, destroy: Durability::Synced, roll: Durability::Synced }
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Durability {
-    Buffered,
-    Flushed,
-    Synced,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

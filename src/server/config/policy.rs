@@ -9,10 +9,10 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::{Config, ConfigError, EngineConfig, Format, ListenAddr, SameSite};
+use super::{Config, ConfigError, EngineConfig, ListenAddr};
 use crate::session::{
     cookie,
-    cookie::{Cookie, CookieAttributes, CookieFormat},
+    cookie::{Cookie, CookieAttributes},
     engine::Policy,
     lifetime::{Granularity, Lifetime, MAX_DURATION},
     token::{Keyring, Secret},
@@ -116,18 +116,10 @@ fn attributes(engine: &EngineConfig) -> CookieAttributes {
         path: cookie.path.clone(),
         secure: cookie.secure,
         http_only: cookie.http_only,
-        same_site: match cookie.same_site {
-            SameSite::Strict => cookie::SameSite::Strict,
-            SameSite::Lax => cookie::SameSite::Lax,
-            SameSite::None => cookie::SameSite::None,
-            SameSite::Unset => cookie::SameSite::Unset,
-        },
+        same_site: cookie.same_site,
         partitioned: cookie.partitioned,
         persistent: cookie.persistent,
-        format: match cookie.format {
-            Format::Plain => CookieFormat::Plain,
-            Format::Express => CookieFormat::Express,
-        },
+        format: cookie.format,
     }
 }
 

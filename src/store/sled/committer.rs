@@ -30,12 +30,14 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 use rustix::fs::Dir;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::session::store::{Result, StoreError};
 
 /// When a change is acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Durability {
     /// When it is in memory; it is flushed within the flush interval.
     Buffered,
@@ -251,6 +253,7 @@ struct Files {
     /// Where sled puts values that are too large for its log, a file each. It
     /// never changes one and never syncs one.
     blobs: Dir,
+    blobs_directory: File,
     blobs_path: PathBuf,
     synced_blobs: HashSet<OsString>,
 }
@@ -263,8 +266,9 @@ impl Files {
         File::open(&path)?.sync_all()?;
         let log = File::options().read(true).write(true).open(path.join("db"))?;
         let blobs_path = path.join("blobs");
-        let blobs = Dir::new(File::open(&blobs_path)?)?;
-        Ok(Self { log, blobs, blobs_path, synced_blobs: HashSet::new() })
+        let blobs_directory = File::open(&blobs_path)?;
+        let blobs = Dir::read_from(&blobs_directory)?;
+        Ok(Self { log, blobs, blobs_directory, blobs_path, synced_blobs: HashSet::new() })
     }
 
     /// The blob files that are not synced yet.
@@ -296,7 +300,7 @@ impl Files {
             blob.sync_data()?;
         }
         if !blobs.is_empty() {
-            rustix::fs::fsync(self.blobs.fd()?)?;
+            self.blobs_directory.sync_all()?;
         }
         self.log.sync_data()?;
         self.synced_blobs.extend(blobs.into_iter().map(|(name, _)| name));
