@@ -26,6 +26,7 @@ pub enum Reason {
     SessionGone,
     VersionMismatch,
     Overloaded,
+    StoreFull,
     StoreUnavailable,
     RecordUnreadable,
     ShuttingDown,
@@ -35,7 +36,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 15] = [
+    pub const ALL: [Reason; 16] = [
         Self::InvalidArgument,
         Self::InvalidData,
         Self::DataTooLarge,
@@ -45,6 +46,7 @@ impl Reason {
         Self::SessionGone,
         Self::VersionMismatch,
         Self::Overloaded,
+        Self::StoreFull,
         Self::StoreUnavailable,
         Self::RecordUnreadable,
         Self::ShuttingDown,
@@ -72,6 +74,7 @@ impl Reason {
             Self::SessionGone => ("SESSION_GONE", Code::NotFound),
             Self::VersionMismatch => ("VERSION_MISMATCH", Code::Aborted),
             Self::Overloaded => ("OVERLOADED", Code::ResourceExhausted),
+            Self::StoreFull => ("STORE_FULL", Code::ResourceExhausted),
             Self::StoreUnavailable => ("STORE_UNAVAILABLE", Code::Unavailable),
             Self::RecordUnreadable => ("RECORD_UNREADABLE", Code::DataLoss),
             Self::ShuttingDown => ("SHUTTING_DOWN", Code::Unavailable),
@@ -145,6 +148,7 @@ impl From<Error> for Fault {
                 let (reason, retry) = match error.kind {
                     StoreErrorKind::Unavailable => (Reason::StoreUnavailable, true),
                     StoreErrorKind::Overloaded => (Reason::Overloaded, true),
+                    StoreErrorKind::Full => (Reason::StoreFull, false),
                     StoreErrorKind::Unreadable => (Reason::RecordUnreadable, false),
                 };
                 Self { retry, ..Self::new(reason, message) }
@@ -183,10 +187,11 @@ pub fn name_transport_faults(
 }
 
 /// Writes the internal cause of an error into the log. A caller's own mistakes
-/// are not the operator's business, and overload is counted.
+/// are not the operator's business; overload is counted, and a full disk told
+/// by the store, once.
 pub fn log_cause(error: &Error) {
     if let Error::Store(error) = error
-        && error.kind != StoreErrorKind::Overloaded
+        && !matches!(error.kind, StoreErrorKind::Overloaded | StoreErrorKind::Full)
     {
         let cause = error.source().map(ToString::to_string).unwrap_or_default();
         tracing::error!(cause, "{error}");

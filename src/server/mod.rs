@@ -67,6 +67,9 @@ type DaemonStore = Measured<AnyStore>;
 const MAX_PENDING_RESET_STREAMS: usize = 20;
 const MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1024;
 
+/// How often the time is marked in the store. So much a clock may be behind
+/// after a crash.
+const TIME_MARK_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the stores are asked whether they can keep their promises.
 const FITNESS_INTERVAL: Duration = Duration::from_secs(1);
 /// What a request for health or reflection may take; both are open to more
@@ -109,6 +112,7 @@ pub struct Server {
     grpc: Vec<Listener>,
     admin: Vec<Listener>,
     scrape: Option<TcpListener>,
+    clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
 
@@ -131,7 +135,7 @@ impl Server {
         let metrics = Metrics::new();
         let auth = (!checked.tokens.is_empty())
             .then(|| BearerAuth::new(checked.tokens.iter().map(|token| token.as_bytes())));
-        let entropy = Arc::clone(&surroundings.entropy);
+        let (clock, entropy) = (Arc::clone(&surroundings.clock), Arc::clone(&surroundings.entropy));
         let (engines, database) = engines(&config, checked, &metrics, surroundings)?;
         let scrape = match config.listen.metrics.0 {
             None => None,
@@ -150,6 +154,7 @@ impl Server {
             grpc: bind(&config.listen.grpc).await?,
             admin: bind(&config.listen.admin).await?,
             scrape,
+            clock,
             entropy,
             config,
         })
@@ -183,6 +188,9 @@ impl Server {
             background.spawn(cleanup::run(Arc::clone(engine), interval, slice, entropy));
         }
         background.spawn(watch_fitness(self.engines.clone(), health.clone()));
+        if let Some(database) = self.database.clone() {
+            background.spawn(mark_time(database, Arc::clone(&self.clock)));
+        }
         if let Some(listener) = self.scrape {
             let (metrics, engines) = (self.metrics, self.engines.clone());
             let connections = self.connections.clone();
@@ -221,7 +229,10 @@ impl Server {
         serving.shutdown().await;
         background.shutdown().await;
         match self.database {
-            Some(database) => database.sync().await,
+            Some(database) => {
+                database.mark_time(self.clock.now())?;
+                database.sync().await
+            }
             None => Ok(()),
         }
     }
@@ -309,6 +320,19 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
     }
 }
 
+/// Marks the time in the store, now and then, so that the clock of the next start
+/// is not behind it.
+async fn mark_time(database: SledDatabase, clock: Arc<dyn Clock>) {
+    loop {
+        tokio::time::sleep(TIME_MARK_INTERVAL).await;
+        let (database, now) = (database.clone(), clock.now());
+        let marked = tokio::task::spawn_blocking(move || database.mark_time(now)).await;
+        if let Ok(Err(error)) = marked {
+            tracing::warn!("the time was not marked: {error}");
+        }
+    }
+}
+
 /// Turns health to NOT_SERVING, for good, when a store can not keep its
 /// promises any more: whoever probes then restarts the daemon.
 async fn watch_fitness(engines: Engines<DaemonStore>, health: HealthReporter) {
@@ -388,6 +412,9 @@ fn engines(
         Backend::Sled => Some(SledDatabase::open(sled_options(config))?),
     };
     if let Some(database) = &database {
+        if let Some(mark) = database.time_mark()? {
+            surroundings.clock.not_before(mark);
+        }
         for name in database.engines() {
             if !checked.engines.contains_key(&name) {
                 tracing::warn!(
@@ -418,6 +445,7 @@ fn sled_options(config: &Config) -> SledOptions {
         cache_bytes: sled.cache_bytes.0,
         flush_interval: sled.flush_interval.0,
         max_pending: sled.max_pending as usize,
+        min_free_bytes: sled.min_free_bytes.0,
         write: sled.durability.write,
         destroy: sled.durability.destroy,
         roll: sled.durability.roll,

@@ -1,6 +1,9 @@
 //! The system's time and randomness: what the session room takes as arguments.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use rand::{TryRng, rngs::SysRng};
 use rustix::{
@@ -40,6 +43,8 @@ pub struct SystemClock {
     wall_at_start: Moment,
     boot_at_start: Duration,
     since_boot: fn() -> Duration,
+    /// Milliseconds that the wall was behind at start.
+    behind: AtomicU64,
 }
 
 impl SystemClock {
@@ -50,13 +55,26 @@ impl SystemClock {
             wall_at_start: Moment::from_unix_millis(0) + wall.unwrap_or_default(),
             boot_at_start: since_boot(),
             since_boot,
+            behind: AtomicU64::new(0),
         }
     }
 }
 
 impl Clock for SystemClock {
     fn now(&self) -> Moment {
-        self.wall_at_start + (self.since_boot)().saturating_sub(self.boot_at_start)
+        let behind = Duration::from_millis(self.behind.load(Ordering::Relaxed));
+        self.wall_at_start + (self.since_boot)().saturating_sub(self.boot_at_start) + behind
+    }
+
+    fn not_before(&self, moment: Moment) {
+        let behind = moment.since(self.now());
+        if !behind.is_zero() {
+            tracing::warn!(
+                ?behind,
+                "the system's clock is behind the time of the last stop; going on from there"
+            );
+            self.behind.fetch_add(behind.as_millis() as u64, Ordering::Relaxed);
+        }
     }
 }
 
@@ -78,8 +96,6 @@ impl Entropy for SystemEntropy {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
     use super::*;
 
     static BOOT_MILLIS: AtomicU64 = AtomicU64::new(5_000);
@@ -91,12 +107,18 @@ mod tests {
             wall_at_start: Moment::from_unix_millis(1_000_000),
             boot_at_start: Duration::from_millis(5_000),
             since_boot: || Duration::from_millis(BOOT_MILLIS.load(Ordering::Relaxed)),
+            behind: AtomicU64::new(0),
         };
         assert_eq!(clock.now(), Moment::from_unix_millis(1_000_000));
         BOOT_MILLIS.store(7_500, Ordering::Relaxed);
         assert_eq!(clock.now(), Moment::from_unix_millis(1_002_500));
         BOOT_MILLIS.store(0, Ordering::Relaxed);
         assert_eq!(clock.now(), Moment::from_unix_millis(1_000_000), "never before its start");
+        clock.not_before(Moment::from_unix_millis(900_000));
+        assert_eq!(clock.now(), Moment::from_unix_millis(1_000_000), "it is not behind that");
+        clock.not_before(Moment::from_unix_millis(1_500_000));
+        BOOT_MILLIS.store(6_000, Ordering::Relaxed);
+        assert_eq!(clock.now(), Moment::from_unix_millis(1_501_000), "it goes on from there");
     }
 
     #[test]

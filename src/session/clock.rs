@@ -52,4 +52,8 @@ impl From<Moment> for std::time::SystemTime {
 /// to the wall clock meanwhile: deadlines are judged by it.
 pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Moment;
+
+    /// Moves the clock on to `moment`, if it is behind. Called once, before the
+    /// clock is read: what is stored was written at `moment`.
+    fn not_before(&self, moment: Moment);
 }

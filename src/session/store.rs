@@ -115,6 +115,9 @@ pub enum StoreErrorKind {
     Unavailable,
     /// It has more to do than it may keep waiting. Nothing was done.
     Overloaded,
+    /// It has no room for more. Nothing was done; what is stored can be read and
+    /// destroyed.
+    Full,
     /// The record is there and makes no sense. Trying again does not help.
     Unreadable,
 }
@@ -134,6 +137,12 @@ impl StoreError {
         Self { kind: StoreErrorKind::Overloaded, doing, source }
     }
 
+    /// There is no room for more.
+    pub fn full(doing: &'static str) -> Self {
+        let source = "the disk is nearly full".into();
+        Self { kind: StoreErrorKind::Full, doing, source }
+    }
+
     /// What is stored makes no sense.
     pub fn unreadable(
         doing: &'static str,
@@ -148,6 +157,7 @@ impl fmt::Display for StoreError {
         let advice = match self.kind {
             StoreErrorKind::Unavailable => "this says nothing about the session; try again",
             StoreErrorKind::Overloaded => "it has too much to do; try again in a moment",
+            StoreErrorKind::Full => "there is no room; make some, it goes on by itself",
             StoreErrorKind::Unreadable => "what is stored is damaged; trying again does not help",
         };
         write!(f, "the store could not {}: {advice}", self.doing)

@@ -271,10 +271,21 @@ async fn keeps_writes_in_step(store: Arc<impl Store>) {
             versions
         })
     });
+    // Touches in between must not write back what they read before a write.
+    let toucher = {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            for step in 1..100 {
+                let now = NOW + GRANULARITY * 2 * step;
+                store.touch(id(400), touch(now)).await.expect("the store works");
+            }
+        })
+    };
     let mut versions = Vec::new();
     for writer in writers.collect::<Vec<_>>() {
         versions.extend(writer.await.expect("a writer"));
     }
+    toucher.await.expect("a toucher");
     versions.sort_unstable();
     assert_eq!(versions, (2..2 + WRITERS * WRITES).collect::<Vec<_>>());
     let last = stored(store.as_ref(), id(400)).await.expect("it is there");
@@ -291,6 +302,7 @@ fn sled(directory: &tempfile::TempDir, cache_bytes: u64) -> (SledDatabase, SledS
         cache_bytes,
         flush_interval: Duration::from_millis(20),
         max_pending: 100,
+        min_free_bytes: 0,
         write: Durability::Flushed,
         destroy: Durability::Synced,
         roll: Durability::Synced,

@@ -19,7 +19,7 @@ use sessiond::{
     },
     server::{
         cleanup,
-        config::{Config, SecretText, check},
+        config::{Backend, Config, SecretText, SizeOrNone, check},
         system::SystemEntropy,
     },
     session::engine::Engine,
@@ -32,7 +32,7 @@ use tonic_types::StatusExt;
 
 use crate::support::{
     browser::Browser,
-    daemon::{SECRET, TestClock, assert_fault, set},
+    daemon::{Daemon, SECRET, TestClock, assert_fault, set},
     flaky::{Faults, FlakyStore},
     program::PATIENCE,
 };
@@ -123,6 +123,29 @@ async fn a_store_that_fails_logs_nobody_out() {
     assert_eq!(service.resolve(&Browser::new()).await.ok(), Some(SessionState::None));
     service.faults.fail(false);
     assert_eq!(service.resolve(&browser).await.ok(), Some(SessionState::Active), "still logged in");
+}
+
+/// Below the floor of free space creations and changes are refused, and the rest
+/// goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_more_and_ends_what_is_there() {
+    let daemon = Daemon::start(Backend::Sled).await;
+    let (browser, _other) = (daemon.visitor("{}").await, daemon.visitor("{}").await);
+    let mut stopped = daemon.stop().await;
+    stopped.config.store.sled.min_free_bytes = SizeOrNone(u64::MAX);
+    let daemon = stopped.start().await;
+    let credential = browser.credential();
+    for request in [set("{}"), WriteRequest { credential, ..set("{}") }] {
+        let error = daemon.try_write(request).await.expect_err("there is no room");
+        assert_fault(&error, Code::ResourceExhausted, "STORE_FULL", None);
+    }
+    daemon.clock.advance(Duration::from_secs(60));
+    let answer = daemon.resolve(&browser).await;
+    assert_eq!(answer.state(), SessionState::Active);
+    assert_eq!(answer.set_cookie.len(), 1, "its deadline is moved");
+    assert_eq!(daemon.destroy(&browser).await.destroyed, 1);
+    daemon.clock.advance(Duration::from_secs(4000));
+    assert_eq!(daemon.cleanup().await, 1, "the other one has expired");
 }
 
 /// With the store stopped, a pipeline takes in as many operations as may be in

@@ -22,6 +22,7 @@ over_every_store!(
     the_absolute_end_is_kept,
     a_session_cookie_is_not_sent_again,
     an_expired_session_is_not_revived,
+    a_clock_that_was_set_back_goes_on_where_it_was,
 );
 
 fn engine(config: &mut Config) -> &mut EngineConfig {
@@ -143,4 +144,27 @@ async fn an_expired_session_is_not_revived(backend: Backend) {
     assert_eq!(daemon.touch(&browser).await.state(), SessionState::Expired);
     assert_eq!(daemon.state(&browser).await, SessionState::Expired);
     assert_eq!(daemon.destroy(&browser).await.destroyed, 0, "it was over already");
+}
+
+async fn a_clock_that_was_set_back_goes_on_where_it_was(backend: Backend) {
+    let daemon = daemon(backend, |_| {}).await;
+    let browser = daemon.visitor("{}").await;
+    daemon.clock.advance(Duration::from_secs(60));
+    let mut stopped = daemon.stop().await;
+    if backend == Backend::Memory {
+        return; // It keeps nothing over a restart.
+    }
+    stopped.set_clock_back();
+    let daemon = stopped.start().await;
+    daemon.clock.advance(Duration::from_secs(49));
+    assert_eq!(peek(&daemon, &browser).await, SessionState::Active);
+    daemon.clock.advance(Duration::from_secs(1));
+    let state = peek(&daemon, &browser).await;
+    assert_eq!(state, SessionState::Expired, "110 s after its creation");
+}
+
+async fn peek(daemon: &Daemon, browser: &Browser) -> SessionState {
+    let credential = browser.credential();
+    let request = ResolveRequest { credential, peek: true, ..Default::default() };
+    daemon.resolve_with(request).await.state()
 }

@@ -16,7 +16,7 @@ use crate::{
 pub use self::{
     layers::{ConfigError, Sources, load},
     policy::{Checked, check},
-    text::{AddrOrOff, ListenAddr, SecretText, Size, Span, SpanOrAuto, SpanOrNone},
+    text::{AddrOrOff, ListenAddr, SecretText, Size, SizeOrNone, Span, SpanOrAuto, SpanOrNone},
 };
 
 mod layers;
@@ -162,6 +162,7 @@ pub struct SledConfig {
     pub cache_bytes: Size,
     pub flush_interval: Span,
     pub max_pending: u32,
+    pub min_free_bytes: SizeOrNone,
     pub durability: DurabilityConfig,
 }
 
@@ -172,6 +173,7 @@ impl Default for SledConfig {
             cache_bytes: Size::mib(64),
             flush_interval: Span(std::time::Duration::from_millis(100)),
             max_pending: 4096,
+            min_free_bytes: SizeOrNone(Size::mib(64).0),
             durability: DurabilityConfig::default(),
         }
     }

@@ -159,6 +159,32 @@ impl fmt::Display for Size {
 
 as_text!(Size, "a size such as \"64KiB\" or \"1MiB\", more than zero");
 
+/// A number of bytes, or `none`, which is zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SizeOrNone(pub u64);
+
+impl FromStr for SizeOrNone {
+    type Err = Unfit;
+
+    fn from_str(text: &str) -> Result<Self, Unfit> {
+        if text == "none" {
+            return Ok(Self(0));
+        }
+        text.parse().map(|Size(bytes)| Self(bytes)).map_err(|_| Self::UNFIT)
+    }
+}
+
+impl fmt::Display for SizeOrNone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("none"),
+            bytes => Size(bytes).fmt(f),
+        }
+    }
+}
+
+as_text!(SizeOrNone, "\"none\" or a size such as \"64MiB\", more than zero");
+
 /// Where to listen: an IP address and port, or a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddr {

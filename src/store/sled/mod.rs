@@ -14,6 +14,7 @@
 mod committer;
 mod open;
 mod records;
+mod space;
 
 use std::{
     fs::File,
@@ -32,6 +33,7 @@ use tokio::sync::Semaphore;
 use self::{
     committer::Committer,
     records::{Kept, Locks, Records},
+    space::Space,
 };
 pub use self::{committer::Durability, open::OpenError};
 use crate::session::{
@@ -53,6 +55,8 @@ pub struct SledOptions {
     pub flush_interval: Duration,
     /// Operations that may wait for the disk at a time; more are refused.
     pub max_pending: usize,
+    /// With less than this free on the disk, creations and updates are refused.
+    pub min_free_bytes: u64,
     /// Of creations and updates.
     pub write: Durability,
     pub destroy: Durability,
@@ -60,7 +64,8 @@ pub struct SledOptions {
     pub roll: Durability,
 }
 
-/// An open database with a store for each engine.
+/// An open database with a store for each engine. A clone is another handle.
+#[derive(Clone)]
 pub struct SledDatabase {
     shared: Arc<Shared>,
 }
@@ -71,8 +76,9 @@ struct Shared {
     hot: Cache<HotKey, Kept, ByteWeight>,
     locks: Locks,
     pending: Arc<Semaphore>,
-    /// Counts of the last clean stop.
-    counts: Tree,
+    space: Space,
+    /// Counts of the last clean stop, and the time of the last mark.
+    meta: Tree,
     db: sled::Db,
     /// Last, because fields are dropped in order: the next owner may come when
     /// everything is closed.
@@ -96,7 +102,10 @@ const HOT_ENTRY_BYTES: usize = 64;
 
 const RECORDS: &str = "records/";
 const EXPIRY: &str = "expiry/";
-const COUNTS: &str = "counts";
+const META: &str = "meta";
+/// Of a count: the engine's name follows.
+const COUNT: &str = "count/";
+const TIME: &str = "time";
 
 impl SledDatabase {
     /// Opens the data directory, or makes one.
@@ -104,8 +113,7 @@ impl SledDatabase {
         let path = options.path.clone();
         let opened = open::open(&path, options.cache_bytes / 2)?;
         let directory = |source| OpenError::Directory { path: path.clone(), source };
-        let counts =
-            opened.db.open_tree(COUNTS).map_err(|error| unreadable_database(&path, &error))?;
+        let meta = opened.db.open_tree(META).map_err(|error| unreadable_database(&path, &error))?;
         let committer = Committer::start(opened.db.clone(), path.clone(), options.flush_interval)
             .map_err(directory)?;
         let hot_bytes = options.cache_bytes / 2;
@@ -113,10 +121,11 @@ impl SledDatabase {
         let shared = Arc::new(Shared {
             hot: Cache::with_weighter(items, hot_bytes, ByteWeight),
             pending: Arc::new(Semaphore::new(options.max_pending)),
+            space: Space::new(path, options.min_free_bytes),
             options,
             committer,
             locks: Locks::new(),
-            counts,
+            meta,
             db: opened.db,
             _lock: opened.lock,
         });
@@ -131,9 +140,8 @@ impl SledDatabase {
             |prefix: &str| self.shared.db.open_tree(format!("{prefix}{name}")).map_err(unreadable);
         let records = tree(RECORDS)?;
         // Taken out, so that after a crash the records are counted anew.
-        let kept = self.shared.counts.remove(name).map_err(unreadable)?;
-        let kept = kept.and_then(|bytes| bytes.as_ref().try_into().ok()).map(u64::from_be_bytes);
-        let count = kept.unwrap_or_else(|| records.len() as u64);
+        let kept = self.shared.meta.remove(format!("{COUNT}{name}")).map_err(unreadable)?;
+        let count = kept.as_deref().and_then(millis).unwrap_or_else(|| records.len() as u64);
         Ok(SledStore {
             inner: Arc::new(Records {
                 name: name.to_owned(),
@@ -144,6 +152,20 @@ impl SledDatabase {
                 shared: Arc::clone(&self.shared),
             }),
         })
+    }
+
+    /// The latest time that was marked: no clock should start before it.
+    pub fn time_mark(&self) -> std::result::Result<Option<Moment>, OpenError> {
+        let path = &self.shared.options.path;
+        let mark = self.shared.meta.get(TIME).map_err(|error| unreadable_database(path, &error))?;
+        Ok(mark.as_deref().and_then(millis).map(Moment::from_unix_millis))
+    }
+
+    /// Keeps `now` as the latest time. May wait for the disk.
+    pub fn mark_time(&self, now: Moment) -> Result<()> {
+        let kept = self.shared.meta.insert(TIME, &now.unix_millis().to_be_bytes());
+        self.shared.committer.changed();
+        kept.map(drop).map_err(|error| StoreError::unavailable("mark the time", error))
     }
 
     /// Waits until all that was changed so far is on the disk.
@@ -157,6 +179,10 @@ impl SledDatabase {
         let names = names.iter().filter_map(|name| std::str::from_utf8(name).ok());
         names.filter_map(|name| name.strip_prefix(RECORDS)).map(str::to_owned).collect()
     }
+}
+
+fn millis(bytes: &[u8]) -> Option<u64> {
+    bytes.try_into().ok().map(u64::from_be_bytes)
 }
 
 fn unreadable_database(path: &std::path::Path, error: &sled::Error) -> OpenError {

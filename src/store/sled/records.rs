@@ -17,14 +17,14 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use sled::Tree;
 
-use super::Shared;
+use super::{COUNT, Shared};
 use crate::{
     session::{
         clock::Moment,
@@ -78,7 +78,7 @@ impl Drop for Records {
     fn drop(&mut self) {
         let count = self.count.load(Ordering::Acquire).to_be_bytes();
         // The committer's last flush takes it along; without it they are counted.
-        let _ = self.shared.counts.insert(&self.name, &count);
+        let _ = self.shared.meta.insert(format!("{COUNT}{}", self.name), &count);
         self.shared.committer.changed();
     }
 }
@@ -112,6 +112,7 @@ impl Records {
     }
 
     pub fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
+        self.check_space()?;
         let _lock = self.shared.locks.lock(id);
         if self.load(id)?.is_some() {
             return Ok(None);
@@ -125,6 +126,7 @@ impl Records {
     }
 
     pub fn write(&self, id: PublicId, update: &Update) -> Result<Option<Written>> {
+        self.check_space()?;
         let _lock = self.shared.locks.lock(id);
         let Some(Kept { record: before, indexed }) = self.load(id)? else {
             return Ok(None);
@@ -164,6 +166,13 @@ impl Records {
             swept.removed += usize::from(self.sweep(due, id, now)?);
         }
         Ok(swept)
+    }
+
+    fn check_space(&self) -> Result<()> {
+        if self.shared.space.is_enough(Instant::now()) {
+            return Ok(());
+        }
+        Err(StoreError::full("store more"))
     }
 
     /// Looks at an index entry that is due: removes the record if its deadline

@@ -51,6 +51,10 @@ impl Clock for TestClock {
     fn now(&self) -> Moment {
         Moment::from_unix_millis(self.0.load(Ordering::SeqCst))
     }
+
+    fn not_before(&self, moment: Moment) {
+        self.0.fetch_max(moment.unix_millis(), Ordering::SeqCst);
+    }
 }
 
 /// A running daemon. It is stopped by `stop`, or cut off when dropped.
@@ -192,6 +196,11 @@ pub struct Stopped {
 }
 
 impl Stopped {
+    /// The system's clock is set back to where it began.
+    pub fn set_clock_back(&mut self) {
+        self.clock = TestClock::new();
+    }
+
     pub async fn start(self) -> Daemon {
         Daemon::run(self.config, self.clock, self.directory).await
     }
