@@ -7,7 +7,8 @@
 //! | file | holds |
 //! |---|---|
 //! | [`config`] | defaults, file, environment, flags; and what they must keep |
-//! | [`listen`] | sockets, and the bound on connections |
+//! | [`listen`], [`gate`] | sockets, the bound on connections, and what is spoken there |
+//! | [`services`] | the gRPC services of a listener |
 //! | [`cleanup`] | the periodic sweep |
 //! | [`tls`] | certificates and keys |
 //! | [`metrics`], [`scrape`] | what is counted, and the page that shows it |
@@ -18,31 +19,18 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    server::NamedService,
-    service::{Routes, interceptor::InterceptedService},
-    transport::ServerTlsConfig,
-};
+use tonic::transport::ServerTlsConfig;
 use tonic_health::{ServingStatus, server::HealthReporter};
-use tower::util::MapResponseLayer;
 
 use self::{
-    config::{Backend, Checked, Config, ConfigError, Limits, ListenAddr},
-    listen::{Accept, BindError, ConnectionLimit, Listener},
+    config::{Backend, Checked, Config, ConfigError, ListenAddr},
+    gate::Gate,
+    listen::{BindError, ConnectionLimit, Listener},
     metrics::{Measured, Metrics},
+    services::Services,
 };
 use crate::{
-    grpc::{
-        admin_service::SessionAdminService,
-        auth::BearerAuth,
-        engines::Engines,
-        fault,
-        session_service::SessionService,
-        wire::{
-            FILE_DESCRIPTOR_SET, session_admin_service_server::SessionAdminServiceServer,
-            session_service_server::SessionServiceServer,
-        },
-    },
+    grpc::{auth::BearerAuth, engines::Engines},
     session::{clock::Clock, engine::Engine, id::Entropy, store::StoreError},
     store::{
         AnyStore,
@@ -53,29 +41,22 @@ use crate::{
 
 pub mod cleanup;
 pub mod config;
+mod gate;
 pub mod listen;
 pub mod log;
 pub mod metrics;
 pub mod scrape;
+mod services;
 pub mod system;
 mod tls;
 
 type DaemonStore = Measured<AnyStore>;
-
-/// A peer that resets streams faster than they are served is cut off
-/// (CVE-2023-44487, CVE-2025-8671). hyper's own figures, which tonic unsets.
-const MAX_PENDING_RESET_STREAMS: usize = 20;
-const MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1024;
 
 /// How often the time is marked in the store. So much a clock may be behind
 /// after a crash.
 const TIME_MARK_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the stores are asked whether they can keep their promises.
 const FITNESS_INTERVAL: Duration = Duration::from_secs(1);
-/// What a request for health or reflection may take; both are open to more
-/// callers than the rest.
-const MAX_SMALL_MESSAGE_BYTES: usize = 4 << 10;
-
 /// Checks a configuration as [`Server::build`] does, its files included, and
 /// gives what an operator should know. Binds and opens nothing.
 pub fn check(config: &Config) -> Result<Vec<String>, ConfigError> {
@@ -176,8 +157,17 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), StoreError> {
         let stopping = CancellationToken::new();
         let mut health = HealthReporter::new();
-        let session_routes = self.session_routes(&health, &stopping);
-        let admin_routes = self.admin_routes(&health);
+        let services = Services {
+            limits: self.config.limits.clone(),
+            slice: self.config.cleanup.slice as usize,
+            reflection: self.config.listen.reflection,
+            auth: self.auth,
+            engines: self.engines.clone(),
+            observer: Arc::clone(&self.metrics) as _,
+            health: health.clone(),
+            stopping: stopping.clone(),
+        };
+        let (sessions, admin) = (services.sessions(), services.admin());
         set_health(&health, ServingStatus::Serving).await;
 
         let mut background = JoinSet::new();
@@ -205,7 +195,7 @@ impl Server {
             connections: self.connections.clone(),
             stopping: stopping.clone(),
         };
-        for (listeners, routes) in [(self.grpc, session_routes), (self.admin, admin_routes)] {
+        for (listeners, routes) in [(self.grpc, sessions), (self.admin, admin)] {
             for listener in listeners {
                 gate.serve(listener, routes.clone(), &mut serving);
             }
@@ -235,78 +225,6 @@ impl Server {
             }
             None => Ok(()),
         }
-    }
-
-    fn session_routes(&self, health: &HealthReporter, stopping: &CancellationToken) -> Routes {
-        let message_bytes = self.config.limits.max_message_bytes.as_usize();
-        let service = SessionServiceServer::new(SessionService {
-            engines: self.engines.clone(),
-            observer: Arc::clone(&self.metrics) as _,
-            pipeline_in_flight: self.config.limits.pipeline_in_flight as usize,
-            stopping: stopping.clone(),
-        })
-        .max_decoding_message_size(message_bytes);
-        let name = <SessionServiceServer<SessionService<DaemonStore>>>::NAME;
-        self.routes(service, name, health)
-    }
-
-    fn admin_routes(&self, health: &HealthReporter) -> Routes {
-        let service = SessionAdminServiceServer::new(SessionAdminService {
-            engines: self.engines.clone(),
-            slice: self.config.cleanup.slice as usize,
-        })
-        .max_decoding_message_size(self.config.limits.max_message_bytes.as_usize());
-        let name = <SessionAdminServiceServer<SessionAdminService<DaemonStore>>>::NAME;
-        self.routes(service, name, health)
-    }
-
-    /// A service, with health and reflection beside it. Health is open to all:
-    /// probes carry no token.
-    fn routes<T>(&self, service: T, name: &str, health: &HealthReporter) -> Routes
-    where
-        T: tower::Service<
-                http::Request<tonic::body::Body>,
-                Response = http::Response<tonic::body::Body>,
-                Error = std::convert::Infallible,
-            > + NamedService
-            + Clone
-            + Send
-            + Sync
-            + 'static,
-        T::Future: Send + 'static,
-    {
-        let health = tonic_health::server::HealthService::from_health_reporter(health.clone());
-        let health = tonic_health::pb::health_server::HealthServer::new(health)
-            .max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
-        let mut routes = Routes::builder();
-        routes.add_service(health);
-        match &self.auth {
-            None => routes.add_service(service),
-            Some(auth) => routes.add_service(InterceptedService::new(service, auth.clone())),
-        };
-        if self.config.listen.reflection {
-            let builder = || {
-                tonic_reflection::server::Builder::configure()
-                    .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-                    .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-                    .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-                    .with_service_name(name)
-                    .with_service_name("grpc.health.v1.Health")
-            };
-            const OURS: &str = "the descriptors are compiled in";
-            // Many clients still ask for v1alpha.
-            let (v1, v1alpha) =
-                (builder().build_v1().expect(OURS), builder().build_v1alpha().expect(OURS));
-            let v1 = v1.max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
-            let v1alpha = v1alpha.max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
-            match &self.auth {
-                None => routes.add_service(v1).add_service(v1alpha),
-                Some(auth) => routes
-                    .add_service(InterceptedService::new(v1, auth.clone()))
-                    .add_service(InterceptedService::new(v1alpha, auth.clone())),
-            };
-        }
-        routes.routes().prepare()
     }
 }
 
@@ -342,54 +260,6 @@ async fn watch_fitness(engines: Engines<DaemonStore>, health: HealthReporter) {
             tracing::error!("not serving from now on: {error}");
             return set_health(&health, ServingStatus::NotServing).await;
         }
-    }
-}
-
-/// What all gRPC listeners have in common.
-struct Gate {
-    limits: Limits,
-    tls: Option<ServerTlsConfig>,
-    connections: ConnectionLimit,
-    stopping: CancellationToken,
-}
-
-impl Gate {
-    fn serve(&self, listener: Listener, routes: Routes, serving: &mut JoinSet<()>) {
-        match listener {
-            Listener::Tcp(listener) => self.spawn(listener, self.tls.clone(), routes, serving),
-            Listener::Unix(listener, file) => self.spawn((listener, file), None, routes, serving),
-        }
-    }
-
-    fn spawn<A: Accept>(
-        &self,
-        listener: A,
-        tls: Option<ServerTlsConfig>,
-        routes: Routes,
-        serving: &mut JoinSet<()>,
-    ) where
-        <A::Io as tonic::transport::server::Connected>::ConnectInfo: Clone + Send + Sync + 'static,
-    {
-        let limits = &self.limits;
-        let mut server = tonic::transport::Server::builder()
-            .layer(MapResponseLayer::new(fault::name_transport_faults))
-            .max_concurrent_streams(limits.max_concurrent_streams)
-            .http2_max_header_list_size(limits.max_header_bytes.0.try_into().unwrap_or(u32::MAX))
-            .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESET_STREAMS))
-            .http2_max_local_error_reset_streams(Some(MAX_LOCAL_ERROR_RESET_STREAMS))
-            .http2_keepalive_interval(Some(listen::KEEPALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(listen::KEEPALIVE_TIMEOUT));
-        if let Some(tls) = tls {
-            server = server.tls_config(tls).expect("the TLS files were checked at start");
-        }
-        let connections = listen::connections(listener, self.connections.clone());
-        let stop = self.stopping.clone().cancelled_owned();
-        let serve = server.add_routes(routes).serve_with_incoming_shutdown(connections, stop);
-        serving.spawn(async move {
-            if let Err(error) = serve.await {
-                tracing::error!(%error, "a listener has failed");
-            }
-        });
     }
 }
 

@@ -51,7 +51,7 @@ async fn a_clean_stop_is_0_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_finishes_what_is_in_flight_and_a_second_signal_ends_at_once() {
+async fn a_second_signal_ends_at_once() {
     let mut program = Program::serve(&["--dev", "--set=runtime.shutdown_grace=1h"]);
     // A call that never ends by itself: its request is never finished.
     let mut stream = TcpStream::connect(program.address("grpc")).expect("the daemon is there");

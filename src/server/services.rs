@@ -1,0 +1,116 @@
+//! The gRPC services of a listener: ours, with health and reflection beside it.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    server::NamedService,
+    service::{Routes, interceptor::InterceptedService},
+};
+use tonic_health::server::HealthReporter;
+
+use super::{DaemonStore, config::Limits};
+use crate::grpc::{
+    admin_service::SessionAdminService,
+    auth::BearerAuth,
+    engines::Engines,
+    observer::Observer,
+    session_service::SessionService,
+    wire::{
+        FILE_DESCRIPTOR_SET, session_admin_service_server::SessionAdminServiceServer,
+        session_service_server::SessionServiceServer,
+    },
+};
+
+/// What a request for health or reflection may take; both are open to more
+/// callers than the rest.
+const MAX_SMALL_MESSAGE_BYTES: usize = 4 << 10;
+
+/// What the services are made of.
+pub struct Services {
+    pub limits: Limits,
+    /// Entries that one slice of a sweep looks at.
+    pub slice: usize,
+    pub reflection: bool,
+    pub auth: Option<BearerAuth>,
+    pub engines: Engines<DaemonStore>,
+    pub observer: Arc<dyn Observer>,
+    pub health: HealthReporter,
+    /// Cancelled when the daemon stops: pipelines end.
+    pub stopping: CancellationToken,
+}
+
+impl Services {
+    /// For the listeners of frontends.
+    pub fn sessions(&self) -> Routes {
+        let service = SessionServiceServer::new(SessionService {
+            engines: self.engines.clone(),
+            observer: Arc::clone(&self.observer),
+            pipeline_in_flight: self.limits.pipeline_in_flight as usize,
+            stopping: self.stopping.clone(),
+        })
+        .max_decoding_message_size(self.limits.max_message_bytes.as_usize());
+        let name = <SessionServiceServer<SessionService<DaemonStore>>>::NAME;
+        self.routes(service, name)
+    }
+
+    /// For the listeners of operators.
+    pub fn admin(&self) -> Routes {
+        let service = SessionAdminServiceServer::new(SessionAdminService {
+            engines: self.engines.clone(),
+            slice: self.slice,
+        })
+        .max_decoding_message_size(self.limits.max_message_bytes.as_usize());
+        let name = <SessionAdminServiceServer<SessionAdminService<DaemonStore>>>::NAME;
+        self.routes(service, name)
+    }
+
+    /// A service, with health and reflection beside it. Health is open to all:
+    /// probes carry no token.
+    fn routes<T>(&self, service: T, name: &str) -> Routes
+    where
+        T: tower::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<tonic::body::Body>,
+                Error = std::convert::Infallible,
+            > + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        T::Future: Send + 'static,
+    {
+        let health = tonic_health::server::HealthService::from_health_reporter(self.health.clone());
+        let health = tonic_health::pb::health_server::HealthServer::new(health)
+            .max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
+        let mut routes = Routes::builder();
+        routes.add_service(health);
+        match &self.auth {
+            None => routes.add_service(service),
+            Some(auth) => routes.add_service(InterceptedService::new(service, auth.clone())),
+        };
+        if self.reflection {
+            let builder = || {
+                tonic_reflection::server::Builder::configure()
+                    .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+                    .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                    .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+                    .with_service_name(name)
+                    .with_service_name("grpc.health.v1.Health")
+            };
+            const OURS: &str = "the descriptors are compiled in";
+            // Many clients still ask for v1alpha.
+            let (v1, v1alpha) =
+                (builder().build_v1().expect(OURS), builder().build_v1alpha().expect(OURS));
+            let v1 = v1.max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
+            let v1alpha = v1alpha.max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
+            match &self.auth {
+                None => routes.add_service(v1).add_service(v1alpha),
+                Some(auth) => routes
+                    .add_service(InterceptedService::new(v1, auth.clone()))
+                    .add_service(InterceptedService::new(v1alpha, auth.clone())),
+            };
+        }
+        routes.routes().prepare()
+    }
+}
