@@ -1,7 +1,4 @@
-"""A visit counter with a login. sessiond owns its sessions.
-
-Run it with `python app.py`, or in production with `gunicorn app:app`.
-"""
+"""A visit counter with a login; sessiond owns its sessions. Run it by itself, or with `gunicorn app:app`."""
 import json
 import os
 import sys
@@ -88,11 +85,8 @@ def app(environ, start_response):
     return [text.encode()]
 
 
-class Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
 if __name__ == "__main__":
+    Server = type("Server", (ThreadingMixIn, WSGIServer), {"daemon_threads": True})
     server = make_server("127.0.0.1", int(os.environ.get("PORT", "8000")), app, Server)
     print(f"listening on http://127.0.0.1:{server.server_port}", flush=True)
     server.serve_forever()
