@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use sessiond::server::config::{Config, ConfigError, SecretText, Sources, Span, load};
 
+use crate::bench::Mix;
+
 /// Web sessions for every service of an application, over gRPC.
 #[derive(Parser)]
 #[command(version, propagate_version = true, after_help = EXIT_CODES)]
@@ -50,11 +52,18 @@ pub enum Command {
         #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
         engine: String,
     },
+    /// Load a running daemon and print how fast it answers; makes sessions and destroys them
+    Bench {
+        #[command(flatten)]
+        client: ClientArgs,
+        #[command(flatten)]
+        load: BenchArgs,
+    },
 }
 
 /// Where the configuration comes from. Later layers win: defaults, the file,
 /// the environment (SESSIOND_LISTEN__GRPC=...), --set.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct ConfigArgs {
     /// Read this TOML file [env: SESSIOND_CONFIG]
     #[arg(long, value_name = "FILE")]
@@ -66,7 +75,7 @@ pub struct ConfigArgs {
 
 /// Which daemon to call, and how. What is not given is taken from the
 /// configuration that `serve` would read.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct ClientArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
@@ -91,6 +100,45 @@ pub struct ClientArgs {
     /// Give up after this long
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = timeout)]
     pub timeout: Span,
+}
+
+/// What load, for how long.
+#[derive(Args)]
+pub struct BenchArgs {
+    /// The engine whose sessions are used; the default one otherwise
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub engine: String,
+    /// The shares of resolve, touch, write and create
+    #[arg(long, value_name = "SHARES", default_value = "resolve=1")]
+    pub mix: Mix,
+    /// Connections to the daemon
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = number(1, 1024))]
+    pub connections: u64,
+    /// Operations in flight, over all connections
+    #[arg(long, value_name = "NUMBER", default_value_t = 64, value_parser = number(1, 65_536))]
+    pub in_flight: u64,
+    /// One Pipeline stream for each connection, instead of unary calls
+    #[arg(long)]
+    pub pipeline: bool,
+    /// Sessions to make, and to pick from at random
+    #[arg(long, value_name = "NUMBER", default_value_t = 10_000, value_parser = number(1, 10_000_000))]
+    pub sessions: u64,
+    /// Data of each session
+    #[arg(long, value_name = "BYTES", default_value_t = 400, value_parser = number(8, 1 << 30))]
+    pub data_bytes: u64,
+    /// How long to measure
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = timeout)]
+    pub duration: Span,
+    /// How long to warm up before
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = timeout)]
+    pub warm_up: Span,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn number(least: u64, most: u64) -> clap::builder::RangedU64ValueParser<u64> {
+    clap::value_parser!(u64).range(least..=most)
 }
 
 fn key_and_value(text: &str) -> Result<(String, String), String> {

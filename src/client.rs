@@ -8,7 +8,7 @@ use sessiond::{
 };
 use tonic::{
     Request, Status,
-    metadata::MetadataValue,
+    metadata::{Ascii, MetadataValue},
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 use tonic_health::pb::{
@@ -21,16 +21,24 @@ use crate::cli::ClientArgs;
 pub type Problem = String;
 
 /// A daemon to call, and how.
+#[derive(Clone)]
 pub struct Caller {
     args: ClientArgs,
     config: Config,
     address: ListenAddr,
+    /// The value of the authorization header.
+    token: Option<MetadataValue<Ascii>>,
 }
 
 impl Caller {
     /// For the daemon's health, at a listener of its sessions.
     pub fn health(args: ClientArgs) -> Result<Self, ConfigError> {
         Self::new(args, "listen.grpc", |config| &config.listen.grpc)
+    }
+
+    /// For its sessions.
+    pub fn sessions(args: ClientArgs) -> Result<Self, ConfigError> {
+        Self::health(args)
     }
 
     /// For its operation, at an admin listener.
@@ -50,13 +58,18 @@ impl Caller {
                 ConfigError::new(key, "holds no address to call; say where with --address")
             })?,
         };
-        Ok(Self { args, config, address })
+        let given = args.token_file.as_deref();
+        let own = Some(config.listen.auth.token_file.as_path());
+        let file = given.or(own.filter(|path| !path.as_os_str().is_empty()));
+        let token = file.map(authorization).transpose();
+        let token = token.map_err(|problem| ConfigError::new("--token-file", problem))?;
+        Ok(Self { args, config, address, token })
     }
 
     /// Asks for the health of the daemon as a whole.
     pub async fn ask_health(&self) -> Result<(), Problem> {
         let mut client = HealthClient::new(self.connect().await?);
-        let request = self.request(HealthCheckRequest::default())?;
+        let request = self.request(HealthCheckRequest::default());
         let answer = client.check(request).await.map_err(|status| self.refused(&status))?;
         match answer.into_inner().status() {
             ServingStatus::Serving => Ok(()),
@@ -67,12 +80,12 @@ impl Caller {
     /// Makes the daemon sweep now, and gives the number of sessions removed.
     pub async fn sweep(&self, engine: String) -> Result<u64, Problem> {
         let mut client = SessionAdminServiceClient::new(self.connect().await?);
-        let request = self.request(CleanupRequest { engine })?;
+        let request = self.request(CleanupRequest { engine });
         let answer = client.cleanup(request).await.map_err(|status| self.refused(&status))?;
         Ok(answer.into_inner().removed)
     }
 
-    async fn connect(&self) -> Result<Channel, Problem> {
+    pub async fn connect(&self) -> Result<Channel, Problem> {
         let unreachable = |error: tonic::transport::Error| {
             use std::error::Error as _;
             let mut causes = vec![error.to_string()];
@@ -123,23 +136,20 @@ impl Caller {
         Ok(Some(tls))
     }
 
-    fn request<T>(&self, message: T) -> Result<Request<T>, Problem> {
-        let mut request = Request::new(message);
+    /// A call that ends within the timeout.
+    pub fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = self.stream_request(message);
         request.set_timeout(self.args.timeout.0);
-        let given = self.args.token_file.as_deref();
-        let own = Some(self.config.listen.auth.token_file.as_path());
-        let file = given.or(own.filter(|path| !path.as_os_str().is_empty()));
-        if let Some(path) = file {
-            let text = read(path)?;
-            let token = text.lines().map(str::trim).find(|line| !line.is_empty());
-            let token = token.ok_or_else(|| format!("{} holds no token", path.display()))?;
-            let mut value = MetadataValue::try_from(format!("Bearer {token}")).map_err(|_| {
-                format!("{} holds a token that is not visible ASCII", path.display())
-            })?;
-            value.set_sensitive(true);
-            request.metadata_mut().insert("authorization", value);
+        request
+    }
+
+    /// A call that may last.
+    pub fn stream_request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("authorization", token.clone());
         }
-        Ok(request)
+        request
     }
 
     fn refused(&self, status: &Status) -> Problem {
@@ -165,6 +175,17 @@ fn nearest(listeners: &[ListenAddr]) -> Option<ListenAddr> {
         }
         other => other,
     })
+}
+
+/// `Bearer` and the first token of a file.
+fn authorization(path: &Path) -> Result<MetadataValue<Ascii>, Problem> {
+    let text = read(path)?;
+    let token = text.lines().map(str::trim).find(|line| !line.is_empty());
+    let token = token.ok_or_else(|| format!("{} holds no token", path.display()))?;
+    let mut value = MetadataValue::try_from(format!("Bearer {token}"))
+        .map_err(|_| format!("{} holds a token that is not visible ASCII", path.display()))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 fn read(path: &Path) -> Result<String, Problem> {

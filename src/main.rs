@@ -17,6 +17,7 @@ use tokio::{
 
 use self::cli::{Cli, Command};
 
+mod bench;
 mod cli;
 mod client;
 
@@ -70,6 +71,10 @@ fn run(command: Command) -> Result<(), Failure> {
             let called = client::Caller::admin(client).map_err(bad_config)?;
             let removed = one_thread()?.block_on(called.sweep(engine)).map_err(fault)?;
             print(&format!("{removed}\n"))
+        }
+        Command::Bench { client, load } => {
+            let called = client::Caller::sessions(client).map_err(bad_config)?;
+            one_thread()?.block_on(bench::run(&called, &load)).map_err(fault)
         }
     }
 }

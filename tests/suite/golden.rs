@@ -29,6 +29,7 @@ fn help() {
         vec!["check", "--help"],
         vec!["health", "--help"],
         vec!["cleanup", "--help"],
+        vec!["bench", "--help"],
     ] {
         text +=
             &format!("$ sessiond {}\n{}\n", arguments.join(" "), stdout(&run(arguments.clone())));

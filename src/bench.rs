@@ -1,0 +1,487 @@
+//! `sessiond bench`: a load generator, in the manner of redis-benchmark.
+//!
+//! It makes sessions, loads the daemon with operations on them for a bounded
+//! time, prints how many there were and how long they took, and destroys what it
+//! has made.
+
+use std::{
+    collections::HashMap,
+    io::{IsTerminal, Write as _},
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use hdrhistogram::Histogram;
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use serde::Serialize;
+use sessiond::grpc::wire::{
+    Credential, DestroyRequest, PipelineRequest, ResolveRequest, TouchRequest, WriteRequest,
+    credential::Kind, pipeline_request, pipeline_response,
+    session_service_client::SessionServiceClient,
+};
+use tokio::{
+    sync::{Mutex, Semaphore, mpsc},
+    task::JoinSet,
+};
+use tonic::{Status, transport::Channel};
+
+use crate::{
+    cli::BenchArgs,
+    client::{Caller, Problem},
+};
+
+/// Created sessions that no one will end live no longer than this.
+const CREATED_LIFE: Duration = Duration::from_secs(60);
+/// Latencies are kept from 1 µs to 60 s, to three digits.
+const LONGEST_MICROS: u64 = 60_000_000;
+/// Calls at a time while sessions are made and destroyed.
+const SETTING_UP: usize = 64;
+
+/// What an operation of the load does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Operation {
+    Resolve,
+    Touch,
+    Write,
+    Create,
+}
+
+const OPERATIONS: [(&str, Operation); 4] = [
+    ("resolve", Operation::Resolve),
+    ("touch", Operation::Touch),
+    ("write", Operation::Write),
+    ("create", Operation::Create),
+];
+
+/// How often each operation comes, such as `resolve=9,write=1`.
+#[derive(Debug, Clone)]
+pub struct Mix(Vec<(Operation, u32)>);
+
+impl FromStr for Mix {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || {
+            let names = OPERATIONS.map(|(name, _)| name).join(", ");
+            format!("expected shares such as resolve=9,write=1 of {names}")
+        };
+        let mut shares = Vec::new();
+        for item in text.split(',') {
+            let (name, share) = item.split_once('=').unwrap_or((item, "1"));
+            let known = OPERATIONS.iter().find(|(known, _)| *known == name.trim());
+            let share = share.trim().parse::<u32>().ok().filter(|share| (1..=1000).contains(share));
+            let ((_, operation), share) = known.zip(share).ok_or_else(expected)?;
+            shares.push((*operation, share));
+        }
+        Ok(Self(shares))
+    }
+}
+
+impl Mix {
+    fn pick(&self, random: &mut SmallRng) -> Operation {
+        let all = self.0.iter().map(|(_, share)| share).sum();
+        let mut at = random.random_range(0..all);
+        for (operation, share) in &self.0 {
+            if at < *share {
+                return *operation;
+            }
+            at -= share;
+        }
+        Operation::Resolve
+    }
+}
+
+/// What was measured of one operation.
+#[derive(Serialize)]
+struct Line {
+    operation: &'static str,
+    count: u64,
+    errors: u64,
+    per_second: f64,
+    p50_us: u64,
+    p99_us: u64,
+    p999_us: u64,
+    max_us: u64,
+}
+
+/// What a worker has measured.
+#[derive(Default)]
+struct Tally {
+    latencies: HashMap<Operation, Histogram<u64>>,
+    errors: HashMap<Operation, u64>,
+    first_error: Option<String>,
+}
+
+impl Tally {
+    fn add(&mut self, operation: Operation, started: Instant, failure: Option<String>) {
+        let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let histogram = self.latencies.entry(operation).or_insert_with(histogram);
+        histogram.saturating_record(micros.max(1));
+        if let Some(failure) = failure {
+            *self.errors.entry(operation).or_default() += 1;
+            self.first_error.get_or_insert(failure);
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        for (operation, latencies) in other.latencies {
+            let all = self.latencies.entry(operation).or_insert_with(histogram);
+            // All have the same bounds.
+            let _ = all.add(latencies);
+        }
+        for (operation, errors) in other.errors {
+            *self.errors.entry(operation).or_default() += errors;
+        }
+        self.first_error = self.first_error.take().or(other.first_error);
+    }
+
+    fn lines(&self, seconds: f64) -> Vec<Line> {
+        let line = |(name, operation): &(&'static str, Operation)| {
+            let latencies = self.latencies.get(operation)?;
+            Some(Line {
+                operation: name,
+                count: latencies.len(),
+                errors: self.errors.get(operation).copied().unwrap_or(0),
+                per_second: latencies.len() as f64 / seconds,
+                p50_us: latencies.value_at_quantile(0.5),
+                p99_us: latencies.value_at_quantile(0.99),
+                p999_us: latencies.value_at_quantile(0.999),
+                max_us: latencies.max(),
+            })
+        };
+        OPERATIONS.iter().filter_map(line).collect()
+    }
+}
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LONGEST_MICROS, 3).expect("the bounds are in order")
+}
+
+/// What all workers share.
+struct Load {
+    engine: bytes::Bytes,
+    mix: Mix,
+    cookies: Vec<bytes::Bytes>,
+    data: bytes::Bytes,
+    /// Over: no more operations are sent.
+    over: AtomicBool,
+    /// Measuring: what is done before was to warm up.
+    measuring: AtomicBool,
+    done: AtomicU64,
+}
+
+/// Runs the load and prints what was measured.
+pub async fn run(caller: &Caller, args: &BenchArgs) -> Result<(), Problem> {
+    let mut clients = Vec::new();
+    for _ in 0..args.connections {
+        clients.push(SessionServiceClient::new(caller.connect().await?));
+    }
+    let data = format!(r#"{{"a":"{}"}}"#, "x".repeat(args.data_bytes as usize - 8));
+    let engine = bytes::Bytes::from(args.engine.clone());
+    let cookies = create_sessions(caller, &clients, args, &engine, &data).await?;
+    let load = Arc::new(Load {
+        engine,
+        mix: args.mix.clone(),
+        cookies,
+        data: data.into(),
+        over: AtomicBool::new(false),
+        measuring: AtomicBool::new(false),
+        done: AtomicU64::new(0),
+    });
+    let per_connection = args.in_flight.div_ceil(args.connections) as usize;
+    let mut workers = JoinSet::new();
+    for (number, client) in clients.iter().enumerate() {
+        if args.pipeline {
+            let request = caller.stream_request(());
+            workers.spawn(pipeline(
+                client.clone(),
+                request,
+                Arc::clone(&load),
+                per_connection,
+                number as u64,
+            ));
+        } else {
+            for worker in 0..per_connection {
+                let seed = (number * per_connection + worker) as u64;
+                let caller = caller.clone();
+                workers.spawn(unary(caller, client.clone(), Arc::clone(&load), seed));
+            }
+        }
+    }
+    let seconds = time(&load, args).await;
+    let mut tally = Tally::default();
+    while let Some(worker) = workers.join_next().await {
+        tally.merge(worker.map_err(|error| format!("a worker has failed: {error}"))?);
+    }
+    destroy_sessions(caller, &clients, &load).await;
+    print(args, &tally, seconds)
+}
+
+/// Warms up, measures, and ends the load. Gives the seconds measured.
+async fn time(load: &Load, args: &BenchArgs) -> f64 {
+    tokio::time::sleep(args.warm_up.0).await;
+    load.measuring.store(true, Ordering::SeqCst);
+    let started = Instant::now();
+    let terminal = std::io::stderr().is_terminal();
+    let mut before = load.done.load(Ordering::Relaxed);
+    while started.elapsed() < args.duration.0 {
+        let left = args.duration.0.saturating_sub(started.elapsed());
+        tokio::time::sleep(left.min(Duration::from_secs(1))).await;
+        let done = load.done.load(Ordering::Relaxed);
+        if terminal {
+            let second = started.elapsed().as_secs();
+            eprint!("\r{second} s: {} operations in the last second   ", done - before);
+            let _ = std::io::stderr().flush();
+        }
+        before = done;
+    }
+    if terminal {
+        eprintln!();
+    }
+    load.over.store(true, Ordering::SeqCst);
+    started.elapsed().as_secs_f64()
+}
+
+fn print(args: &BenchArgs, tally: &Tally, seconds: f64) -> Result<(), Problem> {
+    let lines = tally.lines(seconds);
+    let mut text = String::new();
+    if args.json {
+        let report = serde_json::json!({
+            "seconds": seconds,
+            "connections": args.connections,
+            "in_flight": args.in_flight,
+            "pipeline": args.pipeline,
+            "sessions": args.sessions,
+            "data_bytes": args.data_bytes,
+            "operations": lines,
+            "first_error": tally.first_error,
+        });
+        text = format!("{report:#}\n");
+    } else {
+        use std::fmt::Write;
+        text += "operation        count   errors   per second    p50 us    p99 us  p99.9 us    max us\n";
+        for line in &lines {
+            let Line { operation, count, errors, per_second, p50_us, p99_us, p999_us, max_us } =
+                line;
+            let _ = writeln!(
+                text,
+                "{operation:<10}{count:>12}{errors:>9}{per_second:>13.0}\
+                 {p50_us:>10}{p99_us:>10}{p999_us:>10}{max_us:>10}"
+            );
+        }
+        if let Some(error) = &tally.first_error {
+            let _ = writeln!(text, "the first error: {error}");
+        }
+    }
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|error| format!("can not write to standard output: {error}"))
+}
+
+/// Who presents a cookie.
+fn credential(cookie: &bytes::Bytes) -> Option<Credential> {
+    Some(Credential { kind: Some(Kind::CookieHeader(cookie.clone())) })
+}
+
+impl Load {
+    fn request(&self, operation: Operation, random: &mut SmallRng) -> pipeline_request::Operation {
+        use pipeline_request::Operation as Request;
+        let engine = self.engine.clone();
+        let cookie = &self.cookies[random.random_range(0..self.cookies.len())];
+        let credential = credential(cookie);
+        match operation {
+            Operation::Resolve => {
+                Request::Resolve(ResolveRequest { engine, credential, ..Default::default() })
+            }
+            Operation::Touch => Request::Touch(TouchRequest { engine, credential }),
+            Operation::Write => {
+                let set = self.data.clone();
+                Request::Write(WriteRequest { engine, credential, set, ..Default::default() })
+            }
+            Operation::Create => Request::Write(WriteRequest {
+                engine,
+                set: self.data.clone(),
+                duration: prost_types::Duration::try_from(CREATED_LIFE).ok(),
+                ..Default::default()
+            }),
+        }
+    }
+
+    fn finished(
+        &self,
+        tally: &mut Tally,
+        operation: Operation,
+        started: Instant,
+        failure: Option<String>,
+    ) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+        if self.measuring.load(Ordering::Relaxed) {
+            tally.add(operation, started, failure);
+        }
+    }
+}
+
+fn told(status: &Status) -> String {
+    format!("{:?}: {}", status.code(), status.message())
+}
+
+async fn unary(
+    caller: Caller,
+    client: SessionServiceClient<Channel>,
+    load: Arc<Load>,
+    seed: u64,
+) -> Tally {
+    let mut random = SmallRng::seed_from_u64(seed);
+    let mut tally = Tally::default();
+    while !load.over.load(Ordering::Relaxed) {
+        let operation = load.mix.pick(&mut random);
+        let request = load.request(operation, &mut random);
+        let started = Instant::now();
+        let failure = call(&caller, client.clone(), request).await.err();
+        load.finished(&mut tally, operation, started, failure);
+    }
+    tally
+}
+
+async fn call(
+    caller: &Caller,
+    mut client: SessionServiceClient<Channel>,
+    request: pipeline_request::Operation,
+) -> Result<(), Problem> {
+    use pipeline_request::Operation as Request;
+    let status = match request {
+        Request::Resolve(request) => client.resolve(caller.request(request)).await.map(drop),
+        Request::Touch(request) => client.touch(caller.request(request)).await.map(drop),
+        Request::Write(request) => client.write(caller.request(request)).await.map(drop),
+        Request::Destroy(request) => client.destroy(caller.request(request)).await.map(drop),
+    };
+    status.map_err(|status| told(&status))
+}
+
+/// One stream, with so many operations in flight.
+async fn pipeline(
+    mut client: SessionServiceClient<Channel>,
+    request: tonic::Request<()>,
+    load: Arc<Load>,
+    in_flight: usize,
+    seed: u64,
+) -> Tally {
+    let (sender, receiver) = mpsc::channel(in_flight);
+    let request = request.map(|()| tokio_stream::wrappers::ReceiverStream::new(receiver));
+    let places = Arc::new(Semaphore::new(in_flight));
+    let sent: Arc<Mutex<HashMap<u64, (Operation, Instant)>>> = Arc::default();
+    let sending = {
+        let (places, sent, load) = (Arc::clone(&places), Arc::clone(&sent), Arc::clone(&load));
+        async move {
+            let mut random = SmallRng::seed_from_u64(seed);
+            for sequence in 0.. {
+                let Ok(place) = places.acquire().await else { return };
+                place.forget();
+                if load.over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let operation = load.mix.pick(&mut random);
+                let request = load.request(operation, &mut random);
+                sent.lock().await.insert(sequence, (operation, Instant::now()));
+                let request = PipelineRequest { sequence, operation: Some(request) };
+                if sender.send(request).await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    let receiving = async move {
+        let mut tally = Tally::default();
+        let opened = client.pipeline(request).await;
+        let ended = match opened {
+            Err(status) => Some(status),
+            Ok(answers) => {
+                let mut answers = answers.into_inner();
+                loop {
+                    match answers.message().await {
+                        Err(status) => break Some(status),
+                        Ok(None) => break None,
+                        Ok(Some(answer)) => {
+                            let failure = match answer.result {
+                                Some(pipeline_response::Result::Error(error)) => {
+                                    Some(error.message)
+                                }
+                                _ => None,
+                            };
+                            if let Some((operation, started)) =
+                                sent.lock().await.remove(&answer.sequence)
+                            {
+                                load.finished(&mut tally, operation, started, failure);
+                            }
+                            places.add_permits(1);
+                        }
+                    }
+                }
+            }
+        };
+        // Whoever still waits for a place learns that there will be none.
+        places.close();
+        for (_, (operation, started)) in sent.lock().await.drain() {
+            let why = ended.as_ref().map_or_else(|| "never answered".to_owned(), told);
+            load.finished(&mut tally, operation, started, Some(why));
+        }
+        tally
+    };
+    let ((), tally) = tokio::join!(sending, receiving);
+    tally
+}
+
+async fn create_sessions(
+    caller: &Caller,
+    clients: &[SessionServiceClient<Channel>],
+    args: &BenchArgs,
+    engine: &bytes::Bytes,
+    data: &str,
+) -> Result<Vec<bytes::Bytes>, Problem> {
+    let mut cookies = Vec::with_capacity(args.sessions as usize);
+    let wanted = args.sessions as usize;
+    while cookies.len() < wanted {
+        let batch = SETTING_UP.min(wanted - cookies.len());
+        let creates = (0..batch).map(|number| {
+            let mut client = clients[number % clients.len()].clone();
+            let write = WriteRequest {
+                engine: engine.clone(),
+                set: data.to_owned().into(),
+                ..Default::default()
+            };
+            let request = caller.request(write);
+            async move {
+                let written = client.write(request).await.map_err(|status| told(&status))?;
+                let lines = written.into_inner().set_cookie;
+                let pair = lines.first().and_then(|line| line.split(';').next());
+                Ok::<_, Problem>(bytes::Bytes::from(pair.unwrap_or_default().to_owned()))
+            }
+        });
+        for cookie in join_all(creates).await {
+            cookies.push(cookie?);
+        }
+    }
+    Ok(cookies)
+}
+
+/// What it has made it destroys; what it can not, expires.
+async fn destroy_sessions(caller: &Caller, clients: &[SessionServiceClient<Channel>], load: &Load) {
+    for (number, batch) in load.cookies.chunks(SETTING_UP).enumerate() {
+        let destroys = batch.iter().map(|cookie| {
+            let destroy = DestroyRequest {
+                engine: load.engine.clone(),
+                credential: credential(cookie),
+                ..Default::default()
+            };
+            let client = clients[number % clients.len()].clone();
+            call(caller, client, pipeline_request::Operation::Destroy(destroy))
+        });
+        join_all(destroys).await;
+    }
+}
