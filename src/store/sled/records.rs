@@ -159,12 +159,14 @@ impl Records {
                 continue;
             };
             if due > now || swept.examined == limit {
-                swept.next = Some(due);
                 break;
             }
             swept.examined += 1;
             swept.removed += usize::from(self.sweep(due, id, now)?);
         }
+        // Asked anew: the loop may not see the entries that it has moved itself.
+        let first = self.expiry.first().map_err(|error| StoreError::unavailable(SWEEP, error))?;
+        swept.next = first.and_then(|(entry, _)| index_entry(&entry)).map(|(due, _)| due);
         Ok(swept)
     }
 
