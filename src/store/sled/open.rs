@@ -6,6 +6,8 @@ use std::{
     os::unix::fs::DirBuilderExt,
     panic,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use rustix::fs::{FlockOperation, flock};
@@ -18,6 +20,10 @@ const SEGMENT_BYTES: usize = 4 << 20;
 
 /// sled refuses less.
 const MIN_CACHE_BYTES: u64 = 256;
+
+/// How often and how far apart an opening looks whether sled has let go.
+const LINGERING_TRIES: u32 = 200;
+const LINGERING_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why a data directory could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +66,7 @@ pub fn open(path: &Path, cache_bytes: u64) -> Result<Opened, OpenError> {
         }
         Err(errno) => return Err(directory(errno.into())),
     }
+    wait_for_sled(path).map_err(directory)?;
     drop_unfinished_snapshots(path).map_err(directory)?;
     let unreadable = |problem| OpenError::Unreadable { path: path.to_owned(), problem };
     let config = sled::Config::new()
@@ -89,6 +96,27 @@ fn create_durably(path: &Path) -> io::Result<()> {
     create_durably(parent)?;
     DirBuilder::new().mode(0o700).create(path)?;
     File::open(parent)?.sync_all()
+}
+
+/// Waits until sled has let go of a database that this process had open before.
+/// A thread of its own may be the last to go, a moment after the database was
+/// dropped. Nobody else can hold the log, because our own lock is held.
+fn wait_for_sled(path: &Path) -> io::Result<()> {
+    let log = match File::open(path.join("db")) {
+        Ok(log) => log,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for _ in 0..LINGERING_TRIES {
+        match flock(&log, FlockOperation::NonBlockingLockExclusive) {
+            // Closing the file gives the lock back.
+            Ok(()) => break,
+            Err(rustix::io::Errno::WOULDBLOCK) => thread::sleep(LINGERING_PAUSE),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    // If it is held still, sled's open says so.
+    Ok(())
 }
 
 /// A snapshot that a crash left unfinished makes sled's next open fail. It is
