@@ -1,0 +1,364 @@
+//! Stores with a bug, seeded on purpose: they show that the checker sees.
+
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::Mutex;
+use sessiond::session::{
+    clock::Moment,
+    id::{PublicId, VerifierHash},
+    record::{Record, Refusal, Touch, Update},
+    store::{Change, Result, Store, Swept, Touched, Written},
+};
+use tokio::sync::RwLock;
+
+use crate::stores::Pauses;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// A touch that meets a Destroy brings the session back.
+    TouchRecreates,
+    /// A touch reads, and later writes back what it has read.
+    TouchWritesBackStaleData,
+    /// A touch does not look whether the session is over.
+    TouchRevives,
+    /// A write to a session that is gone makes it again.
+    WriteRecreates,
+    /// A write that meets a Destroy undoes it, though it was acknowledged.
+    WriteUndoesDestroy,
+    /// A write does not compare the version asked for.
+    VersionCheckSkipped,
+    /// A write refuses a version, and yet writes.
+    RefusedAndYetWritten,
+    /// A write reads and later writes, and others may write in between.
+    LostUpdate,
+    /// A roll makes no new version.
+    VersionNotIncremented,
+    /// After a roll the id from before is as good as the new one.
+    OldIdStaysValid,
+    /// A reader puts into a cache what is old by then.
+    StaleRead,
+    /// A Destroy answers before it takes effect.
+    DestroyAnswersEarly,
+    /// A Destroy with an id from before a roll ends the session.
+    DestroyWithAnyId,
+    /// A cleanup believes its index, where a touch has moved no entry.
+    CleanupTakesTheLiving,
+}
+
+impl Bug {
+    pub const ALL: [Self; 14] = [
+        Self::TouchRecreates,
+        Self::TouchWritesBackStaleData,
+        Self::TouchRevives,
+        Self::WriteRecreates,
+        Self::WriteUndoesDestroy,
+        Self::VersionCheckSkipped,
+        Self::RefusedAndYetWritten,
+        Self::LostUpdate,
+        Self::VersionNotIncremented,
+        Self::OldIdStaysValid,
+        Self::StaleRead,
+        Self::DestroyAnswersEarly,
+        Self::DestroyWithAnyId,
+        Self::CleanupTakesTheLiving,
+    ];
+}
+
+/// A store that is right, but for one bug.
+pub struct Buggy<S> {
+    bug: Option<Bug>,
+    inner: Arc<Inner<S>>,
+    pauses: Pauses,
+    notes: Mutex<Notes>,
+}
+
+/// What the bugs remember.
+#[derive(Default)]
+struct Notes {
+    cache: HashMap<PublicId, Option<Arc<Record>>>,
+    /// As it was stored last.
+    latest: HashMap<PublicId, Arc<Record>>,
+    first_deadlines: HashMap<PublicId, Moment>,
+    old_verifiers: HashMap<PublicId, VerifierHash>,
+}
+
+struct Inner<S> {
+    store: S,
+    /// Held alone by [`Inner::alter`], which is several operations of the store
+    /// and must look like one: only the bug is to be seen.
+    gate: RwLock<()>,
+}
+
+impl<S: Store> Inner<S> {
+    async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
+        let _gate = self.gate.read().await;
+        self.store.read(id).await
+    }
+
+    async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
+        let _gate = self.gate.read().await;
+        self.store.touch(id, touch).await
+    }
+
+    async fn write(&self, id: PublicId, update: &Arc<Update>) -> Result<Option<Written>> {
+        let _gate = self.gate.read().await;
+        self.store.write(id, Arc::clone(update)).await
+    }
+
+    async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
+        let _gate = self.gate.read().await;
+        self.store.destroy(id, verifier).await
+    }
+
+    /// Puts in place of the record whatever `make` says, at once: what no store
+    /// offers. `None` leaves it as it is.
+    async fn alter(
+        &self,
+        id: PublicId,
+        make: impl FnOnce(Option<&Record>) -> Option<Record> + Send,
+    ) -> Result<Option<Arc<Record>>> {
+        let _gate = self.gate.write().await;
+        let stored = self.store.read(id).await?;
+        let Some(record) = make(stored.as_deref()) else { return Ok(None) };
+        if let Some(stored) = stored {
+            self.store.destroy(id, stored.verifier).await?;
+        }
+        self.store.create(id, record).await
+    }
+}
+
+impl<S: Store> Buggy<S> {
+    pub fn new(store: S, bug: Option<Bug>, seed: u64) -> Self {
+        Self {
+            bug,
+            inner: Arc::new(Inner { store, gate: RwLock::new(()) }),
+            pauses: Pauses::new(!seed),
+            notes: Mutex::default(),
+        }
+    }
+
+    fn has(&self, bug: Bug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    /// Long enough for others to come in between.
+    async fn dawdle(&self) {
+        self.pauses.pause(12).await;
+    }
+
+    fn note(&self, id: PublicId, record: &Arc<Record>) {
+        let mut notes = self.notes.lock();
+        notes.cache.remove(&id);
+        notes.latest.insert(id, Arc::clone(record));
+        notes.first_deadlines.entry(id).or_insert(record.deadline);
+    }
+
+    fn is_old(&self, id: PublicId, verifier: VerifierHash) -> bool {
+        self.has(Bug::OldIdStaysValid)
+            && self.notes.lock().old_verifiers.get(&id) == Some(&verifier)
+    }
+
+    /// The verifier that is valid, in place of one that was.
+    async fn renewed(&self, id: PublicId, verifier: VerifierHash) -> Result<VerifierHash> {
+        if !self.is_old(id, verifier) {
+            return Ok(verifier);
+        }
+        Ok(self.inner.read(id).await?.map_or(verifier, |record| record.verifier))
+    }
+
+    async fn touch_late(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
+        let Some(before) = self.inner.read(id).await? else { return Ok(None) };
+        let is_over = touch.lifetime.is_over(&before, touch.now);
+        let deadline = if self.has(Bug::TouchRevives) && is_over {
+            Some(touch.lifetime.deadline(before.create_time, before.duration, touch.now))
+        } else {
+            touch.apply(&before)
+        };
+        let Some(deadline) = deadline.filter(|_| before.verifier == touch.verifier) else {
+            return Ok(Some(Touched { record: before, moved: false }));
+        };
+        if !self.has(Bug::TouchRevives) {
+            self.dawdle().await;
+        }
+        let after = Record { deadline, ..Record::clone(&before) };
+        let recreates = self.has(Bug::TouchRecreates);
+        let make = |stored: Option<&Record>| (stored.is_some() != recreates).then_some(after);
+        match self.inner.alter(id, make).await? {
+            Some(record) => Ok(Some(Touched { record, moved: true })),
+            None => self.inner.touch(id, touch).await,
+        }
+    }
+
+    async fn write_late(&self, id: PublicId, update: &Arc<Update>) -> Result<Option<Written>> {
+        let before = self.inner.read(id).await?;
+        let before = match before {
+            None if self.has(Bug::WriteRecreates) => self.notes.lock().latest.get(&id).cloned(),
+            before => before,
+        };
+        let Some(before) = before else { return Ok(None) };
+        let after = match update.apply(&before) {
+            Ok(after) => after,
+            Err(_) => return self.inner.write(id, update).await,
+        };
+        if !self.has(Bug::WriteRecreates) {
+            self.dawdle().await;
+        }
+        let overwrites = self.has(Bug::LostUpdate);
+        let make = |stored: Option<&Record>| (stored.is_some() == overwrites).then_some(after);
+        match self.inner.alter(id, make).await? {
+            Some(after) => Ok(Some(Ok(Change { before, after }))),
+            None => self.inner.write(id, update).await,
+        }
+    }
+
+    /// A roll at the version from before.
+    async fn roll_in_place(&self, id: PublicId, update: &Arc<Update>) -> Result<Option<Written>> {
+        let mut before = None;
+        let rolled = self
+            .inner
+            .alter(id, |stored| {
+                let stored = stored?;
+                let after = update.apply(stored).ok()?;
+                before = Some(Arc::new(stored.clone()));
+                (after.verifier != stored.verifier)
+                    .then_some(Record { version: stored.version, ..after })
+            })
+            .await?;
+        match (before, rolled) {
+            (Some(before), Some(after)) => Ok(Some(Ok(Change { before, after }))),
+            _ => self.inner.write(id, update).await,
+        }
+    }
+
+    async fn write_as_the_bug_says(
+        &self,
+        id: PublicId,
+        update: &Arc<Update>,
+    ) -> Result<Option<Written>> {
+        match self.bug {
+            Some(Bug::WriteRecreates | Bug::WriteUndoesDestroy | Bug::LostUpdate) => {
+                self.write_late(id, update).await
+            }
+            Some(Bug::VersionNotIncremented) => self.roll_in_place(id, update).await,
+            Some(Bug::VersionCheckSkipped) => {
+                let update = Update { if_version: None, ..Update::clone(update) };
+                self.inner.write(id, &Arc::new(update)).await
+            }
+            Some(Bug::RefusedAndYetWritten) => {
+                let written = self.inner.write(id, update).await?;
+                if let Some(Err(Refusal::VersionMismatch { .. })) = &written {
+                    let update = Update { if_version: None, ..Update::clone(update) };
+                    self.inner.write(id, &Arc::new(update)).await?;
+                }
+                Ok(written)
+            }
+            _ => self.inner.write(id, update).await,
+        }
+    }
+}
+
+impl<S: Store> Store for Buggy<S> {
+    async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
+        if !self.has(Bug::StaleRead) {
+            return self.inner.read(id).await;
+        }
+        if let Some(cached) = self.notes.lock().cache.get(&id) {
+            return Ok(cached.clone());
+        }
+        let found = self.inner.read(id).await?;
+        self.dawdle().await;
+        self.notes.lock().cache.insert(id, found.clone());
+        Ok(found)
+    }
+
+    async fn touch(&self, id: PublicId, mut touch: Touch) -> Result<Option<Touched>> {
+        let shown = touch.verifier;
+        touch.verifier = self.renewed(id, shown).await?;
+        let touched = match self.bug {
+            Some(Bug::TouchRecreates | Bug::TouchWritesBackStaleData | Bug::TouchRevives) => {
+                self.touch_late(id, touch).await?
+            }
+            _ => self.inner.touch(id, touch).await?,
+        };
+        let Some(Touched { record, moved }) = touched else { return Ok(None) };
+        self.note(id, &record);
+        if self.is_old(id, shown) {
+            // Or the engine would see that it is not the valid one.
+            let record = Arc::new(Record { verifier: shown, ..Record::clone(&record) });
+            return Ok(Some(Touched { record, moved }));
+        }
+        Ok(Some(Touched { record, moved }))
+    }
+
+    async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
+        let created = self.inner.store.create(id, record).await?;
+        if let Some(record) = &created {
+            self.note(id, record);
+        }
+        Ok(created)
+    }
+
+    async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
+        let written = self.write_as_the_bug_says(id, &update).await?;
+        if let Some(Ok(change)) = &written {
+            self.note(id, &change.after);
+            if change.before.verifier != change.after.verifier {
+                self.notes.lock().old_verifiers.insert(id, change.before.verifier);
+            }
+        }
+        Ok(written)
+    }
+
+    async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
+        match self.bug {
+            Some(Bug::DestroyAnswersEarly) => {
+                let found = self.inner.read(id).await?;
+                let inner = Arc::clone(&self.inner);
+                tokio::spawn(async move {
+                    for _ in 0..20 {
+                        tokio::task::yield_now().await;
+                    }
+                    inner.destroy(id, verifier).await
+                });
+                Ok(found.filter(|record| record.verifier == verifier))
+            }
+            Some(Bug::DestroyWithAnyId) => {
+                let found = self.inner.read(id).await?;
+                let valid = found.map_or(verifier, |record| record.verifier);
+                self.inner.destroy(id, valid).await
+            }
+            _ => {
+                let removed = self.inner.destroy(id, verifier).await?;
+                self.notes.lock().cache.remove(&id);
+                Ok(removed)
+            }
+        }
+    }
+
+    async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
+        if self.has(Bug::CleanupTakesTheLiving) {
+            let mut due: Vec<_> = {
+                let notes = self.notes.lock();
+                let due = notes.first_deadlines.iter().filter(|(_, deadline)| **deadline <= now);
+                due.map(|(id, _)| *id).collect()
+            };
+            // A map has another order in every process.
+            due.sort_unstable();
+            for id in due {
+                if let Some(record) = self.inner.read(id).await? {
+                    self.inner.destroy(id, record.verifier).await?;
+                }
+            }
+        }
+        let _gate = self.inner.gate.read().await;
+        self.inner.store.cleanup(now, limit).await
+    }
+
+    fn check(&self) -> Result<()> {
+        self.inner.store.check()
+    }
+
+    fn count(&self) -> u64 {
+        self.inner.store.count()
+    }
+}

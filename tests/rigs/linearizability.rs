@@ -1,0 +1,434 @@
+//! Linearizability: many clients on few sessions, all at the same time. For
+//! each session there must be an order of its operations that explains every
+//! answer.
+//!
+//! On several threads a seed repeats what the clients want to do, and not how
+//! the threads meet. On one thread it repeats everything.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use sessiond::{
+    session::{
+        credential::Credential,
+        engine::{Engine, ResolveOptions},
+        store::Store,
+    },
+    store::{memory::MemoryStore, sled::Durability},
+};
+use tokio::runtime::Builder;
+
+use crate::{
+    buggy::{Bug, Buggy},
+    checker::{NO_ORDER, Refused, Timed},
+    history::{Deed, Event, explain},
+    model::{Answer, Change, Held, Millis, Rules, SessionNumber, TokenNumber},
+    names::{Names, options},
+    rig::{self, Form, Random, SeededEntropy, TaskClock},
+    stores::{Kind, Restless, open},
+};
+
+const CLIENTS: u64 = 8;
+const SLOTS: usize = 16;
+/// By each client.
+const OPERATIONS: u64 = 100;
+const KEYS: [&str; 4] = ["a", "b", "c", "d"];
+const PRINCIPALS: [&str; 3] = ["", "ann", "bob"];
+
+/// Short lives, in which every touch that comes later moves the deadline: so
+/// touches, expiry and cleanups take part in the races.
+const RULES: Rules = Rules {
+    duration: 300,
+    granularity: Some(0),
+    absolute: Some(2_000),
+    automatic_touch: true,
+    persistent: true,
+    max_data_bytes: 120,
+};
+const SHORT_DURATION: Millis = 60;
+
+/// What the clients share.
+struct Field<S> {
+    engine: Engine<S>,
+    /// Of invocations and answers.
+    order: AtomicU64,
+    now: AtomicU64,
+    /// The latest moment of a cleanup that has begun.
+    swept: AtomicU64,
+    slots: [Mutex<Slot>; SLOTS],
+    names: Mutex<Names>,
+    history: Mutex<Vec<Timed<Event>>>,
+}
+
+/// A hot session, and then the next one in its place.
+#[derive(Default)]
+struct Slot {
+    /// In the order in which they were told, former sessions included.
+    tokens: Vec<(String, SessionNumber, TokenNumber)>,
+    /// Of what was seen last.
+    version: u64,
+    /// Nobody has found it gone yet.
+    live: bool,
+}
+
+/// An operation on its way.
+struct Begun {
+    invoked: u64,
+    now: Millis,
+}
+
+impl<S: Store> Field<S> {
+    fn new(store: S, seed: u64) -> Self {
+        Self {
+            engine: rig::engine(&RULES, 0, store, SeededEntropy::new(seed)),
+            order: AtomicU64::new(0),
+            now: AtomicU64::new(rig::START),
+            swept: AtomicU64::new(0),
+            slots: Default::default(),
+            names: Mutex::default(),
+            history: Mutex::default(),
+        }
+    }
+
+    /// Time goes on a little with every operation.
+    fn begin(&self, random: &mut Random) -> Begun {
+        let step = if random.once_in(80) { 30 } else { random.below(2) };
+        let now = self.now.fetch_add(step, Ordering::SeqCst);
+        Begun { invoked: self.order.fetch_add(1, Ordering::SeqCst), now }
+    }
+
+    fn end(&self) -> (u64, Millis) {
+        let returned = self.order.fetch_add(1, Ordering::SeqCst);
+        (returned, self.swept.load(Ordering::SeqCst))
+    }
+
+    fn record(&self, begun: &Begun, (returned, swept): (u64, Millis), deed: Deed, answer: Answer) {
+        let session = match (&deed, &answer) {
+            (Deed::Create(_), Answer::Created(view, _)) => view.number,
+            (Deed::Create(_), other) => panic!("expected a new session, found {other:?}"),
+            (Deed::Resolve { held, .. } | Deed::Replace { held }, _)
+            | (Deed::Touch(held) | Deed::Write(held, _) | Deed::Destroy(held), _) => held.session,
+        };
+        let event = Event { session, now: begun.now, deed, answer, swept };
+        let operation = Timed { invoked: begun.invoked, returned, operation: event };
+        self.history.lock().push(operation);
+    }
+
+    /// Keeps what the client was told, for all clients.
+    fn learn(&self, slot: usize, session: SessionNumber, answer: &Answer) {
+        let mut slot = self.slots[slot].lock();
+        match answer {
+            Answer::Active(view, told)
+            | Answer::Created(view, told)
+            | Answer::Written(view, told) => {
+                slot.version = view.version;
+                if let Some(number) = told.token {
+                    let text = self.names.lock().text(number).to_owned();
+                    slot.tokens.push((text, view.number, number));
+                    slot.live = true;
+                }
+            }
+            Answer::Absent(_) | Answer::Gone | Answer::Destroyed { .. } => {
+                if slot.tokens.last().is_some_and(|(_, newest, _)| *newest == session) {
+                    slot.live = false;
+                }
+            }
+            Answer::VersionMismatch { current } => slot.version = *current,
+            Answer::TooLarge { .. } => {}
+        }
+    }
+
+    async fn create(&self, at: usize, random: &mut Random) {
+        let mut change = change(random);
+        change.if_version = None;
+        let begun = self.begin(random);
+        let created = TaskClock::at(begun.now, self.engine.create(options(&change))).await;
+        let ended = self.end();
+        let answer = self.names.lock().created(created);
+        self.created(at, &begun, ended, change, answer);
+    }
+
+    fn created(
+        &self,
+        at: usize,
+        begun: &Begun,
+        ended: (u64, Millis),
+        mut change: Change,
+        answer: Answer,
+    ) {
+        let Answer::Created(view, told) = &answer else {
+            panic!("expected a new session, found {answer:?}");
+        };
+        change.next_token = told.token.expect("a new session has a new token");
+        self.learn(at, view.number, &answer);
+        self.record(begun, ended, Deed::Create(change), answer);
+    }
+
+    /// One operation of a client.
+    async fn act(&self, at: usize, random: &mut Random) {
+        let (token, version) = {
+            let mut slot = self.slots[at].lock();
+            if !slot.live && random.once_in(3) {
+                // So that others do not replace it as well.
+                slot.live = true;
+                (None, 0)
+            } else {
+                let back = if random.once_in(6) { random.below(4) as usize } else { 0 };
+                let newest = slot.tokens.len().saturating_sub(1);
+                (slot.tokens.get(newest.saturating_sub(back)).cloned(), slot.version)
+            }
+        };
+        let Some((text, session, token)) = token else {
+            return self.create(at, random).await;
+        };
+        let held = Held { session, token, outdated: false };
+        let presented = self.engine.present(Credential::Token(text.as_bytes()));
+        match random.below(20) {
+            0..6 => {
+                let peek = random.once_in(2);
+                let resolve = ResolveOptions { peek, create: random.once_in(8) };
+                let begun = self.begin(random);
+                let resolve = self.engine.resolve(&presented, resolve);
+                let resolved = TaskClock::at(begun.now, resolve).await;
+                let ended = self.end();
+                let answer = self.names.lock().resolved(resolved);
+                if matches!(answer, Answer::Created(..)) {
+                    let absent = Answer::Absent(crate::model::Why::NotFound);
+                    self.record(&begun, ended, Deed::Replace { held }, absent);
+                    return self.created(at, &begun, ended, Change::default(), answer);
+                }
+                self.learn(at, session, &answer);
+                self.record(&begun, ended, Deed::Resolve { held, peek }, answer);
+            }
+            6..9 => {
+                let begun = self.begin(random);
+                let touched = TaskClock::at(begun.now, self.engine.touch(&presented)).await;
+                let ended = self.end();
+                let answer = self.names.lock().touched(touched);
+                self.learn(at, session, &answer);
+                self.record(&begun, ended, Deed::Touch(held), answer);
+            }
+            9..19 => {
+                let mut change = change(random);
+                change.if_version = random.once_in(3).then_some(version.max(1));
+                let begun = self.begin(random);
+                let write = self.engine.write(&presented, options(&change));
+                let written = TaskClock::at(begun.now, write).await;
+                let ended = self.end();
+                let answer = self.names.lock().written(written);
+                change.next_token = match &answer {
+                    Answer::Written(_, told) => told.token.unwrap_or(NO_TOKEN),
+                    _ => NO_TOKEN,
+                };
+                self.learn(at, session, &answer);
+                self.record(&begun, ended, Deed::Write(held, change), answer);
+            }
+            _ => {
+                let begun = self.begin(random);
+                let destroyed = TaskClock::at(begun.now, self.engine.destroy(&presented)).await;
+                let ended = self.end();
+                let answer = self.names.lock().destroyed(destroyed);
+                self.learn(at, session, &answer);
+                self.record(&begun, ended, Deed::Destroy(held), answer);
+            }
+        }
+    }
+
+    async fn cleanup(&self, random: &mut Random) {
+        let now = self.now.load(Ordering::SeqCst);
+        self.swept.fetch_max(now, Ordering::SeqCst);
+        let slice = 1 + random.below(4) as usize;
+        TaskClock::at(now, self.engine.cleanup(slice)).await.expect("the store works");
+    }
+}
+
+/// Any slot, or the one where the crowd is by now.
+fn slot(operation: u64, random: &mut Random) -> usize {
+    let crowd = operation * SLOTS as u64 / OPERATIONS;
+    let slot = if random.once_in(2) { crowd } else { random.below(SLOTS as u64) };
+    slot as usize
+}
+
+/// The number of no token: where an answer told none, none was made.
+const NO_TOKEN: TokenNumber = TokenNumber::MAX;
+
+fn change(random: &mut Random) -> Change {
+    let mut change =
+        Change { replace: random.once_in(12), roll: random.once_in(8), ..Change::default() };
+    for key in KEYS {
+        match random.below(6) {
+            0 | 1 => change.set.push((key.to_owned(), random.below(1_000_000).to_string())),
+            2 => change.unset.push(key.to_owned()),
+            _ => {}
+        }
+    }
+    if random.once_in(12) {
+        let principal = PRINCIPALS[random.below(PRINCIPALS.len() as u64) as usize];
+        change.principal = Some(principal.to_owned());
+    }
+    if random.once_in(16) {
+        change.duration = Some(if random.once_in(3) { SHORT_DURATION } else { RULES.duration });
+    }
+    change
+}
+
+/// What a run did.
+#[derive(Debug, Default, Clone, Copy)]
+struct Tally {
+    sessions: usize,
+    operations: usize,
+    /// Of these, while another one on the same session was on its way.
+    overlapping: usize,
+    /// The most situations that one search had to look at.
+    hardest: usize,
+}
+
+impl Tally {
+    fn add(&mut self, other: Self) {
+        self.sessions += other.sessions;
+        self.operations += other.operations;
+        self.overlapping += other.overlapping;
+        self.hardest = self.hardest.max(other.hardest);
+    }
+}
+
+/// One seed: all clients to their end, and then the search.
+async fn run<S: Store>(store: S, seed: u64) -> Result<Tally, String> {
+    let field = Arc::new(Field::new(Restless::new(store, seed), seed));
+    let mut clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let field = Arc::clone(&field);
+            tokio::spawn(async move {
+                let mut random = Random::stream(seed, client);
+                for number in 0..OPERATIONS {
+                    let slot = slot(number, &mut random);
+                    field.act(slot, &mut random).await;
+                }
+            })
+        })
+        .collect();
+    let sweeper = Arc::clone(&field);
+    clients.push(tokio::spawn(async move {
+        let mut random = Random::stream(seed, CLIENTS);
+        for _ in 0..OPERATIONS / 2 {
+            sweeper.cleanup(&mut random).await;
+        }
+    }));
+    for client in clients {
+        client.await.map_err(|error| format!("seed {seed}: a client ended early: {error}"))?;
+    }
+    judge(seed, std::mem::take(&mut *field.history.lock()))
+}
+
+fn judge(seed: u64, history: Vec<Timed<Event>>) -> Result<Tally, String> {
+    let mut sessions: BTreeMap<SessionNumber, Vec<Timed<Event>>> = BTreeMap::new();
+    for event in history {
+        sessions.entry(event.operation.session).or_default().push(event);
+    }
+    let mut tally = Tally { sessions: sessions.len(), ..Tally::default() };
+    for (number, history) in sessions {
+        tally.operations += history.len();
+        tally.overlapping += history.iter().filter(|one| overlaps(one, &history)).count();
+        let looked_at = explain(&RULES, history).map_err(|refused| match refused {
+            Refused::Impossible(why) => format!("seed {seed}, session {number}: {why}"),
+            Refused::Undecided { looked_at } => format!(
+                "seed {seed}, session {number}: expected an answer within {looked_at} situations"
+            ),
+        })?;
+        tally.hardest = tally.hardest.max(looked_at);
+    }
+    Ok(tally)
+}
+
+fn overlaps(one: &Timed<Event>, history: &[Timed<Event>]) -> bool {
+    let at_once =
+        |other: &&Timed<Event>| other.invoked < one.returned && one.invoked < other.returned;
+    // Itself is always one of them.
+    history.iter().filter(at_once).count() > 1
+}
+
+fn hunt(kind: Kind) {
+    let form = Form::of_environment();
+    let first = form.seed();
+    let seeds = form.pick(20, 200, 2_000);
+    let runtime = Builder::new_multi_thread().worker_threads(4).build().expect("a runtime");
+    let mut total = Tally::default();
+    for seed in first..first + seeds {
+        let directory = tempfile::tempdir().expect("a scratch folder");
+        let opened = open(kind, directory.path(), Durability::Buffered);
+        let tally = runtime.block_on(run(opened.store, seed));
+        total.add(tally.unwrap_or_else(|why| panic!("{kind:?}, {why}")));
+    }
+    let Tally { sessions, operations, overlapping, hardest } = total;
+    rig::report(&format!(
+        "rig linearizability: {kind:?}, {form:?}, seed {first}: {seeds} seeds, {operations} operations on {sessions} sessions, {overlapping} of them at the same time as others, at most {hardest} situations in a search"
+    ));
+}
+
+#[test]
+fn memory() {
+    hunt(Kind::Memory);
+}
+
+#[test]
+fn sled_with_a_table() {
+    hunt(Kind::SledWithTable);
+}
+
+#[test]
+fn sled_without_a_table() {
+    hunt(Kind::SledWithoutTable);
+}
+
+/// Seeds within which each bug must be caught.
+const PATIENCE: u64 = 40;
+
+/// On one thread, so that a seed catches a bug always or never.
+fn run_with(bug: Option<Bug>, seed: u64) -> Result<Tally, String> {
+    let runtime = Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(run(Buggy::new(MemoryStore::default(), bug, seed), seed))
+}
+
+#[test]
+fn every_seeded_bug_is_caught() {
+    let first = Form::of_environment().seed();
+    let mut caught = Vec::new();
+    for bug in Bug::ALL {
+        let at = (first..first + PATIENCE).find(|&seed| match run_with(Some(bug), seed) {
+            Ok(_) => false,
+            Err(why) => {
+                assert!(
+                    why.contains(NO_ORDER),
+                    "{bug:?}: expected to be caught by a search: {why}"
+                );
+                true
+            }
+        });
+        let at = at.unwrap_or_else(|| {
+            panic!("{bug:?}: expected to be caught within {PATIENCE} seeds from {first}")
+        });
+        caught.push(format!("{bug:?} {}", at - first + 1));
+    }
+    rig::report(&format!(
+        "rig linearizability: seed {first}: all {} bugs seeded on purpose are caught, after so many seeds: {}",
+        caught.len(),
+        caught.join(", ")
+    ));
+}
+
+/// What is caught is the bug and not the wrapper that holds it.
+#[test]
+fn without_a_bug_nothing_is_caught() {
+    let first = Form::of_environment().seed();
+    for seed in first..first + PATIENCE {
+        if let Err(why) = run_with(None, seed) {
+            panic!("no bug was seeded, expected an order: {why}");
+        }
+    }
+}

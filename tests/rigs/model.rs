@@ -1,0 +1,359 @@
+//! The rules of an engine, written a second time and as plainly as possible.
+//!
+//! Nothing here calls the rules of the crate: what both say is right, and where
+//! they differ one of them is wrong. Moments and durations are plain
+//! milliseconds, sessions and tokens are plain numbers.
+
+use std::collections::BTreeMap;
+
+pub type Millis = u64;
+pub type SessionNumber = u32;
+pub type TokenNumber = u32;
+
+const AUTO_GRANULARITY_LIMIT: Millis = 60_000;
+/// 400 days, in seconds: the longest Max-Age.
+const MAX_AGE_LIMIT_SECS: u64 = 34_560_000;
+
+/// The policy of an engine.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    pub duration: Millis,
+    /// `None`: a 64th of the duration, at most a minute.
+    pub granularity: Option<Millis>,
+    pub absolute: Option<Millis>,
+    pub automatic_touch: bool,
+    pub persistent: bool,
+    pub max_data_bytes: usize,
+}
+
+impl Rules {
+    fn ahead(&self, duration: Millis) -> Millis {
+        match self.granularity {
+            Some(fixed) => fixed.min(duration),
+            None => duration.div_ceil(64).min(AUTO_GRANULARITY_LIMIT),
+        }
+    }
+
+    fn end(&self, created: Millis) -> Millis {
+        self.absolute.map_or(Millis::MAX, |absolute| created + absolute)
+    }
+}
+
+/// A session that exists. The data are raw JSON texts by key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Session {
+    pub version: u64,
+    pub principal: String,
+    pub data: BTreeMap<String, String>,
+    pub own_duration: Option<Millis>,
+    pub created: Millis,
+    pub deadline: Millis,
+    /// The one token that is valid.
+    pub current: TokenNumber,
+}
+
+impl Session {
+    pub fn duration(&self, rules: &Rules) -> Millis {
+        self.own_duration.unwrap_or(rules.duration)
+    }
+
+    fn expires(&self, rules: &Rules) -> Millis {
+        self.deadline.min(rules.end(self.created))
+    }
+
+    pub fn is_over(&self, rules: &Rules, now: Millis) -> bool {
+        now >= self.expires(rules)
+    }
+
+    fn far_deadline(&self, rules: &Rules, now: Millis) -> Millis {
+        let duration = self.duration(rules);
+        (now + duration + rules.ahead(duration)).min(rules.end(self.created))
+    }
+
+    /// Moves the deadline when the stored one promises too little.
+    fn slide(&mut self, rules: &Rules, now: Millis) {
+        let promised = (now + self.duration(rules)).min(rules.end(self.created));
+        if self.deadline < promised {
+            self.deadline = self.far_deadline(rules, now);
+        }
+    }
+
+    /// Why `token` does not open it.
+    fn refuses(&self, rules: &Rules, now: Millis, token: TokenNumber) -> Option<Why> {
+        if token != self.current {
+            Some(Why::Superseded)
+        } else if self.is_over(rules, now) {
+            Some(Why::Expired)
+        } else {
+            None
+        }
+    }
+
+    fn write(&mut self, rules: &Rules, now: Millis, change: &Change) -> Result<(), Answer> {
+        self.data = change.edited(&self.data, rules)?;
+        self.version += 1;
+        let other_principal =
+            change.principal.as_ref().is_some_and(|principal| *principal != self.principal);
+        if let Some(principal) = &change.principal {
+            self.principal.clone_from(principal);
+        }
+        if change.roll || other_principal {
+            self.current = change.next_token;
+        }
+        match change.duration {
+            Some(duration) if self.own_duration != Some(duration) => {
+                self.own_duration = Some(duration);
+                self.deadline = self.far_deadline(rules, now);
+            }
+            _ => self.slide(rules, now),
+        }
+        Ok(())
+    }
+}
+
+/// What a Write changes.
+#[derive(Debug, Clone, Default)]
+pub struct Change {
+    /// Of equal keys the last one counts.
+    pub set: Vec<(String, String)>,
+    pub unset: Vec<String>,
+    pub replace: bool,
+    pub if_version: Option<u64>,
+    pub roll: bool,
+    pub principal: Option<String>,
+    pub duration: Option<Millis>,
+    /// The number of the token that is made, should one be made.
+    pub next_token: TokenNumber,
+}
+
+impl Change {
+    fn edited(
+        &self,
+        before: &BTreeMap<String, String>,
+        rules: &Rules,
+    ) -> Result<BTreeMap<String, String>, Answer> {
+        let mut data = if self.replace { BTreeMap::new() } else { before.clone() };
+        for key in &self.unset {
+            data.remove(key);
+        }
+        for (key, value) in &self.set {
+            data.insert(key.clone(), value.clone());
+        }
+        let len = text_len(&data);
+        if len > rules.max_data_bytes && len > text_len(before) {
+            return Err(Answer::TooLarge { len });
+        }
+        Ok(data)
+    }
+}
+
+/// Of `{"key":value,...}`. The rigs' keys need no escapes.
+fn text_len(data: &BTreeMap<String, String>) -> usize {
+    let members: usize = data.iter().map(|(key, value)| key.len() + 3 + value.len()).sum();
+    2 + members + data.len().saturating_sub(1)
+}
+
+/// Why there is no live session. Later ones are more telling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    None,
+    Invalid,
+    NotFound,
+    Superseded,
+    Expired,
+}
+
+/// An authentic token as it is presented.
+#[derive(Debug, Clone, Copy)]
+pub struct Held {
+    pub session: SessionNumber,
+    pub token: TokenNumber,
+    /// Signed with an older secret.
+    pub outdated: bool,
+}
+
+/// What a credential proves.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    pub held: Vec<Held>,
+    /// The answer when none of them is of a session that exists.
+    pub why: Why,
+}
+
+/// A session as callers see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    pub number: SessionNumber,
+    pub version: u64,
+    pub principal: String,
+    pub data: BTreeMap<String, String>,
+    pub created: Millis,
+    pub expires: Millis,
+    pub duration: Millis,
+}
+
+/// What the browser is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    pub token: Option<TokenNumber>,
+    pub cookie: Option<SetCookie>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetCookie {
+    pub token: TokenNumber,
+    /// Of persistent cookies.
+    pub max_age_secs: Option<u64>,
+}
+
+/// The answer to an operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// To a Resolve or a Touch.
+    Active(View, Told),
+    /// To a Resolve that made a session, and to a creation.
+    Created(View, Told),
+    Absent(Why),
+    Written(View, Told),
+    Gone,
+    VersionMismatch {
+        current: u64,
+    },
+    TooLarge {
+        len: usize,
+    },
+    Destroyed {
+        count: u32,
+        cookie: bool,
+    },
+}
+
+/// All sessions of an engine. Who is destroyed or swept is not in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Model {
+    pub sessions: BTreeMap<SessionNumber, Session>,
+}
+
+impl Model {
+    /// Creates session `number`, which is a number never used before.
+    pub fn create(
+        &mut self,
+        rules: &Rules,
+        now: Millis,
+        number: SessionNumber,
+        change: &Change,
+    ) -> Answer {
+        let data = match change.edited(&BTreeMap::new(), rules) {
+            Ok(data) => data,
+            Err(refusal) => return refusal,
+        };
+        let mut session = Session {
+            version: 1,
+            principal: change.principal.clone().unwrap_or_default(),
+            data,
+            own_duration: change.duration,
+            created: now,
+            deadline: 0,
+            current: change.next_token,
+        };
+        session.deadline = session.far_deadline(rules, now);
+        let told = told(rules, now, &session, true, true);
+        let answer = Answer::Created(view(rules, number, &session), told);
+        self.sessions.insert(number, session);
+        answer
+    }
+
+    pub fn resolve(&mut self, rules: &Rules, now: Millis, shown: &Shown, peek: bool) -> Answer {
+        self.find(rules, now, shown, rules.automatic_touch && !peek)
+    }
+
+    pub fn touch(&mut self, rules: &Rules, now: Millis, shown: &Shown) -> Answer {
+        self.find(rules, now, shown, true)
+    }
+
+    fn find(&mut self, rules: &Rules, now: Millis, shown: &Shown, slide: bool) -> Answer {
+        let mut why = shown.why;
+        for held in &shown.held {
+            let Some(session) = self.sessions.get_mut(&held.session) else {
+                why = why.max(Why::NotFound);
+                continue;
+            };
+            if let Some(refusal) = session.refuses(rules, now, held.token) {
+                why = why.max(refusal);
+                continue;
+            }
+            let before = session.deadline;
+            if slide {
+                session.slide(rules, now);
+            }
+            let told = told(rules, now, session, held.outdated, session.deadline != before);
+            return Answer::Active(view(rules, held.session, session), told);
+        }
+        Answer::Absent(why)
+    }
+
+    pub fn write(&mut self, rules: &Rules, now: Millis, shown: &Shown, change: &Change) -> Answer {
+        for held in &shown.held {
+            let Some(session) = self.sessions.get_mut(&held.session) else { continue };
+            if session.refuses(rules, now, held.token).is_some() {
+                continue;
+            }
+            if change.if_version.is_some_and(|version| version != session.version) {
+                return Answer::VersionMismatch { current: session.version };
+            }
+            let before = session.deadline;
+            if let Err(refusal) = session.write(rules, now, change) {
+                return refusal;
+            }
+            let new_token = held.outdated || session.current != held.token;
+            let told = told(rules, now, session, new_token, session.deadline != before);
+            return Answer::Written(view(rules, held.session, session), told);
+        }
+        Answer::Gone
+    }
+
+    pub fn destroy(&mut self, rules: &Rules, now: Millis, shown: &Shown) -> Answer {
+        let mut count = 0;
+        for held in &shown.held {
+            let Some(session) = self.sessions.get(&held.session) else { continue };
+            if session.current == held.token {
+                count += u32::from(!session.is_over(rules, now));
+                self.sessions.remove(&held.session);
+            }
+        }
+        Answer::Destroyed { count, cookie: shown.why != Why::None }
+    }
+
+    /// Those that a cleanup at `now` may remove.
+    pub fn due(&self, now: Millis) -> Vec<SessionNumber> {
+        let due = self.sessions.iter().filter(|(_, session)| session.deadline <= now);
+        due.map(|(number, _)| *number).collect()
+    }
+}
+
+fn view(rules: &Rules, number: SessionNumber, session: &Session) -> View {
+    View {
+        number,
+        version: session.version,
+        principal: session.principal.clone(),
+        data: session.data.clone(),
+        created: session.created,
+        expires: session.expires(rules),
+        duration: session.duration(rules),
+    }
+}
+
+/// A browser is told when it has something to learn: a token that is new to
+/// it, or, when it keeps cookies by time, a later end.
+fn told(rules: &Rules, now: Millis, session: &Session, new_token: bool, moved: bool) -> Told {
+    let later_end = moved && rules.persistent;
+    if !new_token && !later_end {
+        return Told::default();
+    }
+    let age = session.expires(rules).saturating_sub(now).div_ceil(1000).min(MAX_AGE_LIMIT_SECS);
+    let max_age_secs = rules.persistent.then_some(age);
+    Told {
+        token: new_token.then_some(session.current),
+        cookie: Some(SetCookie { token: session.current, max_age_secs }),
+    }
+}

@@ -1,0 +1,177 @@
+//! From what an engine answers to the numbers of the model.
+
+use std::{collections::HashMap, time::Duration};
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use sessiond::session::{
+    clock::Moment,
+    credential::Absence,
+    data::Data,
+    engine::{Destroyed, Notice, Resolution, Session, WriteOptions},
+    error::{Error, Result},
+    id::{PublicId, SessionId},
+    record::Principal,
+};
+
+use crate::{
+    model::{Answer, Change, Millis, SessionNumber, SetCookie, TokenNumber, Told, View, Why},
+    rig::COOKIE_NAME,
+};
+
+/// Gives numbers to sessions and tokens in the order in which they are seen.
+#[derive(Default)]
+pub struct Names {
+    sessions: HashMap<PublicId, SessionNumber>,
+    /// By the text of the id: a new signature makes no new token.
+    tokens: HashMap<String, TokenNumber>,
+    /// By token, as it was signed last.
+    texts: Vec<String>,
+}
+
+impl Names {
+    /// The number that the next new session will get.
+    pub fn next_session(&self) -> SessionNumber {
+        self.sessions.len() as SessionNumber
+    }
+
+    /// The number that the next new token will get.
+    pub fn next_token(&self) -> TokenNumber {
+        self.tokens.len() as TokenNumber
+    }
+
+    pub fn token(&mut self, text: &str) -> TokenNumber {
+        let next = self.next_token();
+        let number = *self.tokens.entry(text[..SessionId::TEXT_LEN].to_owned()).or_insert(next);
+        if number == next {
+            self.texts.push(String::new());
+        }
+        text.clone_into(&mut self.texts[number as usize]);
+        number
+    }
+
+    /// The token itself, as it was signed last.
+    pub fn text(&self, number: TokenNumber) -> &str {
+        &self.texts[number as usize]
+    }
+
+    pub fn resolved(&mut self, resolution: Result<Resolution>) -> Answer {
+        match resolution {
+            Ok(Resolution::Active(session, notice)) => {
+                Answer::Active(self.view(&session), self.told(notice))
+            }
+            Ok(Resolution::Created(session, notice)) => {
+                Answer::Created(self.view(&session), self.told(notice))
+            }
+            Ok(Resolution::Absent(absence)) => Answer::Absent(why(absence)),
+            Err(error) => refused(error),
+        }
+    }
+
+    pub fn touched(
+        &mut self,
+        touched: Result<std::result::Result<(Session, Notice), Absence>>,
+    ) -> Answer {
+        self.resolved(touched.map(|touched| match touched {
+            Ok((session, notice)) => Resolution::Active(session, notice),
+            Err(absence) => Resolution::Absent(absence),
+        }))
+    }
+
+    pub fn created(&mut self, created: Result<(Session, Notice)>) -> Answer {
+        self.resolved(created.map(|(session, notice)| Resolution::Created(session, notice)))
+    }
+
+    pub fn written(&mut self, written: Result<(Session, Notice)>) -> Answer {
+        match written {
+            Ok((session, notice)) => Answer::Written(self.view(&session), self.told(notice)),
+            Err(error) => refused(error),
+        }
+    }
+
+    pub fn destroyed(&mut self, destroyed: Result<Destroyed>) -> Answer {
+        let destroyed = destroyed.expect("a Destroy is refused only when the store fails");
+        let cookie = destroyed.set_cookie.map(|cookie| cookie.into_exposed());
+        if let Some(line) = &cookie {
+            let deletion = format!("{COOKIE_NAME}=; Max-Age=0; ");
+            assert!(line.starts_with(&deletion), "expected a deletion cookie, found {line}");
+        }
+        Answer::Destroyed { count: destroyed.count, cookie: cookie.is_some() }
+    }
+
+    fn view(&mut self, session: &Session) -> View {
+        let next = self.next_session();
+        let members: std::collections::BTreeMap<String, Box<RawValue>> =
+            serde_json::from_slice(session.record.data.text()).expect("the data are JSON");
+        let principal = session.record.principal.as_bytes();
+        View {
+            number: *self.sessions.entry(session.id).or_insert(next),
+            version: session.record.version,
+            principal: String::from_utf8(principal.to_vec()).expect("a principal is UTF-8"),
+            data: members.into_iter().map(|(key, value)| (key, value.get().to_owned())).collect(),
+            created: millis(session.record.create_time),
+            expires: millis(session.expire_time),
+            duration: session.duration.as_millis() as Millis,
+        }
+    }
+
+    fn told(&mut self, notice: Notice) -> Told {
+        Told {
+            token: notice.token.map(|token| self.token(token.expose())),
+            cookie: notice.set_cookie.map(|line| self.cookie(&line.into_exposed())),
+        }
+    }
+
+    fn cookie(&mut self, line: &str) -> SetCookie {
+        let mut parts = line.split("; ");
+        let value = parts.next().and_then(|first| first.strip_prefix(COOKIE_NAME));
+        let value = value.and_then(|rest| rest.strip_prefix('='));
+        let max_age = parts.find_map(|part| part.strip_prefix("Max-Age="));
+        SetCookie {
+            token: self.token(value.expect("a Set-Cookie line begins with the cookie's name")),
+            max_age_secs: max_age.map(|age| age.parse().expect("Max-Age is a number")),
+        }
+    }
+}
+
+pub fn why(absence: Absence) -> Why {
+    match absence {
+        Absence::None => Why::None,
+        Absence::Invalid => Why::Invalid,
+        Absence::NotFound => Why::NotFound,
+        Absence::Superseded => Why::Superseded,
+        Absence::Expired => Why::Expired,
+    }
+}
+
+fn refused(error: Error) -> Answer {
+    match error {
+        Error::SessionGone => Answer::Gone,
+        Error::VersionMismatch { current, .. } => Answer::VersionMismatch { current },
+        Error::DataTooLarge { len_bytes, .. } => Answer::TooLarge { len: len_bytes },
+        other => panic!("the rigs' operations give no such error: {other:?}"),
+    }
+}
+
+fn millis(moment: Moment) -> Millis {
+    moment.unix_millis()
+}
+
+/// The engine's words for a change.
+pub fn options(change: &Change) -> WriteOptions {
+    let members: Vec<_> =
+        change.set.iter().map(|(key, value)| format!(" \"{key}\" : {value}")).collect();
+    let text = Bytes::from(format!("{{{} }}", members.join(",")));
+    WriteOptions {
+        set: Data::parse(text).expect("the rigs write JSON"),
+        unset: change.unset.clone(),
+        replace: change.replace,
+        if_version: change.if_version.and_then(std::num::NonZeroU64::new),
+        roll: change.roll,
+        principal: change
+            .principal
+            .as_ref()
+            .map(|principal| Principal::new(principal.as_bytes()).expect("short")),
+        duration: change.duration.map(Duration::from_millis),
+    }
+}

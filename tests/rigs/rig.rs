@@ -1,0 +1,182 @@
+//! What the rigs have in common: how long they run, with which seed, and where
+//! time and randomness come from.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    io::Write,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use sessiond::session::{
+    clock::{Clock, Moment},
+    cookie::{Cookie, CookieAttributes, CookieFormat, SameSite},
+    engine::{Engine, Policy},
+    id::Entropy,
+    lifetime::{Granularity, Lifetime},
+    store::Store,
+    token::{Keyring, Secret},
+};
+
+use crate::model::{Millis, Rules};
+
+pub const COOKIE_NAME: &str = "sid";
+/// When time begins in the rigs.
+pub const START: Millis = 1_800_000_000_000;
+
+/// How much a rig does.
+#[derive(Debug, Clone, Copy)]
+pub enum Form {
+    Short,
+    Ci,
+    Long,
+}
+
+impl Form {
+    pub fn of_environment() -> Self {
+        match std::env::var("SESSIOND_RIG").as_deref() {
+            Err(_) | Ok("" | "short") => Self::Short,
+            Ok("ci") => Self::Ci,
+            Ok("long") => Self::Long,
+            Ok(other) => panic!("SESSIOND_RIG is {other:?}, expected short, ci or long"),
+        }
+    }
+
+    pub fn pick<T>(self, short: T, ci: T, long: T) -> T {
+        match self {
+            Self::Short => short,
+            Self::Ci => ci,
+            Self::Long => long,
+        }
+    }
+
+    /// `SESSIOND_RIG_SEED`, or else the same for every short run, so that an
+    /// ordinary `cargo test` says the same each time, and a new one for others.
+    pub fn seed(self) -> u64 {
+        match std::env::var("SESSIOND_RIG_SEED") {
+            Ok(seed) => seed.parse().expect("SESSIOND_RIG_SEED is a whole number"),
+            Err(_) => self.pick(1, *FRESH_SEED, *FRESH_SEED),
+        }
+    }
+}
+
+/// One for all rigs of a run. Short, because it is there to be typed.
+static FRESH_SEED: LazyLock<u64> =
+    LazyLock::new(|| RandomState::new().hash_one("a seed") % 1_000_000);
+
+/// Prints one line. Not with `println!`, which `cargo test` keeps to itself
+/// when the test passes.
+pub fn report(line: &str) {
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+/// SplitMix64. Its own, so that a seed means the same under any version of a
+/// crate.
+#[derive(Debug, Clone)]
+pub struct Random(u64);
+
+impl Random {
+    /// One of several for the same seed.
+    pub fn stream(seed: u64, number: u64) -> Self {
+        Self(Self(seed).next().wrapping_add(Self(!number).next()))
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    /// True once in `times`.
+    pub fn once_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+}
+
+/// Ids of a seed.
+pub struct SeededEntropy(Mutex<Random>);
+
+impl SeededEntropy {
+    pub fn new(seed: u64) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Random::stream(seed, u64::MAX))))
+    }
+}
+
+impl Entropy for SeededEntropy {
+    fn fill(&self, bytes: &mut [u8]) {
+        let mut random = self.0.lock();
+        bytes.fill_with(|| random.next() as u8);
+    }
+}
+
+tokio::task_local! {
+    static NOW: Millis;
+}
+
+/// Tells the time that the asking task was given. So the moment that an
+/// operation saw is known, also when many run at a time.
+pub struct TaskClock;
+
+impl TaskClock {
+    pub async fn at<F: Future>(now: Millis, work: F) -> F::Output {
+        NOW.scope(now, work).await
+    }
+}
+
+impl Clock for TaskClock {
+    fn now(&self) -> Moment {
+        Moment::from_unix_millis(NOW.get())
+    }
+
+    /// The rigs start no daemon, and their time never goes back.
+    fn not_before(&self, _: Moment) {}
+}
+
+/// Secret number `epoch` signs, it and all before it verify.
+pub fn keyring(epoch: u8) -> Keyring {
+    let secrets: Vec<_> = (0..=epoch).rev().map(|number| Secret::new([number; 32])).collect();
+    Keyring::new(&secrets).expect("32 bytes are enough")
+}
+
+/// An engine with these rules.
+pub fn engine<S: Store>(
+    rules: &Rules,
+    epoch: u8,
+    store: S,
+    entropy: Arc<dyn Entropy>,
+) -> Engine<S> {
+    let attributes = CookieAttributes {
+        name: COOKIE_NAME.into(),
+        domain: String::new(),
+        path: "/".into(),
+        secure: true,
+        http_only: true,
+        same_site: SameSite::Lax,
+        partitioned: false,
+        persistent: rules.persistent,
+        format: CookieFormat::Plain,
+    };
+    let granularity = match rules.granularity {
+        Some(fixed) => Granularity::Fixed(Duration::from_millis(fixed)),
+        None => Granularity::Auto,
+    };
+    let policy = Policy {
+        keyring: keyring(epoch),
+        cookie: Cookie::new(attributes).expect("a valid cookie"),
+        lifetime: Lifetime {
+            duration: Duration::from_millis(rules.duration),
+            granularity,
+            absolute: rules.absolute.map(Duration::from_millis),
+        },
+        automatic_touch: rules.automatic_touch,
+        max_data_bytes: rules.max_data_bytes,
+    };
+    Engine::new("rig", policy, store, Arc::new(TaskClock), entropy)
+}

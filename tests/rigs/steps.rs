@@ -1,0 +1,158 @@
+//! What the state machine does: random steps, and the rules they run under.
+
+use proptest::prelude::*;
+use sessiond::store::sled::Durability;
+
+use crate::model::{Millis, Rules};
+
+pub const KEYS: [&str; 4] = ["a", "b", "cart", "n"];
+pub const VALUES: [&str; 6] =
+    ["1", "9007199254740993", "1.50", "null", r#""zo\u00eb""#, r#"[1,{"x": 2}]"#];
+pub const PRINCIPALS: [&str; 3] = ["", "ann", "bob"];
+pub const DURATIONS: [Millis; 3] = [1, 20_000, 640_000];
+
+/// One step.
+#[derive(Debug, Clone)]
+pub enum Step {
+    Create(Request),
+    Resolve {
+        who: Who,
+        peek: bool,
+        create: bool,
+    },
+    Touch(Who),
+    Write(Who, Request),
+    Destroy(Who),
+    Cleanup {
+        slice: usize,
+    },
+    Sweep {
+        slice: usize,
+    },
+    Advance(Millis),
+    /// A new secret signs from now on.
+    Rotate,
+    /// Closes the database and opens it again.
+    Restart,
+}
+
+/// What a write asks for, by index into the lists above.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub set: Vec<(usize, usize)>,
+    pub unset: Vec<usize>,
+    pub replace: bool,
+    pub if_version: Guess,
+    pub roll: bool,
+    pub principal: Option<usize>,
+    pub duration: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Guess {
+    None,
+    Current,
+    Next,
+}
+
+/// What is presented.
+#[derive(Debug, Clone)]
+pub enum Who {
+    Nobody,
+    Token(Piece),
+    /// A Cookie header with these, in order.
+    Cookies(Vec<Piece>),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Piece {
+    /// The newest token of a session that exists, in one of its spellings.
+    Newest(usize, u8),
+    /// Any token that was ever given.
+    Any(usize),
+    Junk(u8),
+    /// Authentic, of a session that never was.
+    Stranger,
+}
+
+fn piece() -> impl Strategy<Value = Piece> {
+    prop_oneof![
+        10 => (0..1000usize, 0..5u8).prop_map(|(at, spelling)| Piece::Newest(at, spelling)),
+        5 => (0..1000usize).prop_map(Piece::Any),
+        1 => (0..4u8).prop_map(Piece::Junk),
+        1 => Just(Piece::Stranger),
+    ]
+}
+
+fn who() -> impl Strategy<Value = Who> {
+    prop_oneof![
+        1 => Just(Who::Nobody),
+        8 => piece().prop_map(Who::Token),
+        4 => prop::collection::vec(piece(), 0..4).prop_map(Who::Cookies),
+        1 => prop::collection::vec(piece(), 8..11).prop_map(Who::Cookies),
+    ]
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    (
+        prop::collection::vec((0..KEYS.len(), 0..VALUES.len()), 0..4),
+        prop::collection::vec(0..KEYS.len(), 0..3),
+        prop::bool::weighted(0.1),
+        prop_oneof![4 => Just(Guess::None), 3 => Just(Guess::Current), 1 => Just(Guess::Next)],
+        prop::bool::weighted(0.2),
+        prop::option::weighted(0.2, 0..PRINCIPALS.len()),
+        prop::option::weighted(0.2, 0..DURATIONS.len()),
+    )
+        .prop_map(|(set, unset, replace, if_version, roll, principal, duration)| Request {
+            set,
+            unset,
+            replace,
+            if_version,
+            roll,
+            principal,
+            duration,
+        })
+}
+
+pub fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => request().prop_map(Step::Create),
+        8 => (who(), prop::bool::weighted(0.3), prop::bool::weighted(0.2))
+            .prop_map(|(who, peek, create)| Step::Resolve { who, peek, create }),
+        4 => who().prop_map(Step::Touch),
+        10 => (who(), request()).prop_map(|(who, request)| Step::Write(who, request)),
+        3 => who().prop_map(Step::Destroy),
+        2 => (1..4usize).prop_map(|slice| Step::Cleanup { slice }),
+        1 => (1..4usize).prop_map(|slice| Step::Sweep { slice }),
+        6 => prop_oneof![0..3u64, 1_000..9_000u64, 10_000..60_000u64, Just(200_000)]
+            .prop_map(Step::Advance),
+        1 => Just(Step::Rotate),
+        1 => Just(Step::Restart),
+    ]
+}
+
+pub fn rules() -> impl Strategy<Value = Rules> {
+    (
+        prop::sample::select(vec![64_000, 100_001, 6_400_000]),
+        prop::sample::select(vec![None, Some(0), Some(7_000), Some(900_000)]),
+        prop::option::of(Just(300_000)),
+        prop::bool::weighted(0.8),
+        any::<bool>(),
+    )
+        .prop_map(|(duration, granularity, absolute, automatic_touch, persistent)| Rules {
+            duration,
+            granularity,
+            absolute,
+            automatic_touch,
+            persistent,
+            max_data_bytes: 48,
+        })
+}
+
+pub fn durability() -> impl Strategy<Value = Durability> {
+    prop_oneof![
+        6 => Just(Durability::Buffered),
+        3 => Just(Durability::Flushed),
+        1 => Just(Durability::Synced),
+    ]
+}
