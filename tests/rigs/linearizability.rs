@@ -189,8 +189,8 @@ impl<S: Store> Field<S> {
         };
         let held = Held { session, token, outdated: false };
         let presented = self.engine.present(Credential::Token(text.as_bytes()));
-        match random.below(20) {
-            0..6 => {
+        match random.below(30) {
+            0..9 => {
                 let peek = random.once_in(2);
                 let resolve = ResolveOptions { peek, create: random.once_in(8) };
                 let begun = self.begin(random);
@@ -206,7 +206,7 @@ impl<S: Store> Field<S> {
                 self.learn(at, session, &answer);
                 self.record(&begun, ended, Deed::Resolve { held, peek }, answer);
             }
-            6..9 => {
+            9..14 => {
                 let begun = self.begin(random);
                 let touched = TaskClock::at(begun.now, self.engine.touch(&presented)).await;
                 let ended = self.end();
@@ -214,7 +214,7 @@ impl<S: Store> Field<S> {
                 self.learn(at, session, &answer);
                 self.record(&begun, ended, Deed::Touch(held), answer);
             }
-            9..19 => {
+            14..29 => {
                 let mut change = change(random);
                 change.if_version = random.once_in(3).then_some(version.max(1));
                 let begun = self.begin(random);

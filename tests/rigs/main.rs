@@ -8,6 +8,7 @@ mod buggy;
 mod checker;
 mod history;
 mod linearizability;
+mod machine;
 mod model;
 mod names;
 mod rig;
