@@ -353,6 +353,16 @@ fn overlaps(one: &Timed<Event>, history: &[Timed<Event>]) -> bool {
     history.iter().filter(at_once).count() > 1
 }
 
+/// Mostly the fastest. The others make an operation wait between its effect and
+/// its answer.
+fn durability(seed: u64) -> Durability {
+    match seed % 8 {
+        0 => Durability::Synced,
+        1..4 => Durability::Flushed,
+        _ => Durability::Buffered,
+    }
+}
+
 fn hunt(kind: Kind) {
     let form = Form::of_environment();
     let first = form.seed();
@@ -361,7 +371,7 @@ fn hunt(kind: Kind) {
     let mut total = Tally::default();
     for seed in first..first + seeds {
         let directory = tempfile::tempdir().expect("a scratch folder");
-        let opened = open(kind, directory.path(), Durability::Buffered);
+        let opened = open(kind, directory.path(), durability(seed));
         let tally = runtime.block_on(run(opened.store, seed));
         total.add(tally.unwrap_or_else(|why| panic!("{kind:?}, {why}")));
     }
