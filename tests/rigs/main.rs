@@ -9,6 +9,7 @@
 //!
 //! A rig prints its seed; `SESSIOND_RIG_SEED` sets it.
 
+mod corpora;
 mod form;
 mod kill;
 
