@@ -9,6 +9,7 @@
 //!
 //! A rig prints its seed; `SESSIOND_RIG_SEED` sets it.
 
+mod churn;
 mod corpora;
 mod form;
 mod kill;
