@@ -1,12 +1,22 @@
-//! Rigs: long hunts for what no example shows, each with a short form.
+//! Rigs: what the promises are held against at length, as one binary.
 //!
-//! `cargo test --test rigs` runs the short forms, `SESSIOND_RIG=ci` and
-//! `SESSIOND_RIG=long` longer ones. `SESSIOND_RIG_SEED` repeats a run. Each rig
-//! prints one line with what it did.
+//! Each runs for a few seconds in an ordinary `cargo test`, longer with
+//! `SESSIOND_RIG=ci`, and for hours with `SESSIOND_RIG=long`:
+//!
+//! ```sh
+//! SESSIOND_RIG=long cargo test --release --test rigs -- --nocapture --test-threads=1
+//! ```
+//!
+//! Each prints one line with what it did and its seed; `SESSIOND_RIG_SEED`
+//! repeats a run.
 
 mod buggy;
 mod checker;
+mod churn;
+mod corpora;
+mod form;
 mod history;
+mod kill;
 mod linearizability;
 mod machine;
 mod model;
@@ -15,3 +25,12 @@ mod rig;
 mod state_machine;
 mod steps;
 mod stores;
+
+/// From the suite, which uses more of it than the rigs do.
+#[path = "../suite/support"]
+mod support {
+    #[allow(dead_code)]
+    pub mod browser;
+    #[allow(dead_code)]
+    pub mod program;
+}

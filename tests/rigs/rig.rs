@@ -1,12 +1,7 @@
 //! What the rigs have in common: how long they run, with which seed, and where
 //! time and randomness come from.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    io::Write,
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::{io::Write, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use sessiond::session::{
@@ -19,51 +14,12 @@ use sessiond::session::{
     token::{Keyring, Secret},
 };
 
+pub use crate::form::Form;
 use crate::model::{Millis, Rules};
 
 pub const COOKIE_NAME: &str = "sid";
 /// When time begins in the rigs.
 pub const START: Millis = 1_800_000_000_000;
-
-/// How much a rig does.
-#[derive(Debug, Clone, Copy)]
-pub enum Form {
-    Short,
-    Ci,
-    Long,
-}
-
-impl Form {
-    pub fn of_environment() -> Self {
-        match std::env::var("SESSIOND_RIG").as_deref() {
-            Err(_) | Ok("" | "short") => Self::Short,
-            Ok("ci") => Self::Ci,
-            Ok("long") => Self::Long,
-            Ok(other) => panic!("SESSIOND_RIG is {other:?}, expected short, ci or long"),
-        }
-    }
-
-    pub fn pick<T>(self, short: T, ci: T, long: T) -> T {
-        match self {
-            Self::Short => short,
-            Self::Ci => ci,
-            Self::Long => long,
-        }
-    }
-
-    /// `SESSIOND_RIG_SEED`, or else the same for every short run, so that an
-    /// ordinary `cargo test` says the same each time, and a new one for others.
-    pub fn seed(self) -> u64 {
-        match std::env::var("SESSIOND_RIG_SEED") {
-            Ok(seed) => seed.parse().expect("SESSIOND_RIG_SEED is a whole number"),
-            Err(_) => self.pick(1, *FRESH_SEED, *FRESH_SEED),
-        }
-    }
-}
-
-/// One for all rigs of a run. Short, because it is there to be typed.
-static FRESH_SEED: LazyLock<u64> =
-    LazyLock::new(|| RandomState::new().hash_one("a seed") % 1_000_000);
 
 /// Prints one line. Not with `println!`, which `cargo test` keeps to itself
 /// when the test passes.

@@ -1,0 +1,110 @@
+//! The Cookie header: any octets, and what they prove.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use sessiond::{
+    session::{
+        clock::{Clock, Moment},
+        cookie::{Cookie, CookieAttributes, CookieFormat, MAX_CANDIDATES, SameSite, candidates},
+        credential::{Absence, Credential},
+        engine::{Engine, Policy},
+        id::Entropy,
+        lifetime::{Granularity, Lifetime},
+        store::Store,
+    },
+    store::memory::MemoryStore,
+};
+
+use super::token::{KEYRING, TOKENS, expand};
+
+pub const NAME: &str = "sid";
+
+/// A clock that stands still.
+pub struct Stopped;
+
+impl Clock for Stopped {
+    fn now(&self) -> Moment {
+        Moment::from_unix_millis(1_800_000_000_000)
+    }
+
+    fn not_before(&self, _: Moment) {}
+}
+
+/// Different octets each time, the same for each input.
+#[derive(Default)]
+pub struct Counting(std::sync::atomic::AtomicU64);
+
+impl Entropy for Counting {
+    fn fill(&self, bytes: &mut [u8]) {
+        let next = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        bytes.fill(0);
+        bytes[..8].copy_from_slice(&next.to_be_bytes());
+    }
+}
+
+/// An engine whose cookie is called [`NAME`].
+pub fn engine<S: Store>(store: S) -> Engine<S> {
+    let cookie = Cookie::new(CookieAttributes {
+        name: NAME.to_owned(),
+        domain: String::new(),
+        path: "/".to_owned(),
+        secure: true,
+        http_only: true,
+        same_site: SameSite::Lax,
+        partitioned: false,
+        persistent: true,
+        format: CookieFormat::Plain,
+    });
+    let policy = Policy {
+        keyring: KEYRING.clone(),
+        cookie: cookie.expect("valid attributes"),
+        lifetime: Lifetime {
+            duration: Duration::from_secs(1800),
+            granularity: Granularity::Auto,
+            absolute: None,
+        },
+        automatic_touch: true,
+        max_data_bytes: 256,
+    };
+    Engine::new("default", policy, store, Arc::new(Stopped), Arc::new(Counting::default()))
+}
+
+static ENGINE: LazyLock<Engine<MemoryStore>> = LazyLock::new(|| engine(MemoryStore::default()));
+
+pub fn run(input: &[u8]) {
+    let header = expand(input);
+    let found: Vec<_> = candidates(&header, NAME).collect();
+    assert!(found.len() <= MAX_CANDIDATES, "expected at most {MAX_CANDIDATES} candidates");
+    for value in &found {
+        assert!(!value.contains(&b';'), "expected no separator within a value");
+        let whole = header.as_ptr_range();
+        let part = value.as_ptr_range();
+        assert!(whole.start <= part.start && part.end <= whole.end, "expected part of the header");
+    }
+
+    let presented = ENGINE.present(Credential::CookieHeader(&header));
+    // A value proves an id exactly if it does as a token by itself.
+    let alone: Vec<_> = found
+        .iter()
+        .flat_map(|value| ENGINE.present(Credential::Token(value)).sessions().collect::<Vec<_>>())
+        .collect();
+    let together: Vec<_> = presented.sessions().collect();
+    assert_eq!(together, alone, "expected the ids of the candidates, in their order");
+    for proven in presented.proven() {
+        let text = proven.id.to_text();
+        let signed = TOKENS.iter().any(|token| token.expose().as_bytes().starts_with(&text));
+        assert!(signed, "expected only ids that were signed");
+    }
+    let nothing = presented.absence() == Absence::None;
+    assert_eq!(nothing, found.is_empty(), "expected NONE exactly when there is no such cookie");
+
+    // A cookie after anything is found, unless too many stand before it.
+    if found.len() < MAX_CANDIDATES {
+        let mut longer = header.clone();
+        longer.extend_from_slice(b"; sid=");
+        longer.extend_from_slice(TOKENS[0].expose().as_bytes());
+        let last = candidates(&longer, NAME).last();
+        assert_eq!(last, Some(TOKENS[0].expose().as_bytes()), "expected the cookie at the end");
+    }
+}

@@ -1,0 +1,86 @@
+//! Tokens: a cookie-value verifies exactly if it is one that was signed.
+
+use std::sync::LazyLock;
+
+use sessiond::session::{
+    id::SessionId,
+    token::{Keyring, Secret, Token},
+};
+
+/// The first signs, both verify.
+const SECRETS: [&str; 2] =
+    ["the secret that signs, long enough", "an older secret, long enough as well"];
+
+/// What a signature can not be guessed for: an octet of the input that stands
+/// for a whole token, a correctly signed one.
+pub const CURRENT: u8 = 0xff;
+pub const OLDER: u8 = 0xfe;
+
+pub static KEYRING: LazyLock<Keyring> = LazyLock::new(|| keyring(&SECRETS));
+
+/// A token of the first secret and one of the second.
+pub static TOKENS: LazyLock<[Token; 2]> = LazyLock::new(|| {
+    [
+        keyring(&SECRETS[..1]).sign(&id(b"0123456789abcdefghijklmnopqrstuv")),
+        keyring(&SECRETS[1..]).sign(&id(b"Zm9vYmFyYmF6cXV4XzAxMjM0NTY3ODlh")),
+    ]
+});
+
+pub fn keyring(secrets: &[&str]) -> Keyring {
+    let secrets: Vec<_> = secrets.iter().copied().map(Secret::new).collect();
+    Keyring::new(&secrets).expect("the first secret is long enough")
+}
+
+pub fn id(text: &[u8; SessionId::TEXT_LEN]) -> SessionId {
+    SessionId::from_text(text).expect("base64url")
+}
+
+/// The input with whole tokens in place of their octets.
+pub fn expand(input: &[u8]) -> Vec<u8> {
+    let mut expanded = Vec::with_capacity(input.len());
+    for &octet in input {
+        match octet {
+            CURRENT => expanded.extend_from_slice(TOKENS[0].expose().as_bytes()),
+            OLDER => expanded.extend_from_slice(TOKENS[1].expose().as_bytes()),
+            other => expanded.push(other),
+        }
+    }
+    expanded
+}
+
+pub fn run(input: &[u8]) {
+    // The first octets of an input damage what it says otherwise.
+    let [at, flip, text @ ..] = input else {
+        return;
+    };
+    let mut value = expand(text);
+    let len = value.len();
+    if len > 0 {
+        value[usize::from(*at) % len] ^= flip;
+    }
+    let verified = KEYRING.verify(&value);
+    let signed = signed_by(&value);
+    match (&verified, signed) {
+        (None, None) => {}
+        (Some(authentic), Some(number)) => {
+            assert_eq!(authentic.outdated, number == 1, "expected the secret that signed");
+            let id = authentic.id.as_ref().expect("both tokens are of ids");
+            let text = id.to_text();
+            assert!(TOKENS[number].expose().as_bytes().starts_with(&text), "expected its id");
+        }
+        (found, expected) => panic!(
+            "{:?} should verify: {}; it does: {}",
+            String::from_utf8_lossy(&value),
+            expected.is_some(),
+            found.is_some()
+        ),
+    }
+}
+
+/// Which of the tokens a value spells, by the description: percent-decoded, and
+/// without one `s:`.
+fn signed_by(value: &[u8]) -> Option<usize> {
+    let decoded: Vec<u8> = percent_encoding::percent_decode(value).collect();
+    let bare = decoded.strip_prefix(b"s:").unwrap_or(&decoded);
+    TOKENS.iter().position(|token| token.expose().as_bytes() == bare)
+}

@@ -1,0 +1,57 @@
+//! The corpora of the fuzz targets, replayed: what a fuzzer once had to find
+//! holds in every test run, without a fuzzer.
+
+use std::{fs, panic, path::Path};
+
+/// What the targets do with an input; `fuzz/` runs the same under libFuzzer.
+#[path = "../../fuzz/src/lib.rs"]
+mod targets;
+
+#[test]
+fn every_input_of_the_corpora_is_handled() {
+    let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    for (name, run) in targets::TARGETS {
+        let folder = corpora.join(name);
+        let mut inputs = 0;
+        for entry in fs::read_dir(&folder).expect("each target has a corpus") {
+            let path = entry.expect("an entry").path();
+            let input = fs::read(&path).expect("an input");
+            if panic::catch_unwind(|| run(&input)).is_err() {
+                panic!("{} fails its property; what was expected is above", path.display());
+            }
+            inputs += 1;
+        }
+        assert!(inputs > 0, "expected inputs in {}", folder.display());
+    }
+}
+
+/// Inputs near those of the corpora: a little of what the fuzzer does.
+#[test]
+fn inputs_near_the_corpora_are_handled() {
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+    let form = crate::form::Form::of_environment();
+    let seed = form.seed();
+    println!("corpora rig: SESSIOND_RIG_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    for (name, run) in targets::TARGETS {
+        let entries = fs::read_dir(corpora.join(name)).expect("each target has a corpus");
+        let read = |entry: Result<fs::DirEntry, _>| fs::read(entry.expect("an entry").path());
+        let inputs: Vec<_> = entries.map(|entry| read(entry).expect("an input")).collect();
+        for _ in 0..form.pick(200, 20_000, 1_000_000) {
+            let mut input = inputs[random.random_range(0..inputs.len())].clone();
+            for _ in 0..random.random_range(1..4) {
+                let at = random.random_range(0..=input.len());
+                match random.random_range(0..3) {
+                    0 => input.insert(at, random.random()),
+                    1 if at < input.len() => input[at] = random.random(),
+                    _ => input.truncate(at),
+                }
+            }
+            if panic::catch_unwind(|| run(&input)).is_err() {
+                panic!("{name}, seed {seed}: {input:?} fails; what was expected is above");
+            }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! kill -9, again and again, on one data directory.
+//!
+//! Each round starts the built daemon, lets clients work, and kills it at a
+//! random moment: amid the load, during a clean stop, and before the next round
+//! also while it opens its data. The next round must open again, and hold to
+//! what was acknowledged: see [`model`].
+
+mod clients;
+mod model;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rustix::process::Signal;
+
+use self::{
+    clients::{Client, Common},
+    model::Tally,
+};
+use crate::{
+    form::Form,
+    support::program::{Program, sessiond},
+};
+
+/// Clients that work at a time, each over a connection of its own.
+const CLIENTS: usize = 16;
+
+/// How a round ends.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// SIGKILL amid the load.
+    Killed,
+    /// SIGTERM amid the load, SIGKILL so much later: it may have stopped by then.
+    KilledWhileStopping(Duration),
+    /// SIGTERM amid the load, and time to finish.
+    Stopped,
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_and_nothing_destroyed_is_back() {
+    let rounds = Form::of_environment().pick(6, 200, 2000);
+    let seed = Form::of_environment().seed();
+    println!("kill rig: {rounds} rounds, SESSIOND_RIG_SEED={seed}");
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build().expect("a runtime");
+    let mut rig = Rig::new(directory.path(), seed);
+    for round in 1..=rounds {
+        let did = runtime.block_on(rig.round());
+        if !rig.tally.violations.is_empty() {
+            let kept = directory.keep();
+            println!("{}", rig.summary(round));
+            panic!(
+                "seed {seed}, round {round} ({did}), data kept in {}:\n{}",
+                kept.display(),
+                rig.tally.violations.join("\n")
+            );
+        }
+        if round % 50 == 0 && round < rounds {
+            println!("{}", rig.summary(round));
+        }
+    }
+    let ended = runtime.block_on(rig.finish());
+    println!("{}", rig.summary(rounds));
+    assert!(rig.tally.violations.is_empty(), "at the end: {}", rig.tally.violations.join("\n"));
+    assert_eq!(ended, Some(0), "expected the last stop to be clean");
+}
+
+struct Rig {
+    directory: PathBuf,
+    random: StdRng,
+    clients: Vec<Client>,
+    common: Arc<Common>,
+    tally: Tally,
+    /// How long the last start took until the ready line.
+    start_took: Duration,
+    opened: u64,
+    killed_at_start: u64,
+    killed_in_stop: u64,
+    killed_in_load: u64,
+}
+
+impl Rig {
+    fn new(directory: &Path, seed: u64) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let clients = (0..CLIENTS).map(|number| Client::new(number, random.random())).collect();
+        Self {
+            directory: directory.to_owned(),
+            random,
+            clients,
+            common: Arc::new(Common::new(CLIENTS)),
+            tally: Tally::default(),
+            start_took: Duration::from_millis(100),
+            opened: 0,
+            killed_at_start: 0,
+            killed_in_stop: 0,
+            killed_in_load: 0,
+        }
+    }
+
+    /// Kill while opening, open, verify, work, kill. Says what it did.
+    async fn round(&mut self) -> String {
+        let kills = if self.random.random_bool(0.4) { self.random.random_range(1..4) } else { 0 };
+        for _ in 0..kills {
+            self.kill_at_start();
+        }
+        let program = self.open();
+        self.verify(&program, Depth::Sample).await;
+        let end = match self.random.random_range(0..10) {
+            0 => End::Stopped,
+            1..4 => {
+                End::KilledWhileStopping(Duration::from_micros(self.random.random_range(0..40_000)))
+            }
+            _ => End::Killed,
+        };
+        let load = Duration::from_micros(self.random.random_range(10_000..400_000));
+        self.work(program, load, end).await;
+        format!("{kills} kills at the start, then {load:?} of load, then {end:?}")
+    }
+
+    /// Opens for the last time, verifies all there is, and stops cleanly.
+    async fn finish(&mut self) -> Option<i32> {
+        let program = self.open();
+        self.verify(&program, Depth::All).await;
+        program.stop().0
+    }
+
+    fn open(&mut self) -> Program {
+        let begun = Instant::now();
+        // A small cache now and then, so that sled itself is asked.
+        let mut arguments = arguments().to_vec();
+        if self.random.random_bool(0.5) {
+            arguments.push("--set=store.sled.cache_bytes=2MiB");
+        }
+        // Panics with the daemon's log when it does not open.
+        let program = Program::serve_in(&self.directory, &arguments);
+        self.start_took = begun.elapsed();
+        self.opened += 1;
+        program
+    }
+
+    /// Starts a daemon and kills it around the moment when it is ready.
+    fn kill_at_start(&mut self) {
+        let path = format!("--set=store.sled.path={}", self.directory.join("data").display());
+        let secret = "--set=engine.default.cookie.secrets=a-signing-secret-for-tests-long-enough";
+        let all = ["serve", "--set=listen.grpc=127.0.0.1:0", path.as_str(), secret];
+        let mut command: Command = sessiond(all.into_iter().chain(arguments()));
+        command.args(["--set=listen.admin=", "--set=listen.metrics="]);
+        let mut child =
+            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it can be run");
+        std::thread::sleep(self.start_took.mul_f64(self.random.random_range(0.0..1.3)));
+        let early = child.try_wait().expect("the child can be waited for");
+        if let Some(status) = early {
+            self.tally.violate(format!("a daemon ended by itself while it opened: {status}"));
+        }
+        let _ = child.kill();
+        child.wait().expect("the child can be waited for");
+        self.killed_at_start += 1;
+    }
+
+    async fn verify(&mut self, program: &Program, depth: Depth) {
+        let checks = self.clients.drain(..).map(|mut client| {
+            let (common, address) = (self.common.clone(), program.address("grpc").to_owned());
+            tokio::spawn(async move {
+                let tally = client.verify(&common, &address, depth).await;
+                (client, tally)
+            })
+        });
+        for check in checks.collect::<Vec<_>>() {
+            let (client, tally) = check.await.expect("a check ends without a panic");
+            self.clients.push(client);
+            self.tally.add(tally);
+        }
+        let tally = self.common.verify(program.address("grpc")).await;
+        self.tally.add(tally);
+    }
+
+    async fn work(&mut self, mut program: Program, load: Duration, end: End) {
+        self.common.ending(false);
+        let clients = self.clients.drain(..).map(|mut client| {
+            let (common, address) = (self.common.clone(), program.address("grpc").to_owned());
+            tokio::spawn(async move {
+                let tally = client.work(&common, &address).await;
+                (client, tally)
+            })
+        });
+        let clients: Vec<_> = clients.collect();
+        tokio::time::sleep(load).await;
+        // Before the signal: from here on an error is nobody's fault.
+        self.common.ending(true);
+        match end {
+            End::Killed => {
+                program.signal(Signal::KILL);
+                self.killed_in_load += 1;
+            }
+            End::KilledWhileStopping(after) => {
+                program.signal(Signal::TERM);
+                tokio::time::sleep(after).await;
+                program.signal(Signal::KILL);
+                self.killed_in_stop += 1;
+            }
+            End::Stopped => program.signal(Signal::TERM),
+        }
+        for client in clients {
+            let (client, tally) = client.await.expect("a client ends without a panic");
+            self.clients.push(client);
+            self.tally.add(tally);
+        }
+        let status = program.wait();
+        if matches!(end, End::Stopped) && status.code() != Some(0) {
+            self.tally.violate(format!("expected a clean stop to end with 0, found {status}"));
+        }
+        let log = program.log();
+        let bad = log.lines().filter(|line| line.contains("ERROR") || line.contains("panicked"));
+        for line in bad {
+            self.tally.violate(format!("the daemon said: {line}"));
+        }
+    }
+
+    fn summary(&self, rounds: u64) -> String {
+        let Tally { acknowledged, resolved, lost, back, .. } = &self.tally;
+        format!(
+            "kill rig: {rounds} rounds, {} re-opens ({} kills at the start, {} in a stop, {} in the \
+             load), {acknowledged} acknowledged operations checked by {resolved} Resolves, {lost} \
+             lost, {back} back",
+            self.opened, self.killed_at_start, self.killed_in_stop, self.killed_in_load
+        )
+    }
+}
+
+/// How much of what is known is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// All live sessions, what is gone since the last time, and some older.
+    Sample,
+    All,
+}
+
+/// Durabilities are the defaults: they are what is tested. Nothing expires but
+/// the sessions that are made for it.
+fn arguments() -> [&'static str; 2] {
+    ["--set=engine.default.duration=30days", "--set=cleanup.interval=200ms"]
+}

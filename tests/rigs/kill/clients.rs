@@ -1,0 +1,402 @@
+//! The clients: they make the load, remember what was acknowledged, and verify.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use sessiond::grpc::wire::{
+    DestroyRequest, ResolveRequest, ResolveResponse, SessionState, WriteRequest, WriteResponse,
+    session_service_client::SessionServiceClient,
+};
+use tokio::sync::OnceCell;
+use tonic::{Code, Status, transport::Channel};
+
+use super::{
+    Depth,
+    model::{Doubt, Gone, Held, Tally, Why},
+};
+use crate::support::browser::token as credential;
+
+type Service = SessionServiceClient<Channel>;
+
+/// Live sessions of one client; with sixteen clients a few hundred in all.
+const MOST_HELD: usize = 16;
+/// Old tokens kept of one session.
+const MOST_OLD: usize = 3;
+/// Gone sessions of earlier rounds that each round verifies.
+const OLDER_GONE: usize = 16;
+/// An answer takes milliseconds; who waits so long waits for ever.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn connect(address: &str) -> Service {
+    let uri = format!("http://{address}");
+    SessionServiceClient::new(Channel::from_shared(uri).expect("an address").connect_lazy())
+}
+
+/// What the clients have in common: the sessions to which all of them write at
+/// the same time, each a key of its own.
+pub struct Common {
+    /// The daemon was told to end: who gets no answer knows nothing.
+    ending: AtomicBool,
+    /// Tokens of these sessions; made by whoever comes first.
+    tokens: Vec<OnceCell<String>>,
+    /// For each session and client, what was sent and what was acknowledged.
+    sent: Vec<Vec<AtomicU64>>,
+    acknowledged: Vec<Vec<AtomicU64>>,
+}
+
+const COMMON: usize = 4;
+
+impl Common {
+    pub fn new(clients: usize) -> Self {
+        let zeros =
+            || (0..COMMON).map(|_| (0..clients).map(|_| AtomicU64::new(0)).collect()).collect();
+        Self {
+            ending: AtomicBool::new(false),
+            tokens: (0..COMMON).map(|_| OnceCell::new()).collect(),
+            sent: zeros(),
+            acknowledged: zeros(),
+        }
+    }
+
+    pub fn ending(&self, ending: bool) {
+        self.ending.store(ending, Ordering::SeqCst);
+    }
+
+    /// An answer; `None` when the daemon was told to end and nobody knows what
+    /// became of the call. Any other error is a violation.
+    async fn answered<T>(
+        &self,
+        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+        tally: &mut Tally,
+    ) -> Option<T> {
+        match tokio::time::timeout(PATIENCE, call).await {
+            Ok(Ok(answer)) => Some(answer.into_inner()),
+            Ok(Err(status)) => {
+                let unknown = matches!(
+                    status.code(),
+                    Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled
+                );
+                if status.code() == Code::NotFound {
+                    tally.lose(format!("a Write to a live session was answered {status:?}"));
+                } else if !(unknown && self.ending.load(Ordering::SeqCst)) {
+                    tally.violate(format!("expected an answer, found {status:?}"));
+                }
+                None
+            }
+            Err(_) => {
+                tally.violate(format!("expected an answer or an error within {PATIENCE:?}"));
+                None
+            }
+        }
+    }
+
+    /// Each key is between what was acknowledged and what was sent, and the
+    /// version counts them all: none is lost, none counted twice.
+    pub async fn verify(&self, address: &str) -> Tally {
+        let (mut tally, service) = (Tally::default(), connect(address));
+        for (at, token) in self.tokens.iter().enumerate() {
+            let Some(token) = token.get() else { continue };
+            let Some(found) = resolve(self, &service, token, &mut tally).await else { continue };
+            let Some(session) = found.session.as_ref().filter(|_| is_active(&found)) else {
+                tally.lose(format!("common session {at} is {:?}", found.state()));
+                continue;
+            };
+            let data: serde_json::Value =
+                serde_json::from_slice(&session.data).expect("data is JSON");
+            let mut sum = 0;
+            for (client, sent) in self.sent[at].iter().enumerate() {
+                let value = data[format!("c{client}")].as_u64().unwrap_or(0);
+                let least = self.acknowledged[at][client].load(Ordering::SeqCst);
+                let most = sent.load(Ordering::SeqCst);
+                if !(least..=most).contains(&value) {
+                    let what = format!(
+                        "key c{client} of common session {at} is {value}, expected {least} to {most}"
+                    );
+                    tally.lose(what);
+                }
+                // From here on this is what is known.
+                self.acknowledged[at][client].store(value, Ordering::SeqCst);
+                sent.store(value, Ordering::SeqCst);
+                sum += value;
+            }
+            if session.version != 1 + sum {
+                let version = session.version;
+                tally.lose(format!("common session {at} has version {version} after {sum} Writes"));
+            }
+        }
+        tally
+    }
+
+    /// Adds one to the key of a client.
+    async fn write(&self, at: usize, client: usize, service: &Service, tally: &mut Tally) -> bool {
+        let made = self.tokens[at].get_or_try_init(|| async {
+            let set = WriteRequest { set: "{}".into(), ..Default::default() };
+            let mut service = service.clone();
+            let answer = self.answered(service.write(set), tally).await;
+            answer.map(|write| write.token).ok_or(())
+        });
+        let Ok(token) = made.await else { return false };
+        let n = self.sent[at][client].fetch_add(1, Ordering::SeqCst) + 1;
+        let set = format!(r#"{{"c{client}":{n}}}"#).into();
+        let write =
+            WriteRequest { set, credential: credential(token.as_str()), ..Default::default() };
+        let done = self.answered(service.clone().write(write), tally).await.is_some();
+        if done {
+            self.acknowledged[at][client].store(n, Ordering::SeqCst);
+            tally.acknowledged += 1;
+        }
+        done
+    }
+}
+
+async fn resolve(
+    common: &Common,
+    service: &Service,
+    token: &str,
+    tally: &mut Tally,
+) -> Option<ResolveResponse> {
+    let peek = ResolveRequest { credential: credential(token), peek: true, ..Default::default() };
+    tally.resolved += 1;
+    common.answered(service.clone().resolve(peek), tally).await
+}
+
+fn is_active(found: &ResolveResponse) -> bool {
+    found.state() == SessionState::Active
+}
+
+pub struct Client {
+    number: usize,
+    random: StdRng,
+    held: Vec<Held>,
+    gone: Vec<Gone>,
+    /// How many of `gone` were verified at least once.
+    verified: usize,
+    made: u64,
+}
+
+impl Client {
+    pub fn new(number: usize, seed: u64) -> Self {
+        let random = StdRng::seed_from_u64(seed);
+        Self { number, random, held: Vec::new(), gone: Vec::new(), verified: 0, made: 0 }
+    }
+
+    /// Works until the daemon ends.
+    pub async fn work(&mut self, common: &Common, address: &str) -> Tally {
+        let (mut tally, service) = (Tally::default(), connect(address));
+        while self.step(common, &service, &mut tally).await {}
+        if !common.ending.load(Ordering::SeqCst) && tally.violations.is_empty() {
+            tally.violate("a client stopped although nobody ended the daemon".to_owned());
+        }
+        tally
+    }
+
+    /// One change. False when it was not acknowledged.
+    async fn step(&mut self, common: &Common, service: &Service, tally: &mut Tally) -> bool {
+        let choice = self.random.random_range(0..100);
+        if choice < 10 {
+            let at = self.random.random_range(0..COMMON);
+            return common.write(at, self.number, service, tally).await;
+        }
+        if choice < 15 {
+            return self.make_mayfly(common, service, tally).await;
+        }
+        if self.held.is_empty() || (choice < 40 && self.held.len() < MOST_HELD) {
+            return self.create(common, service, tally).await;
+        }
+        let at = self.random.random_range(0..self.held.len());
+        match choice {
+            ..65 => self.change(at, false, common, service, tally).await,
+            65..80 => self.change(at, true, common, service, tally).await,
+            _ => self.destroy(at, common, service, tally).await,
+        }
+    }
+
+    async fn create(&mut self, common: &Common, service: &Service, tally: &mut Tally) -> bool {
+        // Numbers of different clients differ.
+        let number = self.made * 64 + self.number as u64;
+        self.made += 1;
+        let write = WriteRequest { set: Held::initial(number).into(), ..Default::default() };
+        let Some(WriteResponse { token, .. }) =
+            common.answered(service.clone().write(write), tally).await
+        else {
+            // Nobody has its id; it may be there or not.
+            return false;
+        };
+        let old = Vec::new();
+        self.held.push(Held { token, old, number, n: 0, version: 1, doubt: None });
+        tally.acknowledged += 1;
+        true
+    }
+
+    /// A session that expires at once, so that the sweep has work.
+    async fn make_mayfly(&mut self, common: &Common, service: &Service, tally: &mut Tally) -> bool {
+        let write = WriteRequest {
+            set: Held::initial(self.made).into(),
+            duration: Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 }),
+            ..Default::default()
+        };
+        common.answered(service.clone().write(write), tally).await.is_some()
+    }
+
+    async fn change(
+        &mut self,
+        at: usize,
+        roll: bool,
+        common: &Common,
+        service: &Service,
+        tally: &mut Tally,
+    ) -> bool {
+        let held = &mut self.held[at];
+        held.doubt = Some(if roll { Doubt::Roll } else { Doubt::Write });
+        let write = WriteRequest {
+            credential: credential(held.token.as_str()),
+            set: Held::set(held.number, held.n + 1).into(),
+            roll,
+            ..Default::default()
+        };
+        let Some(answer) = common.answered(service.clone().write(write), tally).await else {
+            return false;
+        };
+        held.doubt = None;
+        (held.n, held.version) = (held.n + 1, held.version + 1);
+        if roll {
+            held.old.push(std::mem::replace(&mut held.token, answer.token));
+            if held.old.len() > MOST_OLD {
+                held.old.remove(0);
+            }
+        }
+        tally.acknowledged += 1;
+        true
+    }
+
+    async fn destroy(
+        &mut self,
+        at: usize,
+        common: &Common,
+        service: &Service,
+        tally: &mut Tally,
+    ) -> bool {
+        let held = &mut self.held[at];
+        held.doubt = Some(Doubt::Destroy);
+        let mut retried = false;
+        if self.random.random_bool(0.3) {
+            // A caller that gives up and tries again: whatever the second answer
+            // says, it says that the session stays gone.
+            retried = true;
+            let patience = Duration::from_micros(self.random.random_range(0..4000));
+            let first = destroy(service, &held.token);
+            if let Ok(Err(_)) = tokio::time::timeout(patience, first).await
+                && common.ending.load(Ordering::SeqCst)
+            {
+                return false;
+            }
+        }
+        let Some(ended) = common.answered(destroy(service, &held.token), tally).await else {
+            return false;
+        };
+        let held = self.held.swap_remove(at);
+        if ended.destroyed == 0 && !retried {
+            tally.lose(format!("session {} was not there to be destroyed", held.number));
+        }
+        tally.acknowledged += 1;
+        self.bury(held, Why::Destroyed);
+        true
+    }
+
+    fn bury(&mut self, held: Held, why: Why) {
+        // A token from before a roll tells more than one of now.
+        let old = held.old.into_iter().map(|token| Gone { token, why });
+        self.gone.extend(old);
+        self.gone.push(Gone { token: held.token, why });
+    }
+
+    /// After a crash: settles what was in doubt, and holds the store to what
+    /// was acknowledged.
+    pub async fn verify(&mut self, common: &Common, address: &str, depth: Depth) -> Tally {
+        let (mut tally, service) = (Tally::default(), connect(address));
+        common.ending(false);
+        for held in std::mem::take(&mut self.held) {
+            self.verify_held(held, common, &service, &mut tally).await;
+        }
+        let first = if depth == Depth::All { 0 } else { self.verified };
+        let mut some: Vec<&Gone> = self.gone[first..].iter().collect();
+        some.extend(self.gone[..first].sample(&mut self.random, OLDER_GONE));
+        for gone in some {
+            let Some(found) = resolve(common, &service, &gone.token, &mut tally).await else {
+                continue;
+            };
+            let expected = match gone.why {
+                Why::Destroyed => SessionState::NotFound,
+                Why::Rolled => SessionState::Superseded,
+            };
+            match found.state() {
+                state if state == expected => {}
+                state => {
+                    tally.see_back(format!("{state:?} after {:?}, expected {expected:?}", gone.why))
+                }
+            }
+        }
+        self.verified = self.gone.len();
+        tally
+    }
+
+    async fn verify_held(
+        &mut self,
+        mut held: Held,
+        common: &Common,
+        service: &Service,
+        tally: &mut Tally,
+    ) {
+        // Half of the doubtful destroys are tried again without a look.
+        if held.doubt == Some(Doubt::Destroy) && self.random.random_bool(0.5) {
+            if common.answered(destroy(service, &held.token), tally).await.is_some() {
+                tally.acknowledged += 1;
+                self.bury(held, Why::Destroyed);
+            }
+            return;
+        }
+        let Some(found) = resolve(common, service, &held.token, tally).await else { return };
+        match (found.state(), held.doubt, &found.session) {
+            (SessionState::Active, _, Some(session)) => {
+                if let Err(what) = held.settle(session) {
+                    tally.lose(what);
+                    return;
+                }
+            }
+            (SessionState::Superseded, Some(Doubt::Roll), _) => {
+                return self.bury(held, Why::Rolled);
+            }
+            (SessionState::NotFound, Some(Doubt::Destroy), _) => {
+                let again = common.answered(destroy(service, &held.token), tally).await;
+                if again.is_some_and(|again| again.destroyed != 0) {
+                    tally.see_back(format!("session {} between two calls", held.number));
+                }
+                return self.bury(held, Why::Destroyed);
+            }
+            (state, doubt, _) => {
+                let number = held.number;
+                tally.lose(format!("session {number} is {state:?}; in doubt: {doubt:?}"));
+                return;
+            }
+        }
+        for token in &held.old {
+            let Some(found) = resolve(common, service, token, tally).await else { continue };
+            if found.state() != SessionState::Superseded {
+                let what = format!("an id from before a roll is {:?}", found.state());
+                tally.see_back(what);
+            }
+        }
+        self.held.push(held);
+    }
+}
+
+async fn destroy(
+    service: &Service,
+    token: &str,
+) -> Result<tonic::Response<sessiond::grpc::wire::DestroyResponse>, Status> {
+    let request = DestroyRequest { credential: credential(token), ..Default::default() };
+    service.clone().destroy(request).await
+}
