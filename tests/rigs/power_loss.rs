@@ -6,7 +6,10 @@
 //! disks are made as a loss of power at some place in the log may leave them
 //! (`support::disk` says which), opened with the store, and held to the notes.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use sessiond::{
     grpc::wire::{DestroyRequest, WriteRequest, session_service_client::SessionServiceClient},
@@ -30,6 +33,9 @@ struct Worker {
     random: Random,
     log: std::path::PathBuf,
     write: Durability,
+    /// Few sessions that are large and change often, so that parts of sled's
+    /// log fall out of use; else many, most of them small.
+    heavy: bool,
     serial: u64,
     alive: Vec<(usize, Browser)>,
     stories: Vec<Story>,
@@ -47,6 +53,7 @@ impl Worker {
 
     fn text(&mut self) -> String {
         let len = match self.random.below(100) {
+            _ if self.heavy => self.random.below(60_000),
             0..70 => self.random.below(400),
             70..95 => self.random.below(8_000),
             _ => self.random.below(60_000),
@@ -57,12 +64,13 @@ impl Worker {
 
     async fn step(&mut self) {
         let kind = self.random.below(100);
-        if self.alive.is_empty() || kind < 35 {
+        let most = if self.heavy { 3 } else { usize::MAX };
+        if self.alive.is_empty() || kind < 35 && self.alive.len() < most {
             return self.create().await;
         }
         let chosen = self.random.below(self.alive.len());
         match kind {
-            35..70 => self.write(chosen, false).await,
+            0..70 => self.write(chosen, false).await,
             70..82 => self.write(chosen, true).await,
             _ => self.destroy(chosen).await,
         }
@@ -135,6 +143,7 @@ async fn work(root: &Path, log: &Path, write: Durability, seed: u64) -> Vec<Stor
                 random: Random::part(seed, number),
                 log: log.to_owned(),
                 write,
+                heavy: seed % 4 >= 2,
                 serial: number * 1_000_000,
                 alive: Vec::new(),
                 stories: Vec::new(),
@@ -194,6 +203,10 @@ struct Outcome {
     operations: usize,
     calls: usize,
     sessions: usize,
+    /// How often sled went on in another segment of its log, and how often in
+    /// one that it had used before.
+    segments: usize,
+    reused: usize,
     /// Images by kind of finding.
     kinds: BTreeMap<&'static str, usize>,
 }
@@ -205,6 +218,8 @@ impl Outcome {
         self.operations += other.operations;
         self.calls += other.calls;
         self.sessions += other.sessions;
+        self.segments += other.segments;
+        self.reused += other.reused;
         for (kind, count) in other.kinds {
             *self.kinds.entry(kind).or_default() += count;
         }
@@ -221,11 +236,14 @@ async fn round(write: Durability, images: usize, seed: u64, honest: bool) -> Out
     let entries = oplog::read(&log);
     let mut random = Random::part(seed, 1000);
     let (mut disk, mut applied) = (Disk::new(), 0);
+    let segments = segments(&entries);
     let mut outcome = Outcome {
         images,
         operations: entries.len(),
         calls: stories.iter().map(|story| story.steps.len()).sum(),
         sessions: stories.len(),
+        segments: segments.len(),
+        reused: segments.len() - BTreeSet::from_iter(&segments).len(),
         ..Default::default()
     };
     for (number, cut) in cuts(&entries, images, &mut random).into_iter().enumerate() {
@@ -256,22 +274,37 @@ async fn round(write: Durability, images: usize, seed: u64, honest: bool) -> Out
     outcome
 }
 
+/// Where sled began segments of its log, in order.
+fn segments(entries: &[oplog::Entry]) -> Vec<u64> {
+    let begun = entries.iter().filter_map(|entry| match &entry.operation {
+        // A segment that is out of use is filled with one octet.
+        Operation::Write { at, data, .. }
+            if at % (4 << 20) == 0 && data.len() > 100 && data[..100] != [data[0]; 100] =>
+        {
+            Some(*at)
+        }
+        _ => None,
+    });
+    begun.collect()
+}
+
 const IMAGES_A_ROUND: usize = 125;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_power_loss_takes_nothing_that_was_synced() {
-    let (images, seed) = (Form::of_environment().of(60, 500, 5000), seed());
+    let (images, seed) = (Form::of_environment().of(60_usize, 500, 5000), seed());
     let (mut outcome, mut seeds) = (Outcome::default(), seed..);
-    while outcome.images < images {
+    let rounds = images.div_ceil(2 * IMAGES_A_ROUND);
+    for _ in 0..rounds {
         for write in [Durability::Flushed, Durability::Synced] {
-            let images = ((images - outcome.images).div_ceil(2)).clamp(1, IMAGES_A_ROUND);
+            let images = images / (2 * rounds);
             let seed = seeds.next().expect("they do not end");
             outcome.add(round(write, images, seed, true).await);
         }
     }
-    let Outcome { images, failed, operations, calls, sessions, kinds } = outcome;
+    let Outcome { images, failed, operations, calls, sessions, segments, reused, kinds } = outcome;
     println!(
-        "power loss: {images} images, {failed} with findings {kinds:?}; of {calls} calls on {sessions} sessions in {operations} file operations; seed {seed}"
+        "power loss: {images} images, {failed} with findings {kinds:?}; of {calls} calls on {sessions} sessions in {operations} file operations, {segments} segments begun, {reused} of them used before; seed {seed}"
     );
     assert_eq!(failed, 0, "see above; SESSIOND_RIG_SEED repeats a round");
 }

@@ -28,7 +28,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::fs::Dir;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -49,9 +49,13 @@ pub enum Durability {
 
 const DOING: &str = "make a change durable";
 
+/// A flush that takes longer is nudged: see [`Shared::nudge`].
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// A handle to the thread. The thread ends when this is dropped, after a last
 /// flush and sync.
 pub struct Committer {
+    db: sled::Db,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -64,6 +68,7 @@ struct Shared {
     flushed: AtomicU64,
     synced: AtomicU64,
     failed: AtomicBool,
+    nudging: AtomicBool,
 }
 
 #[derive(Default)]
@@ -89,13 +94,14 @@ impl Committer {
             flushed: AtomicU64::new(0),
             synced: AtomicU64::new(0),
             failed: AtomicBool::new(false),
+            nudging: AtomicBool::new(false),
         });
         let files = Files::open(path)?;
-        let theirs = Arc::clone(&shared);
+        let (theirs, their_db) = (Arc::clone(&shared), db.clone());
         let thread = std::thread::Builder::new()
             .name("sessiond-commit".to_owned())
-            .spawn(move || theirs.run(&db, files, flush_interval))?;
-        Ok(Self { shared, thread: Some(thread) })
+            .spawn(move || theirs.run(&their_db, files, flush_interval))?;
+        Ok(Self { db, shared, thread: Some(thread) })
     }
 
     /// An error once a flush has failed: see the head of this file.
@@ -132,7 +138,7 @@ impl Committer {
             return Ok(());
         }
         let stopped = || StoreError::unavailable(DOING, "the committer has stopped");
-        let (done, outcome) = oneshot::channel();
+        let (done, mut outcome) = oneshot::channel();
         {
             let mut queue = self.shared.queue.lock();
             if queue.dead {
@@ -141,7 +147,15 @@ impl Committer {
             queue.waiting.push(Waiter { durability, done });
             self.shared.wake.notify_one();
         }
-        outcome.await.unwrap_or_else(|_| Err(stopped()))
+        loop {
+            match tokio::time::timeout(PATIENCE, &mut outcome).await {
+                Ok(outcome) => return outcome.unwrap_or_else(|_| Err(stopped())),
+                Err(_) => {
+                    let (shared, db) = (Arc::clone(&self.shared), self.db.clone());
+                    tokio::task::spawn_blocking(move || shared.nudge(&db));
+                }
+            }
+        }
     }
 }
 
@@ -150,6 +164,13 @@ impl Drop for Committer {
         self.shared.queue.lock().stopping = true;
         self.shared.wake.notify_one();
         if let Some(thread) = self.thread.take() {
+            let mut queue = self.shared.queue.lock();
+            while !queue.dead {
+                if self.shared.wake.wait_for(&mut queue, PATIENCE).timed_out() {
+                    MutexGuard::unlocked(&mut queue, || self.shared.nudge(&self.db));
+                }
+            }
+            drop(queue);
             // A panic there has failed the store and was reported by the hook.
             let _ = thread.join();
         }
@@ -214,6 +235,18 @@ impl Shared {
         Ok(())
     }
 
+    /// Wakes a flush that sleeps through an error: sled does not always tell
+    /// it of a write that has failed, and it would wait for ever. Whoever asks
+    /// for a place in the log after an error wakes all who wait. When the disk
+    /// is only slow this makes one small change more.
+    fn nudge(&self, db: &sled::Db) {
+        if !self.nudging.swap(true, Ordering::AcqRel) {
+            // The error, if there is one, is the flush's to tell.
+            let _ = db.insert(b"nudge", b"");
+            self.nudging.store(false, Ordering::Release);
+        }
+    }
+
     fn fail(&self, error: io::Error) -> Failure {
         self.failed.store(true, Ordering::Release);
         tracing::error!(%error, "a flush failed: the store refuses from now on, because what is on the disk is not known; restart when the disk is well");
@@ -232,6 +265,7 @@ impl Drop for End<'_> {
         let mut queue = self.0.queue.lock();
         queue.dead = true;
         queue.waiting.clear();
+        self.0.wake.notify_all();
     }
 }
 

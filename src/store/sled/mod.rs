@@ -31,6 +31,7 @@ use tokio::sync::Semaphore;
 
 use self::{
     committer::Committer,
+    open::Handle,
     records::{Kept, Locks, Records},
 };
 pub use self::{committer::Durability, open::OpenError};
@@ -73,7 +74,7 @@ struct Shared {
     pending: Arc<Semaphore>,
     /// Counts of the last clean stop.
     counts: Tree,
-    db: sled::Db,
+    db: Handle,
     /// Last, because fields are dropped in order: the next owner may come when
     /// everything is closed.
     _lock: File,
@@ -106,8 +107,9 @@ impl SledDatabase {
         let directory = |source| OpenError::Directory { path: path.clone(), source };
         let counts =
             opened.db.open_tree(COUNTS).map_err(|error| unreadable_database(&path, &error))?;
-        let committer = Committer::start(opened.db.clone(), path.clone(), options.flush_interval)
-            .map_err(directory)?;
+        let committer =
+            Committer::start(sled::Db::clone(&opened.db), path.clone(), options.flush_interval)
+                .map_err(directory)?;
         let hot_bytes = options.cache_bytes / 2;
         let items = (hot_bytes / 512).max(16) as usize;
         let shared = Arc::new(Shared {

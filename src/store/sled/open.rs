@@ -3,6 +3,7 @@
 use std::{
     fs::{self, DirBuilder, File},
     io,
+    ops::Deref,
     os::unix::fs::DirBuilderExt,
     panic,
     path::{Path, PathBuf},
@@ -39,8 +40,30 @@ pub enum OpenError {
 /// An open database and the lock that makes this process its owner. The lock
 /// goes with the value.
 pub struct Opened {
-    pub db: sled::Db,
+    pub db: Handle,
     pub lock: File,
+}
+
+/// The handle of a database that is dropped last: with it sled closes its log,
+/// and panics when its own sync of that fails. The committer has done its sync
+/// by then, and has told of it.
+pub struct Handle(Option<sled::Db>);
+
+impl Deref for Handle {
+    type Target = sled::Db;
+
+    fn deref(&self) -> &sled::Db {
+        self.0.as_ref().expect("it is taken when dropped")
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let db = self.0.take();
+        if panic::catch_unwind(panic::AssertUnwindSafe(|| drop(db))).is_err() {
+            tracing::error!("sled could not close its log; what it said stands above");
+        }
+    }
 }
 
 pub fn open(path: &Path, cache_bytes: u64) -> Result<Opened, OpenError> {
@@ -61,6 +84,7 @@ pub fn open(path: &Path, cache_bytes: u64) -> Result<Opened, OpenError> {
         Err(errno) => return Err(directory(errno.into())),
     }
     drop_unfinished_snapshots(path).map_err(directory)?;
+    drop_unfinished_beginning(path).map_err(directory)?;
     let unreadable = |problem| OpenError::Unreadable { path: path.to_owned(), problem };
     let config = sled::Config::new()
         .path(path)
@@ -70,9 +94,12 @@ pub fn open(path: &Path, cache_bytes: u64) -> Result<Opened, OpenError> {
         .flush_every_ms(None);
     // sled panics on some kinds of damage; that is no reason to die without a word.
     match panic::catch_unwind(panic::AssertUnwindSafe(|| config.open())) {
-        Ok(Ok(db)) => Ok(Opened { db, lock }),
+        Ok(Ok(db)) => Ok(Opened { db: Handle(Some(db)), lock }),
         Ok(Err(error)) => Err(unreadable(error.to_string())),
-        Err(_) => Err(unreadable("its structure is damaged".to_owned())),
+        Err(_) => Err(unreadable(
+            "sled has panicked over it, as the lines above tell: it is damaged, or the disk fails"
+                .to_owned(),
+        )),
     }
 }
 
@@ -89,6 +116,22 @@ fn create_durably(path: &Path) -> io::Result<()> {
     create_durably(parent)?;
     DirBuilder::new().mode(0o700).create(path)?;
     File::open(parent)?.sync_all()
+}
+
+/// A power loss while a database is made can leave a torn `conf`, which sled
+/// then refuses for ever. It is synced before anything is written to the log,
+/// so as long as that is empty there is nothing that `conf` could belong to.
+fn drop_unfinished_beginning(path: &Path) -> io::Result<()> {
+    let is_empty = match fs::metadata(path.join("db")) {
+        Ok(log) => log.len() == 0,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+        Err(error) => return Err(error),
+    };
+    if is_empty && path.join("conf").exists() {
+        fs::remove_file(path.join("conf"))?;
+        tracing::warn!("the database was never written to; it is made anew");
+    }
+    Ok(())
 }
 
 /// A snapshot that a crash left unfinished makes sled's next open fail. It is

@@ -14,11 +14,13 @@ use sessiond::{
 };
 
 /// A session, and everything that was done to it, one after the other.
+#[derive(Clone)]
 pub struct Story {
     pub id: PublicId,
     pub steps: Vec<Step>,
 }
 
+#[derive(Clone)]
 pub struct Step {
     pub durability: Durability,
     /// The length of the log before it was asked for, and after it was answered.
