@@ -36,6 +36,8 @@ struct Worker {
     /// Few sessions that are large and change often, so that parts of sled's
     /// log fall out of use; else many, most of them small.
     heavy: bool,
+    /// Nothing that is synced by default.
+    calm: bool,
     serial: u64,
     alive: Vec<(usize, Browser)>,
     stories: Vec<Story>,
@@ -70,6 +72,7 @@ impl Worker {
         }
         let chosen = self.random.below(self.alive.len());
         match kind {
+            _ if self.calm => self.write(chosen, false).await,
             0..70 => self.write(chosen, false).await,
             70..82 => self.write(chosen, true).await,
             _ => self.destroy(chosen).await,
@@ -144,6 +147,7 @@ async fn work(root: &Path, log: &Path, write: Durability, seed: u64) -> Vec<Stor
                 log: log.to_owned(),
                 write,
                 heavy: seed % 4 >= 2,
+                calm: false,
                 serial: number * 1_000_000,
                 alive: Vec::new(),
                 stories: Vec::new(),
@@ -152,6 +156,7 @@ async fn work(root: &Path, log: &Path, write: Durability, seed: u64) -> Vec<Stor
         let mut tasks = Vec::new();
         for mut worker in workers.drain(..) {
             worker.client = client.clone();
+            worker.calm = life % 3 == 2;
             tasks.push(tokio::spawn(async move {
                 for _ in 0..OPERATIONS {
                     worker.step().await;

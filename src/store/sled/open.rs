@@ -15,7 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 /// which it never syncs, when they are more than a quarter of this. The default
 /// of 512 KiB would spill sessions of 8 KiB; with this, those of 64 KiB stay in.
 /// It is fixed when a database is made.
-const SEGMENT_BYTES: usize = 4 << 20;
+pub const SEGMENT_BYTES: usize = 4 << 20;
 
 /// sled refuses less.
 const MIN_CACHE_BYTES: u64 = 256;
