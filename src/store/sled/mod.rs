@@ -9,11 +9,13 @@
 //! Whatever reaches sled may wait for the disk, and goes to the blocking pool.
 //!
 //! [`records`] is the part that may wait for the disk, [`committer`] makes
-//! changes durable, [`open`] opens the data directory.
+//! changes durable, [`open`] opens the data directory, [`snapshots`] judges what
+//! sled keeps there beside its log.
 
 mod committer;
 mod open;
 mod records;
+mod snapshots;
 
 use std::{
     fs::File,

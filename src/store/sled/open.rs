@@ -11,6 +11,8 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::snapshots::{self, Newest};
+
 /// sled writes a leaf's values together, and spills them to a file of their own,
 /// which it never syncs, when they are more than a quarter of this. The default
 /// of 512 KiB would spill sessions of 8 KiB; with this, those of 64 KiB stay in.
@@ -83,23 +85,38 @@ pub fn open(path: &Path, cache_bytes: u64) -> Result<Opened, OpenError> {
         }
         Err(errno) => return Err(directory(errno.into())),
     }
-    drop_unfinished_snapshots(path).map_err(directory)?;
+    snapshots::drop_unfinished(path).map_err(directory)?;
     drop_unfinished_beginning(path).map_err(directory)?;
-    let unreadable = |problem| OpenError::Unreadable { path: path.to_owned(), problem };
     let config = sled::Config::new()
         .path(path)
         .cache_capacity(cache_bytes.max(MIN_CACHE_BYTES))
         .segment_size(SEGMENT_BYTES)
         // The committer flushes; sled's own thread would end on the first error.
         .flush_every_ms(None);
+    let db = match open_sled(&config) {
+        Err(problem) => match snapshots::set_aside_damaged(path).map_err(directory)? {
+            Newest::Well => Err(problem),
+            Newest::SetAside => open_sled(&config),
+            Newest::Needed(snapshot) => Err(format!(
+                "{} is damaged, and the log is not complete without it",
+                snapshot.display()
+            )),
+        },
+        opened => opened,
+    };
+    let db = db.map_err(|problem| OpenError::Unreadable { path: path.to_owned(), problem })?;
+    Ok(Opened { db, lock })
+}
+
+/// Opens it, or says why not.
+fn open_sled(config: &sled::Config) -> Result<Handle, String> {
     // sled panics on some kinds of damage; that is no reason to die without a word.
     match panic::catch_unwind(panic::AssertUnwindSafe(|| config.open())) {
-        Ok(Ok(db)) => Ok(Opened { db: Handle(Some(db)), lock }),
-        Ok(Err(error)) => Err(unreadable(error.to_string())),
-        Err(_) => Err(unreadable(
-            "sled has panicked over it, as the lines above tell: it is damaged, or the disk fails"
-                .to_owned(),
-        )),
+        Ok(Ok(db)) => Ok(Handle(Some(db))),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("sled has panicked over it, as the lines above tell: it is damaged, or \
+                       the disk fails"
+            .to_owned()),
     }
 }
 
@@ -130,21 +147,6 @@ fn drop_unfinished_beginning(path: &Path) -> io::Result<()> {
     if is_empty && path.join("conf").exists() {
         fs::remove_file(path.join("conf"))?;
         tracing::warn!("the database was never written to; it is made anew");
-    }
-    Ok(())
-}
-
-/// A snapshot that a crash left unfinished makes sled's next open fail. It is
-/// not needed: the one before it is removed only after its rename.
-fn drop_unfinished_snapshots(path: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("snap.") && name.ends_with(".generating") {
-            fs::remove_file(entry.path())?;
-            tracing::warn!(file = %name, "removed a snapshot that a crash left unfinished; nothing is lost by that");
-        }
     }
     Ok(())
 }
