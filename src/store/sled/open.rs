@@ -85,8 +85,16 @@ pub fn open(path: &Path, cache_bytes: u64) -> Result<Opened, OpenError> {
         }
         Err(errno) => return Err(directory(errno.into())),
     }
-    snapshots::drop_unfinished(path).map_err(directory)?;
+    snapshots::finish_or_drop_unfinished(path).map_err(directory)?;
     drop_unfinished_beginning(path).map_err(directory)?;
+    let unreadable = |problem| OpenError::Unreadable { path: path.to_owned(), problem };
+    if snapshots::would_be_emptied(path).map_err(directory)? {
+        return Err(unreadable(
+            "the part of its log that recovery begins with is missing, and sled would drop all \
+             the rest of it"
+                .to_owned(),
+        ));
+    }
     let config = sled::Config::new()
         .path(path)
         .cache_capacity(cache_bytes.max(MIN_CACHE_BYTES))
@@ -104,8 +112,7 @@ pub fn open(path: &Path, cache_bytes: u64) -> Result<Opened, OpenError> {
         },
         opened => opened,
     };
-    let db = db.map_err(|problem| OpenError::Unreadable { path: path.to_owned(), problem })?;
-    Ok(Opened { db, lock })
+    Ok(Opened { db: db.map_err(unreadable)?, lock })
 }
 
 /// Opens it, or says why not.

@@ -8,7 +8,7 @@
 //! cleared at open, so that can be. Hence a snapshot is set aside only when they are all there.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     fs::{self, File},
     io,
     os::unix::fs::FileExt,
@@ -17,17 +17,32 @@ use std::{
 
 use super::open::SEGMENT_BYTES;
 
-/// A snapshot that a crash left unfinished makes sled's next open fail. It is
-/// not needed: the one before it is removed only after its rename.
-pub fn drop_unfinished(path: &Path) -> io::Result<()> {
+/// Finishes or removes a snapshot that a crash left without its last name,
+/// which makes sled's next open fail.
+///
+/// One that is not whole is not needed: the one before it is removed only after
+/// the rename. One that is whole may be: sled clears segments after
+/// the rename without having synced that, so a power loss can take it back
+/// and leave the segments cleared.
+pub fn finish_or_drop_unfinished(path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("snap.") && name.ends_with(".generating") {
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        let Some(finished) = name.strip_suffix(".generating").filter(|n| n.starts_with("snap."))
+        else {
+            continue;
+        };
+        let is_newest = newest(path)?.is_none_or(|(newest, _)| *newest <= *name);
+        if is_newest && is_whole(&fs::read(entry.path())?) {
+            fs::rename(entry.path(), path.join(finished))?;
+            tracing::warn!(file = %name, "finished a snapshot that a crash left without its last name");
+        } else {
             fs::remove_file(entry.path())?;
             tracing::warn!(file = %name, "removed a snapshot that a crash left unfinished; nothing is lost by that");
         }
+        File::open(path)?.sync_all()?;
     }
     Ok(())
 }
@@ -51,7 +66,7 @@ pub fn set_aside_damaged(path: &Path) -> io::Result<Newest> {
     if is_whole(&fs::read(&snapshot)?) {
         return Ok(Newest::Well);
     }
-    if !is_log_enough(&File::open(path.join("db"))?)? {
+    if !Log::read(&File::open(path.join("db"))?, 0)?.has_no_gap() {
         return Ok(Newest::Needed(snapshot));
     }
     // sled takes every name that begins with "snap." for a snapshot.
@@ -83,29 +98,69 @@ fn is_whole(snapshot: &[u8]) -> bool {
 
 const HEADER_BYTES: usize = 20;
 
-/// Whether the segments that sled would begin with, and all after them, are
-/// there without a gap.
-fn is_log_enough(log: &File) -> io::Result<bool> {
-    let segment = SEGMENT_BYTES as u64;
-    let (mut segments, mut stable) = (BTreeMap::new(), 0);
-    for at in (0..log.metadata()?.len()).step_by(SEGMENT_BYTES) {
-        let mut header = [0; HEADER_BYTES];
-        match log.read_exact_at(&mut header, at) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
-            read => read?,
+/// What sled's recovery finds in its log.
+struct Log {
+    /// Where it begins: the newest segment that is called stable, in octets
+    /// ever written.
+    first: u64,
+    /// The segments of that number and above, in order.
+    tail: Vec<u64>,
+    /// There are segments, wherever.
+    any: bool,
+    /// Two segments say they are the same.
+    double: bool,
+}
+
+impl Log {
+    /// As for a recovery with a snapshot of what came before `from`.
+    fn read(log: &File, from: u64) -> io::Result<Self> {
+        let segment = SEGMENT_BYTES as u64;
+        let from = from / segment * segment;
+        let (mut numbers, mut stable, mut double) = (BTreeSet::new(), from, false);
+        for at in (0..log.metadata()?.len()).step_by(SEGMENT_BYTES) {
+            let mut header = [0; HEADER_BYTES];
+            match log.read_exact_at(&mut header, at) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
+                read => read?,
+            }
+            let Some((number, stable_here)) = segment_header(&header) else {
+                continue;
+            };
+            let Some(number) = u64::try_from(number).ok().filter(|number| *number >= from) else {
+                continue;
+            };
+            stable = stable.max(u64::try_from(stable_here).unwrap_or(0));
+            double |= !numbers.insert(number);
         }
-        let Some((number, stable_here)) = segment_header(&header) else {
-            continue;
-        };
-        stable = stable.max(stable_here);
-        if segments.insert(number, at).is_some() {
-            return Ok(false);
-        }
+        let first = stable / segment * segment;
+        let tail = numbers.range(first..).copied().collect();
+        Ok(Self { first, tail, any: !numbers.is_empty(), double })
     }
-    let first = stable as u64 / segment * segment;
-    let tail: Vec<u64> = segments.range(first as i64..).map(|(number, _)| *number as u64).collect();
-    let expected = (0..tail.len() as u64).map(|place| first + place * segment);
-    Ok(!tail.is_empty() && expected.eq(tail))
+
+    /// Recovery would take everything for torn.
+    fn lacks_its_beginning(&self) -> bool {
+        self.any && self.tail.first() != Some(&self.first)
+    }
+
+    fn has_no_gap(&self) -> bool {
+        let expected = (self.first..).step_by(SEGMENT_BYTES).take(self.tail.len());
+        self.any
+            && !self.double
+            && !self.lacks_its_beginning()
+            && expected.eq(self.tail.iter().copied())
+    }
+}
+
+/// Whether sled, if it opened this, would drop its log without a word.
+pub fn would_be_emptied(path: &Path) -> io::Result<bool> {
+    let log = match File::open(path.join("db")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        log => log?,
+    };
+    // The name says up to where it goes.
+    let from = newest(path)?
+        .and_then(|(name, _)| u64::from_str_radix(name.strip_prefix("snap.")?, 16).ok());
+    Ok(Log::read(&log, from.unwrap_or(0))?.lacks_its_beginning())
 }
 
 /// Where in sled's count of octets a segment begins, and up to where it was
@@ -133,7 +188,19 @@ fn crc(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::sled::open::{OpenError, open};
+    use crate::store::sled::open::{OpenError, Opened, open};
+
+    /// sled's threads may still hold the log for a moment after it was closed.
+    fn reopen(path: &Path) -> Result<Opened, OpenError> {
+        loop {
+            match open(path, 1 << 20) {
+                Err(OpenError::Unreadable { problem, .. }) if problem.contains("acquire lock") => {
+                    std::thread::yield_now();
+                }
+                opened => return opened,
+            }
+        }
+    }
 
     /// A database of more than one segment that was opened a second time, and
     /// its snapshot.
@@ -145,7 +212,7 @@ mod tests {
             opened.db.insert(number.to_be_bytes(), value).expect("it is taken");
         }
         drop(opened);
-        drop(open(directory.path(), 1 << 20).expect("it opens"));
+        drop(reopen(directory.path()).expect("it opens"));
         let (_, snapshot) = newest(directory.path()).expect("readable").expect("a snapshot");
         (directory, snapshot)
     }
@@ -156,7 +223,8 @@ mod tests {
         assert!(is_whole(&fs::read(&snapshot).expect("readable")));
         let log = File::open(directory.path().join("db")).expect("a log");
         assert!(log.metadata().expect("a size").len() > 2 * SEGMENT_BYTES as u64);
-        assert!(is_log_enough(&log).expect("readable"));
+        assert!(Log::read(&log, 0).expect("readable").has_no_gap());
+        assert!(!would_be_emptied(directory.path()).expect("readable"));
         assert!(matches!(set_aside_damaged(directory.path()), Ok(Newest::Well)));
         assert!(snapshot.exists());
     }
@@ -172,7 +240,7 @@ mod tests {
             let mut content = fs::read(&snapshot).expect("readable");
             damage(&mut content);
             fs::write(&snapshot, content).expect("written");
-            let opened = open(directory.path(), 1 << 20).expect("it opens");
+            let opened = reopen(directory.path()).expect("it opens");
             for number in 0..300_u32 {
                 let value = opened.db.get(number.to_be_bytes()).expect("readable");
                 assert_eq!(value.as_deref(), Some(&*vec![number as u8; 40_000]), "{number}");
@@ -183,26 +251,48 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_without_its_last_name_is_finished_when_it_is_whole() {
+        let (directory, snapshot) = database();
+        let content = fs::read(&snapshot).expect("readable");
+        let unfinished = snapshot.with_extension(format!(
+            "{}.generating",
+            snapshot.extension().expect("a number").to_str().expect("text")
+        ));
+        fs::rename(&snapshot, &unfinished).expect("renamed");
+        finish_or_drop_unfinished(directory.path()).expect("it works");
+        assert!(snapshot.exists() && !unfinished.exists());
+        fs::write(&unfinished, &content[..content.len() - 1]).expect("written");
+        finish_or_drop_unfinished(directory.path()).expect("it works");
+        assert!(fs::read(&snapshot).expect("readable") == content && !unfinished.exists());
+    }
+
+    #[test]
     fn a_damaged_snapshot_that_is_needed_stays_and_nothing_is_touched() {
         let (directory, snapshot) = database();
         fs::write(&snapshot, b"").expect("written");
         let log = directory.path().join("db");
-        // The newest segment says that the one before it is stable.
         let mut content = fs::read(&log).expect("readable");
-        let newest = (0..content.len()).step_by(SEGMENT_BYTES).max_by_key(|at| {
-            let header = content[*at..at + HEADER_BYTES].try_into().expect("20 octets");
-            segment_header(header).map(|(number, _)| number)
+        // Where recovery would begin.
+        let first = Log::read(&File::open(&log).expect("a log"), 0).expect("readable").first;
+        let places = (0..content.len()).step_by(SEGMENT_BYTES);
+        let place = places.into_iter().find(|at| {
+            let header = content[*at..].first_chunk::<HEADER_BYTES>().expect("20 octets");
+            segment_header(header).is_some_and(|(number, _)| number as u64 == first)
         });
-        let header = content[newest.expect("a segment")..][..HEADER_BYTES].try_into();
-        let (_, stable) = segment_header(header.expect("20 octets")).expect("a header");
-        let before = stable as usize / SEGMENT_BYTES * SEGMENT_BYTES;
-        content[before..before + HEADER_BYTES].fill(0);
+        content[place.expect("it is there")..][..HEADER_BYTES].fill(0);
         fs::write(&log, &content).expect("written");
-        let refused = open(directory.path(), 1 << 20).map(drop).expect_err("it is refused");
+        let refused = reopen(directory.path()).map(drop).expect_err("it is refused");
         assert!(
             matches!(&refused, OpenError::Unreadable { problem, .. } if problem.contains("snap."))
         );
         assert!(snapshot.exists());
+        assert!(fs::read(&log).expect("readable") == content, "the log is as it was");
+        // And without any: sled would open this, and keep nothing.
+        fs::remove_file(&snapshot).expect("removed");
+        let refused = reopen(directory.path()).map(drop).expect_err("it is refused");
+        assert!(
+            matches!(&refused, OpenError::Unreadable { problem, .. } if problem.contains("drop all"))
+        );
         assert!(fs::read(&log).expect("readable") == content, "the log is as it was");
     }
 }
