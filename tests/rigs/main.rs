@@ -14,6 +14,7 @@ mod buggy;
 mod checker;
 mod churn;
 mod corpora;
+mod faults;
 mod form;
 mod history;
 mod kill;
@@ -21,16 +22,9 @@ mod linearizability;
 mod machine;
 mod model;
 mod names;
+mod power_loss;
 mod rig;
 mod state_machine;
 mod steps;
 mod stores;
-
-/// From the suite, which uses more of it than the rigs do.
-#[path = "../suite/support"]
-mod support {
-    #[allow(dead_code)]
-    pub mod browser;
-    #[allow(dead_code)]
-    pub mod program;
-}
+mod support;

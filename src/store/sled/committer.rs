@@ -28,11 +28,12 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::fs::Dir;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::open::SEGMENT_BYTES;
 use crate::session::store::{Result, StoreError};
 
 /// When a change is acknowledged.
@@ -49,9 +50,22 @@ pub enum Durability {
 
 const DOING: &str = "make a change durable";
 
+/// sled trusts what it has flushed as if it were on the disk: it writes over
+/// segments whose records were copied elsewhere, and its recovery refuses, or
+/// drops, what a later segment says was there before. So a power loss is safe only if the log
+/// is synced within each segment. This much, as far as it is known, is written
+/// between two syncs; then changes wait for the next one.
+const SYNC_BYTES: u64 = SEGMENT_BYTES as u64 / 4;
+const MOST_UNSYNCED_BYTES: u64 = SEGMENT_BYTES as u64 / 2;
+const MOST_WAIT_FOR_SYNC: Duration = Duration::from_secs(5);
+
+/// A flush that takes longer is nudged: see [`Shared::nudge`].
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// A handle to the thread. The thread ends when this is dropped, after a last
 /// flush and sync.
 pub struct Committer {
+    db: sled::Db,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -63,7 +77,14 @@ struct Shared {
     changed: AtomicU64,
     flushed: AtomicU64,
     synced: AtomicU64,
+    /// Bytes of changes, and what sled made of them, counted both so as not to
+    /// count too little; and how many of them the last sync took along.
+    written_bytes: AtomicU64,
+    synced_bytes: AtomicU64,
+    /// Changes that wait for a sync; under the lock of the queue.
+    room: Condvar,
     failed: AtomicBool,
+    nudging: AtomicBool,
 }
 
 #[derive(Default)]
@@ -88,14 +109,18 @@ impl Committer {
             changed: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
             synced: AtomicU64::new(0),
+            written_bytes: AtomicU64::new(0),
+            synced_bytes: AtomicU64::new(0),
+            room: Condvar::new(),
             failed: AtomicBool::new(false),
+            nudging: AtomicBool::new(false),
         });
         let files = Files::open(path)?;
-        let theirs = Arc::clone(&shared);
+        let (theirs, their_db) = (Arc::clone(&shared), db.clone());
         let thread = std::thread::Builder::new()
             .name("sessiond-commit".to_owned())
-            .spawn(move || theirs.run(&db, files, flush_interval))?;
-        Ok(Self { shared, thread: Some(thread) })
+            .spawn(move || theirs.run(&their_db, files, flush_interval))?;
+        Ok(Self { db, shared, thread: Some(thread) })
     }
 
     /// An error once a flush has failed: see the head of this file.
@@ -105,6 +130,27 @@ impl Committer {
                 "keep its promise of durability after an earlier failure",
                 "a flush failed earlier; restart the daemon when the disk is well",
             ));
+        }
+        Ok(())
+    }
+
+    /// Waits until a change of so many bytes may be made. Call it before each,
+    /// on a thread that may wait for the disk.
+    pub fn admit(&self, bytes: usize) -> Result<()> {
+        let before = self.shared.unsynced_bytes();
+        self.shared.written_bytes.fetch_add(bytes as u64, Ordering::SeqCst);
+        if before + (bytes as u64) < SYNC_BYTES {
+            return Ok(());
+        }
+        let mut queue = self.shared.queue.lock();
+        if before < SYNC_BYTES {
+            self.shared.wake.notify_one();
+        }
+        while self.shared.unsynced_bytes() > MOST_UNSYNCED_BYTES {
+            self.check()?;
+            if self.shared.room.wait_for(&mut queue, MOST_WAIT_FOR_SYNC).timed_out() {
+                return Err(StoreError::unavailable(DOING, "the disk does not keep up"));
+            }
         }
         Ok(())
     }
@@ -132,7 +178,7 @@ impl Committer {
             return Ok(());
         }
         let stopped = || StoreError::unavailable(DOING, "the committer has stopped");
-        let (done, outcome) = oneshot::channel();
+        let (done, mut outcome) = oneshot::channel();
         {
             let mut queue = self.shared.queue.lock();
             if queue.dead {
@@ -141,7 +187,15 @@ impl Committer {
             queue.waiting.push(Waiter { durability, done });
             self.shared.wake.notify_one();
         }
-        outcome.await.unwrap_or_else(|_| Err(stopped()))
+        loop {
+            match tokio::time::timeout(PATIENCE, &mut outcome).await {
+                Ok(outcome) => return outcome.unwrap_or_else(|_| Err(stopped())),
+                Err(_) => {
+                    let (shared, db) = (Arc::clone(&self.shared), self.db.clone());
+                    tokio::task::spawn_blocking(move || shared.nudge(&db));
+                }
+            }
+        }
     }
 }
 
@@ -150,6 +204,13 @@ impl Drop for Committer {
         self.shared.queue.lock().stopping = true;
         self.shared.wake.notify_one();
         if let Some(thread) = self.thread.take() {
+            let mut queue = self.shared.queue.lock();
+            while !queue.dead {
+                if self.shared.wake.wait_for(&mut queue, PATIENCE).timed_out() {
+                    MutexGuard::unlocked(&mut queue, || self.shared.nudge(&self.db));
+                }
+            }
+            drop(queue);
             // A panic there has failed the store and was reported by the hook.
             let _ = thread.join();
         }
@@ -159,11 +220,13 @@ impl Drop for Committer {
 impl Shared {
     fn run(&self, db: &sled::Db, mut files: Files, flush_interval: Duration) {
         let _end = End(self);
+        let mut pause = false;
         loop {
-            let (waiting, stopping) = self.gather(flush_interval);
+            let (waiting, stopping) = self.gather(flush_interval, pause);
             let sync =
                 stopping || waiting.iter().any(|waiter| waiter.durability == Durability::Synced);
-            let outcome = self.flush(db, sync.then_some(&mut files));
+            let outcome = self.flush(db, &mut files, sync);
+            pause = outcome.is_err();
             for waiter in waiting {
                 // Nobody listens any more when the call was cancelled.
                 let _ = waiter.done.send(outcome.clone().map_err(Failure::into_error));
@@ -174,14 +237,16 @@ impl Shared {
         }
     }
 
-    /// Waits for somebody who wants a flush, or for the interval to pass over a
-    /// change that nobody waits for.
-    fn gather(&self, flush_interval: Duration) -> (Vec<Waiter>, bool) {
+    /// Waits for somebody who wants a flush, for the interval to pass over a
+    /// change that nobody waits for, or for much to be unsynced; for the last
+    /// not at once after a failure.
+    fn gather(&self, flush_interval: Duration, pause: bool) -> (Vec<Waiter>, bool) {
         let mut queue = self.queue.lock();
         while queue.waiting.is_empty() && !queue.stopping {
-            if !self.is_dirty() {
+            let much = self.unsynced_bytes() >= SYNC_BYTES;
+            if self.failed.load(Ordering::Acquire) || !much && !self.is_dirty() {
                 self.wake.wait(&mut queue);
-            } else if self.wake.wait_for(&mut queue, flush_interval).timed_out() {
+            } else if much && !pause || self.wake.wait_for(&mut queue, flush_interval).timed_out() {
                 break;
             }
         }
@@ -190,19 +255,31 @@ impl Shared {
 
     fn is_dirty(&self) -> bool {
         self.changed.load(Ordering::SeqCst) > self.flushed.load(Ordering::SeqCst)
-            && !self.failed.load(Ordering::Acquire)
     }
 
-    fn flush(&self, db: &sled::Db, sync: Option<&mut Files>) -> std::result::Result<(), Failure> {
+    fn unsynced_bytes(&self) -> u64 {
+        // In this order: what is written only grows.
+        let synced = self.synced_bytes.load(Ordering::SeqCst);
+        self.written_bytes.load(Ordering::SeqCst) - synced
+    }
+
+    fn flush(
+        &self,
+        db: &sled::Db,
+        files: &mut Files,
+        sync: bool,
+    ) -> std::result::Result<(), Failure> {
         if self.failed.load(Ordering::Acquire) {
             return Err(Failure(Arc::new(io::Error::other("an earlier flush failed"))));
         }
         let changed = self.changed.load(Ordering::SeqCst);
-        db.flush().map_err(|error| self.fail(io::Error::other(error)))?;
+        let written = self.written_bytes.load(Ordering::SeqCst);
+        let flushed = db.flush().map_err(|error| self.fail(io::Error::other(error)))? as u64;
         self.flushed.store(changed, Ordering::SeqCst);
-        let Some(files) = sync else {
+        self.written_bytes.fetch_add(flushed, Ordering::SeqCst);
+        if !sync && self.unsynced_bytes() < SYNC_BYTES {
             return Ok(());
-        };
+        }
         // What fails before anything was synced, for lack of descriptors say,
         // leaves nothing in doubt: it may work the next time.
         let blobs = files.new_blobs().map_err(|error| {
@@ -211,11 +288,29 @@ impl Shared {
         })?;
         files.sync(blobs).map_err(|error| self.fail(error))?;
         self.synced.store(changed, Ordering::SeqCst);
+        self.synced_bytes.store(written + flushed, Ordering::SeqCst);
+        let _queue = self.queue.lock();
+        self.room.notify_all();
         Ok(())
+    }
+
+    /// Wakes a flush that sleeps through an error: sled does not always tell
+    /// it of a write that has failed, and it would wait for ever. Whoever asks
+    /// for a place in the log after an error wakes all who wait. When the disk
+    /// is only slow this makes one small change more.
+    fn nudge(&self, db: &sled::Db) {
+        if !self.nudging.swap(true, Ordering::AcqRel) {
+            // The error, if there is one, is the flush's to tell.
+            let _ = db.insert(b"nudge", b"");
+            self.nudging.store(false, Ordering::Release);
+        }
     }
 
     fn fail(&self, error: io::Error) -> Failure {
         self.failed.store(true, Ordering::Release);
+        let queue = self.queue.lock();
+        self.room.notify_all();
+        drop(queue);
         tracing::error!(%error, "a flush failed: the store refuses from now on, because what is on the disk is not known; restart when the disk is well");
         Failure(Arc::new(error))
     }
@@ -232,6 +327,8 @@ impl Drop for End<'_> {
         let mut queue = self.0.queue.lock();
         queue.dead = true;
         queue.waiting.clear();
+        self.0.wake.notify_all();
+        self.0.room.notify_all();
     }
 }
 

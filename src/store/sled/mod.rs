@@ -9,11 +9,13 @@
 //! Whatever reaches sled may wait for the disk, and goes to the blocking pool.
 //!
 //! [`records`] is the part that may wait for the disk, [`committer`] makes
-//! changes durable, [`open`] opens the data directory.
+//! changes durable, [`open`] opens the data directory, [`snapshots`] judges what
+//! sled keeps there beside its log.
 
 mod committer;
 mod open;
 mod records;
+mod snapshots;
 mod space;
 
 use std::{
@@ -32,6 +34,7 @@ use tokio::sync::Semaphore;
 
 use self::{
     committer::Committer,
+    open::Handle,
     records::{Kept, Locks, Records},
     space::Space,
 };
@@ -79,7 +82,7 @@ struct Shared {
     space: Space,
     /// Counts of the last clean stop, and the time of the last mark.
     meta: Tree,
-    db: sled::Db,
+    db: Handle,
     /// Last, because fields are dropped in order: the next owner may come when
     /// everything is closed.
     _lock: File,
@@ -114,8 +117,9 @@ impl SledDatabase {
         let opened = open::open(&path, options.cache_bytes / 2)?;
         let directory = |source| OpenError::Directory { path: path.clone(), source };
         let meta = opened.db.open_tree(META).map_err(|error| unreadable_database(&path, &error))?;
-        let committer = Committer::start(opened.db.clone(), path.clone(), options.flush_interval)
-            .map_err(directory)?;
+        let committer =
+            Committer::start(sled::Db::clone(&opened.db), path.clone(), options.flush_interval)
+                .map_err(directory)?;
         let hot_bytes = options.cache_bytes / 2;
         let items = (hot_bytes / 512).max(16) as usize;
         let shared = Arc::new(Shared {

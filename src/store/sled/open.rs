@@ -3,6 +3,7 @@
 use std::{
     fs::{self, DirBuilder, File},
     io,
+    ops::Deref,
     os::unix::fs::DirBuilderExt,
     panic,
     path::{Path, PathBuf},
@@ -12,11 +13,13 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::snapshots::{self, Newest};
+
 /// sled writes a leaf's values together, and spills them to a file of their own,
 /// which it never syncs, when they are more than a quarter of this. The default
 /// of 512 KiB would spill sessions of 8 KiB; with this, those of 64 KiB stay in.
 /// It is fixed when a database is made.
-const SEGMENT_BYTES: usize = 4 << 20;
+pub const SEGMENT_BYTES: usize = 4 << 20;
 
 /// How often sled's own thread runs. Nobody relies on its flushes: it ends on the
 /// first error, and the committer notices errors by itself. But only that thread
@@ -52,8 +55,30 @@ pub enum OpenError {
 /// An open database and the lock that makes this process its owner. The lock
 /// goes with the value.
 pub struct Opened {
-    pub db: sled::Db,
+    pub db: Handle,
     pub lock: File,
+}
+
+/// The handle of a database that is dropped last: with it sled closes its log,
+/// and panics when its own sync of that fails. The committer has done its sync
+/// by then, and has told of it.
+pub struct Handle(Option<sled::Db>);
+
+impl Deref for Handle {
+    type Target = sled::Db;
+
+    fn deref(&self) -> &sled::Db {
+        self.0.as_ref().expect("it is taken when dropped")
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let db = self.0.take();
+        if panic::catch_unwind(panic::AssertUnwindSafe(|| drop(db))).is_err() {
+            tracing::error!("sled could not close its log; what it said stands above");
+        }
+    }
 }
 
 pub fn open(path: &Path, cache_bytes: u64) -> Result<Opened, OpenError> {
@@ -74,18 +99,44 @@ pub fn open(path: &Path, cache_bytes: u64) -> Result<Opened, OpenError> {
         Err(errno) => return Err(directory(errno.into())),
     }
     wait_for_sled(path).map_err(directory)?;
-    drop_unfinished_snapshots(path).map_err(directory)?;
+    snapshots::finish_or_drop_unfinished(path).map_err(directory)?;
+    drop_unfinished_beginning(path).map_err(directory)?;
     let unreadable = |problem| OpenError::Unreadable { path: path.to_owned(), problem };
+    if snapshots::would_be_emptied(path).map_err(directory)? {
+        return Err(unreadable(
+            "the part of its log that recovery begins with is missing, and sled would drop all \
+             the rest of it"
+                .to_owned(),
+        ));
+    }
     let config = sled::Config::new()
         .path(path)
         .cache_capacity(cache_bytes.max(MIN_CACHE_BYTES))
         .segment_size(SEGMENT_BYTES)
         .flush_every_ms(Some(CLEAN_EVERY_MS));
+    let db = match open_sled(&config) {
+        Err(problem) => match snapshots::set_aside_damaged(path).map_err(directory)? {
+            Newest::Well => Err(problem),
+            Newest::SetAside => open_sled(&config),
+            Newest::Needed(snapshot) => Err(format!(
+                "{} is damaged, and the log is not complete without it",
+                snapshot.display()
+            )),
+        },
+        opened => opened,
+    };
+    Ok(Opened { db: db.map_err(unreadable)?, lock })
+}
+
+/// Opens it, or says why not.
+fn open_sled(config: &sled::Config) -> Result<Handle, String> {
     // sled panics on some kinds of damage; that is no reason to die without a word.
     match panic::catch_unwind(panic::AssertUnwindSafe(|| config.open())) {
-        Ok(Ok(db)) => Ok(Opened { db, lock }),
-        Ok(Err(error)) => Err(unreadable(error.to_string())),
-        Err(_) => Err(unreadable("its structure is damaged".to_owned())),
+        Ok(Ok(db)) => Ok(Handle(Some(db))),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("sled has panicked over it, as the lines above tell: it is damaged, or \
+                       the disk fails"
+            .to_owned()),
     }
 }
 
@@ -125,17 +176,18 @@ fn wait_for_sled(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A snapshot that a crash left unfinished makes sled's next open fail. It is
-/// not needed: the one before it is removed only after its rename.
-fn drop_unfinished_snapshots(path: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("snap.") && name.ends_with(".generating") {
-            fs::remove_file(entry.path())?;
-            tracing::warn!(file = %name, "removed a snapshot that a crash left unfinished; nothing is lost by that");
-        }
+/// A power loss while a database is made can leave a torn `conf`, which sled
+/// then refuses for ever. It is synced before anything is written to the log,
+/// so as long as that is empty there is nothing that `conf` could belong to.
+fn drop_unfinished_beginning(path: &Path) -> io::Result<()> {
+    let is_empty = match fs::metadata(path.join("db")) {
+        Ok(log) => log.len() == 0,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+        Err(error) => return Err(error),
+    };
+    if is_empty && path.join("conf").exists() {
+        fs::remove_file(path.join("conf"))?;
+        tracing::warn!("the database was never written to; it is made anew");
     }
     Ok(())
 }

@@ -83,6 +83,9 @@ impl Drop for Records {
     }
 }
 
+/// What a change takes in the log beside its record, about.
+const CHANGE_BYTES: usize = 64;
+
 const SWEEP: &str = "sweep expired records";
 /// When the sweep looks again at a record that it can not read.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -261,12 +264,14 @@ impl Records {
     fn put(&self, id: PublicId, kept: Kept) -> Result<()> {
         let mut bytes = kept.indexed.unix_millis().to_be_bytes().to_vec();
         codec::encode(&kept.record, &mut bytes);
+        self.shared.committer.admit(CHANGE_BYTES + bytes.len())?;
         let stored = self.records.insert(id.as_bytes(), bytes);
         self.in_step(id, stored.map(drop), Some(kept), "write a record")
     }
 
     /// Call it under the lock of `id`.
     fn remove(&self, id: PublicId) -> Result<()> {
+        self.shared.committer.admit(CHANGE_BYTES)?;
         let removed = self.records.remove(id.as_bytes());
         self.in_step(id, removed.map(drop), None, "remove a record")?;
         self.count.fetch_sub(1, Ordering::AcqRel);
@@ -293,6 +298,7 @@ impl Records {
     }
 
     fn index(&self, at: Moment, id: PublicId) -> Result<()> {
+        self.shared.committer.admit(CHANGE_BYTES)?;
         let stored = self.expiry.insert(entry(at, id), &[]);
         self.shared.committer.changed();
         stored.map(drop).map_err(|error| StoreError::unavailable("index a deadline", error))
@@ -303,6 +309,7 @@ impl Records {
     }
 
     fn drop_entry(&self, entry: &[u8]) -> Result<()> {
+        self.shared.committer.admit(CHANGE_BYTES)?;
         let removed = self.expiry.remove(entry);
         self.shared.committer.changed();
         removed.map(drop).map_err(|error| StoreError::unavailable("drop an index entry", error))

@@ -1,0 +1,574 @@
+//! A library to be put before libc with `LD_PRELOAD`: it records what a process
+//! does to the files below one directory, and makes chosen operations fail.
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `RECORDER_ROOT` | the directory; without it nothing is recorded |
+//! | `RECORDER_LOG` | where the operations are appended, as [`Head`] and what follows it |
+//! | `RECORDER_FAULT` | `class:n:errno:once` or `class:n:errno:always`; the class is `write`, `sync` or `rename`, n counts from 1. Then the log holds no data. |
+//!
+//! Each operation and its entry in the log happen under one lock, so the log
+//! is an order in which they could have happened one by one. On `SIGUSR2` the
+//! process is killed between two operations: what is in the log has happened,
+//! and nothing else has. Only absolute paths are followed, and no descriptor is
+//! followed through `dup`. Raw system calls pass by unseen.
+//!
+//! It runs inside calls of libc, on any thread, perhaps before `main`: nothing
+//! here allocates or panics.
+
+use std::{
+    cell::UnsafeCell,
+    ffi::{CStr, c_char, c_int, c_uint, c_void},
+    sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst},
+};
+
+use libc::{iovec, mode_t, off64_t, size_t, ssize_t};
+
+/// What stands before each entry, in the order of this machine. The path
+/// follows, below the root and without a slash in front, and then the data.
+#[repr(C)]
+struct Head {
+    /// One of [`kind`].
+    kind: u32,
+    fd: i32,
+    /// Where a write went; the length of a truncation; 1 for an open that
+    /// made the file, plus 2 for one that emptied it.
+    at: u64,
+    path_len: u32,
+    data_len: u32,
+}
+
+mod kind {
+    pub const START: u32 = 0;
+    pub const OPEN: u32 = 1;
+    pub const CLOSE: u32 = 2;
+    pub const WRITE: u32 = 3;
+    pub const SYNC_RANGE: u32 = 4;
+    pub const SYNC_DATA: u32 = 5;
+    pub const SYNC: u32 = 6;
+    pub const TRUNCATE: u32 = 7;
+    pub const RENAME: u32 = 8;
+    pub const UNLINK: u32 = 9;
+    pub const MKDIR: u32 = 10;
+    /// The operation was made to fail.
+    pub const FAULT: u32 = 11;
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Class {
+    Write = 1,
+    Sync = 2,
+    Rename = 3,
+}
+
+const MAX_FDS: usize = 1 << 16;
+const UNSET: i32 = -1;
+
+/// Descriptors of files below the root.
+static FOLLOWED: [AtomicBool; MAX_FDS] = [const { AtomicBool::new(false) }; MAX_FDS];
+static LOG: AtomicI32 = AtomicI32::new(UNSET);
+/// The root, a string of libc's environment, which lives as long as the process.
+static ROOT: AtomicUsize = AtomicUsize::new(0);
+static FAULT_CLASS: AtomicU8 = AtomicU8::new(0);
+static FAULT_NUMBER: AtomicU64 = AtomicU64::new(0);
+static FAULT_ERRNO: AtomicI32 = AtomicI32::new(0);
+static FAULT_ALWAYS: AtomicBool = AtomicBool::new(false);
+static SEEN: AtomicU64 = AtomicU64::new(0);
+static DYING: AtomicBool = AtomicBool::new(false);
+
+struct Lock(UnsafeCell<libc::pthread_mutex_t>);
+// SAFETY: a mutex is there to be shared; only its address is taken.
+unsafe impl Sync for Lock {}
+static LOCK: Lock = Lock(UnsafeCell::new(libc::PTHREAD_MUTEX_INITIALIZER));
+
+struct Held;
+
+impl Held {
+    fn take() -> Self {
+        // SAFETY: the mutex is static and initialized.
+        unsafe { libc::pthread_mutex_lock(LOCK.0.get()) };
+        Self
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if DYING.load(SeqCst) {
+            die();
+        }
+        // SAFETY: this thread took it.
+        unsafe { libc::pthread_mutex_unlock(LOCK.0.get()) };
+        // The signal may have come between the two.
+        if DYING.load(SeqCst) {
+            die();
+        }
+    }
+}
+
+fn die() {
+    // SAFETY: raw system calls without memory.
+    unsafe { libc::syscall(libc::SYS_kill, libc::syscall(libc::SYS_getpid), libc::SIGKILL) };
+}
+
+extern "C" fn on_die(_: c_int) {
+    DYING.store(true, SeqCst);
+    // Whoever holds the lock, be it the thread that was interrupted, dies when
+    // it lets go. SAFETY: the mutex is static; nothing is done under it but to end.
+    if unsafe { libc::pthread_mutex_trylock(LOCK.0.get()) } == 0 {
+        die();
+    }
+}
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static START: extern "C" fn() = start;
+
+extern "C" fn start() {
+    // SAFETY: the environment is not changed while constructors run; the
+    // strings end with NUL.
+    unsafe {
+        let root = libc::getenv(c"RECORDER_ROOT".as_ptr());
+        let log = libc::getenv(c"RECORDER_LOG".as_ptr());
+        if root.is_null() || log.is_null() {
+            return;
+        }
+        let flags = libc::O_CREAT | libc::O_APPEND | libc::O_WRONLY | libc::O_CLOEXEC;
+        let fd = libc::syscall(libc::SYS_openat, libc::AT_FDCWD, log, flags, 0o600);
+        if fd < 0 {
+            libc::_exit(97);
+        }
+        let fault = libc::getenv(c"RECORDER_FAULT".as_ptr());
+        if !fault.is_null() && read_fault(CStr::from_ptr(fault).to_bytes()).is_none() {
+            libc::_exit(98);
+        }
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_die as *const () as usize;
+        action.sa_flags = libc::SA_RESTART;
+        libc::sigaction(libc::SIGUSR2, &action, std::ptr::null_mut());
+        LOG.store(fd as i32, SeqCst);
+        ROOT.store(root as usize, SeqCst);
+    }
+    let _held = Held::take();
+    append(kind::START, UNSET, 0, b"", b"");
+}
+
+fn read_fault(text: &[u8]) -> Option<()> {
+    let mut parts = text.split(|octet| *octet == b':');
+    let class = match parts.next()? {
+        b"write" => Class::Write,
+        b"sync" => Class::Sync,
+        b"rename" => Class::Rename,
+        _ => return None,
+    };
+    let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse::<u32>().ok();
+    FAULT_NUMBER.store(number()?.into(), SeqCst);
+    FAULT_ERRNO.store(number()?.try_into().ok()?, SeqCst);
+    FAULT_ALWAYS.store(parts.next()? == b"always", SeqCst);
+    FAULT_CLASS.store(class as u8, SeqCst);
+    Some(())
+}
+
+/// Appends an entry. Call it under the lock. Leaves errno as it is.
+fn append(kind: u32, fd: c_int, at: u64, path: &[u8], data: &[u8]) {
+    let data = if FAULT_CLASS.load(SeqCst) == 0 { data } else { b"" };
+    let head = Head { kind, fd, at, path_len: path.len() as u32, data_len: data.len() as u32 };
+    let parts = [
+        iovec { iov_base: (&raw const head).cast_mut().cast(), iov_len: size_of::<Head>() },
+        iovec { iov_base: path.as_ptr().cast_mut().cast(), iov_len: path.len() },
+        iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() },
+    ];
+    let expected = (size_of::<Head>() + path.len() + data.len()) as i64;
+    // SAFETY: the parts live until the call returns; errno is this thread's.
+    unsafe {
+        let errno = *libc::__errno_location();
+        let log = LOG.load(SeqCst);
+        if libc::syscall(libc::SYS_writev, log, parts.as_ptr(), parts.len()) != expected {
+            // A log with a hole would prove nothing.
+            libc::_exit(99);
+        }
+        *libc::__errno_location() = errno;
+    }
+}
+
+/// Whether this operation of `class` is to fail. Sets errno and notes it when
+/// so. Call it under the lock.
+fn fails(class: Class, fd: c_int, path: &[u8]) -> bool {
+    if FAULT_CLASS.load(SeqCst) != class as u8 {
+        return false;
+    }
+    let seen = SEEN.fetch_add(1, SeqCst) + 1;
+    let number = FAULT_NUMBER.load(SeqCst);
+    if seen != number && (seen < number || !FAULT_ALWAYS.load(SeqCst)) {
+        return false;
+    }
+    append(kind::FAULT, fd, seen, path, b"");
+    // SAFETY: errno is this thread's.
+    unsafe { *libc::__errno_location() = FAULT_ERRNO.load(SeqCst) };
+    true
+}
+
+fn is_followed(fd: c_int) -> bool {
+    usize::try_from(fd).ok().and_then(|fd| FOLLOWED.get(fd)).is_some_and(|fd| fd.load(SeqCst))
+}
+
+fn follow(fd: c_int, follow: bool) {
+    if let Some(slot) = usize::try_from(fd).ok().and_then(|fd| FOLLOWED.get(fd)) {
+        slot.store(follow, SeqCst);
+    } else if fd >= 0 {
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(96) };
+    }
+}
+
+/// The part of a path below the root.
+///
+/// # Safety
+///
+/// `path` is null or ends with NUL.
+unsafe fn below<'a>(path: *const c_char) -> Option<&'a [u8]> {
+    let root = ROOT.load(SeqCst) as *const c_char;
+    if root.is_null() || path.is_null() {
+        return None;
+    }
+    // SAFETY: both end with NUL.
+    let (root, path) =
+        unsafe { (CStr::from_ptr(root).to_bytes(), CStr::from_ptr(path).to_bytes()) };
+    let rest = path.strip_prefix(root)?;
+    rest.strip_prefix(b"/").or(rest.is_empty().then_some(rest))
+}
+
+/// The function that this library stands before.
+macro_rules! next {
+    ($name:literal, fn($($argument:ty),*) -> $result:ty) => {{
+        static FOUND: AtomicUsize = AtomicUsize::new(0);
+        let mut found = FOUND.load(SeqCst);
+        if found == 0 {
+            // SAFETY: the name ends with NUL.
+            found = unsafe { libc::dlsym(libc::RTLD_NEXT, $name.as_ptr()) } as usize;
+            if found == 0 {
+                // SAFETY: ends the process.
+                unsafe { libc::_exit(95) };
+            }
+            FOUND.store(found, SeqCst);
+        }
+        // SAFETY: libc's function of that name has this type.
+        unsafe { std::mem::transmute::<usize, unsafe extern "C" fn($($argument),*) -> $result>(found) }
+    }};
+}
+
+/// Opens by `call`, and follows what is below the root.
+///
+/// # Safety
+///
+/// `path` is null or ends with NUL.
+unsafe fn opened(path: *const c_char, flags: c_int, call: impl FnOnce() -> c_int) -> c_int {
+    // SAFETY: as the caller's.
+    let Some(name) = (unsafe { below(path) }) else {
+        return call();
+    };
+    let _held = Held::take();
+    // SAFETY: as the caller's.
+    let absent = flags & libc::O_CREAT != 0
+        && unsafe { libc::syscall(libc::SYS_faccessat, libc::AT_FDCWD, path, libc::F_OK) } != 0;
+    let fd = call();
+    if fd >= 0 {
+        follow(fd, true);
+        let emptied = flags & libc::O_TRUNC != 0;
+        append(kind::OPEN, fd, u64::from(absent) + 2 * u64::from(emptied), name, b"");
+    }
+    fd
+}
+
+macro_rules! opens {
+    ($($name:ident $text:literal),+) => {
+        $(/// # Safety
+        ///
+        /// As libc's. The mode is read only when the flags ask for it; where
+        /// it is missing a register holds something else.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+            let next = next!($text, fn(*const c_char, c_int, mode_t) -> c_int);
+            // SAFETY: as the caller's.
+            unsafe { opened(path, flags, || next(path, flags, mode)) }
+        })+
+    };
+}
+opens!(open c"open", open64 c"open64");
+
+macro_rules! opens_at {
+    ($($name:ident $text:literal),+) => {
+        $(/// # Safety
+        ///
+        /// As libc's, and see `open`.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(
+            at: c_int,
+            path: *const c_char,
+            flags: c_int,
+            mode: mode_t,
+        ) -> c_int {
+            let next = next!($text, fn(c_int, *const c_char, c_int, mode_t) -> c_int);
+            // SAFETY: as the caller's.
+            unsafe { opened(path, flags, || next(at, path, flags, mode)) }
+        })+
+    };
+}
+opens_at!(openat c"openat", openat64 c"openat64");
+
+/// # Safety
+///
+/// As libc's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn close(fd: c_int) -> c_int {
+    let next = next!(c"close", fn(c_int) -> c_int);
+    if !is_followed(fd) {
+        // SAFETY: as the caller's.
+        return unsafe { next(fd) };
+    }
+    let _held = Held::take();
+    follow(fd, false);
+    append(kind::CLOSE, fd, 0, b"", b"");
+    // SAFETY: as the caller's.
+    unsafe { next(fd) }
+}
+
+/// Writes by `call`, which gives the octets written, and notes where they went.
+fn written(
+    fd: c_int,
+    at: Option<off64_t>,
+    data: *const c_void,
+    call: impl FnOnce() -> ssize_t,
+) -> ssize_t {
+    if !is_followed(fd) {
+        return call();
+    }
+    let _held = Held::take();
+    if fails(Class::Write, fd, b"") {
+        return -1;
+    }
+    let len = call();
+    if len > 0 {
+        // Where a write without an offset began, in append mode too.
+        // SAFETY: no memory is involved.
+        let at = at.unwrap_or_else(|| unsafe {
+            libc::syscall(libc::SYS_lseek, fd, 0, libc::SEEK_CUR) - len as i64
+        });
+        // SAFETY: so many octets were just read from there.
+        let data = unsafe { std::slice::from_raw_parts(data.cast(), len as usize) };
+        append(kind::WRITE, fd, at as u64, b"", data);
+    }
+    len
+}
+
+/// # Safety
+///
+/// As libc's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn write(fd: c_int, data: *const c_void, len: size_t) -> ssize_t {
+    let next = next!(c"write", fn(c_int, *const c_void, size_t) -> ssize_t);
+    // SAFETY: as the caller's.
+    written(fd, None, data, || unsafe { next(fd, data, len) })
+}
+
+/// One part of it at a time, which a writev may do.
+///
+/// # Safety
+///
+/// As libc's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
+    let next = next!(c"writev", fn(c_int, *const iovec, c_int) -> ssize_t);
+    if !is_followed(fd) {
+        // SAFETY: as the caller's.
+        return unsafe { next(fd, parts, count) };
+    }
+    // SAFETY: the caller gives `count` parts.
+    let parts = unsafe { std::slice::from_raw_parts(parts, count.max(0) as usize) };
+    match parts.iter().find(|part| part.iov_len > 0) {
+        None => 0,
+        Some(part) => {
+            let call = next!(c"write", fn(c_int, *const c_void, size_t) -> ssize_t);
+            // SAFETY: as the caller's.
+            written(fd, None, part.iov_base, || unsafe { call(fd, part.iov_base, part.iov_len) })
+        }
+    }
+}
+
+macro_rules! writes_at {
+    ($($name:ident $text:literal),+) => {
+        $(/// # Safety
+        ///
+        /// As libc's.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(
+            fd: c_int,
+            data: *const c_void,
+            len: size_t,
+            at: off64_t,
+        ) -> ssize_t {
+            let next = next!($text, fn(c_int, *const c_void, size_t, off64_t) -> ssize_t);
+            // SAFETY: as the caller's.
+            written(fd, Some(at), data, || unsafe { next(fd, data, len, at) })
+        })+
+    };
+}
+writes_at!(pwrite c"pwrite", pwrite64 c"pwrite64");
+
+/// An operation on a followed descriptor that gives 0, of a class that may fail.
+fn done(
+    fd: c_int,
+    class: Option<Class>,
+    kind: u32,
+    at: u64,
+    call: impl FnOnce() -> c_int,
+) -> c_int {
+    if !is_followed(fd) {
+        return call();
+    }
+    let _held = Held::take();
+    if class.is_some_and(|class| fails(class, fd, b"")) {
+        return -1;
+    }
+    let result = call();
+    if result == 0 {
+        append(kind, fd, at, b"", b"");
+    }
+    result
+}
+
+/// # Safety
+///
+/// As libc's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sync_file_range(
+    fd: c_int,
+    at: off64_t,
+    len: off64_t,
+    flags: c_uint,
+) -> c_int {
+    let next = next!(c"sync_file_range", fn(c_int, off64_t, off64_t, c_uint) -> c_int);
+    // SAFETY: as the caller's.
+    done(fd, Some(Class::Sync), kind::SYNC_RANGE, at as u64, || unsafe { next(fd, at, len, flags) })
+}
+
+/// # Safety
+///
+/// As libc's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fsync(fd: c_int) -> c_int {
+    let next = next!(c"fsync", fn(c_int) -> c_int);
+    // SAFETY: as the caller's.
+    done(fd, Some(Class::Sync), kind::SYNC, 0, || unsafe { next(fd) })
+}
+
+/// # Safety
+///
+/// As libc's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdatasync(fd: c_int) -> c_int {
+    let next = next!(c"fdatasync", fn(c_int) -> c_int);
+    // SAFETY: as the caller's.
+    done(fd, Some(Class::Sync), kind::SYNC_DATA, 0, || unsafe { next(fd) })
+}
+
+macro_rules! truncates {
+    ($($name:ident $text:literal),+) => {
+        $(/// # Safety
+        ///
+        /// As libc's.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(fd: c_int, len: off64_t) -> c_int {
+            let next = next!($text, fn(c_int, off64_t) -> c_int);
+            // SAFETY: as the caller's.
+            done(fd, None, kind::TRUNCATE, len as u64, || unsafe { next(fd, len) })
+        })+
+    };
+}
+truncates!(ftruncate c"ftruncate", ftruncate64 c"ftruncate64");
+
+/// An operation on a name below the root.
+///
+/// # Safety
+///
+/// `path` is null or ends with NUL, and so is `to`.
+unsafe fn named(
+    path: *const c_char,
+    to: *const c_char,
+    kind: u32,
+    call: impl FnOnce() -> c_int,
+) -> c_int {
+    // SAFETY: as the caller's.
+    let (Some(name), to) = (unsafe { (below(path), below(to).unwrap_or_default()) }) else {
+        return call();
+    };
+    let _held = Held::take();
+    if kind == kind::RENAME && fails(Class::Rename, UNSET, name) {
+        return -1;
+    }
+    let result = call();
+    if result == 0 {
+        // The new name stands where data would, and is kept in both modes.
+        let at = name.len() as u64;
+        let mut both = [0; 2 * libc::PATH_MAX as usize];
+        let (first, rest) = both.split_at_mut(name.len());
+        first.copy_from_slice(name);
+        rest[..to.len()].copy_from_slice(to);
+        append(kind, UNSET, at, &both[..name.len() + to.len()], b"");
+    }
+    result
+}
+
+/// # Safety
+///
+/// As libc's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
+    let next = next!(c"rename", fn(*const c_char, *const c_char) -> c_int);
+    // SAFETY: as the caller's.
+    unsafe { named(from, to, kind::RENAME, || next(from, to)) }
+}
+
+/// # Safety
+///
+/// As libc's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn renameat(
+    from_at: c_int,
+    from: *const c_char,
+    to_at: c_int,
+    to: *const c_char,
+) -> c_int {
+    let next = next!(c"renameat", fn(c_int, *const c_char, c_int, *const c_char) -> c_int);
+    // SAFETY: as the caller's.
+    unsafe { named(from, to, kind::RENAME, || next(from_at, from, to_at, to)) }
+}
+
+/// # Safety
+///
+/// As libc's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unlink(path: *const c_char) -> c_int {
+    let next = next!(c"unlink", fn(*const c_char) -> c_int);
+    // SAFETY: as the caller's.
+    unsafe { named(path, std::ptr::null(), kind::UNLINK, || next(path)) }
+}
+
+/// # Safety
+///
+/// As libc's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unlinkat(at: c_int, path: *const c_char, flags: c_int) -> c_int {
+    let next = next!(c"unlinkat", fn(c_int, *const c_char, c_int) -> c_int);
+    // SAFETY: as the caller's.
+    unsafe { named(path, std::ptr::null(), kind::UNLINK, || next(at, path, flags)) }
+}
+
+/// # Safety
+///
+/// As libc's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mkdir(path: *const c_char, mode: mode_t) -> c_int {
+    let next = next!(c"mkdir", fn(*const c_char, mode_t) -> c_int);
+    // SAFETY: as the caller's.
+    unsafe { named(path, std::ptr::null(), kind::MKDIR, || next(path, mode)) }
+}

@@ -1,0 +1,16 @@
+//! What the rigs of the program have in common.
+
+// The suite uses more of these than the rigs do.
+#[path = "../../suite/support/browser.rs"]
+#[allow(dead_code)]
+pub mod browser;
+pub mod disk;
+pub mod oplog;
+#[path = "../../suite/support/program.rs"]
+#[allow(dead_code)]
+pub mod program;
+pub mod random;
+pub mod story;
+pub mod victim;
+
+pub use crate::form::Form;
