@@ -21,9 +21,6 @@ mod bench;
 mod cli;
 mod client;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 // sysexits.h: EX_USAGE and EX_CONFIG.
 const WRONG_USAGE: u8 = 64;
 const BAD_CONFIGURATION: u8 = 78;

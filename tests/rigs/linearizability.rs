@@ -367,7 +367,8 @@ fn hunt(kind: Kind) {
     let form = Form::of_environment();
     let first = form.seed();
     let seeds = form.pick(20, 200, 2_000);
-    let runtime = Builder::new_multi_thread().worker_threads(4).build().expect("a runtime");
+    let runtime =
+        Builder::new_multi_thread().worker_threads(4).enable_time().build().expect("a runtime");
     let mut total = Tally::default();
     for seed in first..first + seeds {
         let directory = tempfile::tempdir().expect("a scratch folder");
@@ -401,7 +402,7 @@ const PATIENCE: u64 = 40;
 
 /// On one thread, so that a seed catches a bug always or never.
 fn run_with(bug: Option<Bug>, seed: u64) -> Result<Tally, String> {
-    let runtime = Builder::new_current_thread().build().expect("a runtime");
+    let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
     runtime.block_on(run(Buggy::new(MemoryStore::default(), bug, seed), seed))
 }
 

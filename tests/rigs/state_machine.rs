@@ -102,7 +102,8 @@ fn hunt(kind: Kind) {
     let cases = config.cases;
     let mut random = Random::stream(seed, kind as u64);
     let rng = test_rng(&mut random);
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let steps_run = Cell::new(0);
     let answers = RefCell::default();
     let strategy = (rules(), durability(), prop::collection::vec(step(), 1..=MAX_STEPS));
@@ -179,7 +180,8 @@ const PATIENCE: u32 = 400;
 #[test]
 fn every_sequential_bug_is_caught() {
     let seed = Form::of_environment().seed();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let mut caught = Vec::new();
     for bug in SEQUENTIAL {
         let config = Config {

@@ -352,7 +352,8 @@ async fn sled_keeps_records_over_a_restart() {
 /// While the disk holds everybody up, more than the limit is refused.
 #[test]
 fn sled_refuses_more_than_it_may_keep_waiting() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(1).build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_time().max_blocking_threads(1).build();
     runtime.expect("a runtime").block_on(async {
         let directory = tempfile::tempdir().expect("a scratch folder");
         let (_database, store) = sled(&directory, 1 << 20);
