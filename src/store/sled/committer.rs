@@ -52,9 +52,9 @@ const DOING: &str = "make a change durable";
 
 /// sled trusts what it has flushed as if it were on the disk: it writes over
 /// segments whose records were copied elsewhere, and its recovery refuses, or
-/// drops, what a later segment says was there before. So a power loss is safe only if the log
-/// is synced within each segment. This much, as far as it is known, is written
-/// between two syncs; then changes wait for the next one.
+/// drops, what a later segment says was there before. So a power loss is safe
+/// only if the log is synced within each segment. This much, as far as it is
+/// known, is written between two syncs; then changes wait for the next one.
 const SYNC_BYTES: u64 = SEGMENT_BYTES as u64 / 4;
 const MOST_UNSYNCED_BYTES: u64 = SEGMENT_BYTES as u64 / 2;
 const MOST_WAIT_FOR_SYNC: Duration = Duration::from_secs(5);
