@@ -2,10 +2,10 @@
 //! need not read all of it. sled writes one at each open.
 //!
 //! A damaged one makes open fail, though the log alone may do. Without a
-//! snapshot sled begins at the segments that the newest segment header
-//! calls stable, and when one of these is missing it takes everything
-//! for torn and overwrites it: segments without use are
-//! cleared at open, so that can be. Hence a snapshot is set aside only when they are all there.
+//! snapshot sled begins at the segments that the newest segment header calls
+//! stable, and when one of these is missing it takes everything for torn and
+//! overwrites it. Segments without use are cleared at open, so that can be.
+//! Hence a snapshot is set aside only when they are all there.
 
 use std::{
     collections::BTreeSet,
@@ -21,9 +21,9 @@ use super::open::SEGMENT_BYTES;
 /// which makes sled's next open fail.
 ///
 /// One that is not whole is not needed: the one before it is removed only after
-/// the rename. One that is whole may be: sled clears segments after
-/// the rename without having synced that, so a power loss can take it back
-/// and leave the segments cleared.
+/// the rename. One that is whole may be: sled clears segments after the rename
+/// without having synced that, so a power loss can take it back and leave the
+/// segments cleared.
 pub fn finish_or_drop_unfinished(path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
