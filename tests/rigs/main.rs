@@ -13,6 +13,7 @@
 mod buggy;
 mod checker;
 mod churn;
+mod closed_store;
 mod corpora;
 mod faults;
 mod form;
