@@ -75,6 +75,7 @@ async fn open(path: &Path, write: Durability) -> SledStore {
         path: path.to_owned(),
         cache_bytes: 64 << 20,
         flush_interval: Duration::from_millis(100),
+        threads: 2,
         max_pending: 4096,
         min_free_bytes: 0,
         write,

@@ -96,7 +96,8 @@ fn serve(config: Config, dev: bool) -> Result<(), Failure> {
     }
     // Before the store is opened: from here on a stop is a clean stop.
     let stop = stop_signals().map_err(|error| (FAULT, error.to_string()))?;
-    let runtime = server_runtime(&config)?;
+    // It accepts connections and sweeps; the server has threads that serve.
+    let runtime = one_thread()?;
     let served = runtime.block_on(async {
         let surroundings = Surroundings {
             clock: Arc::new(SystemClock::start()),
@@ -167,27 +168,7 @@ fn stop_signals() -> std::io::Result<oneshot::Receiver<()>> {
     Ok(stop)
 }
 
-fn server_runtime(config: &Config) -> Result<Runtime, Failure> {
-    let threads = match config.runtime.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads as usize,
-    };
-    let mut builder = match threads {
-        1 => Builder::new_current_thread(),
-        _ => Builder::new_multi_thread(),
-    };
-    builder
-        .worker_threads(threads)
-        .max_blocking_threads(config.runtime.blocking_threads as usize)
-        .thread_name("sessiond-worker");
-    build(builder)
-}
-
 fn one_thread() -> Result<Runtime, Failure> {
-    build(Builder::new_current_thread())
-}
-
-fn build(mut builder: Builder) -> Result<Runtime, Failure> {
-    let runtime = builder.enable_all().build();
+    let runtime = Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| (FAULT, format!("the runtime can not start: {error}")))
 }

@@ -1,16 +1,22 @@
 //! The gate: how gRPC is spoken on a listener, and within which limits.
 
-use tokio::task::JoinSet;
+use http::Response;
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::{
+    body::Body,
     service::Routes,
     transport::{Server, ServerTlsConfig, server::Connected},
 };
-use tower::util::MapResponseLayer;
+use tower::{
+    layer::util::{Identity, Stack},
+    util::MapResponseLayer,
+};
 
 use super::{
     config::Limits,
     listen::{self, Accept, ConnectionLimit, Listener},
+    workers::{Balance, Workers},
 };
 use crate::grpc::fault;
 
@@ -19,52 +25,87 @@ use crate::grpc::fault;
 const MAX_PENDING_RESET_STREAMS: usize = 20;
 const MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1024;
 
+type NameFaults = MapResponseLayer<fn(Response<Body>) -> Response<Body>>;
+
 /// What all gRPC listeners have in common.
 pub struct Gate {
     pub limits: Limits,
     pub tls: Option<ServerTlsConfig>,
     pub connections: ConnectionLimit,
+    pub balance: Balance,
     /// Cancelled when the daemon stops: the listeners close.
     pub stopping: CancellationToken,
 }
 
 impl Gate {
-    /// Serves `routes` on a listener, as a task of `serving`.
-    pub fn serve(&self, listener: Listener, routes: Routes, serving: &mut JoinSet<()>) {
+    /// Serves `routes` on a listener: accepts here, and serves on the workers,
+    /// all as tasks of `serving`.
+    pub fn serve(
+        &self,
+        listener: Listener,
+        routes: Routes,
+        workers: &Workers,
+        serving: &mut JoinSet<()>,
+    ) {
         match listener {
-            Listener::Tcp(listener) => self.spawn(listener, self.tls.clone(), routes, serving),
-            Listener::Unix(listener, file) => self.spawn((listener, file), None, routes, serving),
+            Listener::Tcp(listener) => self.open(listener, true, routes, workers, serving),
+            Listener::Unix(listener, file) => {
+                self.open((listener, file), false, routes, workers, serving);
+            }
         }
     }
 
-    fn spawn<A: Accept>(
+    fn open<A: Accept>(
         &self,
         listener: A,
-        tls: Option<ServerTlsConfig>,
+        secured: bool,
         routes: Routes,
+        workers: &Workers,
         serving: &mut JoinSet<()>,
     ) where
         <A::Io as Connected>::ConnectInfo: Clone + Send + Sync + 'static,
     {
+        let mut doors = Vec::new();
+        for runtime in workers.runtimes() {
+            let (door, arrivals) = mpsc::unbounded_channel();
+            doors.push(door);
+            let arrivals = listen::arrivals::<A>(arrivals);
+            let stop = self.stopping.clone().cancelled_owned();
+            let server = self.server(secured).add_routes(routes.clone());
+            let serve = server.serve_with_incoming_shutdown(arrivals, stop);
+            let serve = async move {
+                if let Err(error) = serve.await {
+                    tracing::error!(%error, "a listener has failed");
+                }
+            };
+            serving.spawn_on(serve, runtime);
+        }
+        let accept =
+            listen::accept(listener, self.connections.clone(), self.balance.clone(), doors);
+        let stop = self.stopping.clone().cancelled_owned();
+        serving.spawn(async move {
+            tokio::select! {
+                () = accept => {}
+                () = stop => {}
+            }
+        });
+    }
+
+    fn server(&self, secured: bool) -> Server<Stack<NameFaults, Identity>> {
         let limits = &self.limits;
-        let mut server = Server::builder()
-            .layer(MapResponseLayer::new(fault::name_transport_faults))
+        let server = Server::builder()
+            .layer(MapResponseLayer::new(fault::name_transport_faults as _))
             .max_concurrent_streams(limits.max_concurrent_streams)
             .http2_max_header_list_size(limits.max_header_bytes.0.try_into().unwrap_or(u32::MAX))
             .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESET_STREAMS))
             .http2_max_local_error_reset_streams(Some(MAX_LOCAL_ERROR_RESET_STREAMS))
             .http2_keepalive_interval(Some(listen::KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(listen::KEEPALIVE_TIMEOUT));
-        if let Some(tls) = tls {
-            server = server.tls_config(tls).expect("the TLS files were checked at start");
-        }
-        let connections = listen::connections(listener, self.connections.clone());
-        let stop = self.stopping.clone().cancelled_owned();
-        let serve = server.add_routes(routes).serve_with_incoming_shutdown(connections, stop);
-        serving.spawn(async move {
-            if let Err(error) = serve.await {
-                tracing::error!(%error, "a listener has failed");
+        match &self.tls {
+            Some(tls) if secured => {
+                server.tls_config(tls.clone()).expect("the TLS files were checked at start")
             }
-        });
+            _ => server,
+        }
     }
 }

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`config`] | defaults, file, environment, flags; and what they must keep |
 //! | [`listen`], [`gate`] | sockets, the bound on connections, and what is spoken there |
+//! | [`workers`] | the threads that serve connections |
 //! | [`services`] | the gRPC services of a listener |
 //! | [`cleanup`] | the periodic sweep |
 //! | [`tls`] | certificates and keys |
@@ -15,7 +16,7 @@
 //! | [`system`] | the system's clock and randomness |
 //! | [`log`] | the log |
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,7 @@ use self::{
     listen::{BindError, ConnectionLimit, Listener},
     metrics::{Measured, Metrics},
     services::Services,
+    workers::{Balance, Workers},
 };
 use crate::{
     grpc::{auth::BearerAuth, engines::Engines},
@@ -49,6 +51,7 @@ pub mod scrape;
 mod services;
 pub mod system;
 mod tls;
+mod workers;
 
 type DaemonStore = Measured<AnyStore>;
 
@@ -73,6 +76,8 @@ pub enum StartError {
     Store(#[from] OpenError),
     #[error("{0}")]
     Bind(#[from] BindError),
+    #[error("the threads that serve can not start: {0}")]
+    Threads(io::Error),
 }
 
 /// What a daemon takes from its surroundings.
@@ -89,6 +94,7 @@ pub struct Server {
     engines: Engines<DaemonStore>,
     database: Option<SledDatabase>,
     metrics: Arc<Metrics>,
+    workers: Workers,
     connections: ConnectionLimit,
     grpc: Vec<Listener>,
     admin: Vec<Listener>,
@@ -131,6 +137,8 @@ impl Server {
             engines,
             database,
             metrics,
+            workers: Workers::start(config.runtime.threads as usize)
+                .map_err(StartError::Threads)?,
             connections: ConnectionLimit::new(config.limits.max_connections as usize),
             grpc: bind(&config.listen.grpc).await?,
             admin: bind(&config.listen.admin).await?,
@@ -193,11 +201,12 @@ impl Server {
             limits: self.config.limits,
             tls: self.tls,
             connections: self.connections.clone(),
+            balance: Balance::between(self.workers.runtimes().count()),
             stopping: stopping.clone(),
         };
         for (listeners, routes) in [(self.grpc, sessions), (self.admin, admin)] {
             for listener in listeners {
-                gate.serve(listener, routes.clone(), &mut serving);
+                gate.serve(listener, routes.clone(), &self.workers, &mut serving);
             }
         }
 
@@ -218,6 +227,8 @@ impl Server {
         }
         serving.shutdown().await;
         background.shutdown().await;
+        // With them go the connections that were cut.
+        drop(self.workers);
         match self.database {
             Some(database) => {
                 database.mark_time(self.clock.now())?;
@@ -314,6 +325,7 @@ fn sled_options(config: &Config) -> SledOptions {
         path: sled.path.clone(),
         cache_bytes: sled.cache_bytes.0,
         flush_interval: sled.flush_interval.0,
+        threads: sled.threads as usize,
         max_pending: sled.max_pending as usize,
         min_free_bytes: sled.min_free_bytes.0,
         write: sled.durability.write,

@@ -47,6 +47,7 @@ pub fn open(kind: Kind, directory: &Path, durability: Durability) -> Opened {
         path: directory.join("data"),
         cache_bytes,
         flush_interval: Duration::from_millis(20),
+        threads: 2,
         max_pending: 100,
         min_free_bytes: 0,
         write: durability,

@@ -161,6 +161,7 @@ pub struct SledConfig {
     pub path: PathBuf,
     pub cache_bytes: Size,
     pub flush_interval: Span,
+    pub threads: u32,
     pub max_pending: u32,
     pub min_free_bytes: SizeOrNone,
     pub durability: DurabilityConfig,
@@ -172,6 +173,7 @@ impl Default for SledConfig {
             path: PathBuf::from("data"),
             cache_bytes: Size::mib(64),
             flush_interval: Span(std::time::Duration::from_millis(100)),
+            threads: 4,
             max_pending: 4096,
             min_free_bytes: SizeOrNone(Size::mib(64).0),
             durability: DurabilityConfig::default(),
@@ -232,13 +234,12 @@ impl Default for Limits {
 #[serde(default, deny_unknown_fields)]
 pub struct RuntimeConfig {
     pub threads: u32,
-    pub blocking_threads: u32,
     pub shutdown_grace: Span,
 }
 
 impl Default for RuntimeConfig {
     fn default() -> Self {
-        Self { threads: 0, blocking_threads: 64, shutdown_grace: Span::secs(5) }
+        Self { threads: 0, shutdown_grace: Span::secs(5) }
     }
 }
 

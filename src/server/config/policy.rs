@@ -244,7 +244,7 @@ fn check_limits(config: &Config) -> Result<(), ConfigError> {
         ("limits.pipeline_in_flight", limits.pipeline_in_flight),
         ("cleanup.slice", config.cleanup.slice),
         ("store.sled.max_pending", config.store.sled.max_pending),
-        ("runtime.blocking_threads", config.runtime.blocking_threads),
+        ("store.sled.threads", config.store.sled.threads),
     ] {
         if value == 0 {
             return Err(ConfigError::new(key, "expected at least 1, found 0"));
@@ -252,7 +252,7 @@ fn check_limits(config: &Config) -> Result<(), ConfigError> {
     }
     for (key, value) in [
         ("runtime.threads", config.runtime.threads),
-        ("runtime.blocking_threads", config.runtime.blocking_threads),
+        ("store.sled.threads", config.store.sled.threads),
     ] {
         if value > 1024 {
             return Err(ConfigError::new(key, format!("expected at most 1024, found {value}")));

@@ -46,6 +46,7 @@ pub async fn judge(data: &Path, stories: &[Story], cut: u64, untold: usize) -> F
         path: data.to_owned(),
         cache_bytes: 16 << 20,
         flush_interval: Duration::from_secs(3600),
+        threads: 2,
         max_pending: 64,
         min_free_bytes: 0,
         write: Durability::Buffered,
