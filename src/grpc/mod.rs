@@ -3,7 +3,9 @@
 //! | file | holds |
 //! |---|---|
 //! | [`wire`] | what is generated from `proto/` |
-//! | [`session_service`], [`admin_service`] | the two services |
+//! | [`handler`] | what a listener does with a call |
+//! | [`unary`] | the four operations as unary calls |
+//! | [`session_service`], [`admin_service`] | the two services, as tonic serves them |
 //! | [`operation`] | Resolve, Touch, Write and Destroy, from request to response |
 //! | [`pipeline`], [`lanes`] | many operations over one stream, and their order |
 //! | [`convert`] | messages to and from the session room's types |
@@ -16,9 +18,11 @@ pub mod auth;
 mod convert;
 pub mod engines;
 pub mod fault;
+pub mod handler;
 mod lanes;
 pub mod observer;
 mod operation;
 mod pipeline;
 pub mod session_service;
+pub mod unary;
 pub mod wire;

@@ -13,18 +13,12 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{
-        OwnedSemaphorePermit, Semaphore,
-        mpsc::{UnboundedReceiver, UnboundedSender},
-    },
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc::UnboundedSender},
     time::{Instant, Sleep},
 };
-use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::transport::server::Connected;
 
 use super::{
     config::ListenAddr,
@@ -127,7 +121,7 @@ impl Drop for SocketFile {
 pub trait Accept: Send + 'static {
     /// A connection on its way between the two, known to no runtime.
     type Moving: Send + 'static;
-    type Io: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static;
+    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     fn accept(&self) -> impl Future<Output = io::Result<Self::Moving>> + Send;
 
@@ -235,12 +229,11 @@ pub async fn accept<A: Accept>(
     }
 }
 
-/// The connections that come through a worker's door.
-pub fn arrivals<A: Accept>(
-    door: UnboundedReceiver<Handed<A>>,
-) -> impl Stream<Item = io::Result<Connection<A::Io>>> {
-    UnboundedReceiverStream::new(door)
-        .map(|Handed { moving, place }| Ok(Connection::new(A::arrive(moving)?, place)))
+impl<A: Accept> Handed<A> {
+    /// Takes it over, on the worker's runtime.
+    pub fn arrive(self) -> io::Result<Connection<A::Io>> {
+        Ok(Connection::new(A::arrive(self.moving)?, self.place))
+    }
 }
 
 fn is_the_peers(error: &io::Error) -> bool {
@@ -282,14 +275,6 @@ impl<Io> Connection<Io> {
             }
         }
         Poll::Pending
-    }
-}
-
-impl<Io: Connected> Connected for Connection<Io> {
-    type ConnectInfo = Io::ConnectInfo;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.io.connect_info()
     }
 }
 

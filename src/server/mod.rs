@@ -19,8 +19,8 @@
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinSet};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::ServerTlsConfig;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
@@ -89,7 +89,7 @@ pub struct Surroundings {
 /// A daemon whose store is open and whose listeners are bound.
 pub struct Server {
     config: Config,
-    tls: Option<ServerTlsConfig>,
+    tls: Option<TlsAcceptor>,
     auth: Option<BearerAuth>,
     engines: Engines<DaemonStore>,
     database: Option<SledDatabase>,
@@ -175,7 +175,7 @@ impl Server {
             health: health.clone(),
             stopping: stopping.clone(),
         };
-        let (sessions, admin) = (services.sessions(), services.admin());
+        let (sessions, admin) = (Arc::new(services.sessions()), Arc::new(services.admin()));
         set_health(&health, ServingStatus::Serving).await;
 
         let mut background = JoinSet::new();
@@ -204,9 +204,9 @@ impl Server {
             balance: Balance::between(self.workers.runtimes().count()),
             stopping: stopping.clone(),
         };
-        for (listeners, routes) in [(self.grpc, sessions), (self.admin, admin)] {
+        for (listeners, handler) in [(self.grpc, sessions), (self.admin, admin)] {
             for listener in listeners {
-                gate.serve(listener, routes.clone(), &self.workers, &mut serving);
+                gate.serve(listener, &handler, &self.workers, &mut serving);
             }
         }
 

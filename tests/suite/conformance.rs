@@ -9,7 +9,7 @@ use sessiond::{
         id::{PublicId, VerifierHash},
         lifetime::{Granularity, Lifetime},
         record::{Edit, Principal, Record, Refusal, Touch, Update},
-        store::{Store, StoreErrorKind},
+        store::Store,
     },
     store::{
         memory::MemoryStore,

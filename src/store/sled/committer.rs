@@ -178,7 +178,7 @@ impl Committer {
     }
 
     /// Calls `done` when all that was changed before this call is as durable as
-    /// asked.
+    /// asked, which begins with the next [`begin`](Self::begin).
     pub fn commit(&self, durability: Durability, done: impl FnOnce(Result<()>) + Send + 'static) {
         if let Some(outcome) = self.settled(durability) {
             return done(outcome);
@@ -189,7 +189,14 @@ impl Committer {
             return done(Err(stopped()));
         }
         queue.waiting.push(Waiter { durability, done: Box::new(done) });
-        self.shared.wake(&mut queue);
+    }
+
+    /// Begins to commit for those who wait, unless that is under way.
+    pub fn begin(&self) {
+        let mut queue = self.shared.queue.lock();
+        if !queue.waiting.is_empty() {
+            self.shared.wake(&mut queue);
+        }
     }
 
     /// Waits until all that was changed before this call is as durable as asked.
@@ -197,6 +204,7 @@ impl Committer {
         let (sender, outcome) = oneshot::channel();
         // Nobody listens any more when the call was cancelled.
         self.commit(durability, move |outcome| drop(sender.send(outcome)));
+        self.begin();
         outcome.await.unwrap_or_else(|_| Err(stopped()))
     }
 

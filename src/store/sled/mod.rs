@@ -131,13 +131,11 @@ impl SledDatabase {
         let committer =
             Committer::start(sled::Db::clone(&opened.db), path.clone(), options.flush_interval)
                 .map_err(directory)?;
-        let threads = Threads::start("store", options.threads.max(1), options.max_pending)
-            .map_err(directory)?;
         let hot_bytes = options.cache_bytes / 2;
         let items = (hot_bytes / 512).max(16) as usize;
         let shared = Arc::new(Shared {
             hot: Cache::with_weighter(items, hot_bytes, ByteWeight),
-            space: Space::new(path, options.min_free_bytes),
+            space: Space::new(path.clone(), options.min_free_bytes),
             options,
             committer,
             locks: Locks::new(),
@@ -145,7 +143,12 @@ impl SledDatabase {
             db: opened.db,
             _lock: opened.lock,
         });
-        Ok(Self { owner: Arc::new(Owner { threads, shared }) })
+        let options = &shared.options;
+        let theirs = Arc::clone(&shared);
+        let threads = Threads::start(options.threads.max(1), options.max_pending, move || {
+            theirs.committer.begin();
+        });
+        Ok(Self { owner: Arc::new(Owner { threads: threads.map_err(directory)?, shared }) })
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -236,10 +239,12 @@ impl SledStore {
                 let _ = sender.send(done.map(|()| outcome));
             }),
         };
-        self.owner
-            .threads
-            .run(job)
-            .map_err(|_| StoreError::overloaded("take another operation"))?;
+        let queued = self.owner.threads.run(job);
+        let wake_up = queued.map_err(|_| StoreError::overloaded("take another operation"))?;
+        if let Some(wake_up) = wake_up {
+            // After those who run before it, who may have work for the threads, too.
+            tokio::spawn(async { drop(wake_up) });
+        }
         // What a panic says may hold what the work was about; it is not passed on.
         answer
             .await
