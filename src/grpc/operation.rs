@@ -4,13 +4,13 @@
 //! request and finds out which sessions it may reach, `run` asks the store. A
 //! unary call does one after the other; a pipeline orders what lies between.
 
-use std::{sync::Arc, time::Instant};
+use std::{sync::Arc, time::Duration};
 
 use super::{
     convert,
     engines::Engines,
     fault::{Fault, Reason, log_cause},
-    observer::{Observer, Outcome, Rpc},
+    observer::{Observer, Outcome, Rpc, timed},
     wire::{
         DestroyRequest, DestroyResponse, DestroyScope, ResolveRequest, ResolveResponse,
         SessionState, TouchRequest, TouchResponse, WriteRequest, WriteResponse,
@@ -42,16 +42,16 @@ pub async fn observed<S, O: Operation<S>>(
     operation: O,
     observer: &dyn Observer,
 ) -> Result<O::Response, Fault> {
-    let started = Instant::now();
-    match operation.run().await {
+    let (done, elapsed) = timed(operation.run()).await;
+    match done {
         Ok((response, outcome)) => {
-            observer.finished(O::RPC, outcome, started.elapsed());
+            observer.finished(O::RPC, outcome, elapsed);
             Ok(response)
         }
         Err(error) => {
             log_cause(&error);
             let fault = Fault::from(error);
-            observer.finished(O::RPC, Outcome::Failed(fault.reason), started.elapsed());
+            observer.finished(O::RPC, Outcome::Failed(fault.reason), elapsed);
             Err(fault)
         }
     }
@@ -63,9 +63,8 @@ pub fn prepared<S, O: Operation<S>>(
     request: O::Request,
     observer: &dyn Observer,
 ) -> Result<O, Fault> {
-    let started = Instant::now();
     O::prepare(engines, request).inspect_err(|fault| {
-        observer.finished(O::RPC, Outcome::Failed(fault.reason), started.elapsed());
+        observer.finished(O::RPC, Outcome::Failed(fault.reason), Duration::ZERO);
     })
 }
 

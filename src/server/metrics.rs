@@ -4,7 +4,7 @@
 
 use std::{
     sync::{Arc, OnceLock},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use prometheus_client::{
@@ -18,7 +18,7 @@ use crate::{
     grpc::{
         engines::Engines,
         fault::Reason,
-        observer::{Observer, Outcome, Rpc},
+        observer::{Observer, Outcome, Rpc, timed},
     },
     session::{
         clock::Moment,
@@ -102,7 +102,7 @@ impl Metrics {
         let durations = Histograms::<OfRpc>::new_with_constructor(histogram as fn() -> _);
         registry.register_with_unit(
             "request_duration",
-            "How long an operation took, without the network",
+            "How long an operation waited; what is answered from memory counts as 0",
             Unit::Seconds,
             durations.clone(),
         );
@@ -195,7 +195,7 @@ impl StoreFamilies {
         let durations = Histograms::<OfOperation>::new_with_constructor(histogram as fn() -> _);
         registry.register_with_unit(
             "store_duration",
-            "How long the store took, by its operation",
+            "How long the store waited, by its operation; what it answers from memory counts as 0",
             Unit::Seconds,
             durations.clone(),
         );
@@ -277,10 +277,9 @@ impl StoreMetrics {
     }
 
     async fn time<T>(&self, verb: Verb, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let started = Instant::now();
-        let outcome = work.await;
+        let (outcome, elapsed) = timed(work).await;
         let metrics = &self.verbs[verb as usize];
-        metrics.duration.observe(started.elapsed().as_secs_f64());
+        metrics.duration.observe(elapsed.as_secs_f64());
         if outcome.is_err() {
             metrics.errors.inc();
         }
