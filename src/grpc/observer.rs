@@ -1,10 +1,6 @@
 //! What this room tells whoever keeps the metrics.
 
-use std::{
-    future::poll_fn,
-    pin::pin,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use super::fault::Reason;
 use crate::session::credential::Absence;
@@ -34,22 +30,7 @@ pub enum Outcome {
 
 /// Is told of every operation that has ended.
 pub trait Observer: Send + Sync + 'static {
+    /// What was answered from memory has taken no time: reading a clock would cost
+    /// a tenth of it.
     fn finished(&self, rpc: Rpc, outcome: Outcome, elapsed: Duration);
-}
-
-/// Runs `work` and says how long it took. What is done at once took no time: the
-/// clock is read only for what has to wait, because reading it costs a tenth of
-/// what an answer from memory does.
-pub async fn timed<F: Future>(work: F) -> (F::Output, Duration) {
-    let mut work = pin!(work);
-    let mut waiting_since = None;
-    let done = poll_fn(|cx| {
-        let polled = work.as_mut().poll(cx);
-        if polled.is_pending() {
-            waiting_since.get_or_insert_with(Instant::now);
-        }
-        polled
-    });
-    let done = done.await;
-    (done, waiting_since.map_or(Duration::ZERO, |since| since.elapsed()))
 }

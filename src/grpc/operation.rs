@@ -4,21 +4,24 @@
 //! request and finds out which sessions it may reach, `run` asks the store. A
 //! unary call does one after the other; a pipeline orders what lies between.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     convert,
     engines::Engines,
     fault::{Fault, Reason, log_cause},
-    observer::{Observer, Outcome, Rpc, timed},
+    observer::{Observer, Outcome, Rpc},
     wire::{
         DestroyRequest, DestroyResponse, DestroyScope, ResolveRequest, ResolveResponse,
         SessionState, TouchRequest, TouchResponse, WriteRequest, WriteResponse,
     },
 };
 use crate::session::{
-    credential::{Credential, Presented},
-    engine::{Engine, Resolution, ResolveOptions, WriteOptions},
+    credential::{Absence, Credential, Presented},
+    engine::{Engine, Notice, Resolution, ResolveOptions, Session, WriteOptions},
     error::Error,
     store::Store,
 };
@@ -34,7 +37,20 @@ pub trait Operation<S>: Sized + Send + 'static {
     /// What the credential proves: the sessions that this may reach.
     fn presented(&self) -> &Presented;
 
+    /// What [`run`](Self::run) would give, if no store has to be waited for to know
+    /// it.
+    fn recall(&self) -> Option<(Self::Response, Outcome)> {
+        None
+    }
+
     fn run(self) -> impl Future<Output = Result<(Self::Response, Outcome), Error>> + Send;
+}
+
+/// Answers an operation from memory, if that is enough, and tells the observer.
+pub fn recalled<S, O: Operation<S>>(operation: &O, observer: &dyn Observer) -> Option<O::Response> {
+    let (response, outcome) = operation.recall()?;
+    observer.finished(O::RPC, outcome, Duration::ZERO);
+    Some(response)
 }
 
 /// Runs an operation and tells the observer.
@@ -42,16 +58,16 @@ pub async fn observed<S, O: Operation<S>>(
     operation: O,
     observer: &dyn Observer,
 ) -> Result<O::Response, Fault> {
-    let (done, elapsed) = timed(operation.run()).await;
-    match done {
+    let started = Instant::now();
+    match operation.run().await {
         Ok((response, outcome)) => {
-            observer.finished(O::RPC, outcome, elapsed);
+            observer.finished(O::RPC, outcome, started.elapsed());
             Ok(response)
         }
         Err(error) => {
             log_cause(&error);
             let fault = Fault::from(error);
-            observer.finished(O::RPC, Outcome::Failed(fault.reason), elapsed);
+            observer.finished(O::RPC, Outcome::Failed(fault.reason), started.elapsed());
             Err(fault)
         }
     }
@@ -90,25 +106,32 @@ impl<S: Store> Operation<S> for Resolve<S> {
         &self.presented
     }
 
-    async fn run(self) -> Result<(ResolveResponse, Outcome), Error> {
-        let resolution = self.engine.resolve(&self.presented, self.options).await?;
-        let (state, session, notice, outcome) = match resolution {
-            Resolution::Active(session, notice) => {
-                (SessionState::Active, session, notice, Outcome::Active)
-            }
-            Resolution::Created(session, notice) => {
-                (SessionState::Created, session, notice, Outcome::Created)
-            }
-            Resolution::Absent(absence) => {
-                let state = convert::absence(absence).into();
-                let response = ResolveResponse { state, ..Default::default() };
-                return Ok((response, Outcome::Absent(absence)));
-            }
-        };
-        let (set_cookie, token) = convert::notice(notice);
-        let session = Some(convert::session(&session));
-        Ok((ResolveResponse { state: state.into(), session, set_cookie, token }, outcome))
+    fn recall(&self) -> Option<(ResolveResponse, Outcome)> {
+        self.engine.recall_resolve(&self.presented, self.options).map(resolved)
     }
+
+    async fn run(self) -> Result<(ResolveResponse, Outcome), Error> {
+        Ok(resolved(self.engine.resolve(&self.presented, self.options).await?))
+    }
+}
+
+fn resolved(resolution: Resolution) -> (ResolveResponse, Outcome) {
+    let (state, session, notice, outcome) = match resolution {
+        Resolution::Active(session, notice) => {
+            (SessionState::Active, session, notice, Outcome::Active)
+        }
+        Resolution::Created(session, notice) => {
+            (SessionState::Created, session, notice, Outcome::Created)
+        }
+        Resolution::Absent(absence) => {
+            let state = convert::absence(absence).into();
+            let response = ResolveResponse { state, ..Default::default() };
+            return (response, Outcome::Absent(absence));
+        }
+    };
+    let (set_cookie, token) = convert::notice(notice);
+    let session = Some(convert::session(&session));
+    (ResolveResponse { state: state.into(), session, set_cookie, token }, outcome)
 }
 
 pub struct Touch<S> {
@@ -131,22 +154,30 @@ impl<S: Store> Operation<S> for Touch<S> {
         &self.presented
     }
 
+    fn recall(&self) -> Option<(TouchResponse, Outcome)> {
+        self.engine.recall_touch(&self.presented).map(touched)
+    }
+
     async fn run(self) -> Result<(TouchResponse, Outcome), Error> {
-        Ok(match self.engine.touch(&self.presented).await? {
-            Ok((session, notice)) => {
-                let response = TouchResponse {
-                    state: SessionState::Active.into(),
-                    session: Some(convert::session_without_data(&session)),
-                    set_cookie: convert::set_cookie(notice.set_cookie),
-                };
-                (response, Outcome::Active)
-            }
-            Err(absence) => {
-                let state = convert::absence(absence).into();
-                let response = TouchResponse { state, ..Default::default() };
-                (response, Outcome::Absent(absence))
-            }
-        })
+        Ok(touched(self.engine.touch(&self.presented).await?))
+    }
+}
+
+fn touched(found: Result<(Session, Notice), Absence>) -> (TouchResponse, Outcome) {
+    match found {
+        Ok((session, notice)) => {
+            let response = TouchResponse {
+                state: SessionState::Active.into(),
+                session: Some(convert::session_without_data(&session)),
+                set_cookie: convert::set_cookie(notice.set_cookie),
+            };
+            (response, Outcome::Active)
+        }
+        Err(absence) => {
+            let state = convert::absence(absence).into();
+            let response = TouchResponse { state, ..Default::default() };
+            (response, Outcome::Absent(absence))
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::{
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use prometheus_client::{
@@ -18,7 +18,7 @@ use crate::{
     grpc::{
         engines::Engines,
         fault::Reason,
-        observer::{Observer, Outcome, Rpc, timed},
+        observer::{Observer, Outcome, Rpc},
     },
     session::{
         clock::Moment,
@@ -81,6 +81,7 @@ struct RpcMetrics {
 
 #[derive(Clone, Default)]
 struct StoreFamilies {
+    recalled: Family<OfEngine, Counter>,
     created: Family<OfEngine, Counter>,
     destroyed: Family<OfEngine, Counter>,
     swept: Family<OfEngine, Counter>,
@@ -102,7 +103,7 @@ impl Metrics {
         let durations = Histograms::<OfRpc>::new_with_constructor(histogram as fn() -> _);
         registry.register_with_unit(
             "request_duration",
-            "How long an operation waited; what is answered from memory counts as 0",
+            "How long an operation took, without the network; what is answered from memory counts as 0",
             Unit::Seconds,
             durations.clone(),
         );
@@ -195,12 +196,17 @@ impl StoreFamilies {
         let durations = Histograms::<OfOperation>::new_with_constructor(histogram as fn() -> _);
         registry.register_with_unit(
             "store_duration",
-            "How long the store waited, by its operation; what it answers from memory counts as 0",
+            "How long the store took, by its operation; what it recalls from memory is not in it",
             Unit::Seconds,
             durations.clone(),
         );
         let families = Self { durations: Some(durations), ..Self::default() };
         registry.register("store_errors", "Failures of the store", families.errors.clone());
+        registry.register(
+            "store_recalled",
+            "Records that were found in memory when the store was asked for them",
+            families.recalled.clone(),
+        );
         registry.register("sessions_created", "Sessions created", families.created.clone());
         registry.register(
             "sessions_destroyed",
@@ -229,6 +235,7 @@ impl StoreFamilies {
 
 /// The metrics of one engine's store.
 struct StoreMetrics {
+    recalled: Counter,
     created: Counter,
     destroyed: Counter,
     swept: Counter,
@@ -267,6 +274,7 @@ impl StoreMetrics {
             }
         };
         Self {
+            recalled: families.recalled.get_or_create_owned(&label),
             created: families.created.get_or_create_owned(&label),
             destroyed: families.destroyed.get_or_create_owned(&label),
             swept: families.swept.get_or_create_owned(&label),
@@ -277,9 +285,10 @@ impl StoreMetrics {
     }
 
     async fn time<T>(&self, verb: Verb, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let (outcome, elapsed) = timed(work).await;
+        let started = Instant::now();
+        let outcome = work.await;
         let metrics = &self.verbs[verb as usize];
-        metrics.duration.observe(elapsed.as_secs_f64());
+        metrics.duration.observe(started.elapsed().as_secs_f64());
         if outcome.is_err() {
             metrics.errors.inc();
         }
@@ -294,6 +303,12 @@ pub struct Measured<S> {
 }
 
 impl<S: Store> Store for Measured<S> {
+    fn recall(&self, id: PublicId) -> Option<Arc<Record>> {
+        let found = self.store.recall(id)?;
+        self.metrics.recalled.inc();
+        Some(found)
+    }
+
     async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
         self.metrics.time(Verb::Read, self.store.read(id)).await
     }

@@ -172,14 +172,36 @@ impl<S: Store> Engine<S> {
         Presented::new(credential, &self.policy.cookie, &self.policy.keyring)
     }
 
+    /// What [`resolve`](Self::resolve) would give, if no store has to be waited for
+    /// to know it.
+    pub fn recall_resolve(
+        &self,
+        presented: &Presented,
+        options: ResolveOptions,
+    ) -> Option<Resolution> {
+        match self.recall(presented, self.slides(options))? {
+            Ok((session, notice)) => Some(Resolution::Active(session, notice)),
+            Err(_) if options.create => None,
+            Err(absence) => Some(Resolution::Absent(absence)),
+        }
+    }
+
+    /// What [`touch`](Self::touch) would give, if no store has to be waited for to
+    /// know it.
+    pub fn recall_touch(
+        &self,
+        presented: &Presented,
+    ) -> Option<std::result::Result<(Session, Notice), Absence>> {
+        self.recall(presented, true)
+    }
+
     /// The session of a request, or why there is none.
     pub async fn resolve(
         &self,
         presented: &Presented,
         options: ResolveOptions,
     ) -> Result<Resolution> {
-        let slide = self.policy.automatic_touch && !options.peek;
-        match self.find(presented, slide).await? {
+        match self.find(presented, self.slides(options)).await? {
             Ok((session, notice)) => Ok(Resolution::Active(session, notice)),
             Err(_) if options.create => {
                 let (session, notice) = self.create(WriteOptions::default()).await?;
@@ -300,6 +322,32 @@ impl<S: Store> Engine<S> {
         }
     }
 
+    fn slides(&self, options: ResolveOptions) -> bool {
+        self.policy.automatic_touch && !options.peek
+    }
+
+    /// As [`find`](Self::find), from what the store has in memory. `None` when
+    /// that is not enough.
+    fn recall(
+        &self,
+        presented: &Presented,
+        slide: bool,
+    ) -> Option<std::result::Result<(Session, Notice), Absence>> {
+        let mut absence = presented.absence();
+        for proven in presented.proven() {
+            let now = self.clock.now();
+            let record = self.store.recall(proven.public())?;
+            if slide && self.touch_of(proven, now).apply(&record).is_some() {
+                return None;
+            }
+            match self.judge(proven, Some(Touched { record, moved: false }), now) {
+                Ok(live) => return Some(Ok(live)),
+                Err(why) => absence = absence.max(why),
+            }
+        }
+        Some(Err(absence))
+    }
+
     /// The first of the presented sessions that is live, touched if `slide`.
     async fn find(
         &self,
@@ -310,33 +358,45 @@ impl<S: Store> Engine<S> {
         for proven in presented.proven() {
             let now = self.clock.now();
             let found = self.look(proven, slide, now).await?;
-            let why = match &found {
-                None => Absence::NotFound,
-                Some(Touched { record, .. }) if record.verifier != proven.verifier => {
-                    Absence::Superseded
-                }
-                Some(Touched { record, .. }) if self.policy.lifetime.is_over(record, now) => {
-                    Absence::Expired
-                }
-                Some(Touched { record, moved }) => {
-                    let session = self.session(proven.public(), Arc::clone(record));
-                    let news = News { token: proven.outdated, deadline: *moved };
-                    let notice = self.notice(&session, &proven.id, news, now);
-                    return Ok(Ok((session, notice)));
-                }
-            };
-            absence = absence.max(why);
+            match self.judge(proven, found, now) {
+                Ok(live) => return Ok(Ok(live)),
+                Err(why) => absence = absence.max(why),
+            }
         }
         Ok(Err(absence))
     }
 
     async fn look(&self, proven: &Proven, slide: bool, now: Moment) -> Result<Option<Touched>> {
         if slide {
-            let touch = Touch { verifier: proven.verifier, lifetime: self.policy.lifetime, now };
+            let touch = self.touch_of(proven, now);
             return Ok(self.store.touch(proven.public(), touch).await?);
         }
         let record = self.store.read(proven.public()).await?;
         Ok(record.map(|record| Touched { record, moved: false }))
+    }
+
+    fn touch_of(&self, proven: &Proven, now: Moment) -> Touch {
+        Touch { verifier: proven.verifier, lifetime: self.policy.lifetime, now }
+    }
+
+    /// Whether what the store has found is the live session of the proven id.
+    fn judge(
+        &self,
+        proven: &Proven,
+        found: Option<Touched>,
+        now: Moment,
+    ) -> std::result::Result<(Session, Notice), Absence> {
+        let Touched { record, moved } = found.ok_or(Absence::NotFound)?;
+        if record.verifier != proven.verifier {
+            return Err(Absence::Superseded);
+        }
+        if self.policy.lifetime.is_over(&record, now) {
+            return Err(Absence::Expired);
+        }
+        let session = self.session(proven.public(), record);
+        let news = News { token: proven.outdated, deadline: moved };
+        let notice = self.notice(&session, &proven.id, news, now);
+        Ok((session, notice))
     }
 
     fn edit(&self, options: &WriteOptions) -> Edit {

@@ -22,6 +22,12 @@ use super::{
 /// A record is kept until it is destroyed or its deadline has passed and a
 /// cleanup met it; reading does not judge deadlines.
 pub trait Store: Send + Sync + 'static {
+    /// The record under `id`, if the store has it in memory. `None` tells nothing:
+    /// ask one of the others. Does not wait.
+    fn recall(&self, _id: PublicId) -> Option<Arc<Record>> {
+        None
+    }
+
     /// The record under `id`.
     fn read(&self, id: PublicId) -> impl Future<Output = Result<Option<Arc<Record>>>> + Send;
 

@@ -51,8 +51,12 @@ impl State {
 }
 
 impl Store for MemoryStore {
+    fn recall(&self, id: PublicId) -> Option<Arc<Record>> {
+        self.state.lock().records.get(&id).map(|kept| Arc::clone(&kept.record))
+    }
+
     async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        Ok(self.state.lock().records.get(&id).map(|kept| Arc::clone(&kept.record)))
+        Ok(self.recall(id))
     }
 
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {

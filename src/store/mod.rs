@@ -37,6 +37,10 @@ macro_rules! each {
 }
 
 impl Store for AnyStore {
+    fn recall(&self, id: PublicId) -> Option<Arc<Record>> {
+        each!(self, store => store.recall(id))
+    }
+
     async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
         each!(self, store => store.read(id).await)
     }

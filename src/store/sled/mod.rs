@@ -260,17 +260,22 @@ impl SledStore {
 const SWEEP_STEP: usize = 64;
 
 impl Store for SledStore {
+    fn recall(&self, id: PublicId) -> Option<Arc<Record>> {
+        self.check().ok()?;
+        self.inner.hot(id).map(|kept| kept.record)
+    }
+
     async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
         self.check()?;
-        match self.inner.hot(id) {
-            Some(kept) => Ok(Some(kept.record)),
-            None => self.run(move |inner| Ok((inner.read(id)?, Durability::Buffered))).await,
+        if let Some(record) = self.recall(id) {
+            return Ok(Some(record));
         }
+        self.run(move |inner| Ok((inner.read(id)?, Durability::Buffered))).await
     }
 
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
         self.check()?;
-        if let Some(Kept { record, .. }) = self.inner.hot(id)
+        if let Some(record) = self.recall(id)
             && touch.apply(&record).is_none()
         {
             return Ok(Some(Touched { record, moved: false }));
