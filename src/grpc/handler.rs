@@ -1,12 +1,22 @@
 //! What a listener does with a call: who may make it, how long it may take, and
 //! who answers it.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::{Future, ready},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
+use futures_util::future::Either::{Left, Right};
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use http_body_util::Either;
+use pin_project_lite::pin_project;
+use tokio::time::Sleep;
 use tonic::{Status, service::Routes};
 use tower::Service;
 
@@ -30,12 +40,19 @@ pub struct Handler<S> {
 
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
+/// What an answer is made of.
+pub type AnswerBody = Either<Answer, tonic::body::Body>;
+
+type Answered = Result<Response<AnswerBody>, Infallible>;
+
 impl<S: Store> Handler<S> {
     /// Answers a call, within the time that the caller gives it.
-    pub async fn handle<B>(
-        self: Arc<Self>,
+    // No async fn: that would keep the request in its future, and moving this
+    // about costs more than the operation.
+    pub fn handle<B>(
+        self: &Arc<Self>,
         request: Request<B>,
-    ) -> Result<Response<Either<Answer, tonic::body::Body>>, Infallible>
+    ) -> impl Future<Output = Answered> + use<S, B>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -44,32 +61,64 @@ impl<S: Store> Handler<S> {
             && !request.uri().path().starts_with(HEALTH)
             && let Err(status) = auth.admit(request.headers())
         {
-            return Ok(status.into_http::<Answer>().map(Either::Left));
+            return Left(ready(refused(status)));
         }
         let timeout = timeout(request.headers());
-        let answer = self.answer(request);
-        let Some(timeout) = timeout else {
-            return Ok(answer.await);
-        };
-        Ok(tokio::time::timeout(timeout, answer).await.unwrap_or_else(|_| {
-            let status = Status::deadline_exceeded("the deadline of the call has passed");
-            status.into_http::<Answer>().map(Either::Left)
-        }))
-    }
-
-    async fn answer<B>(&self, request: Request<B>) -> Response<Either<Answer, tonic::body::Body>>
-    where
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        if let Some(unary) = &self.unary
+        let handler = Arc::clone(self);
+        if self.unary.is_some()
             && let Some(rpc) = UnaryCalls::<S>::find(request.uri().path())
         {
-            return unary.answer(rpc, request.into_body()).await.map(Either::Left);
+            let body = request.into_body();
+            let work = async move {
+                let unary = handler.unary.as_ref().expect("it was there above");
+                Ok(unary.answer(rpc, body).await.map(Either::Left))
+            };
+            return Right(InTime::new(timeout, Left(work)));
         }
-        // Boxed, for it is large, and rare.
-        let Ok(response) = Box::pin(self.routes.clone().call(request)).await;
-        fault::name_transport_faults(response).map(Either::Right)
+        let work = Box::pin(async move {
+            let Ok(answer) = handler.routes.clone().call(request).await;
+            Ok(fault::name_transport_faults(answer).map(Either::Right))
+        });
+        Right(InTime::new(timeout, Right(work)))
+    }
+}
+
+fn refused(status: Status) -> Answered {
+    Ok(status.into_http::<Answer>().map(Either::Left))
+}
+
+pin_project! {
+    /// Work that must be done in time.
+    struct InTime<F> {
+        #[pin]
+        work: F,
+        timeout: Option<Duration>,
+        // Made when there is something to wait for, which is rare.
+        late: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl<F> InTime<F> {
+    fn new(timeout: Option<Duration>, work: F) -> Self {
+        Self { work, timeout, late: None }
+    }
+}
+
+impl<F: Future<Output = Answered>> Future for InTime<F> {
+    type Output = Answered;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answered> {
+        let this = self.project();
+        if let Poll::Ready(answered) = this.work.poll(cx) {
+            return Poll::Ready(answered);
+        }
+        let Some(timeout) = *this.timeout else {
+            return Poll::Pending;
+        };
+        let late = this.late.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        late.as_mut()
+            .poll(cx)
+            .map(|()| refused(Status::deadline_exceeded("the deadline of the call has passed")))
     }
 }
 

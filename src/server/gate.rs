@@ -169,7 +169,7 @@ impl Speaker {
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let answer = service_fn(|request| Arc::clone(&self.handler).handle(request));
+        let answer = service_fn(|request| self.handler.handle(request));
         let arrived = Arrived::default();
         let http = http2(&self.limits, arrived.clone());
         let gathered = TokioIo::new(Gathered(BufWriter::with_capacity(WRITE_BYTES, io)));
