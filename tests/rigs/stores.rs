@@ -13,7 +13,7 @@ use sessiond::{
     store::{
         AnyStore,
         memory::MemoryStore,
-        sled::{Durability, SledDatabase, SledOptions},
+        sled::{Durability, OnDamage, SledDatabase, SledOptions},
     },
 };
 
@@ -49,6 +49,7 @@ pub fn open(kind: Kind, directory: &Path, durability: Durability) -> Opened {
         flush_interval: Duration::from_millis(20),
         max_pending: 100,
         min_free_bytes: 0,
+        on_damage: OnDamage::Refuse,
         write: durability,
         destroy: durability,
         roll: durability,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     session::cookie::{CookieFormat, SameSite},
-    store::sled::Durability,
+    store::sled::{Durability, OnDamage},
 };
 
 pub use self::{
@@ -163,6 +163,7 @@ pub struct SledConfig {
     pub flush_interval: Span,
     pub max_pending: u32,
     pub min_free_bytes: SizeOrNone,
+    pub on_damage: OnDamage,
     pub durability: DurabilityConfig,
 }
 
@@ -174,6 +175,7 @@ impl Default for SledConfig {
             flush_interval: Span(std::time::Duration::from_millis(100)),
             max_pending: 4096,
             min_free_bytes: SizeOrNone(Size::mib(64).0),
+            on_damage: OnDamage::Refuse,
             durability: DurabilityConfig::default(),
         }
     }
