@@ -328,6 +328,7 @@ fn sled_options(config: &Config) -> SledOptions {
         threads: sled.threads as usize,
         max_pending: sled.max_pending as usize,
         min_free_bytes: sled.min_free_bytes.0,
+        on_damage: sled.on_damage,
         write: sled.durability.write,
         destroy: sled.durability.destroy,
         roll: sled.durability.roll,

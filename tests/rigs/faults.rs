@@ -25,11 +25,11 @@ use sessiond::{
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt;
 
+use crate::rig::report;
 use crate::support::{
-    Form,
+    Form, Random,
     browser::Browser,
     oplog::{self, Operation},
-    random::{Random, seed},
     story::{Findings, Left, Step, Story, judge, public_id},
     victim::{Ended, Setup, Victim},
 };
@@ -371,12 +371,12 @@ async fn a_fault_of_the_disk_is_never_hidden() {
         }
     }
     let all = cases.len();
-    let seed = seed();
-    let mut random = Random::part(seed, 2000);
+    let seed = Form::of_environment().seed();
+    let mut random = Random::stream(seed, 2000);
     // By lot, without one twice.
     let wanted = Form::of_environment().pick(40, all, all).min(all);
     for at in 0..wanted {
-        let other = at + random.below(all - at);
+        let other = at + random.index(all - at);
         cases.swap(at, other);
     }
     cases.truncate(wanted);
@@ -400,8 +400,8 @@ async fn a_fault_of_the_disk_is_never_hidden() {
             eprintln!("{case}: {kind}: {detail}");
         }
     }
-    println!(
-        "faults: {wanted} of {all} cases, {reached} reached, {ended_early} ended by themselves, {calls} calls refused, {failed} with findings {kinds:?}; seed {seed}"
-    );
+    report(&format!(
+        "rig faults: {wanted} of {all} cases, {reached} reached, {ended_early} ended by themselves, {calls} calls refused, {failed} with findings {kinds:?}; seed {seed}"
+    ));
     assert_eq!(failed, 0, "see above");
 }

@@ -23,7 +23,7 @@ use self::{
     model::Tally,
 };
 use crate::{
-    form::Form,
+    rig::{Form, report},
     support::program::{Program, sessiond},
 };
 
@@ -45,11 +45,11 @@ enum End {
 fn nothing_acknowledged_is_lost_and_nothing_destroyed_is_back() {
     let rounds = Form::of_environment().pick(6, 200, 2000);
     let seed = Form::of_environment().seed();
-    println!("kill rig: {rounds} rounds, SESSIOND_RIG_SEED={seed}");
     let directory = tempfile::tempdir().expect("a scratch folder");
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build().expect("a runtime");
     let mut rig = Rig::new(directory.path(), seed);
+    let begun = Instant::now();
     for round in 1..=rounds {
         let did = runtime.block_on(rig.round());
         if !rig.tally.violations.is_empty() {
@@ -62,11 +62,11 @@ fn nothing_acknowledged_is_lost_and_nothing_destroyed_is_back() {
             );
         }
         if round % 50 == 0 && round < rounds {
-            println!("{}", rig.summary(round));
+            println!("kill: {}", rig.summary(round));
         }
     }
     let ended = runtime.block_on(rig.finish());
-    println!("{}", rig.summary(rounds));
+    report(&format!("rig kill: {}; seed {seed}, {:.0?}", rig.summary(rounds), begun.elapsed()));
     assert!(rig.tally.violations.is_empty(), "at the end: {}", rig.tally.violations.join("\n"));
     assert_eq!(ended, Some(0), "expected the last stop to be clean");
 }
@@ -225,7 +225,7 @@ impl Rig {
     fn summary(&self, rounds: u64) -> String {
         let Tally { acknowledged, resolved, lost, back, .. } = &self.tally;
         format!(
-            "kill rig: {rounds} rounds, {} re-opens ({} kills at the start, {} in a stop, {} in the \
+            "{rounds} rounds, {} re-opens ({} kills at the start, {} in a stop, {} in the \
              load), {acknowledged} acknowledged operations checked by {resolved} Resolves, {lost} \
              lost, {back} back",
             self.opened, self.killed_at_start, self.killed_in_stop, self.killed_in_load

@@ -13,7 +13,7 @@ use sessiond::{
     store::{
         AnyStore,
         memory::MemoryStore,
-        sled::{Durability, SledDatabase, SledOptions},
+        sled::{Durability, OnDamage, SledDatabase, SledOptions},
     },
 };
 
@@ -50,6 +50,7 @@ pub fn open(kind: Kind, directory: &Path, durability: Durability) -> Opened {
         threads: 2,
         max_pending: 100,
         min_free_bytes: 0,
+        on_damage: OnDamage::Refuse,
         write: durability,
         destroy: durability,
         roll: durability,

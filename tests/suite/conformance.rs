@@ -13,7 +13,7 @@ use sessiond::{
     },
     store::{
         memory::MemoryStore,
-        sled::{Durability, SledDatabase, SledOptions, SledStore},
+        sled::{Durability, OnDamage, SledDatabase, SledOptions, SledStore},
     },
 };
 
@@ -304,6 +304,7 @@ fn sled(directory: &tempfile::TempDir, cache_bytes: u64) -> (SledDatabase, SledS
         threads: 2,
         max_pending: 100,
         min_free_bytes: 0,
+        on_damage: OnDamage::Refuse,
         write: Durability::Flushed,
         destroy: Durability::Synced,
         roll: Durability::Synced,

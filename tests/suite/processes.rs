@@ -1,6 +1,6 @@
 //! The program as a process: start, stop, kill, and who owns the data.
 
-use std::{io::Write, net::TcpStream, os::unix::fs::PermissionsExt};
+use std::{fs, io::Write, net::TcpStream, os::unix::fs::PermissionsExt};
 
 use rustix::process::Signal;
 use sessiond::grpc::wire::{
@@ -165,6 +165,48 @@ fn a_second_daemon_on_the_same_data_is_refused() {
     assert!(log.contains("is in use by another process; stop it, or give this daemon a store.sled.path of its own"), "{log}");
     assert_eq!(first.stop().0, Some(0));
     assert_eq!(Program::serve_in(directory.path(), &[]).stop().0, Some(0), "the owner is gone");
+}
+
+/// Refused by default; with the setting it is moved aside as it is, and all is
+/// said in the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_database_is_refused_or_put_into_quarantine() {
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    let data = directory.path().join("data");
+    let program = Program::serve_in(directory.path(), &[]);
+    let before = create(&program, r#"{"a":1}"#).await;
+    assert_eq!(program.stop().0, Some(0));
+    // Something else where the log begins, which sled takes for a torn write.
+    let mut log = fs::read(data.join("db")).expect("a log");
+    log[..100].fill(0xa5);
+    fs::write(data.join("db"), &log).expect("written");
+
+    let path = format!("--set=store.sled.path={}", data.display());
+    let secret = "--set=engine.default.cookie.secrets=a-signing-secret-for-tests-long-enough";
+    let refused = run(["serve", "--set=listen.grpc=127.0.0.1:0", path.as_str(), secret]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = stderr(&refused);
+    assert!(said.contains("is damaged") && said.contains("store.sled.on_damage"), "{said}");
+    assert!(fs::read(data.join("db")).expect("a log") == log, "it is left as it is");
+    assert!(!data.join("quarantine").exists());
+
+    let quarantine = ["--set=store.sled.on_damage=quarantine"];
+    let program = Program::serve_in(directory.path(), &quarantine);
+    assert_eq!(state(&program, &before).await, SessionState::NotFound);
+    let after = create(&program, "{}").await;
+    let (code, said) = program.stop();
+    assert_eq!(code, Some(0));
+    assert!(said.contains("all its sessions are ended"), "{said}");
+    let aside: Vec<_> = fs::read_dir(data.join("quarantine")).expect("a folder").collect();
+    let [Ok(aside)] = &aside[..] else { panic!("expected one, found {aside:?}") };
+    assert!(fs::read(aside.path().join("db")).expect("moved") == log, "to the byte");
+    let why = fs::read_to_string(aside.path().join("why.txt")).expect("it says why");
+    assert!(why.contains("found this database damaged"), "{why}");
+
+    let program = Program::serve_in(directory.path(), &[]);
+    assert_eq!(state(&program, &after).await, SessionState::Active);
+    let (_, said) = program.stop();
+    assert!(said.contains("databases are in quarantine"), "{said}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     session::cookie::{CookieFormat, SameSite},
-    store::sled::Durability,
+    store::sled::{Durability, OnDamage},
 };
 
 pub use self::{
@@ -164,6 +164,7 @@ pub struct SledConfig {
     pub threads: u32,
     pub max_pending: u32,
     pub min_free_bytes: SizeOrNone,
+    pub on_damage: OnDamage,
     pub durability: DurabilityConfig,
 }
 
@@ -176,6 +177,7 @@ impl Default for SledConfig {
             threads: 4,
             max_pending: 4096,
             min_free_bytes: SizeOrNone(Size::mib(64).0),
+            on_damage: OnDamage::Refuse,
             durability: DurabilityConfig::default(),
         }
     }

@@ -55,6 +55,15 @@ const DOING: &str = "make a change durable";
 /// drops, what a later segment says was there before. So a power loss is safe
 /// only if the log is synced within each segment. This much, as far as it is
 /// known, is written between two syncs; then changes wait for the next one.
+///
+/// What is known is an estimate: sled writes a leaf anew every ten changes to it
+/// (a bit more than what was changed, when all are alike; much more for small
+/// records beside large ones), and its cleaning copies up to half a segment
+/// between two syncs of its own thread's. Hence a quarter of a segment, and not
+/// all of it. Two further segments have to be begun before one that was copied
+/// away is written over, because sled frees it only when the header of the
+/// next but one calls the copy stable. The rig of power losses counts: it fails when
+/// a segment is begun and the one before was not synced since it was.
 const SYNC_BYTES: u64 = SEGMENT_BYTES as u64 / 4;
 const MOST_UNSYNCED_BYTES: u64 = SEGMENT_BYTES as u64 / 2;
 const MOST_WAIT_FOR_SYNC: Duration = Duration::from_secs(5);

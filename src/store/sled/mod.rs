@@ -11,10 +11,12 @@
 //!
 //! [`records`] is the part that may wait for the disk, [`threads`] is where it
 //! runs, [`committer`] makes changes durable, [`open`] opens the data directory,
-//! [`snapshots`] judges what sled keeps there beside its log.
+//! [`snapshots`] judges what sled keeps there beside its log, [`quarantine`] moves
+//! aside what is damaged.
 
 mod committer;
 mod open;
+mod quarantine;
 mod records;
 mod snapshots;
 mod space;
@@ -41,7 +43,10 @@ use self::{
     space::Space,
     threads::Threads,
 };
-pub use self::{committer::Durability, open::OpenError};
+pub use self::{
+    committer::Durability,
+    open::{OnDamage, OpenError},
+};
 use crate::session::{
     clock::Moment,
     id::{PublicId, VerifierHash},
@@ -65,6 +70,7 @@ pub struct SledOptions {
     pub max_pending: usize,
     /// With less than this free on the disk, creations and updates are refused.
     pub min_free_bytes: u64,
+    pub on_damage: OnDamage,
     /// Of creations and updates.
     pub write: Durability,
     pub destroy: Durability,
@@ -125,7 +131,7 @@ impl SledDatabase {
     /// Opens the data directory, or makes one.
     pub fn open(options: SledOptions) -> std::result::Result<Self, OpenError> {
         let path = options.path.clone();
-        let opened = open::open(&path, options.cache_bytes / 2)?;
+        let opened = open::open(&path, options.cache_bytes / 2, options.on_damage)?;
         let directory = |source| OpenError::Directory { path: path.clone(), source };
         let meta = opened.db.open_tree(META).map_err(|error| unreadable_database(&path, &error))?;
         let committer =
@@ -212,7 +218,7 @@ fn millis(bytes: &[u8]) -> Option<u64> {
 }
 
 fn unreadable_database(path: &std::path::Path, error: &sled::Error) -> OpenError {
-    OpenError::Unreadable { path: path.to_owned(), problem: error.to_string() }
+    OpenError::of_sled(path, error)
 }
 
 /// Records of one engine, in sled.

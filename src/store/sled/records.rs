@@ -24,7 +24,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use sled::Tree;
 
-use super::{COUNT, Shared};
+use super::{COUNT, Shared, space::Room};
 use crate::{
     session::{
         clock::Moment,
@@ -109,13 +109,16 @@ impl Records {
         let Some(deadline) = touch.apply(&record) else {
             return Ok(Some(Touched { record, moved: false }));
         };
+        if self.room() < Room::Deadlines {
+            return Ok(Some(Touched { record, moved: false }));
+        }
         let record = Arc::new(Record { deadline, ..Record::clone(&record) });
         self.put(id, Kept { record: Arc::clone(&record), indexed })?;
         Ok(Some(Touched { record, moved: true }))
     }
 
     pub fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
-        self.check_space()?;
+        self.check_room(Room::Everything, "store more")?;
         let _lock = self.shared.locks.lock(id);
         if self.load(id)?.is_some() {
             return Ok(None);
@@ -129,7 +132,7 @@ impl Records {
     }
 
     pub fn write(&self, id: PublicId, update: &Update) -> Result<Option<Written>> {
-        self.check_space()?;
+        self.check_room(Room::Everything, "store more")?;
         let _lock = self.shared.locks.lock(id);
         let Some(Kept { record: before, indexed }) = self.load(id)? else {
             return Ok(None);
@@ -143,6 +146,7 @@ impl Records {
     }
 
     pub fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
+        self.check_room(Room::Endings, "remove a record")?;
         let _lock = self.shared.locks.lock(id);
         let Some(kept) = self.load(id)?.filter(|kept| kept.record.verifier == verifier) else {
             return Ok(None);
@@ -153,6 +157,7 @@ impl Records {
     }
 
     pub fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
+        self.check_room(Room::Endings, SWEEP)?;
         let mut swept = Swept::default();
         for entry in self.expiry.iter().keys() {
             let entry = entry.map_err(|error| StoreError::unavailable(SWEEP, error))?;
@@ -173,11 +178,12 @@ impl Records {
         Ok(swept)
     }
 
-    fn check_space(&self) -> Result<()> {
-        if self.shared.space.is_enough(Instant::now()) {
-            return Ok(());
-        }
-        Err(StoreError::full("store more"))
+    fn room(&self) -> Room {
+        self.shared.space.room(Instant::now())
+    }
+
+    fn check_room(&self, needed: Room, doing: &'static str) -> Result<()> {
+        if self.room() >= needed { Ok(()) } else { Err(StoreError::full(doing)) }
     }
 
     /// Looks at an index entry that is due: removes the record if its deadline

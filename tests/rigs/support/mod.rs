@@ -9,8 +9,8 @@ pub mod oplog;
 #[path = "../../suite/support/program.rs"]
 #[allow(dead_code)]
 pub mod program;
-pub mod random;
+pub mod small_disk;
 pub mod story;
 pub mod victim;
 
-pub use crate::form::Form;
+pub use crate::{form::Form, random::Random};

@@ -10,7 +10,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL};
 use sessiond::{
     grpc::wire::Session,
     session::{clock::Moment, id::PublicId, store::Store},
-    store::sled::{Durability, SledDatabase, SledOptions},
+    store::sled::{Durability, OnDamage, SledDatabase, SledOptions},
 };
 
 /// A session, and everything that was done to it, one after the other.
@@ -49,6 +49,7 @@ pub async fn judge(data: &Path, stories: &[Story], cut: u64, untold: usize) -> F
         threads: 2,
         max_pending: 64,
         min_free_bytes: 0,
+        on_damage: OnDamage::Refuse,
         write: Durability::Buffered,
         destroy: Durability::Buffered,
         roll: Durability::Buffered,

@@ -177,9 +177,13 @@ impl Daemon {
         Browser::with(&answer.set_cookie)
     }
 
-    pub async fn destroy(&self, browser: &Browser) -> DestroyResponse {
+    pub async fn try_destroy(&self, browser: &Browser) -> Result<DestroyResponse, Status> {
         let request = DestroyRequest { credential: browser.credential(), ..Default::default() };
-        self.client.clone().destroy(request).await.expect("a Destroy is answered").into_inner()
+        self.client.clone().destroy(request).await.map(|answer| answer.into_inner())
+    }
+
+    pub async fn destroy(&self, browser: &Browser) -> DestroyResponse {
+        self.try_destroy(browser).await.expect("a Destroy is answered")
     }
 
     pub async fn cleanup(&self) -> u64 {
