@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
@@ -17,7 +17,7 @@ use crate::{
     support::{
         Problem,
         daemon::{self, Daemon},
-        generator::{Generator, Load},
+        generator::{Generated, Generator, Load},
         machine, scratch,
     },
 };
@@ -25,9 +25,10 @@ use crate::{
 pub const DATA_BYTES: usize = 400;
 pub const IN_FLIGHT: usize = 64;
 const WARM_UP: Duration = Duration::from_millis(700);
-/// The daemon's: one thread on its one core. What sweeps cost is measured by
-/// `benches/scale.rs`; here none comes in between.
-const SETTINGS: [(&str, &str); 2] = [("runtime.threads", "1"), ("cleanup.interval", "1d")];
+/// Of each of the two generators where the daemon shares its cores with them.
+const CONNECTIONS: usize = 8;
+/// With more of their time idle, cores are not what bounds the throughput.
+const IDLE_AT_MOST: f64 = 0.05;
 
 /// A daemon with sessions, and the file of their cookies.
 struct Loaded {
@@ -47,6 +48,8 @@ pub struct Bed {
     reads: Option<Loaded>,
     /// Writes, whose garbage the store collects later on.
     writes: Option<Loaded>,
+    /// On one core and on two, shared with the generators.
+    shared: Vec<Loaded>,
     echo: Option<Echo>,
     redis: Option<Redis>,
     directory: TempDir,
@@ -70,6 +73,7 @@ impl Bed {
             sessions: args.sessions as usize,
             reads: None,
             writes: None,
+            shared: Vec::new(),
             echo: None,
             redis: None,
             directory: scratch()?,
@@ -83,9 +87,15 @@ impl Bed {
         });
         let any = |wanted: fn(&Row) -> bool| rows.iter().any(wanted);
         let writes = |row: &Row| matches!(row, Row::Sessiond { operation: Operation::Write, .. });
-        bed.reads = Some(bed.loaded()?);
+        bed.reads = Some(bed.loaded(&bed.server_cores)?);
         if any(writes) {
-            bed.writes = Some(bed.loaded()?);
+            bed.writes = Some(bed.loaded(&bed.server_cores)?);
+        }
+        if any(|row| matches!(row, Row::Shared { .. })) {
+            let [first, second, ..] = cores[..] else {
+                return Err("--only: rows of two cores need a machine that has them".to_owned());
+            };
+            bed.shared = vec![bed.loaded(&[first])?, bed.loaded(&[first, second])?];
         }
         if any(|row| matches!(row, Row::Echo { .. })) {
             bed.echo = Some(bed.start_echo()?);
@@ -116,6 +126,7 @@ impl Bed {
                 let redis = self.redis.as_mut().expect("it was started for its rows");
                 redis.measure(command, pipelined, self.seconds, &self.generator.cores)
             }
+            Row::Shared { cores } => self.shared(cores),
             Row::Sessiond { operation, pipeline, unix } => {
                 // What is created would change what is measured next.
                 let fresh;
@@ -123,7 +134,7 @@ impl Bed {
                     Operation::Resolve | Operation::Touch => self.reads.as_ref(),
                     Operation::Write => self.writes.as_ref(),
                     Operation::Create => {
-                        fresh = self.loaded()?;
+                        fresh = self.loaded(&self.server_cores)?;
                         Some(&fresh)
                     }
                 };
@@ -134,9 +145,13 @@ impl Bed {
         }
     }
 
-    fn loaded(&self) -> Result<Loaded, Problem> {
+    /// A daemon on these cores, with a thread for each.
+    fn loaded(&self, cores: &[usize]) -> Result<Loaded, Problem> {
         let directory = scratch()?;
-        let daemon = Daemon::start(&self.server, &self.server_cores, directory.path(), &SETTINGS)?;
+        let threads = cores.len().max(1).to_string();
+        // What sweeps cost is measured by `benches/scale.rs`; here none comes in between.
+        let settings = [("runtime.threads", threads.as_str()), ("cleanup.interval", "1d")];
+        let daemon = Daemon::start(&self.server, cores, directory.path(), &settings)?;
         let cookies = self
             .runtime
             .block_on(daemon.create_sessions(self.sessions, &daemon::data(DATA_BYTES)))?;
@@ -167,19 +182,56 @@ impl Bed {
         operation: Operation,
         pipeline: bool,
     ) -> Result<Sample, Problem> {
-        let generated = self.generator.run(&Load {
+        let mix = operation.name();
+        let load = Load { pipeline, ..self.unary(address, pid, cookies, mix) };
+        let generated = self.generator.run(&load)?;
+        let cpu = Duration::from_secs_f64(generated.cost.cpu_seconds);
+        Ok(Sample::new(generated.cost.operations, cpu, generated.seconds))
+    }
+
+    fn unary<'a>(&self, address: &'a str, pid: u32, cookies: &'a Path, mix: &'a str) -> Load<'a> {
+        Load {
             address,
             pid,
             cookies,
-            mix: operation.name(),
-            pipeline,
+            mix,
+            pipeline: false,
             connections: 1,
             in_flight: IN_FLIGHT,
             data_bytes: DATA_BYTES,
             warm_up: WARM_UP,
             duration: self.seconds,
-        })?;
-        let cpu = Duration::from_secs_f64(generated.cost.cpu_seconds);
-        Ok(Sample::new(generated.cost.operations, cpu, generated.seconds))
+        }
+    }
+
+    /// One core against two, where the cores are all that the daemon and its two
+    /// generators have: each case is bound by CPU, and in each the daemon is
+    /// disturbed by its generators alike.
+    fn shared(&self, cores: usize) -> Result<Sample, Problem> {
+        let Loaded { daemon, cookies, .. } = &self.shared[cores - 1];
+        let own = machine::cores()[..cores].to_vec();
+        let generator = Generator { binary: self.generator.binary.clone(), cores: own.clone() };
+        let load = Load {
+            connections: CONNECTIONS,
+            ..self.unary(&daemon.tcp, daemon.process.id(), cookies, "resolve")
+        };
+        let (started, idle) = (Instant::now(), machine::idle_time(&own)?);
+        let (this, other) = std::thread::scope(|scope| {
+            let other = scope.spawn(|| generator.run(&load));
+            (generator.run(&load), other.join().expect("it does not panic"))
+        });
+        let (this, other) = (this?, other?);
+        let idle = machine::idle_time(&own)?.saturating_sub(idle).as_secs_f64();
+        let idle = idle / started.elapsed().as_secs_f64() / cores as f64;
+        if idle > IDLE_AT_MOST {
+            let percent = idle * 100.0;
+            eprintln!("  {cores} cores were idle for {percent:.0} % of the time: not bound by CPU");
+        }
+        let rate = |generated: &Generated| generated.cost.operations as f64 / generated.seconds;
+        let busy = |generated: &Generated| generated.cost.cpu_seconds / generated.seconds;
+        let per_second = rate(&this) + rate(&other);
+        // Both have read the same clock, each in its own window.
+        let busy = (busy(&this) + busy(&other)) / 2.0;
+        Ok(Sample { cpu_us: busy * 1e6 / per_second, per_second, busy, cores })
     }
 }

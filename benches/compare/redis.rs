@@ -65,8 +65,8 @@ impl Redis {
         keys: usize,
         data: &str,
     ) -> Result<Self, Problem> {
-        // It takes no port 0. Between these two lines somebody may take the port;
-        // then it ends and says so.
+        // It takes no port 0. Somebody else may take this one before it does; then
+        // it ends, and `version` notices.
         let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
         let port = free.map_err(|error| error.to_string())?.port();
         let mut serve = Command::new(SERVER);
@@ -91,6 +91,9 @@ impl Redis {
 
     pub fn version(&mut self) -> Result<String, Problem> {
         let info = self.info("server")?;
+        if !info.contains(&format!("process_id:{}\r\n", self.process.id())) {
+            return Err(format!("another Redis answers on port {}; try again", self.port));
+        }
         let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
         Ok(version.unwrap_or("of unknown version").to_owned())
     }

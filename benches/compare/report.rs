@@ -6,7 +6,7 @@ use crate::{
     Args,
     bed::{DATA_BYTES, IN_FLIGHT},
     machine,
-    rows::{RATIOS, Row, Sample},
+    rows::{RATIOS, Ratio, Row, Sample},
     support::{
         Problem,
         numbers::{Spread, Table},
@@ -47,10 +47,10 @@ impl Report {
         found.map_or(&[], |(_, samples)| samples)
     }
 
-    /// Of the costs of two rows, round by round.
-    fn ratio(&self, over: Row, under: Row) -> Option<Spread> {
-        let pairs = self.samples(over).iter().zip(self.samples(under));
-        Spread::of(pairs.map(|(over, under)| over.cpu_us / under.cpu_us))
+    /// Round by round. None when a row was not measured.
+    fn ratio(&self, ratio: &Ratio) -> Option<Spread> {
+        let pairs = self.samples(ratio.over).iter().zip(self.samples(ratio.under));
+        Spread::of(pairs.map(|(over, under)| (ratio.of)(over) / (ratio.of)(under)))
     }
 
     fn text(&self, markdown: bool) -> String {
@@ -75,14 +75,14 @@ impl Report {
                 format!("{:.2}", busy.median),
             ]);
         }
-        let mut ratios = Table::new(&["ratio", "median", "min..max", "at most"]);
+        let mut ratios = Table::new(&["ratio", "median", "min..max", "wanted"]);
         for ratio in &RATIOS {
-            let Some(found) = self.ratio(ratio.over, ratio.under) else { continue };
+            let Some(found) = self.ratio(ratio) else { continue };
             ratios.lines.push(vec![
                 ratio.what.to_owned(),
                 format!("{:.2}", found.median),
                 format!("{:.2}..{:.2}", found.min, found.max),
-                format!("{:.2}", ratio.at_most),
+                ratio.wanted.to_string(),
             ]);
         }
         let notes = self.notes.join("; ");
@@ -99,11 +99,11 @@ impl Report {
             serde_json::json!({ "row": row.name(), "cpu_us": cpu_us, "rounds": samples })
         });
         let ratios = RATIOS.iter().filter_map(|ratio| {
-            let found = self.ratio(ratio.over, ratio.under)?;
+            let found = self.ratio(ratio)?;
             let Spread { median, min, max } = found;
-            let at_most = ratio.at_most;
             Some(serde_json::json!({
-                "ratio": ratio.what, "median": median, "min": min, "max": max, "at_most": at_most,
+                "ratio": ratio.what, "median": median, "min": min, "max": max,
+                "wanted": ratio.wanted,
             }))
         });
         let (rows, ratios): (Vec<_>, Vec<_>) = (rows.collect(), ratios.collect());

@@ -12,18 +12,26 @@ pub struct Sample {
     /// CPU of the server for each operation.
     pub cpu_us: f64,
     pub per_second: f64,
-    /// The cores that the server had busy.
+    /// The cores that the server had busy, and those that it might have had.
     pub busy: f64,
+    pub cores: usize,
 }
 
 impl Sample {
+    /// Of a server on one core.
     pub fn new(operations: u64, cpu: Duration, seconds: f64) -> Self {
         let (operations, cpu) = (operations as f64, cpu.as_secs_f64());
         Self {
             cpu_us: cpu * 1e6 / operations,
             per_second: operations / seconds,
             busy: cpu / seconds,
+            cores: 1,
         }
+    }
+
+    /// Operations per second, had the server its cores for itself.
+    fn capacity(&self) -> f64 {
+        self.cores as f64 * 1e6 / self.cpu_us
     }
 }
 
@@ -51,9 +59,23 @@ impl Operation {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Row {
-    Echo { pipeline: bool },
-    Redis { command: RedisCommand, pipelined: bool },
-    Sessiond { operation: Operation, pipeline: bool, unix: bool },
+    Echo {
+        pipeline: bool,
+    },
+    Redis {
+        command: RedisCommand,
+        pipelined: bool,
+    },
+    Sessiond {
+        operation: Operation,
+        pipeline: bool,
+        unix: bool,
+    },
+    /// Resolve, unary, by as many threads on as many cores, which the daemon shares
+    /// with its generators.
+    Shared {
+        cores: usize,
+    },
 }
 
 impl Row {
@@ -72,6 +94,7 @@ impl Row {
                 }
             }
         }
+        rows.extend([1, 2].map(|cores| Self::Shared { cores }));
         rows
     }
 
@@ -84,6 +107,7 @@ impl Row {
         match self {
             Self::Echo { pipeline } => with("echo", &[(pipeline, "-pipeline")]),
             Self::Redis { command, pipelined } => with(command.name(), &[(pipelined, "-p64")]),
+            Self::Shared { cores } => format!("shared-{cores}"),
             Self::Sessiond { operation, pipeline, unix } => {
                 with(operation.name(), &[(pipeline, "-pipeline"), (unix, "-unix")])
             }
@@ -99,6 +123,8 @@ impl Row {
                 let expiry = if command == RedisCommand::Set { " with EX" } else { "" };
                 format!("Redis {}{expiry}, {how}, TCP", command.name().to_uppercase())
             }
+            Self::Shared { cores: 1 } => "sessiond Resolve, one core, shared".to_owned(),
+            Self::Shared { cores } => format!("sessiond Resolve, {cores} cores, shared"),
             Self::Sessiond { operation, pipeline, unix } => {
                 let mut name = operation.name().to_owned();
                 name[..1].make_ascii_uppercase();
@@ -109,56 +135,60 @@ impl Row {
     }
 }
 
-/// Two rows whose costs are compared, and how far apart they may be.
+/// Two rows that are compared, and what was set out to be reached.
 pub struct Ratio {
     pub what: &'static str,
     pub over: Row,
     pub under: Row,
-    pub at_most: f64,
+    /// What of them is compared.
+    pub of: fn(&Sample) -> f64,
+    pub wanted: Wanted,
 }
 
-const fn sessiond(operation: Operation) -> Row {
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wanted {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl std::fmt::Display for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AtMost(bound) => write!(f, "at most {bound:.2}"),
+            Self::AtLeast(bound) => write!(f, "at least {bound:.2}"),
+        }
+    }
+}
+
+const fn cost(what: &'static str, over: Row, under: Row, at_most: f64) -> Ratio {
+    Ratio { what, over, under, of: |sample| sample.cpu_us, wanted: Wanted::AtMost(at_most) }
+}
+
+const fn two_cores(what: &'static str, of: fn(&Sample) -> f64) -> Ratio {
+    let (over, under) = (Row::Shared { cores: 2 }, Row::Shared { cores: 1 });
+    Ratio { what, over, under, of, wanted: Wanted::AtLeast(1.7) }
+}
+
+const fn unary(operation: Operation) -> Row {
     Row::Sessiond { operation, pipeline: false, unix: false }
 }
 
-const fn redis(pipelined: bool) -> Row {
-    Row::Redis { command: RedisCommand::Getex, pipelined }
-}
-
-const RESOLVE: Row = sessiond(Operation::Resolve);
+const RESOLVE: Row = unary(Operation::Resolve);
 const STREAMED: Row = Row::Sessiond { operation: Operation::Resolve, pipeline: true, unix: false };
+const UNIX: Row = Row::Sessiond { operation: Operation::Resolve, pipeline: false, unix: true };
+const ECHO: Row = Row::Echo { pipeline: false };
+const GETEX: Row = Row::Redis { command: RedisCommand::Getex, pipelined: false };
+const GETEX_P64: Row = Row::Redis { command: RedisCommand::Getex, pipelined: true };
 
-pub const RATIOS: [Ratio; 7] = [
-    Ratio {
-        what: "unary Resolve / bare tonic echo",
-        over: RESOLVE,
-        under: Row::Echo { pipeline: false },
-        at_most: 1.15,
-    },
-    Ratio { what: "unary Resolve / Redis GETEX", over: RESOLVE, under: redis(false), at_most: 1.3 },
-    Ratio {
-        what: "Pipeline Resolve / Redis GETEX -P 64",
-        over: STREAMED,
-        under: redis(true),
-        at_most: 1.5,
-    },
-    Ratio { what: "Pipeline / unary Resolve", over: STREAMED, under: RESOLVE, at_most: 0.2 },
-    Ratio {
-        what: "unix socket / TCP, unary Resolve",
-        over: Row::Sessiond { operation: Operation::Resolve, pipeline: false, unix: true },
-        under: RESOLVE,
-        at_most: 0.85,
-    },
-    Ratio {
-        what: "Touch / Resolve, unary",
-        over: sessiond(Operation::Touch),
-        under: RESOLVE,
-        at_most: 1.0,
-    },
-    Ratio {
-        what: "Write (flushed) / Resolve, unary",
-        over: sessiond(Operation::Write),
-        under: RESOLVE,
-        at_most: 2.5,
-    },
+pub const RATIOS: [Ratio; 9] = [
+    cost("unary Resolve / bare tonic echo", RESOLVE, ECHO, 1.15),
+    cost("unary Resolve / Redis GETEX", RESOLVE, GETEX, 1.3),
+    cost("Pipeline Resolve / Redis GETEX -P 64", STREAMED, GETEX_P64, 1.5),
+    cost("Pipeline / unary, Resolve", STREAMED, RESOLVE, 0.2),
+    cost("unix socket / TCP, unary Resolve", UNIX, RESOLVE, 0.85),
+    cost("Touch / Resolve, unary", unary(Operation::Touch), RESOLVE, 1.0),
+    cost("Write (flushed) / Resolve, unary", unary(Operation::Write), RESOLVE, 2.5),
+    two_cores("two cores / one: operations per CPU second x cores", Sample::capacity),
+    two_cores("two cores / one: operations per second, shared", |sample| sample.per_second),
 ];

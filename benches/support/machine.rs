@@ -7,7 +7,10 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::{
+    param::clock_ticks_per_second,
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+};
 use sessiond::{
     server::system::{SystemClock, cpu_time},
     session::clock::Clock,
@@ -76,6 +79,18 @@ pub fn on_cores<T>(cores: &[usize], work: impl FnOnce() -> T) -> Result<T, Probl
 pub fn cores() -> Vec<usize> {
     let Ok(own) = sched_getaffinity(None) else { return Vec::new() };
     (0..CpuSet::MAX_CPU).filter(|core| own.is_set(*core)).collect()
+}
+
+/// For how long these cores together have had nothing to do since the start.
+pub fn idle_time(cores: &[usize]) -> Result<Duration, Problem> {
+    let stat = fs::read_to_string("/proc/stat").map_err(|error| format!("/proc/stat: {error}"))?;
+    let ticks = cores.iter().map(|core| {
+        // proc_stat(5): user, nice, system, idle, iowait.
+        let line = stat.lines().find_map(|line| line.strip_prefix(&format!("cpu{core} ")));
+        let fields = line.unwrap_or_default().split(' ').skip(3).take(2);
+        fields.flat_map(str::parse::<u64>).sum::<u64>()
+    });
+    Ok(Duration::from_secs(ticks.sum()) / clock_ticks_per_second() as u32)
 }
 
 /// The machine and the date, in words.
