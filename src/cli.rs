@@ -126,6 +126,12 @@ pub struct BenchArgs {
     /// Data of each session
     #[arg(long, value_name = "BYTES", default_value_t = 400, value_parser = number(8, 1 << 30))]
     pub data_bytes: u64,
+    /// Present the Cookie headers of this file, one on each line, instead of making sessions
+    #[arg(long, value_name = "FILE", conflicts_with = "sessions")]
+    pub cookies: Option<PathBuf>,
+    /// Print what an operation costs this process: the daemon, on this machine
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub cpu_of: Option<u32>,
     /// How long to measure
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = timeout)]
     pub duration: Span,
