@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`wire`] | what is generated from `proto/` |
 //! | [`session_service`], [`admin_service`] | the two services |
+//! | [`watchers`] | what happens to sessions, to those who watch |
+//! | [`page`] | page sizes and page tokens |
 //! | [`operation`] | Resolve, Touch, Write and Destroy, from request to response |
 //! | [`pipeline`], [`lanes`] | many operations over one stream, and their order |
 //! | [`convert`] | messages to and from the session room's types |
@@ -19,6 +21,8 @@ pub mod fault;
 mod lanes;
 pub mod observer;
 mod operation;
+mod page;
 mod pipeline;
 pub mod session_service;
+pub mod watchers;
 pub mod wire;

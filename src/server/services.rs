@@ -16,6 +16,7 @@ use crate::grpc::{
     engines::Engines,
     observer::Observer,
     session_service::SessionService,
+    watchers::Watchers,
     wire::{
         FILE_DESCRIPTOR_SET, session_admin_service_server::SessionAdminServiceServer,
         session_service_server::SessionServiceServer,
@@ -34,9 +35,10 @@ pub struct Services {
     pub reflection: bool,
     pub auth: Option<BearerAuth>,
     pub engines: Engines<DaemonStore>,
+    pub watchers: Arc<Watchers>,
     pub observer: Arc<dyn Observer>,
     pub health: HealthReporter,
-    /// Cancelled when the daemon stops: pipelines end.
+    /// Cancelled when the daemon stops: pipelines and watching end.
     pub stopping: CancellationToken,
 }
 
@@ -59,6 +61,8 @@ impl Services {
         let service = SessionAdminServiceServer::new(SessionAdminService {
             engines: self.engines.clone(),
             slice: self.slice,
+            watchers: Arc::clone(&self.watchers),
+            stopping: self.stopping.clone(),
         })
         .max_decoding_message_size(self.limits.max_message_bytes.as_usize());
         let name = <SessionAdminServiceServer<SessionAdminService<DaemonStore>>>::NAME;

@@ -8,12 +8,14 @@
 //! What is found in the table is answered at once, on the caller's thread.
 //! Whatever reaches sled may wait for the disk, and goes to the blocking pool.
 //!
-//! [`records`] is the part that may wait for the disk, [`committer`] makes
+//! [`records`] is the part that may wait for the disk, [`principals`] its index
+//! of whose sessions they are, [`committer`] makes
 //! changes durable, [`open`] opens the data directory, [`snapshots`] judges what
 //! sled keeps there beside its log.
 
 mod committer;
 mod open;
+mod principals;
 mod records;
 mod snapshots;
 mod space;
@@ -35,15 +37,16 @@ use tokio::sync::Semaphore;
 use self::{
     committer::Committer,
     open::Handle,
+    principals::Doubts,
     records::{Kept, Locks, Records},
     space::Space,
 };
 pub use self::{committer::Durability, open::OpenError};
 use crate::session::{
     clock::Moment,
-    id::{PublicId, VerifierHash},
-    record::{Record, Touch, Update},
-    store::{Result, Store, StoreError, Swept, Touched, Written},
+    id::PublicId,
+    record::{Claim, Principal, Record, Touch, Update},
+    store::{Listed, Result, Store, StoreError, Swept, Touched, Written},
 };
 
 /// Where and how records are kept.
@@ -105,9 +108,12 @@ const HOT_ENTRY_BYTES: usize = 64;
 
 const RECORDS: &str = "records/";
 const EXPIRY: &str = "expiry/";
+const PRINCIPALS: &str = "principals/";
 const META: &str = "meta";
 /// Of a count: the engine's name follows.
 const COUNT: &str = "count/";
+/// Of an engine whose index of principals was whole at a clean stop.
+const WHOLE: &str = "whole/";
 const TIME: &str = "time";
 
 impl SledDatabase {
@@ -146,11 +152,16 @@ impl SledDatabase {
         // Taken out, so that after a crash the records are counted anew.
         let kept = self.shared.meta.remove(format!("{COUNT}{name}")).map_err(unreadable)?;
         let count = kept.as_deref().and_then(millis).unwrap_or_else(|| records.len() as u64);
+        let principals = tree(PRINCIPALS)?;
+        let whole = self.shared.meta.remove(format!("{WHOLE}{name}")).map_err(unreadable)?;
+        let is_whole = whole.is_some() || records.is_empty() && principals.is_empty();
         Ok(SledStore {
             inner: Arc::new(Records {
                 name: name.to_owned(),
                 number,
                 expiry: tree(EXPIRY)?,
+                principals,
+                doubts: Doubts::new(is_whole),
                 records,
                 count: AtomicU64::new(count),
                 shared: Arc::clone(&self.shared),
@@ -193,6 +204,15 @@ fn unreadable_database(path: &std::path::Path, error: &sled::Error) -> OpenError
     OpenError::Unreadable { path: path.to_owned(), problem: error.to_string() }
 }
 
+/// How many entries the indexes of a store hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexEntries {
+    /// One for each record.
+    pub expiry: usize,
+    /// One for each record that is not anonymous.
+    pub principals: usize,
+}
+
 /// Records of one engine, in sled.
 pub struct SledStore {
     inner: Arc<Records>,
@@ -215,6 +235,12 @@ impl SledStore {
         // What the panic said may hold what the work was about.
         done.await
             .unwrap_or_else(|_| Err(StoreError::unavailable("finish its work", "it has panicked")))
+    }
+
+    /// How many entries the indexes hold, counted one by one: what a rig holds
+    /// against the records. May wait for the disk.
+    pub fn index_entries(&self) -> Result<IndexEntries> {
+        self.inner.index_entries()
     }
 
     async fn commit(&self, durability: Durability) -> Result<()> {
@@ -262,13 +288,23 @@ impl Store for SledStore {
         Ok(written)
     }
 
-    async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
         self.check()?;
-        let removed = self.blocking(move |inner| inner.destroy(id, verifier)).await?;
+        let removed = self.blocking(move |inner| inner.destroy(id, &claim)).await?;
         // Also when it was gone: who removed it may have given up waiting, or
         // may be waiting still, and this answer says that it stays gone.
         self.commit(self.inner.shared.options.destroy).await?;
         Ok(removed)
+    }
+
+    async fn list(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        self.check()?;
+        self.blocking(move |inner| inner.list(&principal, after, limit)).await
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
