@@ -32,7 +32,8 @@ pub trait Operation<S>: Sized + Send + 'static {
 
     fn prepare(engines: &Engines<S>, request: Self::Request) -> Result<Self, Fault>;
 
-    /// What the credential proves: the sessions that this may reach.
+    /// What the credential proves: the sessions among which a pipeline keeps the
+    /// order. A Destroy of a wider scope reaches others of the principal besides.
     fn presented(&self) -> &Presented;
 
     fn run(self) -> impl Future<Output = Result<(Self::Response, Outcome), Error>> + Send;
