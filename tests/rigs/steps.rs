@@ -107,7 +107,7 @@ fn request() -> impl Strategy<Value = Request> {
         prop::bool::weighted(0.1),
         prop_oneof![4 => Just(Guess::None), 3 => Just(Guess::Current), 1 => Just(Guess::Next)],
         prop::bool::weighted(0.2),
-        prop::option::weighted(0.3, 0..PRINCIPALS.len()),
+        prop::option::weighted(0.5, 0..PRINCIPALS.len()),
         prop::option::weighted(0.2, 0..DURATIONS.len()),
     )
         .prop_map(|(set, unset, replace, if_version, roll, principal, duration)| Request {
@@ -162,7 +162,7 @@ pub fn rules() -> impl Strategy<Value = Rules> {
         prop::option::of(Just(300_000)),
         prop::bool::weighted(0.8),
         any::<bool>(),
-        prop::option::weighted(0.5, (1..4usize, any::<bool>())),
+        prop::option::weighted(0.5, (1..3usize, any::<bool>())),
     )
         .prop_map(|(duration, granularity, absolute, automatic_touch, persistent, limit)| {
             Rules {

@@ -9,7 +9,8 @@ use sessiond::{
         clock::Moment,
         data::Data,
         id::{PublicId, VerifierHash},
-        record::{Claim, Principal, Record},
+        lifetime::{Granularity, Lifetime},
+        record::{Claim, Edit, Principal, Record, Touch, Update},
         store::Store,
     },
     store::sled::{Durability, IndexEntries, SledDatabase, SledOptions, SledStore},
@@ -199,6 +200,48 @@ async fn a_sweep_mends_every_state_that_a_crash_leaves() {
     mended(|raw| drop(raw.tree("principals").insert(b"short", b"")), "a key of no use").await;
 }
 
+/// Where nothing goes wrong there is no doubt, and nothing for a sweep to mend.
+#[tokio::test]
+async fn every_change_takes_its_entry_along() {
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    furnish(directory.path()).await;
+    let (_database, store) = open(directory.path());
+    let entries = || store.index_entries().expect("counted");
+    let lifetime = Lifetime {
+        duration: Duration::from_secs(5000),
+        granularity: Granularity::Auto,
+        absolute: None,
+    };
+    let give = |name: &'static str| {
+        let update = Update {
+            verifier: VerifierHash::from_bytes([1; 32]),
+            lifetime,
+            now: NOW,
+            if_version: None,
+            edit: Edit { replace: false, unset: vec![], set: Data::EMPTY, limit_bytes: 100 },
+            next_verifier: VerifierHash::from_bytes([1; 32]),
+            roll: false,
+            principal: Some(principal(name)),
+            duration: None,
+        };
+        let written = store.write(id(1), update.into());
+        async { written.await.expect("it works").expect("it is there").expect("it is taken") }
+    };
+    give("cleo").await;
+    assert_eq!(entries(), WHOLE, "one for another");
+    give("").await;
+    assert_eq!(entries(), IndexEntries { principals: 3, ..WHOLE }, "it is nobody's now");
+    give("ann").await;
+    assert_eq!(entries(), WHOLE);
+    for claim in [Claim::Verifier(VerifierHash::from_bytes([1; 32])), Claim::Operator] {
+        store.destroy(id(1), claim.clone()).await.expect("it works").expect("it is there");
+        assert_eq!(entries(), IndexEntries { expiry: 4, principals: 3 }, "{claim:?}");
+        store.create(id(1), record("ann")).await.expect("it works").expect("it is free");
+    }
+    store.cleanup(DEADLINE, 1000).await.expect("the store works");
+    assert_eq!(entries(), IndexEntries { expiry: 0, principals: 0 }, "after a sweep of all");
+}
+
 /// No crash leaves these; damage may, or a version that had no such index.
 #[tokio::test]
 async fn a_sweep_finds_sessions_that_are_not_in_the_index() {
@@ -239,13 +282,13 @@ async fn a_sweep_that_meets_a_session_mends_its_entry() {
     let (_database, store) = open(directory.path());
     assert_eq!(listed(&store, "ann").await, [id(1), id(3)], "it is missing");
     // It is kept alive, so its entry by deadline is early when the sweep comes.
-    let lifetime = sessiond::session::lifetime::Lifetime {
+    let lifetime = Lifetime {
         duration: Duration::from_secs(5000),
-        granularity: sessiond::session::lifetime::Granularity::Auto,
+        granularity: Granularity::Auto,
         absolute: None,
     };
     let verifier = VerifierHash::from_bytes([1; 32]);
-    let touch = sessiond::session::record::Touch { verifier, lifetime, now: NOW };
+    let touch = Touch { verifier, lifetime, now: NOW };
     for number in 1..=3 {
         store.touch(id(number), touch).await.expect("it works").expect("it is there");
     }
