@@ -155,7 +155,9 @@ fn database(directory: &std::path::Path, cache_bytes: u64) -> SledDatabase {
         path: directory.to_owned(),
         cache_bytes,
         flush_interval: Duration::from_millis(100),
+        threads: 2,
         max_pending: 4096,
+        on_damage: sessiond::store::sled::OnDamage::Refuse,
         min_free_bytes: 0,
         write: Durability::Flushed,
         destroy: Durability::Synced,
@@ -227,6 +229,7 @@ fn resolves(criterion: &mut Criterion) {
     let metrics = Metrics::new();
     let store = database(directory.path(), 64 << 20).store("default", 0).expect("a store");
     let policy = Policy {
+        limit: None,
         keyring: keyring(),
         cookie: cookie(),
         lifetime: LIFETIME,

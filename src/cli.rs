@@ -52,12 +52,44 @@ pub enum Command {
         #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
         engine: String,
     },
+    /// List or end the sessions of a principal on a running daemon
+    #[command(subcommand)]
+    Sessions(SessionsCommand),
     /// Load a running daemon and print how fast it answers; makes sessions and destroys them
     Bench {
         #[command(flatten)]
         client: ClientArgs,
         #[command(flatten)]
         load: BenchArgs,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum SessionsCommand {
+    /// Print the live sessions of a principal: id, creation and end, a line each
+    List {
+        #[command(flatten)]
+        client: ClientArgs,
+        /// The engine whose sessions are meant; the default one otherwise
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+        engine: String,
+        /// Whose sessions, for example a user id
+        principal: String,
+    },
+    /// End sessions, and print how many were live: all of a principal's, or those with an --id,
+    /// or those with an --id that are the principal's
+    Revoke {
+        #[command(flatten)]
+        client: ClientArgs,
+        /// The engine whose sessions are meant; the default one otherwise
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+        engine: String,
+        /// The public id of a session; may be repeated
+        #[arg(long = "id", value_name = "ID")]
+        ids: Vec<String>,
+        /// Whose sessions, for example a user id
+        #[arg(required_unless_present = "ids", default_value = "", hide_default_value = true)]
+        principal: String,
     },
 }
 

@@ -23,7 +23,8 @@ use crate::session::{
     credential::{Absence, Credential, Presented},
     engine::{Engine, Notice, Resolution, ResolveOptions, Session, WriteOptions},
     error::Error,
-    store::Store,
+    principals::Scope,
+    store::{Store, StoreError},
 };
 
 /// An operation whose request is in order.
@@ -34,7 +35,8 @@ pub trait Operation<S>: Sized + Send + 'static {
 
     fn prepare(engines: &Engines<S>, request: Self::Request) -> Result<Self, Fault>;
 
-    /// What the credential proves: the sessions that this may reach.
+    /// What the credential proves: the sessions among which a pipeline keeps the
+    /// order. A Destroy of a wider scope reaches others of the principal besides.
     fn presented(&self) -> &Presented;
 
     /// What [`run`](Self::run) would give, if no store has to be waited for to know
@@ -84,6 +86,21 @@ pub fn prepared<S, O: Operation<S>>(
     })
 }
 
+/// Awaits a change. One that is followed goes on to its end also when its
+/// caller has gone; see [`Engine::is_followed`].
+pub async fn to_its_end<T: Send + 'static>(
+    is_followed: bool,
+    change: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    if !is_followed {
+        return change.await;
+    }
+    tokio::spawn(change).await.unwrap_or_else(|ended| match ended.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => Err(StoreError::unavailable("finish its work", "the daemon has stopped").into()),
+    })
+}
+
 pub struct Resolve<S> {
     engine: Arc<Engine<S>>,
     presented: Presented,
@@ -111,7 +128,11 @@ impl<S: Store> Operation<S> for Resolve<S> {
     }
 
     async fn run(self) -> Result<(ResolveResponse, Outcome), Error> {
-        Ok(resolved(self.engine.resolve(&self.presented, self.options).await?))
+        let Self { engine, presented, options } = self;
+        let is_followed = options.create && engine.is_followed();
+        let resolution =
+            to_its_end(is_followed, async move { engine.resolve(&presented, options).await });
+        Ok(resolved(resolution.await?))
     }
 }
 
@@ -212,14 +233,18 @@ impl<S: Store> Operation<S> for Write<S> {
     }
 
     async fn run(self) -> Result<(WriteResponse, Outcome), Error> {
-        let (session, notice) = if self.create {
-            self.engine.create(self.options).await?
-        } else {
-            self.engine.write(&self.presented, self.options).await?
-        };
+        let Self { engine, presented, create, options } = self;
+        let change = to_its_end(engine.is_followed(), async move {
+            if create {
+                engine.create(options).await
+            } else {
+                engine.write(&presented, options).await
+            }
+        });
+        let (session, notice) = change.await?;
         let (set_cookie, token) = convert::notice(notice);
         let session = Some(convert::session_without_data(&session));
-        let outcome = if self.create { Outcome::Created } else { Outcome::Active };
+        let outcome = if create { Outcome::Created } else { Outcome::Active };
         Ok((WriteResponse { session, set_cookie, token }, outcome))
     }
 }
@@ -227,6 +252,7 @@ impl<S: Store> Operation<S> for Write<S> {
 pub struct Destroy<S> {
     engine: Arc<Engine<S>>,
     presented: Presented,
+    scope: Scope,
 }
 
 impl<S: Store> Operation<S> for Destroy<S> {
@@ -236,19 +262,17 @@ impl<S: Store> Operation<S> for Destroy<S> {
 
     fn prepare(engines: &Engines<S>, request: DestroyRequest) -> Result<Self, Fault> {
         let engine = Arc::clone(engines.get(&request.engine)?);
-        match DestroyScope::try_from(request.scope) {
-            Ok(DestroyScope::Unspecified | DestroyScope::This) => {}
-            Ok(DestroyScope::Others | DestroyScope::All) => {
-                let problem = "the scopes OTHERS and ALL are not in this version; expected THIS";
-                return Err(Fault::at(Reason::NotImplemented, "scope", problem));
-            }
+        let scope = match DestroyScope::try_from(request.scope) {
+            Ok(DestroyScope::Unspecified | DestroyScope::This) => Scope::This,
+            Ok(DestroyScope::Others) => Scope::Others,
+            Ok(DestroyScope::All) => Scope::All,
             Err(_) => {
                 let problem = format!("expected a DestroyScope, found {}", request.scope);
                 return Err(Fault::at(Reason::InvalidArgument, "scope", problem));
             }
-        }
+        };
         let presented = engine.present(convert::credential(request.credential.as_ref()));
-        Ok(Self { engine, presented })
+        Ok(Self { engine, presented, scope })
     }
 
     fn presented(&self) -> &Presented {
@@ -256,11 +280,15 @@ impl<S: Store> Operation<S> for Destroy<S> {
     }
 
     async fn run(self) -> Result<(DestroyResponse, Outcome), Error> {
-        let destroyed = self.engine.destroy(&self.presented).await?;
-        let outcome = match (destroyed.count, self.presented.absence()) {
-            (0, absence) => Outcome::Absent(absence),
-            _ => Outcome::Active,
-        };
+        let Self { engine, presented, scope } = self;
+        let absence = presented.absence();
+        let change =
+            to_its_end(
+                engine.is_followed(),
+                async move { engine.destroy(&presented, scope).await },
+            );
+        let destroyed = change.await?;
+        let outcome = if destroyed.was_live { Outcome::Active } else { Outcome::Absent(absence) };
         let set_cookie = convert::set_cookie(destroyed.set_cookie);
         Ok((DestroyResponse { destroyed: destroyed.count, set_cookie }, outcome))
     }

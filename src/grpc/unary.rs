@@ -146,7 +146,7 @@ fn check_prefix(so_far: &[u8], limit: usize) -> Result<(), Status> {
     };
     if flag != 0 {
         let problem = "the message is compressed; expected grpc-encoding: identity";
-        let mut status = Fault::new(Reason::NotImplemented, problem).into_status();
+        let mut status = Fault::new(Reason::CompressionUnsupported, problem).into_status();
         let accepted = "identity".parse().expect("ASCII");
         status.metadata_mut().insert("grpc-accept-encoding", accepted);
         return Err(status);

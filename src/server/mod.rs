@@ -32,7 +32,7 @@ use self::{
     workers::{Balance, Workers},
 };
 use crate::{
-    grpc::{auth::BearerAuth, engines::Engines},
+    grpc::{auth::BearerAuth, engines::Engines, watchers::Watchers},
     session::{clock::Clock, engine::Engine, id::Entropy, store::StoreError},
     store::{
         AnyStore,
@@ -92,6 +92,7 @@ pub struct Server {
     tls: Option<TlsAcceptor>,
     auth: Option<BearerAuth>,
     engines: Engines<DaemonStore>,
+    watchers: Arc<Watchers>,
     database: Option<SledDatabase>,
     metrics: Arc<Metrics>,
     workers: Workers,
@@ -123,7 +124,9 @@ impl Server {
         let auth = (!checked.tokens.is_empty())
             .then(|| BearerAuth::new(checked.tokens.iter().map(|token| token.as_bytes())));
         let (clock, entropy) = (Arc::clone(&surroundings.clock), Arc::clone(&surroundings.entropy));
-        let (engines, database) = engines(&config, checked, &metrics, surroundings)?;
+        let limits = &config.limits;
+        let watchers = Watchers::new(limits.max_watchers as usize, limits.watch_queue as usize);
+        let (engines, database) = engines(&config, checked, &metrics, &watchers, surroundings)?;
         let scrape = match config.listen.metrics.0 {
             None => None,
             Some(address) => match Listener::bind(&ListenAddr::Tcp(address)).await? {
@@ -135,6 +138,7 @@ impl Server {
             tls,
             auth,
             engines,
+            watchers,
             database,
             metrics,
             workers: Workers::start(config.runtime.threads as usize)
@@ -171,6 +175,7 @@ impl Server {
             reflection: self.config.listen.reflection,
             auth: self.auth,
             engines: self.engines.clone(),
+            watchers: Arc::clone(&self.watchers),
             observer: Arc::clone(&self.metrics) as _,
             health: health.clone(),
             stopping: stopping.clone(),
@@ -192,7 +197,8 @@ impl Server {
         if let Some(listener) = self.scrape {
             let (metrics, engines) = (self.metrics, self.engines.clone());
             let connections = self.connections.clone();
-            let page = Arc::new(move || metrics.to_text(&engines, &connections));
+            let watchers = self.watchers;
+            let page = Arc::new(move || metrics.to_text(&engines, &connections, &watchers));
             background.spawn(scrape::serve(listener, page));
         }
 
@@ -286,6 +292,7 @@ fn engines(
     config: &Config,
     checked: Checked,
     metrics: &Metrics,
+    watchers: &Arc<Watchers>,
     surroundings: Surroundings,
 ) -> Result<(Engines<DaemonStore>, Option<SledDatabase>), StartError> {
     let database = match config.store.backend {
@@ -314,7 +321,7 @@ fn engines(
         let store = metrics.measured(&name, store);
         let Surroundings { clock, entropy } = &surroundings;
         let engine = Engine::new(&name, policy, store, Arc::clone(clock), Arc::clone(entropy));
-        engines.insert(name, Arc::new(engine));
+        engines.insert(name, Arc::new(engine.telling(Arc::clone(watchers) as _)));
     }
     Ok((Engines::new(engines), database))
 }

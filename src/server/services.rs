@@ -15,6 +15,7 @@ use crate::grpc::{
     observer::Observer,
     session_service::SessionService,
     unary::UnaryCalls,
+    watchers::Watchers,
     wire::{
         FILE_DESCRIPTOR_SET, session_admin_service_server::SessionAdminServiceServer,
         session_service_server::SessionServiceServer,
@@ -33,9 +34,10 @@ pub struct Services {
     pub reflection: bool,
     pub auth: Option<BearerAuth>,
     pub engines: Engines<DaemonStore>,
+    pub watchers: Arc<Watchers>,
     pub observer: Arc<dyn Observer>,
     pub health: HealthReporter,
-    /// Cancelled when the daemon stops: pipelines end.
+    /// Cancelled when the daemon stops: pipelines and watching end.
     pub stopping: CancellationToken,
 }
 
@@ -63,6 +65,8 @@ impl Services {
         let service = SessionAdminServiceServer::new(SessionAdminService {
             engines: self.engines.clone(),
             slice: self.slice,
+            watchers: Arc::clone(&self.watchers),
+            stopping: self.stopping.clone(),
         })
         .max_decoding_message_size(self.limits.max_message_bytes.as_usize());
         let name = <SessionAdminServiceServer<SessionAdminService<DaemonStore>>>::NAME;

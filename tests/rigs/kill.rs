@@ -17,6 +17,10 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use rustix::process::Signal;
+use sessiond::{
+    session::{clock::Moment, record::Principal, store::Store},
+    store::sled::{Durability, SledDatabase, SledOptions},
+};
 
 use self::{
     clients::{Client, Common},
@@ -127,7 +131,40 @@ impl Rig {
     async fn finish(&mut self) -> Option<i32> {
         let program = self.open();
         self.verify(&program, Depth::All).await;
-        program.stop().0
+        let ended = program.stop().0;
+        self.judge_index().await;
+        ended
+    }
+
+    /// After all those crashes the index holds what is there, and nothing else.
+    async fn judge_index(&mut self) {
+        let options = SledOptions {
+            path: self.directory.join("data"),
+            cache_bytes: 16 << 20,
+            flush_interval: Duration::from_secs(1),
+            on_damage: sessiond::store::sled::OnDamage::Refuse,
+            threads: 2,
+            max_pending: 64,
+            min_free_bytes: 0,
+            write: Durability::Buffered,
+            destroy: Durability::Buffered,
+            roll: Durability::Buffered,
+        };
+        let database = SledDatabase::open(options).expect("it opens after a clean stop");
+        let store = database.store("default", 0).expect("a store");
+        // Nothing is due then; what the daemon has left of its walk is done.
+        store.cleanup(Moment::from_unix_millis(0), usize::MAX).await.expect("the store works");
+        let entries = store.index_entries().expect("the entries can be counted").principals;
+        let mut listed = 0;
+        for client in 0..CLIENTS {
+            let name = clients::principal(client);
+            let principal = Principal::new(name.as_bytes()).expect("short");
+            let records = store.list(principal, None, usize::MAX).await.expect("the store works");
+            listed += records.records.len();
+        }
+        if entries != listed {
+            self.tally.violate(format!("{entries} entries in the index, of {listed} sessions"));
+        }
     }
 
     fn open(&mut self) -> Program {
@@ -178,6 +215,9 @@ impl Rig {
         }
         let tally = self.common.verify(program.address("grpc")).await;
         self.tally.add(tally);
+        for client in &self.clients {
+            client.verify_list(program.address("admin"), &mut self.tally).await;
+        }
     }
 
     async fn work(&mut self, mut program: Program, load: Duration, end: End) {

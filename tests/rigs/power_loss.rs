@@ -23,7 +23,7 @@ use crate::support::{
     browser::Browser,
     disk::Disk,
     oplog::{self, Operation},
-    story::{Left, Step, Story, judge, public_id},
+    story::{Left, Step, Story, judge, principal, public_id},
     victim::{Setup, Victim},
 };
 
@@ -82,7 +82,9 @@ impl Worker {
     async fn create(&mut self) {
         let text = self.text();
         let sent = self.position();
-        let request = WriteRequest { set: text.clone().into(), ..Default::default() };
+        let whose = Some(principal(self.serial).into());
+        let set = text.clone().into();
+        let request = WriteRequest { set, principal: whose, ..Default::default() };
         let answer = self.client.write(request).await.expect("a Write is taken").into_inner();
         let session = answer.session.expect("a session");
         let id = public_id(&session);
@@ -102,6 +104,8 @@ impl Worker {
             set: text.clone().into(),
             replace: true,
             roll,
+            // A login as somebody else, or a logout into an anonymous session.
+            principal: roll.then(|| principal(self.serial).into()),
             ..Default::default()
         };
         let answer = self.client.write(request).await.expect("a Write is taken").into_inner();

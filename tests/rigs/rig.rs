@@ -10,6 +10,7 @@ use sessiond::session::{
     engine::{Engine, Policy},
     id::Entropy,
     lifetime::{Granularity, Lifetime},
+    principals::{Limit, OnLimit},
     store::Store,
     token::{Keyring, Secret},
 };
@@ -104,6 +105,10 @@ pub fn engine<S: Store>(
         },
         automatic_touch: rules.automatic_touch,
         max_data_bytes: rules.max_data_bytes,
+        limit: rules.limit.map(|limit| Limit {
+            sessions: limit.sessions,
+            on_limit: if limit.end_idlest { OnLimit::EndIdlest } else { OnLimit::RefuseNewest },
+        }),
     };
     Engine::new("rig", policy, store, Arc::new(TaskClock), entropy)
 }

@@ -6,9 +6,9 @@ use parking_lot::Mutex;
 use sessiond::{
     session::{
         clock::Moment,
-        id::{PublicId, VerifierHash},
-        record::{Record, Touch, Update},
-        store::{Result, Store, Swept, Touched, Written},
+        id::PublicId,
+        record::{Claim, Principal, Record, Touch, Update},
+        store::{Listed, Result, Store, Swept, Touched, Written},
     },
     store::{
         AnyStore,
@@ -80,8 +80,17 @@ impl<S: Store> Store for Shared<S> {
         self.0.write(id, update).await
     }
 
-    async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
-        self.0.destroy(id, verifier).await
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+        self.0.destroy(id, claim).await
+    }
+
+    async fn list(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        self.0.list(principal, after, limit).await
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
@@ -150,8 +159,17 @@ impl<S: Store> Store for Restless<S> {
         self.around(self.store.write(id, update)).await
     }
 
-    async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
-        self.around(self.store.destroy(id, verifier)).await
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+        self.around(self.store.destroy(id, claim)).await
+    }
+
+    async fn list(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        self.around(self.store.list(principal, after, limit)).await
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {

@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 
 use crate::support::{
     browser::Browser,
-    daemon::set,
+    daemon::{login, set},
     program::{Program, run, sessiond, stderr, stdout},
 };
 
@@ -260,6 +260,49 @@ async fn a_unix_socket_is_for_owner_and_group() {
         run(["serve", "--dev", grpc.as_str(), "--set=listen.admin=", "--set=listen.metrics="]);
     assert!(stderr(&third).contains("a file that is no socket is there"), "{}", stderr(&third));
     assert_eq!(std::fs::read_to_string(&socket).expect("it is still there"), "not a socket");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_lists_and_ends_sessions() {
+    let program = Program::dev();
+    let admin = program.address("admin");
+    let mut service = client(&program).await;
+    for _ in 0..3 {
+        service.write(login("ann")).await.expect("a login is taken");
+    }
+    let bobs = service.write(login("bob")).await.expect("taken").into_inner().session;
+    let bobs = bobs.expect("a session").id;
+    let list = |principal: &str| {
+        let output = run(["sessions", "list", "--address", admin, principal]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let anns = list("ann");
+    assert_eq!(anns.lines().count(), 3, "{anns}");
+    let line = list("bob");
+    assert!(line.starts_with(&format!("{bobs} created=20")), "{line}");
+    assert!(line.contains("Z expires=20") && line.ends_with("Z\n"), "{line}");
+    let id = anns.split_whitespace().next().expect("an id");
+    for (arguments, revoked) in [
+        (vec!["--id", bobs.as_str(), "--id", id, "ann"], "1"),
+        (vec!["--id", id], "0"),
+        (vec!["ann"], "2"),
+        (vec!["--id", bobs.as_str()], "1"),
+    ] {
+        let command = ["sessions", "revoke", "--address", admin].into_iter();
+        let output = run(command.chain(arguments.iter().copied()));
+        assert_eq!(
+            (output.status.code(), stdout(&output).trim()),
+            (Some(0), revoked),
+            "{arguments:?}"
+        );
+    }
+    assert_eq!(list("ann") + &list("bob"), "");
+    let unsaid = run(["sessions", "revoke", "--address", admin]);
+    assert_eq!(unsaid.status.code(), Some(64), "it does not end everything");
+    let lost = run(["sessions", "list", "--address", admin, "--engine", "nope", "ann"]);
+    assert_eq!(lost.status.code(), Some(1));
+    assert!(stderr(&lost).contains("no engine of that name"), "{}", stderr(&lost));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

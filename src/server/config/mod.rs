@@ -9,7 +9,10 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    session::cookie::{CookieFormat, SameSite},
+    session::{
+        cookie::{CookieFormat, SameSite},
+        principals::OnLimit,
+    },
     store::sled::{Durability, OnDamage},
 };
 
@@ -85,6 +88,9 @@ pub struct EngineConfig {
     pub touch_granularity: SpanOrAuto,
     pub absolute_duration: SpanOrNone,
     pub max_data_bytes: Size,
+    /// 0: any number.
+    pub max_sessions_per_principal: u32,
+    pub on_limit: OnLimit,
     pub cookie: CookieConfig,
 }
 
@@ -96,6 +102,8 @@ impl Default for EngineConfig {
             touch_granularity: SpanOrAuto(None),
             absolute_duration: SpanOrNone(None),
             max_data_bytes: Size::kib(64),
+            max_sessions_per_principal: 0,
+            on_limit: OnLimit::RefuseNewest,
             cookie: CookieConfig::default(),
         }
     }
@@ -218,6 +226,8 @@ pub struct Limits {
     pub max_message_bytes: Size,
     pub max_header_bytes: Size,
     pub pipeline_in_flight: u32,
+    pub max_watchers: u32,
+    pub watch_queue: u32,
 }
 
 impl Default for Limits {
@@ -228,6 +238,8 @@ impl Default for Limits {
             max_message_bytes: Size::mib(1),
             max_header_bytes: Size::kib(16),
             pipeline_in_flight: 256,
+            max_watchers: 64,
+            watch_queue: 1024,
         }
     }
 }

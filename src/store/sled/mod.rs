@@ -9,13 +9,14 @@
 //! Whatever reaches sled may wait for the disk, and goes to threads of the
 //! store's own.
 //!
-//! [`records`] is the part that may wait for the disk, [`threads`] is where it
-//! runs, [`committer`] makes changes durable, [`open`] opens the data directory,
-//! [`snapshots`] judges what sled keeps there beside its log, [`quarantine`] moves
-//! aside what is damaged.
+//! [`records`] is the part that may wait for the disk, [`principals`] its index of
+//! whose sessions they are, [`threads`] is where it runs, [`committer`] makes
+//! changes durable, [`open`] opens the data directory, [`snapshots`] judges what
+//! sled keeps there beside its log, [`quarantine`] moves aside what is damaged.
 
 mod committer;
 mod open;
+mod principals;
 mod quarantine;
 mod records;
 mod snapshots;
@@ -39,6 +40,7 @@ use tokio::sync::oneshot;
 use self::{
     committer::Committer,
     open::Handle,
+    principals::Doubts,
     records::{Kept, Locks, Records},
     space::Space,
     threads::Threads,
@@ -49,9 +51,9 @@ pub use self::{
 };
 use crate::session::{
     clock::Moment,
-    id::{PublicId, VerifierHash},
-    record::{Record, Touch, Update},
-    store::{Result, Store, StoreError, Swept, Touched, Written},
+    id::PublicId,
+    record::{Claim, Principal, Record, Touch, Update},
+    store::{Listed, Result, Store, StoreError, Swept, Touched, Written},
 };
 
 /// Where and how records are kept.
@@ -122,9 +124,12 @@ const HOT_ENTRY_BYTES: usize = 64;
 
 const RECORDS: &str = "records/";
 const EXPIRY: &str = "expiry/";
+const PRINCIPALS: &str = "principals/";
 const META: &str = "meta";
 /// Of a count: the engine's name follows.
 const COUNT: &str = "count/";
+/// Of an engine whose index of principals was whole at a clean stop.
+const WHOLE: &str = "whole/";
 const TIME: &str = "time";
 
 impl SledDatabase {
@@ -172,11 +177,16 @@ impl SledDatabase {
         // Taken out, so that after a crash the records are counted anew.
         let kept = self.shared().meta.remove(format!("{COUNT}{name}")).map_err(unreadable)?;
         let count = kept.as_deref().and_then(millis).unwrap_or_else(|| records.len() as u64);
+        let principals = tree(PRINCIPALS)?;
+        let whole = self.shared().meta.remove(format!("{WHOLE}{name}")).map_err(unreadable)?;
+        let is_whole = whole.is_some() || records.is_empty() && principals.is_empty();
         Ok(SledStore {
             inner: Arc::new(Records {
                 name: name.to_owned(),
                 number,
                 expiry: tree(EXPIRY)?,
+                principals,
+                doubts: Doubts::new(is_whole),
                 records,
                 count: AtomicU64::new(count),
                 shared: Arc::clone(self.shared()),
@@ -221,6 +231,15 @@ fn unreadable_database(path: &std::path::Path, error: &sled::Error) -> OpenError
     OpenError::of_sled(path, error)
 }
 
+/// How many entries the indexes of a store hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexEntries {
+    /// One for each record.
+    pub expiry: usize,
+    /// One for each record that is not anonymous.
+    pub principals: usize,
+}
+
 /// Records of one engine, in sled.
 pub struct SledStore {
     inner: Arc<Records>,
@@ -259,6 +278,12 @@ impl SledStore {
 
     fn options(&self) -> &SledOptions {
         &self.owner.shared.options
+    }
+
+    /// How many entries the indexes hold, counted one by one: what a rig holds
+    /// against the records. May wait for the disk.
+    pub fn index_entries(&self) -> Result<IndexEntries> {
+        self.inner.index_entries()
     }
 }
 
@@ -315,12 +340,23 @@ impl Store for SledStore {
         .await
     }
 
-    async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
         self.check()?;
         let level = self.options().destroy;
         // Also when it was gone: who removed it may have given up waiting, or
         // may be waiting still, and this answer says that it stays gone.
-        self.run(move |inner| Ok((inner.destroy(id, verifier)?, level))).await
+        self.run(move |inner| Ok((inner.destroy(id, &claim)?, level))).await
+    }
+
+    async fn list(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        self.check()?;
+        self.run(move |inner| Ok((inner.list(&principal, after, limit)?, Durability::Buffered)))
+            .await
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
@@ -332,7 +368,7 @@ impl Store for SledStore {
                 .run(move |inner| Ok((inner.cleanup(now, step)?, Durability::Buffered)))
                 .await?;
             all.examined += swept.examined;
-            all.removed += swept.removed;
+            all.removed.extend(swept.removed);
             all.next = swept.next;
             if swept.examined < step {
                 break;

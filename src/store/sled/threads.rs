@@ -27,8 +27,6 @@ struct Queue {
     jobs: Mutex<Jobs>,
     wake: Condvar,
     limit: usize,
-    /// Called by a thread that has done what there was, or much of it.
-    rest: Box<dyn Fn() + Send + Sync>,
 }
 
 #[derive(Default)]
@@ -61,13 +59,13 @@ impl Threads {
         limit: usize,
         rest: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let rest = Box::new(rest);
-        let queue = Arc::new(Queue { jobs: Mutex::default(), wake: Condvar::new(), limit, rest });
+        let rest = Arc::new(rest);
+        let queue = Arc::new(Queue { jobs: Mutex::default(), wake: Condvar::new(), limit });
         let mut running = Vec::new();
         for number in 0..threads {
-            let queue = Arc::clone(&queue);
+            let (queue, rest) = (Arc::clone(&queue), Arc::clone(&rest));
             let thread = thread::Builder::new().name(format!("sessiond-store-{number}"));
-            running.push(thread.spawn(move || queue.work())?);
+            running.push(thread.spawn(move || queue.work(rest.as_ref()))?);
         }
         Ok(Self { queue, running })
     }
@@ -116,7 +114,7 @@ impl Drop for Threads {
 }
 
 impl Queue {
-    fn work(&self) {
+    fn work(&self, rest: &dyn Fn()) {
         let mut jobs = self.jobs.lock();
         let mut done = 0;
         loop {
@@ -127,14 +125,14 @@ impl Queue {
                 let _ = panic::catch_unwind(panic::AssertUnwindSafe(job));
                 done += 1;
                 if done == REST_AFTER {
-                    (self.rest)();
+                    rest();
                     done = 0;
                 }
                 jobs = self.jobs.lock();
                 jobs.active -= 1;
             } else if done > 0 {
                 done = 0;
-                MutexGuard::unlocked(&mut jobs, || (self.rest)());
+                MutexGuard::unlocked(&mut jobs, rest);
             } else if jobs.closed {
                 return;
             } else {
