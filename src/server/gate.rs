@@ -25,10 +25,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     DaemonStore,
     config::Limits,
+    jitter::jittered,
     listen::{self, Accept, Connection, ConnectionLimit, Handed, Listener},
     workers::{Balance, Workers},
 };
-use crate::grpc::handler::Handler;
+use crate::{grpc::handler::Handler, session::id::Entropy};
 
 /// A peer that resets streams faster than they are served is cut off
 /// (CVE-2023-44487, CVE-2025-8671). hyper's own figures.
@@ -55,6 +56,8 @@ pub struct Gate {
     pub tls: Option<TlsAcceptor>,
     pub connections: ConnectionLimit,
     pub balance: Balance,
+    /// Spreads the ages of connections.
+    pub entropy: Arc<dyn Entropy>,
     /// Cancelled when the daemon stops: the listeners close.
     pub stopping: CancellationToken,
 }
@@ -93,6 +96,7 @@ impl Gate {
             doors.push(door);
             let speaker = Speaker {
                 limits: self.limits.clone(),
+                entropy: Arc::clone(&self.entropy),
                 tls: tls.clone(),
                 handler: Arc::clone(handler),
                 stopping: self.stopping.clone(),
@@ -132,6 +136,7 @@ fn http2(limits: &Limits, arrived: Arrived) -> http2::Builder<Arrived> {
 #[derive(Clone)]
 struct Speaker {
     limits: Limits,
+    entropy: Arc<dyn Entropy>,
     tls: Option<TlsAcceptor>,
     handler: Arc<Handler<DaemonStore>>,
     stopping: CancellationToken,
@@ -165,6 +170,17 @@ impl Speaker {
         }
     }
 
+    /// Done when a connection is to take no more calls: the daemon stops, or the
+    /// connection is old enough.
+    async fn closing(&self) {
+        let age = self.limits.max_connection_age.0;
+        let Some(age) = age.map(|age| jittered(age, self.entropy.as_ref())) else {
+            return self.stopping.cancelled().await;
+        };
+        // The outcome is the same.
+        let _ = tokio::time::timeout(age, self.stopping.cancelled()).await;
+    }
+
     async fn speak<Io>(&self, io: Io)
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -174,12 +190,12 @@ impl Speaker {
         let http = http2(&self.limits, arrived.clone());
         let gathered = TokioIo::new(Gathered(BufWriter::with_capacity(WRITE_BYTES, io)));
         let mut connection = pin!(http.serve_connection(gathered, answer));
-        let mut stopping = pin!(self.stopping.cancelled());
-        let mut stopped = false;
+        let mut closing = pin!(self.closing());
+        let mut closed = false;
         let mut waiting = FuturesUnordered::new();
         let ended = poll_fn(|cx| {
-            if !stopped && stopping.as_mut().poll(cx).is_ready() {
-                stopped = true;
+            if !closed && closing.as_mut().poll(cx).is_ready() {
+                closed = true;
                 connection.as_mut().graceful_shutdown();
             }
             loop {

@@ -10,7 +10,7 @@
 //! | [`listen`], [`gate`] | sockets, the bound on connections, and what is spoken there |
 //! | [`workers`] | the threads that serve connections |
 //! | [`services`] | the gRPC services of a listener |
-//! | [`cleanup`] | the periodic sweep |
+//! | [`cleanup`], [`jitter`] | the periodic sweep, and times that are spread |
 //! | [`tls`] | certificates and keys |
 //! | [`metrics`], [`scrape`] | what is counted, and the page that shows it |
 //! | [`system`] | the system's clock and randomness |
@@ -44,6 +44,7 @@ use crate::{
 pub mod cleanup;
 pub mod config;
 mod gate;
+mod jitter;
 pub mod listen;
 pub mod log;
 pub mod metrics;
@@ -208,6 +209,7 @@ impl Server {
             tls: self.tls,
             connections: self.connections.clone(),
             balance: Balance::between(self.workers.runtimes().count()),
+            entropy: Arc::clone(&self.entropy),
             stopping: stopping.clone(),
         };
         for (listeners, handler) in [(self.grpc, sessions), (self.admin, admin)] {

@@ -222,6 +222,7 @@ impl Default for CleanupConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     pub max_connections: u32,
+    pub max_connection_age: SpanOrNone,
     pub max_concurrent_streams: u32,
     pub max_message_bytes: Size,
     pub max_header_bytes: Size,
@@ -234,6 +235,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 1024,
+            max_connection_age: SpanOrNone(None),
             max_concurrent_streams: 256,
             max_message_bytes: Size::mib(1),
             max_header_bytes: Size::kib(16),
