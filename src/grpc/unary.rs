@@ -7,7 +7,6 @@
 //! in, the same out, and the status in the trailers.
 
 use std::{
-    cmp::Ordering,
     convert::Infallible,
     error::Error,
     pin::Pin,
@@ -104,7 +103,6 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    let malformed = |problem| Fault::new(Reason::MalformedMessage, problem).into_status();
     // Nearly always all of it is in the first frame, and is not copied.
     let mut whole = Bytes::new();
     let mut parts = BytesMut::new();
@@ -132,11 +130,14 @@ where
     }
     let len = message.slice(1..PREFIX_LEN).get_u32() as usize;
     message.advance(PREFIX_LEN);
-    match message.len().cmp(&len) {
-        Ordering::Less => Err(malformed("the call ends within its message")),
-        Ordering::Equal => Ok(message),
-        Ordering::Greater => Err(malformed("expected one message, found more")),
+    if message.len() < len {
+        return Err(malformed("the call ends within its message"));
     }
+    Ok(message)
+}
+
+fn malformed(problem: &str) -> Status {
+    Fault::new(Reason::MalformedMessage, problem).into_status()
 }
 
 /// Refuses what is not worth waiting for the rest of.
@@ -152,9 +153,12 @@ fn check_prefix(so_far: &[u8], limit: usize) -> Result<(), Status> {
         return Err(status);
     }
     let len = u32::from_be_bytes(*len) as usize;
-    if len > limit || rest.len() > limit {
+    if len > limit {
         let problem = format!("the message has {len} bytes, at most {limit} are taken");
         return Err(Fault::new(Reason::MessageTooLarge, problem).into_status());
+    }
+    if rest.len() > len {
+        return Err(malformed("expected one message, found more"));
     }
     Ok(())
 }
@@ -206,5 +210,58 @@ impl Body for Answer {
 
     fn is_end_stream(&self) -> bool {
         self.message.is_none() && !self.trailers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt, stream};
+    use http_body_util::StreamBody;
+    use tonic::Code;
+    use tonic_types::StatusExt;
+
+    use super::*;
+
+    const LIMIT: usize = 10;
+
+    /// What is read from a body of these frames.
+    fn read(frames: &[&'static [u8]]) -> Result<Bytes, (Code, String)> {
+        let frames: Vec<_> = frames
+            .iter()
+            .map(|frame| Ok::<_, Infallible>(Frame::data(Bytes::from_static(frame))))
+            .collect();
+        let body = StreamBody::new(stream::iter(frames));
+        let read = read_message(body, LIMIT).now_or_never().expect("nothing to wait for");
+        read.map_err(|status| {
+            let reason = status.get_details_error_info().expect("a reason").reason;
+            (status.code(), reason)
+        })
+    }
+
+    #[test]
+    fn a_message_may_come_in_any_pieces() {
+        let whole = Ok(Bytes::from_static(b"hello"));
+        assert_eq!(read(&[b"\0\0\0\0\x05hello"]), whole);
+        assert_eq!(read(&[b"\0\0\0\0\x05", b"hello"]), whole);
+        assert_eq!(read(&[b"\0\0", b"", b"\0\0\x05he", b"l", b"lo", b""]), whole);
+        assert_eq!(read(&[b"\0\0\0\0\0"]), Ok(Bytes::new()), "all fields may be absent");
+        assert_eq!(read(&[b"\0\0\0\0\x0a0123456789"]).map(|bytes| bytes.len()), Ok(LIMIT));
+    }
+
+    #[test]
+    fn what_is_no_single_message_is_refused() {
+        for (frames, code, reason) in [
+            (&[] as &[&'static [u8]], Code::InvalidArgument, "MALFORMED_MESSAGE"),
+            (&[b"\0\0\0\0"], Code::InvalidArgument, "MALFORMED_MESSAGE"),
+            (&[b"\0\0\0\0\x05hell"], Code::InvalidArgument, "MALFORMED_MESSAGE"),
+            (&[b"\0\0\0\0\x05hello\0"], Code::InvalidArgument, "MALFORMED_MESSAGE"),
+            (&[b"\0\0\0\0\0", b"\0\0\0\0\0"], Code::InvalidArgument, "MALFORMED_MESSAGE"),
+            // Refused before any more of it comes.
+            (&[b"\0\0\0\0\x0b"], Code::InvalidArgument, "MESSAGE_TOO_LARGE"),
+            (&[b"\0\xff\xff\xff\xff"], Code::InvalidArgument, "MESSAGE_TOO_LARGE"),
+            (&[b"\x01\0\0\0\x05hello"], Code::Unimplemented, "COMPRESSION_UNSUPPORTED"),
+        ] {
+            assert_eq!(read(frames), Err((code, reason.to_owned())), "{frames:?}");
+        }
     }
 }
