@@ -193,7 +193,8 @@ fn stores(criterion: &mut Criterion) {
         }
     }
     let turn = AtomicUsize::new(0);
-    let touch = |now| Touch { lifetime: LIFETIME, verifier: record().verifier, now };
+    let verifier = record().verifier;
+    let touch = |now| Touch { lifetime: LIFETIME, verifier, now };
     let mut group = criterion.benchmark_group("sled");
     group.bench_function("read, in the table", |bench| {
         bench.to_async(&runtime).iter(|| hot.read(public_id(next(&turn, SESSIONS))));
@@ -201,12 +202,16 @@ fn stores(criterion: &mut Criterion) {
     group.bench_function("touch that moves nothing, in the table", |bench| {
         bench.to_async(&runtime).iter(|| hot.touch(public_id(next(&turn, SESSIONS)), touch(NOW)));
     });
+    let later = AtomicUsize::new(1);
     group.bench_function("touch that moves the deadline", |bench| {
-        let later = AtomicUsize::new(0);
         bench.to_async(&runtime).iter(|| {
-            // Each time a granularity later.
+            // Each time more than a granularity later.
             let step = Duration::from_secs(60) * later.fetch_add(1, Ordering::Relaxed) as u32;
-            hot.touch(public_id(0), touch(NOW + step))
+            let touched = hot.touch(public_id(0), touch(NOW + step));
+            async {
+                let touched = touched.await.expect("the store works").expect("it is there");
+                assert!(touched.moved, "expected the deadline to be due");
+            }
         });
     });
     group.bench_function("read, in neither cache", |bench| {

@@ -143,6 +143,8 @@ fn serving(rig: &Rig, many: &Site, few: &Site, found: &mut Findings) -> Result<f
 
     eprintln!("latencies at rest and during flushes");
     let (other, _) = rig.serve(few)?;
+    rig.warm_up(&other, few)?;
+    rig.warm_up(&daemon, many)?;
     let (mut alone, mut among, mut flushing) = Default::default();
     for _ in 0..rig.rounds {
         rig.resolves(&other, few, &mut alone, || Ok(()))?;
@@ -181,6 +183,7 @@ fn sweeping(rig: &Rig, many: &Site, few: &Site, found: &mut Findings) -> Result<
         }
         rig.expire(many)?;
         let (daemon, _) = rig.serve(many)?;
+        rig.warm_up(&daemon, many)?;
         rig.resolves(&daemon, many, &mut quiet, || Ok(()))?;
         let swept = rig.resolves(&daemon, many, &mut during, || rig.sweep(&daemon))?;
         times.push(swept.seconds);
@@ -323,7 +326,7 @@ impl Rig {
     /// Adds sessions whose time is over.
     fn expire(&self, site: &Site) -> Result<(), Problem> {
         let now = SystemClock::start().now().unix_millis();
-        let life = 2 * SITE_LIFE.as_millis() as u64;
+        let life = 3 * SITE_LIFE.as_millis() as u64;
         let sessions = (0..EXPIRED as u64).map(|number| {
             let created = Moment::from_unix_millis(now - life - number % 10_000);
             (SessionId::generate(&SystemEntropy), created)
@@ -358,7 +361,7 @@ impl Rig {
                 verifier: id.verifier_hash(),
                 version: 1,
                 create_time: created,
-                deadline: created + SITE_LIFE,
+                deadline: created + 2 * SITE_LIFE,
                 duration: None,
                 principal: Default::default(),
                 data: data.clone(),
@@ -384,12 +387,20 @@ impl Rig {
         let life = format!("{}s", SITE_LIFE.as_secs());
         let settings = [
             ("store.sled.cache_bytes", cache.as_str()),
+            // So that no deadline is due to be moved: moves would come all at once.
             ("engine.default.duration", &life),
+            ("engine.default.touch_granularity", &life),
             ("cleanup.interval", "1d"),
         ];
         let started = Instant::now();
         let daemon = Daemon::start(&self.server, &[], &site.directory, &settings)?;
         Ok((daemon, started.elapsed().as_secs_f64()))
+    }
+
+    /// Until all of the hot set is hot.
+    fn warm_up(&self, daemon: &Daemon, site: &Site) -> Result<(), Problem> {
+        let (little, much) = (Duration::from_millis(1), Duration::from_secs(4));
+        self.load(daemon, &site.cookies(), "resolve", little, much).map(drop)
     }
 
     /// Resolves of the hot set, while something else goes on.
@@ -417,9 +428,8 @@ impl Rig {
 
     /// Writes, one after the other, each of them flushed.
     fn writes(&self, daemon: &Daemon, site: &Site, during: Duration) -> Result<(), Problem> {
-        // They need no warming up; it takes no zero.
-        let warm_up = Duration::from_millis(1);
-        self.load(daemon, &site.cookies(), "write", warm_up, during).map(drop)
+        let little = Duration::from_millis(1);
+        self.load(daemon, &site.cookies(), "write", little, during).map(drop)
     }
 
     fn load(

@@ -149,8 +149,14 @@ impl Bed {
     fn loaded(&self, cores: &[usize]) -> Result<Loaded, Problem> {
         let directory = scratch()?;
         let threads = cores.len().max(1).to_string();
-        // What sweeps cost is measured by `benches/scale.rs`; here none comes in between.
-        let settings = [("runtime.threads", threads.as_str()), ("cleanup.interval", "1d")];
+        // Two things that come rarely would come in bursts, in one window and not in
+        // the next: sweeps, which `benches/scale.rs` measures, and moves of deadlines,
+        // of which a busy session has one in 28 s; see `benches/parts.rs`.
+        let settings = [
+            ("runtime.threads", threads.as_str()),
+            ("cleanup.interval", "1d"),
+            ("engine.default.touch_granularity", "30m"),
+        ];
         let daemon = Daemon::start(&self.server, cores, directory.path(), &settings)?;
         let cookies = self
             .runtime

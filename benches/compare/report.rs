@@ -22,7 +22,8 @@ impl Report {
     pub fn new(args: &Args, mut notes: Vec<String>) -> Self {
         notes.insert(0, machine::in_words());
         notes.push(format!(
-            "{} sessions of {DATA_BYTES} bytes, {IN_FLIGHT} in flight, {} rounds of {} s for each row",
+            "{} sessions of {DATA_BYTES} bytes, no deadline due to be moved, {IN_FLIGHT} in flight, \
+             {} rounds of {} s for each row",
             args.sessions, args.rounds, args.seconds
         ));
         Self { rows: Vec::new(), notes }
