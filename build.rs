@@ -54,7 +54,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("descriptor.bin"), descriptors.encode_to_vec())?;
 
     tonic_prost_build::configure()
-        .codec_path("crate::grpc::codec::WireCodec")
         .extern_path(".google.rpc", "::tonic_types::pb")
         .bytes(".sessiond.v1")
         .skip_debug(SECRETIVE.map(|name| format!(".sessiond.v1.{name}")))

@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`wire`], [`codec`] | what is generated from `proto/`, and its buffers |
+//! | [`wire`] | what is generated from `proto/` |
 //! | [`handler`] | what a listener does with a call |
 //! | [`unary`] | the four operations as unary calls |
 //! | [`session_service`], [`admin_service`] | the two services, as tonic serves them |
@@ -17,7 +17,6 @@
 
 pub mod admin_service;
 pub mod auth;
-pub mod codec;
 mod convert;
 pub mod engines;
 pub mod fault;
