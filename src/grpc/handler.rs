@@ -47,8 +47,8 @@ type Answered = Result<Response<AnswerBody>, Infallible>;
 
 impl<S: Store> Handler<S> {
     /// Answers a call, within the time that the caller gives it.
-    // No async fn: that would keep the request in its future, and moving this
-    // about costs more than the operation.
+    // No async fn: that would keep the request in its future, which is moved to
+    // the heap for each call.
     pub fn handle<B>(
         self: &Arc<Self>,
         request: Request<B>,
@@ -149,8 +149,8 @@ mod tests {
     fn a_timeout_is_a_number_and_a_unit() {
         let of = |text: &str| {
             timeout(&HeaderMap::from_iter([(
-                "grpc-timeout".parse().unwrap(),
-                text.parse().unwrap(),
+                "grpc-timeout".parse().expect("a name"),
+                text.parse().expect("a value"),
             )]))
         };
         assert_eq!(of("2H"), Some(Duration::from_secs(7200)));

@@ -55,6 +55,18 @@ pub fn recalled<S, O: Operation<S>>(operation: &O, observer: &dyn Observer) -> O
     Some(response)
 }
 
+/// Answers an operation, from memory if that is enough, and tells the observer.
+pub async fn answered<S, O: Operation<S>>(
+    operation: O,
+    observer: &dyn Observer,
+) -> Result<O::Response, Fault> {
+    match recalled(&operation, observer) {
+        Some(response) => Ok(response),
+        // Boxed, so that those answered from memory are small.
+        None => Box::pin(observed(operation, observer)).await,
+    }
+}
+
 /// Runs an operation and tells the observer.
 pub async fn observed<S, O: Operation<S>>(
     operation: O,

@@ -18,7 +18,8 @@ use super::{
 };
 use crate::session::store::Store;
 
-/// The service, over the engines of a daemon.
+/// The service, over the engines of a daemon. There only `pipeline` is called: the
+/// unary calls are answered by [`unary`](super::unary) before they come this far.
 pub struct SessionService<S> {
     pub engines: Engines<S>,
     pub observer: Arc<dyn Observer>,
@@ -36,7 +37,7 @@ impl<S: Store> SessionService<S> {
         let observer = self.observer.as_ref();
         let operation = operation::prepared::<S, O>(&self.engines, request.into_inner(), observer)
             .map_err(Fault::into_status)?;
-        let response = operation::observed(operation, observer).await;
+        let response = operation::answered(operation, observer).await;
         response.map(Response::new).map_err(Fault::into_status)
     }
 }

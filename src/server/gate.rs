@@ -218,8 +218,8 @@ impl Speaker {
 /// Writes of several parts gathered into one.
 ///
 /// h2 writes each message of more than 256 octets by itself where it can write
-/// without a copy (vectored), and a write costs more than all else that an answer
-/// takes. To one who says that he can not, it copies up to 1 KiB and writes 16 KiB
+/// without a copy (vectored), and then most answers cost a call to the system each.
+/// To one who says that he can not, it copies up to 1 KiB and writes 16 KiB
 /// at a time; and what is larger is put together with its frame's head here.
 struct Gathered<Io>(BufWriter<Io>);
 

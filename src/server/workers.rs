@@ -1,8 +1,7 @@
 //! The threads that serve connections, each with a runtime of its own.
 //!
 //! A connection stays with one thread for its life: its requests wake no other
-//! core and share no run queue. Against a runtime that spreads tasks over all
-//! threads this saves a third of the CPU of a unary call (`benches/compare`).
+//! core and share no run queue.
 
 use std::{
     io,

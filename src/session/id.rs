@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn debug_shows_no_verifier() {
         let id = SessionId::generate(&Counter(0.into()));
-        let text = String::from_utf8(id.to_text().to_vec()).unwrap();
+        let text = String::from_utf8(id.to_text().to_vec()).expect("ASCII");
         let debug = format!("{id:?} {:?}", id.verifier_hash());
         assert!(debug.contains(&text[..16]), "{debug}");
         assert!(!debug.contains(&text[16..]), "{debug}");

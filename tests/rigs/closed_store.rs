@@ -1,8 +1,6 @@
 //! A store that was closed by a failed flush: everybody is told, and nobody is
 //! told that there is no session.
 
-use std::time::{Duration, Instant};
-
 use sessiond::grpc::wire::{
     DestroyRequest, ResolveRequest, WriteRequest, session_service_client::SessionServiceClient,
 };
@@ -55,17 +53,19 @@ async fn a_failed_sync_is_told_to_callers_to_probes_and_by_the_exit_code() {
     assert_eq!(refused.code(), Code::Unavailable, "never \"no session\": {refused:?}");
 
     let mut health = HealthClient::new(channel);
-    let asked = Instant::now();
-    loop {
-        let answer =
-            health.check(HealthCheckRequest::default()).await.expect("probes are answered");
-        if answer.into_inner().status() == ServingStatus::NotServing {
-            break;
+    let watch = health.watch(HealthCheckRequest::default()).await;
+    let mut watch = watch.expect("probes are answered").into_inner();
+    let not_serving = async {
+        while let Some(answer) = watch.message().await.expect("the watch goes on") {
+            if answer.status() == ServingStatus::NotServing {
+                return true;
+            }
         }
-        assert!(asked.elapsed() < PATIENCE, "health should be NOT_SERVING by now");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    drop((client, health));
+        false
+    };
+    let told = tokio::time::timeout(PATIENCE, not_serving).await;
+    assert_eq!(told, Ok(true), "health should be NOT_SERVING by now");
+    drop((client, health, watch));
     let ended = victim.stop();
     let code = ended.status.and_then(|status| status.code());
     assert_eq!(code, Some(1), "the last sync has failed: {}", ended.log);

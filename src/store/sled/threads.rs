@@ -46,7 +46,7 @@ struct Jobs {
 /// it has done waits so much longer at most, however slow the disk is.
 const REST_AFTER: Duration = Duration::from_millis(1);
 
-/// So many jobs keep a thread busy for about as long as it takes to wake another.
+/// One more thread is woken for so many jobs.
 const WORTH_A_THREAD: usize = 8;
 
 /// There are as many jobs as may be at a time.
