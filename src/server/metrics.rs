@@ -132,9 +132,11 @@ impl Metrics {
     /// The text that Prometheus reads.
     pub fn to_text<S: Store>(&self, engines: &Engines<S>, connections: &ConnectionLimit) -> String {
         for engine in engines.iter() {
-            let label = OfEngine { engine: engine.name().to_owned() };
-            let count = engine.count().try_into().unwrap_or(i64::MAX);
-            self.sessions.get_or_create(&label).set(count);
+            // Of a store that does not know there is no line, rather than a wrong one.
+            if let Some(count) = engine.count() {
+                let label = OfEngine { engine: engine.name().to_owned() };
+                self.sessions.get_or_create(&label).set(count.try_into().unwrap_or(i64::MAX));
+            }
         }
         self.connections.set(connections.open().try_into().unwrap_or(i64::MAX));
         let mut text = String::new();
@@ -332,7 +334,7 @@ impl<S: Store> Store for Measured<S> {
         self.store.check()
     }
 
-    fn count(&self) -> u64 {
+    fn count(&self) -> Option<u64> {
         self.store.count()
     }
 }

@@ -23,7 +23,7 @@ use tonic::transport::ServerTlsConfig;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
-    config::{Backend, Checked, Config, ConfigError, ListenAddr},
+    config::{Checked, Config, ConfigError, ListenAddr, StoreChoice},
     gate::Gate,
     listen::{BindError, ConnectionLimit, Listener},
     metrics::{Measured, Metrics},
@@ -35,6 +35,7 @@ use crate::{
     store::{
         AnyStore,
         memory::MemoryStore,
+        redis::RedisDatabase,
         sled::{OpenError, SledDatabase, SledOptions},
     },
 };
@@ -87,7 +88,7 @@ pub struct Server {
     tls: Option<ServerTlsConfig>,
     auth: Option<BearerAuth>,
     engines: Engines<DaemonStore>,
-    database: Option<SledDatabase>,
+    database: Database,
     metrics: Arc<Metrics>,
     connections: ConnectionLimit,
     grpc: Vec<Listener>,
@@ -95,6 +96,13 @@ pub struct Server {
     scrape: Option<TcpListener>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
+}
+
+/// What the stores of the engines have in common.
+enum Database {
+    Memory,
+    Sled(SledDatabase),
+    Redis(RedisDatabase),
 }
 
 /// Where a daemon listens, with the real ports.
@@ -117,7 +125,7 @@ impl Server {
         let auth = (!checked.tokens.is_empty())
             .then(|| BearerAuth::new(checked.tokens.iter().map(|token| token.as_bytes())));
         let (clock, entropy) = (Arc::clone(&surroundings.clock), Arc::clone(&surroundings.entropy));
-        let (engines, database) = engines(&config, checked, &metrics, surroundings)?;
+        let (engines, database) = engines(&config, checked, &metrics, surroundings).await?;
         let scrape = match config.listen.metrics.0 {
             None => None,
             Some(address) => match Listener::bind(&ListenAddr::Tcp(address)).await? {
@@ -168,7 +176,7 @@ impl Server {
             stopping: stopping.clone(),
         };
         let (sessions, admin) = (services.sessions(), services.admin());
-        set_health(&health, ServingStatus::Serving).await;
+        set_health(&health, status(&self.engines)).await;
 
         let mut background = JoinSet::new();
         for engine in self.engines.iter() {
@@ -177,9 +185,10 @@ impl Server {
             let entropy = Arc::clone(&self.entropy);
             background.spawn(cleanup::run(Arc::clone(engine), interval, slice, entropy));
         }
-        background.spawn(watch_fitness(self.engines.clone(), health.clone()));
-        if let Some(database) = self.database.clone() {
-            background.spawn(mark_time(database, Arc::clone(&self.clock)));
+        let mut fitness = JoinSet::new();
+        fitness.spawn(watch_fitness(self.engines.clone(), health.clone()));
+        if let Database::Sled(database) = &self.database {
+            background.spawn(mark_time(database.clone(), Arc::clone(&self.clock)));
         }
         if let Some(listener) = self.scrape {
             let (metrics, engines) = (self.metrics, self.engines.clone());
@@ -203,6 +212,7 @@ impl Server {
 
         stop.await;
         tracing::info!("stopping: no more connections are taken, what is in flight is finished");
+        fitness.shutdown().await;
         set_health(&health, ServingStatus::NotServing).await;
         stopping.cancel();
         // Ends the streams of those who watch it, which would hold us up.
@@ -219,11 +229,12 @@ impl Server {
         serving.shutdown().await;
         background.shutdown().await;
         match self.database {
-            Some(database) => {
+            Database::Sled(database) => {
                 database.mark_time(self.clock.now())?;
                 database.sync().await
             }
-            None => Ok(()),
+            // Redis keeps what it has acknowledged as well as it is configured to.
+            Database::Memory | Database::Redis(_) => Ok(()),
         }
     }
 }
@@ -251,15 +262,30 @@ async fn mark_time(database: SledDatabase, clock: Arc<dyn Clock>) {
     }
 }
 
-/// Turns health to NOT_SERVING, for good, when a store can not keep its
-/// promises any more: whoever probes then restarts the daemon.
+/// Keeps health at what the stores say: NOT_SERVING when one can not serve, which
+/// is for good when it can not keep its promises any more.
 async fn watch_fitness(engines: Engines<DaemonStore>, health: HealthReporter) {
+    let mut fit = true;
     loop {
-        tokio::time::sleep(FITNESS_INTERVAL).await;
-        if let Some(error) = engines.iter().find_map(|engine| engine.check().err()) {
-            tracing::error!("not serving from now on: {error}");
-            return set_health(&health, ServingStatus::NotServing).await;
+        match unfit(&engines) {
+            Some(error) if fit => tracing::error!("not serving from now on: {error}"),
+            None if !fit => tracing::info!("serving again"),
+            _ => {}
         }
+        fit = unfit(&engines).is_none();
+        set_health(&health, status(&engines)).await;
+        tokio::time::sleep(FITNESS_INTERVAL).await;
+    }
+}
+
+fn unfit(engines: &Engines<DaemonStore>) -> Option<crate::session::error::Error> {
+    engines.iter().find_map(|engine| engine.check().err())
+}
+
+fn status(engines: &Engines<DaemonStore>) -> ServingStatus {
+    match unfit(engines) {
+        None => ServingStatus::Serving,
+        Some(_) => ServingStatus::NotServing,
     }
 }
 
@@ -271,17 +297,25 @@ async fn bind(addresses: &[ListenAddr]) -> Result<Vec<Listener>, BindError> {
     Ok(listeners)
 }
 
-fn engines(
+async fn engines(
     config: &Config,
     checked: Checked,
     metrics: &Metrics,
     surroundings: Surroundings,
-) -> Result<(Engines<DaemonStore>, Option<SledDatabase>), StartError> {
-    let database = match config.store.backend {
-        Backend::Memory => None,
-        Backend::Sled => Some(SledDatabase::open(sled_options(config))?),
+) -> Result<(Engines<DaemonStore>, Database), StartError> {
+    let database = match checked.store {
+        StoreChoice::Memory => Database::Memory,
+        StoreChoice::Sled => Database::Sled(SledDatabase::open(sled_options(config))?),
+        StoreChoice::Redis(options) => {
+            let database = RedisDatabase::start(*options, Arc::clone(&surroundings.clock));
+            // It may come later; health says so, and the store has told why.
+            if let Err(error) = database.first_contact().await {
+                tracing::warn!("starting without redis: {error}");
+            }
+            Database::Redis(database)
+        }
     };
-    if let Some(database) = &database {
+    if let Database::Sled(database) = &database {
         if let Some(mark) = database.time_mark()? {
             surroundings.clock.not_before(mark);
         }
@@ -297,8 +331,9 @@ fn engines(
     let mut engines = BTreeMap::new();
     for (number, (name, policy)) in checked.engines.into_iter().enumerate() {
         let store = match &database {
-            None => AnyStore::Memory(MemoryStore::default()),
-            Some(database) => AnyStore::Sled(database.store(&name, number as u16)?),
+            Database::Memory => AnyStore::Memory(MemoryStore::default()),
+            Database::Sled(database) => AnyStore::Sled(database.store(&name, number as u16)?),
+            Database::Redis(database) => AnyStore::Redis(database.store(&name)),
         };
         let store = metrics.measured(&name, store);
         let Surroundings { clock, entropy } = &surroundings;

@@ -13,8 +13,14 @@ use sessiond::{
     },
     store::{
         memory::MemoryStore,
+        redis::{RedisDatabase, RedisStore},
         sled::{Durability, SledDatabase, SledOptions, SledStore},
     },
+};
+
+use crate::support::{
+    daemon::TestClock,
+    redis::{RedisCluster, RedisServer, is_missing, options},
 };
 
 const NOW: Moment = Moment::from_unix_millis(1_000_000);
@@ -76,17 +82,26 @@ async fn create(store: &impl Store, id: PublicId, record: Record) -> Arc<Record>
     created.expect("the id is free")
 }
 
-/// All properties, on a store that is empty.
+/// What every store does, on one that is empty.
+async fn keeps_sessions(store: Arc<impl Store>) {
+    creates_once(store.as_ref()).await;
+    touches_what_is_live(store.as_ref()).await;
+    writes_what_is_live(store.as_ref()).await;
+    refuses_without_a_trace(store.as_ref()).await;
+    destroys_for_good(store.as_ref()).await;
+    keeps_writes_in_step(store).await;
+}
+
+/// What a store does beside that has to be swept, on one that is empty.
+async fn sweeps(store: &impl Store) {
+    sweeps_what_has_expired(store).await;
+    sweeps_after_a_shortened_deadline(store).await;
+    counts_what_it_keeps(store).await;
+}
+
 async fn conforms(store: impl Store) {
-    creates_once(&store).await;
-    touches_what_is_live(&store).await;
-    writes_what_is_live(&store).await;
-    refuses_without_a_trace(&store).await;
-    destroys_for_good(&store).await;
-    sweeps_what_has_expired(&store).await;
-    sweeps_after_a_shortened_deadline(&store).await;
-    counts_what_it_keeps(&store).await;
-    keeps_writes_in_step(Arc::new(store)).await;
+    sweeps(&store).await;
+    keeps_sessions(Arc::new(store)).await;
 }
 
 async fn creates_once(store: &impl Store) {
@@ -196,7 +211,7 @@ async fn sweep(store: &impl Store, now: Moment) -> usize {
 async fn sweeps_what_has_expired(store: &impl Store) {
     let far = Duration::from_secs(1_000_000);
     sweep(store, NOW + far).await;
-    assert_eq!(store.count(), 0, "a sweep removes all that has expired");
+    assert_eq!(store.count(), Some(0), "a sweep removes all that has expired");
     let start = NOW + far;
     for number in 0..20 {
         let deadline = start + Duration::from_secs(100 + u64::from(number));
@@ -221,7 +236,7 @@ async fn sweeps_what_has_expired(store: &impl Store) {
     assert_eq!(sweep(store, at(199)).await, 10);
     assert!(stored(store, id(103)).await.is_some());
     assert_eq!(sweep(store, at(200)).await, 1, "until its own deadline");
-    assert_eq!(store.count(), 0);
+    assert_eq!(store.count(), Some(0));
 }
 
 async fn sweeps_after_a_shortened_deadline(store: &impl Store) {
@@ -239,17 +254,17 @@ async fn sweeps_after_a_shortened_deadline(store: &impl Store) {
 }
 
 async fn counts_what_it_keeps(store: &impl Store) {
-    assert_eq!(store.count(), 0);
+    assert_eq!(store.count(), Some(0));
     let start = NOW + Duration::from_secs(9_000_000);
     for number in 0..5 {
         create(store, id(300 + number), Record { deadline: start, ..record() }).await;
     }
-    assert_eq!(store.count(), 5);
+    assert_eq!(store.count(), Some(5));
     store.destroy(id(300), verifier(1)).await.expect("the store works");
     store.destroy(id(300), verifier(1)).await.expect("the store works");
-    assert_eq!(store.count(), 4);
+    assert_eq!(store.count(), Some(4));
     assert_eq!(sweep(store, start).await, 4);
-    assert_eq!(store.count(), 0);
+    assert_eq!(store.count(), Some(0));
 }
 
 /// Many writers on one record: every version is given once, no write is lost.
@@ -345,7 +360,7 @@ async fn sled_keeps_records_over_a_restart() {
     let (_database, store) = sled(&directory, 1 << 20);
     assert_eq!(stored(&store, id(1)).await, Some(after));
     assert_eq!(stored(&store, id(2)).await, None);
-    assert_eq!(store.count(), 1);
+    assert_eq!(store.count(), Some(1));
     assert_eq!(sweep(&store, NOW + DURATION * 3).await, 1, "the index was kept, too");
 }
 
@@ -397,4 +412,24 @@ async fn sled_keeps_engines_apart() {
     let mut engines = database.engines();
     engines.sort();
     assert_eq!(engines, ["default", "second"]);
+}
+
+fn redis(url: &str) -> RedisStore {
+    RedisDatabase::start(options(url, "sessiond"), TestClock::new()).store("default")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_on_one_server() {
+    if !is_missing() {
+        let server = RedisServer::start();
+        keeps_sessions(Arc::new(redis(&server.url()))).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_in_a_cluster() {
+    if !is_missing() {
+        let cluster = RedisCluster::start(3, 0);
+        keeps_sessions(Arc::new(redis(&cluster.url()))).await;
+    }
 }

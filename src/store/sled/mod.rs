@@ -206,7 +206,12 @@ impl SledStore {
     ) -> Result<T> {
         let inner = Arc::clone(&self.inner);
         let place = Arc::clone(&inner.shared.pending).try_acquire_owned();
-        let place = place.map_err(|_| StoreError::overloaded("take another operation"))?;
+        let place = place.map_err(|_| {
+            StoreError::overloaded(
+                "take another operation",
+                "too many operations are waiting for the disk",
+            )
+        })?;
         let done = tokio::task::spawn_blocking(move || {
             // Held until the work is done, also when nobody waits for it any more.
             let _place = place;
@@ -280,7 +285,7 @@ impl Store for SledStore {
         self.inner.shared.committer.check()
     }
 
-    fn count(&self) -> u64 {
-        self.inner.count.load(Ordering::Acquire)
+    fn count(&self) -> Option<u64> {
+        Some(self.inner.count.load(Ordering::Acquire))
     }
 }

@@ -177,7 +177,7 @@ impl Records {
         if self.shared.space.is_enough(Instant::now()) {
             return Ok(());
         }
-        Err(StoreError::full("store more"))
+        Err(StoreError::full("store more", "the disk is nearly full"))
     }
 
     /// Looks at an index entry that is due: removes the record if its deadline

@@ -10,6 +10,9 @@ pub mod oplog;
 #[allow(dead_code)]
 pub mod program;
 pub mod random;
+#[path = "../../suite/support/redis.rs"]
+#[allow(dead_code)]
+pub mod redis;
 pub mod story;
 pub mod victim;
 
