@@ -24,6 +24,7 @@ mod machine;
 mod model;
 mod names;
 mod power_loss;
+mod redis_faults;
 mod rig;
 mod state_machine;
 mod steps;

@@ -15,6 +15,7 @@ mod lifetimes;
 mod listeners;
 mod pipelines;
 mod processes;
+mod redis_daemon;
 mod redis_store;
 mod resolving;
 mod support;

@@ -157,6 +157,14 @@ impl Connector {
         Ok((address, connection))
     }
 
+    /// Who is the primary instead of `address`, if the Sentinels say so. A primary
+    /// that was away may not know it, and what is written there is lost.
+    pub async fn is_deposed(&self, address: &Address) -> Option<Address> {
+        let Place::Primary { sentinels, service, .. } = &self.place else { return None };
+        let named = self.primary(sentinels, service).await.ok()?;
+        (named != *address).then_some(named)
+    }
+
     /// Asks one Sentinel after the other.
     async fn primary(&self, sentinels: &[Address], service: &str) -> Result<Address, Failure> {
         let mut problems = Vec::new();

@@ -1,8 +1,8 @@
 //! A connection to one Redis server that is kept up.
 //!
 //! A task of its own makes the connection, asks for the server's time once a
-//! second, and makes the connection anew when it is lost or the answer does not
-//! come. Commands of different requests share the connection and its round trips.
+//! second, and makes the connection anew when it is lost, when the answer does not
+//! come, or when another server is the primary by now. Commands of different requests share the connection and its round trips.
 //!
 //! A command is never sent twice: whether one that was lost took effect is not
 //! known, and its caller is told so.
@@ -213,9 +213,16 @@ impl Keeper {
         address: &Address,
         connection: &mut MultiplexedConnection,
     ) -> Result<(), Failure> {
-        let asked = Instant::now();
-        let told = connection.send_packed_command(&redis::cmd("TIME")).await?;
-        self.time.heard(address, answer(told)?, asked.elapsed())
+        let time = async {
+            let asked = Instant::now();
+            let told = connection.send_packed_command(&redis::cmd("TIME")).await?;
+            self.time.heard(address, answer(told)?, asked.elapsed())
+        };
+        let (told, deposed) = tokio::join!(time, self.connector.is_deposed(address));
+        match deposed {
+            Some(by) => Err(Failure::Unreached(format!("{by} is the primary by now"))),
+            None => told,
+        }
     }
 }
 

@@ -5,8 +5,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{TcpListener, TcpStream},
-    path::Path,
+    net::{Shutdown, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     sync::LazyLock,
     time::{Duration, Instant},
@@ -63,7 +62,7 @@ impl RedisServer {
         Self::with(&[])
     }
 
-    /// With these arguments, such as `--maxmemory 10mb`.
+    /// With these arguments, such as `--maxmemory 10mb`; `{port}` is its port.
     pub fn with(arguments: &[&str]) -> Self {
         Self::on_a_free_port(arguments, None)
     }
@@ -105,7 +104,9 @@ impl RedisServer {
             command.args(["--save", "", "--enable-debug-command", "yes"]);
         }
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"]);
-        command.arg("--dir").arg(self.directory.path()).args(&self.arguments);
+        command.arg("--dir").arg(self.directory.path());
+        let port = self.port.to_string();
+        command.args(self.arguments.iter().map(|argument| argument.replace("{port}", &port)));
         if self.arguments.iter().any(|argument| argument == "--cluster-enabled") {
             command.args(["--cluster-port", &free_port().to_string()]);
         }
@@ -143,10 +144,6 @@ impl RedisServer {
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    pub fn directory(&self) -> &Path {
-        self.directory.path()
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -216,11 +213,12 @@ pub fn ask_octets(port: u16, words: &[&[u8]]) -> Vec<u8> {
         request.extend_from_slice(word);
         request.extend(b"\r\n");
     }
-    request.extend(b"*1\r\n$4\r\nQUIT\r\n");
     stream.write_all(&request).expect("redis takes it");
+    // It answers, and then sees that there is no more to come.
+    stream.shutdown(Shutdown::Write).expect("the connection is there");
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
-    answer.strip_suffix(b"+OK\r\n").map(<[u8]>::to_vec).unwrap_or(answer)
+    answer
 }
 
 /// A cluster of its own: the primaries first, then as many replicas of each as
@@ -235,7 +233,9 @@ impl RedisCluster {
     }
 
     pub fn with(primaries: usize, replicas: usize, arguments: &[&str]) -> Self {
-        let cluster = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
+        let cluster =
+            "--cluster-enabled yes --cluster-node-timeout 1000 --repl-diskless-sync-delay 0";
+        let cluster: Vec<_> = cluster.split(' ').collect();
         let all: Vec<_> = cluster.iter().chain(arguments).copied().collect();
         let count = primaries * (1 + replicas);
         let nodes: Vec<_> = (0..count).map(|_| RedisServer::with(&all)).collect();
@@ -250,6 +250,10 @@ impl RedisCluster {
         for node in &cluster.nodes {
             node.wait_for(&["CLUSTER", "INFO"], "cluster_state:ok");
             node.wait_for(&["CLUSTER", "INFO"], &format!("cluster_known_nodes:{count}"));
+        }
+        // A replica that never had its primary's data does not take over.
+        for replica in &cluster.nodes[primaries..] {
+            replica.wait_for(&["INFO", "replication"], "master_link_status:up");
         }
         cluster
     }
