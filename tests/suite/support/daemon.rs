@@ -17,7 +17,7 @@ use sessiond::{
     },
     server::{
         Server, Surroundings,
-        config::{AddrOrOff, Backend, Config, ListenAddr, SecretText},
+        config::{AddrOrOff, Backend, Config, ListenAddr, SecretText, Span},
         system::SystemEntropy,
     },
     session::{
@@ -97,6 +97,9 @@ impl Daemon {
         config.store.sled.path = scratch.directory.path().join("data");
         if let Some(redis) = &scratch.redis {
             config.store.redis.url = redis.url().parse().expect("a URL");
+            // So that a busy machine is no failure.
+            config.store.redis.timeout = Span::secs(30);
+            config.store.redis.connect_timeout = Span::secs(10);
         }
         config.listen.grpc = vec!["127.0.0.1:0".parse().expect("an address")];
         config.listen.admin = config.listen.grpc.clone();
