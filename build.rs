@@ -13,7 +13,7 @@ const FILES: [&str; 2] =
 /// are none would fail the decoding, and with it a whole pipeline: in a Cookie
 /// header they must be a state, elsewhere an error that names the field. And
 /// session data is handed out from the store without a copy.
-const AS_BYTES: [(&str, &str); 11] = [
+const AS_BYTES: [(&str, &str); 13] = [
     ("Credential", "cookie_header"),
     ("Credential", "token"),
     ("Session", "data"),
@@ -25,11 +25,13 @@ const AS_BYTES: [(&str, &str); 11] = [
     ("WriteRequest", "unset"),
     ("WriteRequest", "principal"),
     ("DestroyRequest", "engine"),
+    ("WatchSessionsResponse", "principal"),
+    ("WatchSessionsResponse", "former_principal"),
 ];
 
-/// Messages that carry a token, a cookie or session data. They get a `Debug`
-/// by hand (`src/grpc/wire.rs`) that prints none of it.
-const SECRETIVE: [&str; 8] = [
+/// Messages that carry a token, a cookie, session data or a principal. They get
+/// a `Debug` by hand (`src/grpc/wire.rs`) that prints none of it.
+const SECRETIVE: [&str; 12] = [
     "Credential",
     "Credential.kind",
     "Session",
@@ -38,6 +40,10 @@ const SECRETIVE: [&str; 8] = [
     "WriteRequest",
     "WriteResponse",
     "DestroyResponse",
+    "ListSessionsRequest",
+    "RevokeSessionsRequest",
+    "WatchSessionsRequest",
+    "WatchSessionsResponse",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -22,7 +22,7 @@ use sessiond::{
         record::{Edit, Record, Update},
         store::Store,
     },
-    store::sled::{Durability, SledDatabase, SledOptions, SledStore},
+    store::sled::{Durability, OnDamage, SledDatabase, SledOptions, SledStore},
 };
 
 const ROUNDS: usize = 9;
@@ -75,8 +75,10 @@ async fn open(path: &Path, write: Durability) -> SledStore {
         path: path.to_owned(),
         cache_bytes: 64 << 20,
         flush_interval: Duration::from_millis(100),
+        threads: 2,
         max_pending: 4096,
         min_free_bytes: 0,
+        on_damage: OnDamage::Refuse,
         write,
         destroy: Durability::Synced,
         roll: Durability::Synced,

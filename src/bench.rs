@@ -2,11 +2,13 @@
 //!
 //! It makes sessions, loads the daemon with operations on them for a bounded
 //! time, prints how many there were and how long they took, and destroys what it
-//! has made.
+//! has made. Told the daemon's process, it prints what an operation costs there.
 
 use std::{
     collections::HashMap,
+    fs,
     io::{IsTerminal, Write as _},
+    path::Path,
     str::FromStr,
     sync::{
         Arc,
@@ -19,10 +21,13 @@ use futures_util::future::join_all;
 use hdrhistogram::Histogram;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use serde::Serialize;
-use sessiond::grpc::wire::{
-    Credential, DestroyRequest, PipelineRequest, ResolveRequest, TouchRequest, WriteRequest,
-    credential::Kind, pipeline_request, pipeline_response,
-    session_service_client::SessionServiceClient,
+use sessiond::{
+    grpc::wire::{
+        Credential, DestroyRequest, PipelineRequest, ResolveRequest, TouchRequest, WriteRequest,
+        credential::Kind, pipeline_request, pipeline_response,
+        session_service_client::SessionServiceClient,
+    },
+    server::system::cpu_time,
 };
 use tokio::{
     sync::{Mutex, Semaphore, mpsc},
@@ -184,7 +189,10 @@ pub async fn run(caller: &Caller, args: &BenchArgs) -> Result<(), Problem> {
     }
     let data = format!(r#"{{"a":"{}"}}"#, "x".repeat(args.data_bytes as usize - 8));
     let engine = bytes::Bytes::from(args.engine.clone());
-    let cookies = create_sessions(caller, &clients, args, &engine, &data).await?;
+    let cookies = match &args.cookies {
+        Some(file) => read_cookies(file)?,
+        None => create_sessions(caller, &clients, args, &engine, &data).await?,
+    };
     let load = Arc::new(Load {
         engine,
         mix: args.mix.clone(),
@@ -214,22 +222,54 @@ pub async fn run(caller: &Caller, args: &BenchArgs) -> Result<(), Problem> {
             }
         }
     }
-    let seconds = time(&load, args).await;
+    let window = time(&load, args).await;
     let mut tally = Tally::default();
     while let Some(worker) = workers.join_next().await {
         tally.merge(worker.map_err(|error| format!("a worker has failed: {error}"))?);
     }
-    destroy_sessions(caller, &clients, &load).await;
-    print(args, &tally, seconds)
+    if args.cookies.is_none() {
+        destroy_sessions(caller, &clients, &load).await;
+    }
+    print(args, load.cookies.len(), &tally, &window?)
 }
 
-/// Warms up, measures, and ends the load. Gives the seconds measured.
-async fn time(load: &Load, args: &BenchArgs) -> f64 {
+/// What was measured of all operations together.
+struct Window {
+    seconds: f64,
+    cost: Option<Cost>,
+}
+
+/// What a process spent between two instants, and the operations done between the
+/// same two.
+#[derive(Serialize)]
+struct Cost {
+    operations: u64,
+    cpu_seconds: f64,
+    cpu_us_per_operation: f64,
+}
+
+impl Cost {
+    fn new(operations: u64, cpu: Duration) -> Self {
+        let cpu_us_per_operation = cpu.as_secs_f64() * 1e6 / operations.max(1) as f64;
+        Self { operations, cpu_seconds: cpu.as_secs_f64(), cpu_us_per_operation }
+    }
+}
+
+/// The CPU time of the process whose cost is asked for.
+fn spent(args: &BenchArgs) -> Result<Option<Duration>, Problem> {
+    let Some(pid) = args.cpu_of else { return Ok(None) };
+    let spent = cpu_time(pid);
+    spent.map(Some).map_err(|error| format!("no CPU time of process {pid} can be read: {error}"))
+}
+
+/// Warms up, measures, and ends the load.
+async fn time(load: &Load, args: &BenchArgs) -> Result<Window, Problem> {
     tokio::time::sleep(args.warm_up.0).await;
     load.measuring.store(true, Ordering::SeqCst);
     let started = Instant::now();
     let terminal = std::io::stderr().is_terminal();
     let mut before = load.done.load(Ordering::Relaxed);
+    let (at_first, spent_before) = (before, spent(args));
     while started.elapsed() < args.duration.0 {
         let left = args.duration.0.saturating_sub(started.elapsed());
         tokio::time::sleep(left.min(Duration::from_secs(1))).await;
@@ -241,15 +281,20 @@ async fn time(load: &Load, args: &BenchArgs) -> f64 {
         }
         before = done;
     }
+    let (done, spent_after) = (load.done.load(Ordering::Relaxed) - at_first, spent(args));
+    let seconds = started.elapsed().as_secs_f64();
     if terminal {
         eprintln!();
     }
     load.over.store(true, Ordering::SeqCst);
-    started.elapsed().as_secs_f64()
+    let cost = spent_before?.zip(spent_after?);
+    let cost = cost.map(|(before, after)| Cost::new(done, after.saturating_sub(before)));
+    Ok(Window { seconds, cost })
 }
 
-fn print(args: &BenchArgs, tally: &Tally, seconds: f64) -> Result<(), Problem> {
-    let lines = tally.lines(seconds);
+fn print(args: &BenchArgs, sessions: usize, tally: &Tally, window: &Window) -> Result<(), Problem> {
+    let Window { seconds, cost } = window;
+    let lines = tally.lines(*seconds);
     let mut text = String::new();
     if args.json {
         let report = serde_json::json!({
@@ -257,9 +302,10 @@ fn print(args: &BenchArgs, tally: &Tally, seconds: f64) -> Result<(), Problem> {
             "connections": args.connections,
             "in_flight": args.in_flight,
             "pipeline": args.pipeline,
-            "sessions": args.sessions,
+            "sessions": sessions,
             "data_bytes": args.data_bytes,
             "operations": lines,
+            "cost": cost,
             "first_error": tally.first_error,
         });
         text = format!("{report:#}\n");
@@ -273,6 +319,13 @@ fn print(args: &BenchArgs, tally: &Tally, seconds: f64) -> Result<(), Problem> {
                 text,
                 "{operation:<10}{count:>12}{errors:>9}{per_second:>13.0}\
                  {p50_us:>10}{p99_us:>10}{p999_us:>10}{max_us:>10}"
+            );
+        }
+        if let Some(Cost { operations, cpu_seconds, cpu_us_per_operation }) = cost {
+            let _ = writeln!(
+                text,
+                "CPU of the process: {cpu_us_per_operation:.2} us for each of {operations} \
+                 operations, {cpu_seconds:.2} s in all"
             );
         }
         if let Some(error) = &tally.first_error {
@@ -435,6 +488,17 @@ async fn pipeline(
     };
     let ((), tally) = tokio::join!(sending, receiving);
     tally
+}
+
+/// Cookie headers from a file, one on each line.
+fn read_cookies(file: &Path) -> Result<Vec<bytes::Bytes>, Problem> {
+    let text = fs::read_to_string(file)
+        .map_err(|error| format!("the file {} can not be read: {error}", file.display()))?;
+    let cookies: Vec<_> = text.lines().map(|line| line.to_owned().into()).collect();
+    if cookies.is_empty() {
+        return Err(format!("{} holds no cookie; expected one on each line", file.display()));
+    }
+    Ok(cookies)
 }
 
 async fn create_sessions(

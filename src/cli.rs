@@ -52,12 +52,44 @@ pub enum Command {
         #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
         engine: String,
     },
+    /// List or end the sessions of a principal on a running daemon
+    #[command(subcommand)]
+    Sessions(SessionsCommand),
     /// Load a running daemon and print how fast it answers; makes sessions and destroys them
     Bench {
         #[command(flatten)]
         client: ClientArgs,
         #[command(flatten)]
         load: BenchArgs,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum SessionsCommand {
+    /// Print the live sessions of a principal: id, creation and end, a line each
+    List {
+        #[command(flatten)]
+        client: ClientArgs,
+        /// The engine whose sessions are meant; the default one otherwise
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+        engine: String,
+        /// Whose sessions, for example a user id
+        principal: String,
+    },
+    /// End sessions, and print how many were live: all of a principal's, or those with an --id,
+    /// or those with an --id that are the principal's
+    Revoke {
+        #[command(flatten)]
+        client: ClientArgs,
+        /// The engine whose sessions are meant; the default one otherwise
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+        engine: String,
+        /// The public id of a session; may be repeated
+        #[arg(long = "id", value_name = "ID")]
+        ids: Vec<String>,
+        /// Whose sessions, for example a user id
+        #[arg(required_unless_present = "ids", default_value = "", hide_default_value = true)]
+        principal: String,
     },
 }
 
@@ -126,6 +158,12 @@ pub struct BenchArgs {
     /// Data of each session
     #[arg(long, value_name = "BYTES", default_value_t = 400, value_parser = number(8, 1 << 30))]
     pub data_bytes: u64,
+    /// Present the Cookie headers of this file, one on each line, instead of making sessions
+    #[arg(long, value_name = "FILE", conflicts_with = "sessions")]
+    pub cookies: Option<PathBuf>,
+    /// Print what an operation costs this process: the daemon, on this machine
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub cpu_of: Option<u32>,
     /// How long to measure
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = timeout)]
     pub duration: Span,

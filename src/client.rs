@@ -3,7 +3,10 @@
 use std::{fs, net::SocketAddr, path::Path};
 
 use sessiond::{
-    grpc::wire::{CleanupRequest, session_admin_service_client::SessionAdminServiceClient},
+    grpc::wire::{
+        CleanupRequest, ListSessionsRequest, RevokeSessionsRequest, Session,
+        session_admin_service_client::SessionAdminServiceClient,
+    },
     server::config::{Config, ConfigError, ListenAddr},
 };
 use tonic::{
@@ -83,6 +86,34 @@ impl Caller {
         let request = self.request(CleanupRequest { engine });
         let answer = client.cleanup(request).await.map_err(|status| self.refused(&status))?;
         Ok(answer.into_inner().removed)
+    }
+
+    /// All live sessions of a principal, page after page.
+    pub async fn list(&self, engine: &str, principal: &str) -> Result<Vec<Session>, Problem> {
+        let mut client = SessionAdminServiceClient::new(self.connect().await?);
+        let (mut sessions, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let request = self.request(ListSessionsRequest {
+                engine: engine.to_owned(),
+                principal: principal.to_owned(),
+                page_size: i32::MAX,
+                page_token,
+            });
+            let answer = client.list_sessions(request).await;
+            let page = answer.map_err(|status| self.refused(&status))?.into_inner();
+            sessions.extend(page.sessions);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(sessions);
+            }
+        }
+    }
+
+    /// Ends sessions, and gives the number of those that were live.
+    pub async fn revoke(&self, request: RevokeSessionsRequest) -> Result<u32, Problem> {
+        let mut client = SessionAdminServiceClient::new(self.connect().await?);
+        let answer = client.revoke_sessions(self.request(request)).await;
+        Ok(answer.map_err(|status| self.refused(&status))?.into_inner().revoked)
     }
 
     pub async fn connect(&self) -> Result<Channel, Problem> {

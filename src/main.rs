@@ -1,13 +1,16 @@
 //! sessiond: arguments, then configuration, then a server, then an exit code.
 
-use std::{io::Write, process::ExitCode, sync::Arc};
+use std::{io::Write, process::ExitCode, sync::Arc, time::SystemTime};
 
 use clap::Parser;
-use sessiond::server::{
-    Addresses, Server, StartError, Surroundings,
-    config::{Backend, Config, ConfigError, ListenAddr},
-    log,
-    system::{SystemClock, SystemEntropy, raise_descriptor_limit},
+use sessiond::{
+    grpc::wire::{RevokeSessionsRequest, Session},
+    server::{
+        Addresses, Server, StartError, Surroundings,
+        config::{Backend, Config, ConfigError, ListenAddr},
+        log,
+        system::{SystemClock, SystemEntropy, raise_descriptor_limit},
+    },
 };
 use tokio::{
     runtime::{Builder, Runtime},
@@ -15,7 +18,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use self::cli::{Cli, Command};
+use self::cli::{Cli, Command, SessionsCommand};
 
 mod bench;
 mod cli;
@@ -69,6 +72,18 @@ fn run(command: Command) -> Result<(), Failure> {
             let removed = one_thread()?.block_on(called.sweep(engine)).map_err(fault)?;
             print(&format!("{removed}\n"))
         }
+        Command::Sessions(SessionsCommand::List { client, engine, principal }) => {
+            let called = client::Caller::admin(client).map_err(bad_config)?;
+            let listing = called.list(&engine, &principal);
+            let sessions = one_thread()?.block_on(listing).map_err(fault)?;
+            print(&sessions.iter().map(session_line).collect::<String>())
+        }
+        Command::Sessions(SessionsCommand::Revoke { client, engine, ids, principal }) => {
+            let called = client::Caller::admin(client).map_err(bad_config)?;
+            let request = RevokeSessionsRequest { engine, session_ids: ids, principal };
+            let revoked = one_thread()?.block_on(called.revoke(request)).map_err(fault)?;
+            print(&format!("{revoked}\n"))
+        }
         Command::Bench { client, load } => {
             let called = client::Caller::sessions(client).map_err(bad_config)?;
             one_thread()?.block_on(bench::run(&called, &load)).map_err(fault)
@@ -80,6 +95,16 @@ fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     written.map_err(|error| (FAULT, format!("can not write to standard output: {error}")))
+}
+
+/// `ID created=TIME expires=TIME`.
+fn session_line(session: &Session) -> String {
+    let time = |time: Option<&prost_types::Timestamp>| {
+        let time = time.and_then(|time| SystemTime::try_from(*time).ok());
+        time.map(humantime::format_rfc3339_seconds).map_or_else(String::new, |t| t.to_string())
+    };
+    let (created, expires) = (session.create_time.as_ref(), session.expire_time.as_ref());
+    format!("{} created={} expires={}\n", session.id, time(created), time(expires))
 }
 
 fn serve(config: Config, dev: bool) -> Result<(), Failure> {
@@ -98,7 +123,8 @@ fn serve(config: Config, dev: bool) -> Result<(), Failure> {
     }
     // Before the store is opened: from here on a stop is a clean stop.
     let stop = stop_signals().map_err(|error| (FAULT, error.to_string()))?;
-    let runtime = server_runtime(&config)?;
+    // It accepts connections and sweeps; the server has threads that serve.
+    let runtime = one_thread()?;
     let served = runtime.block_on(async {
         let surroundings = Surroundings {
             clock: Arc::new(SystemClock::start()),
@@ -169,27 +195,7 @@ fn stop_signals() -> std::io::Result<oneshot::Receiver<()>> {
     Ok(stop)
 }
 
-fn server_runtime(config: &Config) -> Result<Runtime, Failure> {
-    let threads = match config.runtime.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads as usize,
-    };
-    let mut builder = match threads {
-        1 => Builder::new_current_thread(),
-        _ => Builder::new_multi_thread(),
-    };
-    builder
-        .worker_threads(threads)
-        .max_blocking_threads(config.runtime.blocking_threads as usize)
-        .thread_name("sessiond-worker");
-    build(builder)
-}
-
 fn one_thread() -> Result<Runtime, Failure> {
-    build(Builder::new_current_thread())
-}
-
-fn build(mut builder: Builder) -> Result<Runtime, Failure> {
-    let runtime = builder.enable_all().build();
+    let runtime = Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| (FAULT, format!("the runtime can not start: {error}")))
 }

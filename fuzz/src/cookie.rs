@@ -68,6 +68,7 @@ pub fn engine<S: Store>(store: S) -> Engine<S> {
         },
         automatic_touch: true,
         max_data_bytes: 256,
+        limit: None,
     };
     Engine::new("default", policy, store, Arc::new(Stopped), Arc::new(Counting::default()))
 }

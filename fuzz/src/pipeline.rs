@@ -31,9 +31,9 @@ use sessiond::{
     },
     session::{
         clock::Moment,
-        id::{PublicId, VerifierHash},
-        record::{Record, Touch, Update},
-        store::{Result, Store, StoreError, Swept, Touched, Written},
+        id::PublicId,
+        record::{Claim, Principal, Record, Touch, Update},
+        store::{Listed, Result, Store, StoreError, Swept, Touched, Written},
     },
     store::memory::MemoryStore,
 };
@@ -350,8 +350,17 @@ impl Store for Hesitant {
         self.paused(self.store.write(id, update)).await
     }
 
-    async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
-        self.paused(self.store.destroy(id, verifier)).await
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+        self.paused(self.store.destroy(id, claim)).await
+    }
+
+    async fn list(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        self.paused(self.store.list(principal, after, limit)).await
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {

@@ -2,9 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
+use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
-use tonic::{Request, Status, service::Interceptor};
+use tonic::Status;
 
 use super::fault::{Fault, Reason};
 
@@ -20,23 +21,9 @@ impl BearerAuth {
         Self { hashes: tokens.into_iter().map(|token| Sha256::digest(token).into()).collect() }
     }
 
-    fn knows(&self, token: &[u8]) -> bool {
-        let hash: [u8; 32] = Sha256::digest(token).into();
-        // Every hash is looked at: the time tells nothing about which one it was.
-        let any = self.hashes.iter().fold(Choice::from(0), |any, known| any | known.ct_eq(&hash));
-        any.into()
-    }
-}
-
-impl fmt::Debug for BearerAuth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("BearerAuth")
-    }
-}
-
-impl Interceptor for BearerAuth {
-    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let given = request.metadata().get("authorization").map(|value| value.as_bytes());
+    /// Refuses who brings none of the tokens.
+    pub fn admit(&self, headers: &HeaderMap) -> Result<(), Status> {
+        let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
         let Some((scheme, token)) = given.and_then(|given| given.split_at_checked(7)) else {
             return Err(required());
         };
@@ -48,7 +35,20 @@ impl Interceptor for BearerAuth {
                 "the bearer token is none of the daemon's; expected one of listen.auth.token_file";
             return Err(Fault::new(Reason::TokenUnknown, message).into_status());
         }
-        Ok(request)
+        Ok(())
+    }
+
+    fn knows(&self, token: &[u8]) -> bool {
+        let hash: [u8; 32] = Sha256::digest(token).into();
+        // Every hash is looked at: the time tells nothing about which one it was.
+        let any = self.hashes.iter().fold(Choice::from(0), |any, known| any | known.ct_eq(&hash));
+        any.into()
+    }
+}
+
+impl fmt::Debug for BearerAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BearerAuth")
     }
 }
 

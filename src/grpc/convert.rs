@@ -89,7 +89,7 @@ fn if_version(version: u64) -> Result<NonZeroU64, Fault> {
         .ok_or_else(|| invalid("if_version", "expected at least 1, the version at creation".into()))
 }
 
-fn principal(principal: &[u8]) -> Result<Principal, Fault> {
+pub fn principal(principal: &[u8]) -> Result<Principal, Fault> {
     Principal::new(principal).ok_or_else(|| {
         let (limit, len) = (Principal::MAX_LEN, principal.len());
         invalid("principal", format!("expected at most {limit} bytes of UTF-8, found {len} bytes"))
@@ -118,7 +118,7 @@ fn own_duration(given: &prost_types::Duration) -> Result<Duration, Fault> {
     })
 }
 
-fn timestamp(moment: Moment) -> prost_types::Timestamp {
+pub fn timestamp(moment: Moment) -> prost_types::Timestamp {
     let millis = moment.unix_millis();
     prost_types::Timestamp {
         seconds: (millis / 1000).try_into().unwrap_or(i64::MAX),

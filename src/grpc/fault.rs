@@ -22,9 +22,13 @@ pub enum Reason {
     DataTooLarge,
     MalformedMessage,
     MessageTooLarge,
+    CompressionUnsupported,
     UnknownEngine,
     SessionGone,
     VersionMismatch,
+    TooManySessions,
+    TooManyWatchers,
+    WatcherTooSlow,
     Overloaded,
     StoreFull,
     StoreUnavailable,
@@ -32,19 +36,22 @@ pub enum Reason {
     ShuttingDown,
     TokenRequired,
     TokenUnknown,
-    NotImplemented,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 16] = [
+    pub const ALL: [Reason; 19] = [
         Self::InvalidArgument,
         Self::InvalidData,
         Self::DataTooLarge,
         Self::MalformedMessage,
         Self::MessageTooLarge,
+        Self::CompressionUnsupported,
         Self::UnknownEngine,
         Self::SessionGone,
         Self::VersionMismatch,
+        Self::TooManySessions,
+        Self::TooManyWatchers,
+        Self::WatcherTooSlow,
         Self::Overloaded,
         Self::StoreFull,
         Self::StoreUnavailable,
@@ -52,7 +59,6 @@ impl Reason {
         Self::ShuttingDown,
         Self::TokenRequired,
         Self::TokenUnknown,
-        Self::NotImplemented,
     ];
 
     pub fn name(self) -> &'static str {
@@ -70,9 +76,13 @@ impl Reason {
             Self::DataTooLarge => ("DATA_TOO_LARGE", Code::InvalidArgument),
             Self::MalformedMessage => ("MALFORMED_MESSAGE", Code::InvalidArgument),
             Self::MessageTooLarge => ("MESSAGE_TOO_LARGE", Code::InvalidArgument),
+            Self::CompressionUnsupported => ("COMPRESSION_UNSUPPORTED", Code::Unimplemented),
             Self::UnknownEngine => ("UNKNOWN_ENGINE", Code::InvalidArgument),
             Self::SessionGone => ("SESSION_GONE", Code::NotFound),
             Self::VersionMismatch => ("VERSION_MISMATCH", Code::Aborted),
+            Self::TooManySessions => ("TOO_MANY_SESSIONS", Code::FailedPrecondition),
+            Self::TooManyWatchers => ("TOO_MANY_WATCHERS", Code::ResourceExhausted),
+            Self::WatcherTooSlow => ("WATCHER_TOO_SLOW", Code::ResourceExhausted),
             Self::Overloaded => ("OVERLOADED", Code::ResourceExhausted),
             Self::StoreFull => ("STORE_FULL", Code::ResourceExhausted),
             Self::StoreUnavailable => ("STORE_UNAVAILABLE", Code::Unavailable),
@@ -80,7 +90,6 @@ impl Reason {
             Self::ShuttingDown => ("SHUTTING_DOWN", Code::Unavailable),
             Self::TokenRequired => ("TOKEN_REQUIRED", Code::Unauthenticated),
             Self::TokenUnknown => ("TOKEN_UNKNOWN", Code::Unauthenticated),
-            Self::NotImplemented => ("NOT_IMPLEMENTED", Code::Unimplemented),
         }
     }
 }
@@ -138,6 +147,9 @@ impl From<Error> for Fault {
             Error::SessionGone => Self::new(Reason::SessionGone, message),
             Error::VersionMismatch { .. } => {
                 Self::at(Reason::VersionMismatch, "if_version", message)
+            }
+            Error::TooManySessions { .. } => {
+                Self::at(Reason::TooManySessions, "principal", message)
             }
             Error::InvalidData(_) => Self::at(Reason::InvalidData, "set", message),
             Error::DataTooLarge { .. } => Self::at(Reason::DataTooLarge, "set", message),

@@ -1,7 +1,8 @@
 //! Lanes: which operations of a pipeline must wait for which.
 //!
-//! Operations that may reach the same session run in the order they came; all
-//! others run side by side. A Cookie header may prove several sessions, so an
+//! Operations whose credentials prove the same session run in the order they
+//! came; all others run side by side. So does a Destroy of a wider scope with what
+//! is done to the other sessions it ends: else one user's logout would hold up all. A Cookie header may prove several sessions, so an
 //! operation can stand in several lanes at once.
 
 use std::collections::HashMap;

@@ -3,7 +3,11 @@
 //! | file | holds |
 //! |---|---|
 //! | [`wire`] | what is generated from `proto/` |
-//! | [`session_service`], [`admin_service`] | the two services |
+//! | [`handler`] | what a listener does with a call |
+//! | [`unary`] | the four operations as unary calls |
+//! | [`session_service`], [`admin_service`] | the two services, as tonic serves them |
+//! | [`watchers`] | what happens to sessions, to those who watch |
+//! | [`page`] | page sizes and page tokens |
 //! | [`operation`] | Resolve, Touch, Write and Destroy, from request to response |
 //! | [`pipeline`], [`lanes`] | many operations over one stream, and their order |
 //! | [`convert`] | messages to and from the session room's types |
@@ -16,9 +20,13 @@ pub mod auth;
 mod convert;
 pub mod engines;
 pub mod fault;
+pub mod handler;
 mod lanes;
 pub mod observer;
 mod operation;
+mod page;
 mod pipeline;
 pub mod session_service;
+pub mod unary;
+pub mod watchers;
 pub mod wire;

@@ -4,7 +4,10 @@
 //! request and finds out which sessions it may reach, `run` asks the store. A
 //! unary call does one after the other; a pipeline orders what lies between.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     convert,
@@ -17,10 +20,11 @@ use super::{
     },
 };
 use crate::session::{
-    credential::{Credential, Presented},
-    engine::{Engine, Resolution, ResolveOptions, WriteOptions},
+    credential::{Absence, Credential, Presented},
+    engine::{Engine, Notice, Resolution, ResolveOptions, Session, WriteOptions},
     error::Error,
-    store::Store,
+    principals::Scope,
+    store::{Store, StoreError},
 };
 
 /// An operation whose request is in order.
@@ -31,10 +35,24 @@ pub trait Operation<S>: Sized + Send + 'static {
 
     fn prepare(engines: &Engines<S>, request: Self::Request) -> Result<Self, Fault>;
 
-    /// What the credential proves: the sessions that this may reach.
+    /// What the credential proves: the sessions among which a pipeline keeps the
+    /// order. A Destroy of a wider scope reaches others of the principal besides.
     fn presented(&self) -> &Presented;
 
+    /// What [`run`](Self::run) would give, if no store has to be waited for to know
+    /// it.
+    fn recall(&self) -> Option<(Self::Response, Outcome)> {
+        None
+    }
+
     fn run(self) -> impl Future<Output = Result<(Self::Response, Outcome), Error>> + Send;
+}
+
+/// Answers an operation from memory, if that is enough, and tells the observer.
+pub fn recalled<S, O: Operation<S>>(operation: &O, observer: &dyn Observer) -> Option<O::Response> {
+    let (response, outcome) = operation.recall()?;
+    observer.finished(O::RPC, outcome, Duration::ZERO);
+    Some(response)
 }
 
 /// Runs an operation and tells the observer.
@@ -63,9 +81,23 @@ pub fn prepared<S, O: Operation<S>>(
     request: O::Request,
     observer: &dyn Observer,
 ) -> Result<O, Fault> {
-    let started = Instant::now();
     O::prepare(engines, request).inspect_err(|fault| {
-        observer.finished(O::RPC, Outcome::Failed(fault.reason), started.elapsed());
+        observer.finished(O::RPC, Outcome::Failed(fault.reason), Duration::ZERO);
+    })
+}
+
+/// Awaits a change. One that is followed goes on to its end also when its
+/// caller has gone; see [`Engine::is_followed`].
+pub async fn to_its_end<T: Send + 'static>(
+    is_followed: bool,
+    change: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    if !is_followed {
+        return change.await;
+    }
+    tokio::spawn(change).await.unwrap_or_else(|ended| match ended.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => Err(StoreError::unavailable("finish its work", "the daemon has stopped").into()),
     })
 }
 
@@ -91,25 +123,36 @@ impl<S: Store> Operation<S> for Resolve<S> {
         &self.presented
     }
 
-    async fn run(self) -> Result<(ResolveResponse, Outcome), Error> {
-        let resolution = self.engine.resolve(&self.presented, self.options).await?;
-        let (state, session, notice, outcome) = match resolution {
-            Resolution::Active(session, notice) => {
-                (SessionState::Active, session, notice, Outcome::Active)
-            }
-            Resolution::Created(session, notice) => {
-                (SessionState::Created, session, notice, Outcome::Created)
-            }
-            Resolution::Absent(absence) => {
-                let state = convert::absence(absence).into();
-                let response = ResolveResponse { state, ..Default::default() };
-                return Ok((response, Outcome::Absent(absence)));
-            }
-        };
-        let (set_cookie, token) = convert::notice(notice);
-        let session = Some(convert::session(&session));
-        Ok((ResolveResponse { state: state.into(), session, set_cookie, token }, outcome))
+    fn recall(&self) -> Option<(ResolveResponse, Outcome)> {
+        self.engine.recall_resolve(&self.presented, self.options).map(resolved)
     }
+
+    async fn run(self) -> Result<(ResolveResponse, Outcome), Error> {
+        let Self { engine, presented, options } = self;
+        let is_followed = options.create && engine.is_followed();
+        let resolution =
+            to_its_end(is_followed, async move { engine.resolve(&presented, options).await });
+        Ok(resolved(resolution.await?))
+    }
+}
+
+fn resolved(resolution: Resolution) -> (ResolveResponse, Outcome) {
+    let (state, session, notice, outcome) = match resolution {
+        Resolution::Active(session, notice) => {
+            (SessionState::Active, session, notice, Outcome::Active)
+        }
+        Resolution::Created(session, notice) => {
+            (SessionState::Created, session, notice, Outcome::Created)
+        }
+        Resolution::Absent(absence) => {
+            let state = convert::absence(absence).into();
+            let response = ResolveResponse { state, ..Default::default() };
+            return (response, Outcome::Absent(absence));
+        }
+    };
+    let (set_cookie, token) = convert::notice(notice);
+    let session = Some(convert::session(&session));
+    (ResolveResponse { state: state.into(), session, set_cookie, token }, outcome)
 }
 
 pub struct Touch<S> {
@@ -132,22 +175,30 @@ impl<S: Store> Operation<S> for Touch<S> {
         &self.presented
     }
 
+    fn recall(&self) -> Option<(TouchResponse, Outcome)> {
+        self.engine.recall_touch(&self.presented).map(touched)
+    }
+
     async fn run(self) -> Result<(TouchResponse, Outcome), Error> {
-        Ok(match self.engine.touch(&self.presented).await? {
-            Ok((session, notice)) => {
-                let response = TouchResponse {
-                    state: SessionState::Active.into(),
-                    session: Some(convert::session_without_data(&session)),
-                    set_cookie: convert::set_cookie(notice.set_cookie),
-                };
-                (response, Outcome::Active)
-            }
-            Err(absence) => {
-                let state = convert::absence(absence).into();
-                let response = TouchResponse { state, ..Default::default() };
-                (response, Outcome::Absent(absence))
-            }
-        })
+        Ok(touched(self.engine.touch(&self.presented).await?))
+    }
+}
+
+fn touched(found: Result<(Session, Notice), Absence>) -> (TouchResponse, Outcome) {
+    match found {
+        Ok((session, notice)) => {
+            let response = TouchResponse {
+                state: SessionState::Active.into(),
+                session: Some(convert::session_without_data(&session)),
+                set_cookie: convert::set_cookie(notice.set_cookie),
+            };
+            (response, Outcome::Active)
+        }
+        Err(absence) => {
+            let state = convert::absence(absence).into();
+            let response = TouchResponse { state, ..Default::default() };
+            (response, Outcome::Absent(absence))
+        }
     }
 }
 
@@ -182,14 +233,18 @@ impl<S: Store> Operation<S> for Write<S> {
     }
 
     async fn run(self) -> Result<(WriteResponse, Outcome), Error> {
-        let (session, notice) = if self.create {
-            self.engine.create(self.options).await?
-        } else {
-            self.engine.write(&self.presented, self.options).await?
-        };
+        let Self { engine, presented, create, options } = self;
+        let change = to_its_end(engine.is_followed(), async move {
+            if create {
+                engine.create(options).await
+            } else {
+                engine.write(&presented, options).await
+            }
+        });
+        let (session, notice) = change.await?;
         let (set_cookie, token) = convert::notice(notice);
         let session = Some(convert::session_without_data(&session));
-        let outcome = if self.create { Outcome::Created } else { Outcome::Active };
+        let outcome = if create { Outcome::Created } else { Outcome::Active };
         Ok((WriteResponse { session, set_cookie, token }, outcome))
     }
 }
@@ -197,6 +252,7 @@ impl<S: Store> Operation<S> for Write<S> {
 pub struct Destroy<S> {
     engine: Arc<Engine<S>>,
     presented: Presented,
+    scope: Scope,
 }
 
 impl<S: Store> Operation<S> for Destroy<S> {
@@ -206,19 +262,17 @@ impl<S: Store> Operation<S> for Destroy<S> {
 
     fn prepare(engines: &Engines<S>, request: DestroyRequest) -> Result<Self, Fault> {
         let engine = Arc::clone(engines.get(&request.engine)?);
-        match DestroyScope::try_from(request.scope) {
-            Ok(DestroyScope::Unspecified | DestroyScope::This) => {}
-            Ok(DestroyScope::Others | DestroyScope::All) => {
-                let problem = "the scopes OTHERS and ALL are not in this version; expected THIS";
-                return Err(Fault::at(Reason::NotImplemented, "scope", problem));
-            }
+        let scope = match DestroyScope::try_from(request.scope) {
+            Ok(DestroyScope::Unspecified | DestroyScope::This) => Scope::This,
+            Ok(DestroyScope::Others) => Scope::Others,
+            Ok(DestroyScope::All) => Scope::All,
             Err(_) => {
                 let problem = format!("expected a DestroyScope, found {}", request.scope);
                 return Err(Fault::at(Reason::InvalidArgument, "scope", problem));
             }
-        }
+        };
         let presented = engine.present(convert::credential(request.credential.as_ref()));
-        Ok(Self { engine, presented })
+        Ok(Self { engine, presented, scope })
     }
 
     fn presented(&self) -> &Presented {
@@ -226,11 +280,15 @@ impl<S: Store> Operation<S> for Destroy<S> {
     }
 
     async fn run(self) -> Result<(DestroyResponse, Outcome), Error> {
-        let destroyed = self.engine.destroy(&self.presented).await?;
-        let outcome = match (destroyed.count, self.presented.absence()) {
-            (0, absence) => Outcome::Absent(absence),
-            _ => Outcome::Active,
-        };
+        let Self { engine, presented, scope } = self;
+        let absence = presented.absence();
+        let change =
+            to_its_end(
+                engine.is_followed(),
+                async move { engine.destroy(&presented, scope).await },
+            );
+        let destroyed = change.await?;
+        let outcome = if destroyed.was_live { Outcome::Active } else { Outcome::Absent(absence) };
         let set_cookie = convert::set_cookie(destroyed.set_cookie);
         Ok((DestroyResponse { destroyed: destroyed.count, set_cookie }, outcome))
     }

@@ -28,20 +28,10 @@ use super::{
     operation::{self, Operation},
     wire::{PipelineRequest, PipelineResponse, pipeline_request, pipeline_response},
 };
-use crate::session::{credential::Presented, store::Store};
+use crate::session::store::Store;
 
 type Answering = Pin<Box<dyn Future<Output = PipelineResponse> + Send>>;
 type Running = Pin<Box<dyn Future<Output = (Ticket, PipelineResponse)> + Send>>;
-
-/// An operation on its way into the lanes.
-enum Admitted {
-    /// Refused before it could run.
-    Answered(PipelineResponse),
-    Ready {
-        presented: Presented,
-        answering: Answering,
-    },
-}
 
 /// The answers to a stream of requests.
 pub struct Pipeline<S, I> {
@@ -126,14 +116,57 @@ where
     }
 
     fn start(&mut self, request: PipelineRequest, cx: &mut Context<'_>) {
-        let (presented, mut answering) = match self.admit(request) {
-            Admitted::Answered(answer) => return self.answers.push_back(answer),
-            Admitted::Ready { presented, answering } => (presented, answering),
-        };
-        // Most operations are done at once and need no place in the lanes.
-        if self.lanes.are_free(presented.sessions())
-            && let Poll::Ready(answer) = answering.as_mut().poll(cx)
-        {
+        use pipeline_request::Operation as Of;
+        use pipeline_response::Result as Answer;
+        let sequence = request.sequence;
+        match request.operation {
+            Some(Of::Resolve(request)) => {
+                self.start_as::<operation::Resolve<S>>(sequence, request, Answer::Resolve, cx);
+            }
+            Some(Of::Touch(request)) => {
+                self.start_as::<operation::Touch<S>>(sequence, request, Answer::Touch, cx);
+            }
+            Some(Of::Write(request)) => {
+                self.start_as::<operation::Write<S>>(sequence, request, Answer::Write, cx);
+            }
+            Some(Of::Destroy(request)) => {
+                self.start_as::<operation::Destroy<S>>(sequence, request, Answer::Destroy, cx);
+            }
+            None => {
+                let problem = "expected one of resolve, touch, write and destroy, found none";
+                let fault = Fault::at(Reason::InvalidArgument, "operation", problem);
+                self.answers.push_back(failed(sequence, fault));
+            }
+        }
+    }
+
+    fn start_as<O: Operation<S>>(
+        &mut self,
+        sequence: u64,
+        request: O::Request,
+        wrap: fn(O::Response) -> pipeline_response::Result,
+        cx: &mut Context<'_>,
+    ) {
+        let operation =
+            match operation::prepared::<S, O>(&self.engines, request, self.observer.as_ref()) {
+                Ok(operation) => operation,
+                Err(fault) => return self.answers.push_back(failed(sequence, fault)),
+            };
+        // Most are answered from memory and need no place in the lanes.
+        let free = self.lanes.are_free(operation.presented().sessions());
+        if free && let Some(response) = operation::recalled(&operation, self.observer.as_ref()) {
+            let result = Some(wrap(response));
+            return self.answers.push_back(PipelineResponse { sequence, result });
+        }
+        let presented = operation.presented().clone();
+        let observer = Arc::clone(&self.observer);
+        let mut answering: Answering = Box::pin(async move {
+            match operation::observed(operation, observer.as_ref()).await {
+                Ok(response) => PipelineResponse { sequence, result: Some(wrap(response)) },
+                Err(fault) => failed(sequence, fault),
+            }
+        });
+        if free && let Poll::Ready(answer) = answering.as_mut().poll(cx) {
             return self.answers.push_back(answer);
         }
         let ticket = self.next_ticket;
@@ -147,52 +180,6 @@ where
 
     fn run(&mut self, ticket: Ticket, answering: Answering) {
         self.running.push(Box::pin(async move { (ticket, answering.await) }));
-    }
-
-    fn admit(&self, request: PipelineRequest) -> Admitted {
-        use pipeline_request::Operation as Of;
-        use pipeline_response::Result as Answer;
-        let sequence = request.sequence;
-        match request.operation {
-            Some(Of::Resolve(request)) => {
-                self.admit_as::<operation::Resolve<S>>(sequence, request, Answer::Resolve)
-            }
-            Some(Of::Touch(request)) => {
-                self.admit_as::<operation::Touch<S>>(sequence, request, Answer::Touch)
-            }
-            Some(Of::Write(request)) => {
-                self.admit_as::<operation::Write<S>>(sequence, request, Answer::Write)
-            }
-            Some(Of::Destroy(request)) => {
-                self.admit_as::<operation::Destroy<S>>(sequence, request, Answer::Destroy)
-            }
-            None => {
-                let problem = "expected one of resolve, touch, write and destroy, found none";
-                let fault = Fault::at(Reason::InvalidArgument, "operation", problem);
-                Admitted::Answered(failed(sequence, fault))
-            }
-        }
-    }
-
-    fn admit_as<O: Operation<S>>(
-        &self,
-        sequence: u64,
-        request: O::Request,
-        wrap: fn(O::Response) -> pipeline_response::Result,
-    ) -> Admitted {
-        let observer = Arc::clone(&self.observer);
-        match operation::prepared::<S, O>(&self.engines, request, observer.as_ref()) {
-            Err(fault) => Admitted::Answered(failed(sequence, fault)),
-            Ok(operation) => Admitted::Ready {
-                presented: operation.presented().clone(),
-                answering: Box::pin(async move {
-                    match operation::observed(operation, observer.as_ref()).await {
-                        Ok(response) => PipelineResponse { sequence, result: Some(wrap(response)) },
-                        Err(fault) => failed(sequence, fault),
-                    }
-                }),
-            },
-        }
     }
 }
 

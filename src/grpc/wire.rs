@@ -7,7 +7,7 @@ tonic::include_proto!("sessiond.v1");
 /// The descriptors of `sessiond.v1` and what it imports, for reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
 
-/// These hold a token, a cookie or session data: `Debug` prints their type and
+/// These hold a token, a cookie, session data or a principal: `Debug` prints their type and
 /// nothing else, so that no log statement can give one away.
 macro_rules! secretive {
     ($($name:ty => $text:literal),+ $(,)?) => {
@@ -28,4 +28,8 @@ secretive! {
     WriteRequest => "WriteRequest",
     WriteResponse => "WriteResponse",
     DestroyResponse => "DestroyResponse",
+    ListSessionsRequest => "ListSessionsRequest",
+    RevokeSessionsRequest => "RevokeSessionsRequest",
+    WatchSessionsRequest => "WatchSessionsRequest",
+    WatchSessionsResponse => "WatchSessionsResponse",
 }

@@ -13,16 +13,17 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{Stream, stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc::UnboundedSender},
     time::{Instant, Sleep},
 };
-use tonic::transport::server::Connected;
 
-use super::config::ListenAddr;
+use super::{
+    config::ListenAddr,
+    workers::{Balance, Placed},
+};
 
 /// Who may connect to a unix socket: its owner and its group.
 const SOCKET_MODE: u32 = 0o660;
@@ -116,29 +117,44 @@ impl Drop for SocketFile {
     }
 }
 
-/// Accepts one connection.
+/// Accepts connections on one thread, for others to serve.
 pub trait Accept: Send + 'static {
-    type Io: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static;
+    /// A connection on its way between the two, known to no runtime.
+    type Moving: Send + 'static;
+    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Io>> + Send;
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Moving>> + Send;
+
+    /// Makes it known to the runtime of the thread that serves it.
+    fn arrive(moving: Self::Moving) -> io::Result<Self::Io>;
 }
 
 impl Accept for TcpListener {
+    type Moving = std::net::TcpStream;
     type Io = TcpStream;
 
-    async fn accept(&self) -> io::Result<TcpStream> {
+    async fn accept(&self) -> io::Result<std::net::TcpStream> {
         let (stream, _) = TcpListener::accept(self).await?;
         // Answers are small, and each is waited for.
         stream.set_nodelay(true)?;
-        Ok(stream)
+        stream.into_std()
+    }
+
+    fn arrive(moving: std::net::TcpStream) -> io::Result<TcpStream> {
+        TcpStream::from_std(moving)
     }
 }
 
 impl Accept for (UnixListener, SocketFile) {
+    type Moving = std::os::unix::net::UnixStream;
     type Io = UnixStream;
 
-    async fn accept(&self) -> io::Result<UnixStream> {
-        Ok(self.0.accept().await?.0)
+    async fn accept(&self) -> io::Result<std::os::unix::net::UnixStream> {
+        self.0.accept().await?.0.into_std()
+    }
+
+    fn arrive(moving: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
+        UnixStream::from_std(moving)
     }
 }
 
@@ -177,27 +193,47 @@ impl ConnectionLimit {
     }
 }
 
-/// The connections of a listener, as many at a time as the limit allows.
-pub fn connections<A: Accept>(
+/// A connection that was accepted, on its way to the worker that serves it.
+pub struct Handed<A: Accept> {
+    moving: A::Moving,
+    place: Place,
+}
+
+/// A connection's place under the limit, and with its worker.
+type Place = (OwnedSemaphorePermit, Placed);
+
+/// Accepts connections, as many at a time as the limit allows, and hands each to
+/// the worker of that number in `doors`.
+pub async fn accept<A: Accept>(
     listener: A,
     limit: ConnectionLimit,
-) -> impl Stream<Item = io::Result<Connection<A::Io>>> {
-    stream::unfold((listener, limit), async |(listener, limit)| {
+    balance: Balance,
+    doors: Vec<UnboundedSender<Handed<A>>>,
+) {
+    loop {
         // Accepted before it has a place: a listener that nobody calls takes none.
-        let io = loop {
-            match listener.accept().await {
-                Ok(io) => break io,
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    if !is_the_peers(&error) {
-                        tokio::time::sleep(EXHAUSTED_PAUSE).await;
-                    }
+        match listener.accept().await {
+            Ok(moving) => {
+                let permit = limit.place().await;
+                let (worker, placed) = balance.place();
+                // A worker that is gone serves nobody, and the daemon is stopping.
+                let _ = doors[worker].send(Handed { moving, place: (permit, placed) });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                if !is_the_peers(&error) {
+                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
                 }
             }
-        };
-        let place = limit.place().await;
-        Some((Ok(Connection::new(io, place)), (listener, limit)))
-    })
+        }
+    }
+}
+
+impl<A: Accept> Handed<A> {
+    /// Takes it over, on the worker's runtime.
+    pub fn arrive(self) -> io::Result<Connection<A::Io>> {
+        Ok(Connection::new(A::arrive(self.moving)?, self.place))
+    }
 }
 
 fn is_the_peers(error: &io::Error) -> bool {
@@ -214,7 +250,7 @@ pub struct Connection<Io> {
     io: Io,
     heard: Option<Instant>,
     silence: Pin<Box<Sleep>>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// How long a peer may take to say its first word.
@@ -224,7 +260,7 @@ const SILENCE: Duration =
     KEEPALIVE_INTERVAL.saturating_add(KEEPALIVE_TIMEOUT).saturating_add(Duration::from_secs(10));
 
 impl<Io> Connection<Io> {
-    fn new(io: Io, place: OwnedSemaphorePermit) -> Self {
+    fn new(io: Io, place: Place) -> Self {
         let silence = Box::pin(tokio::time::sleep(FIRST_WORD));
         Self { io, heard: None, silence, _place: place }
     }
@@ -239,14 +275,6 @@ impl<Io> Connection<Io> {
             }
         }
         Poll::Pending
-    }
-}
-
-impl<Io: Connected> Connected for Connection<Io> {
-    type ConnectInfo = Io::ConnectInfo;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.io.connect_info()
     }
 }
 
@@ -306,7 +334,8 @@ mod tests {
 
     async fn connection() -> (Connection<tokio::io::DuplexStream>, tokio::io::DuplexStream) {
         let (ours, theirs) = duplex(64);
-        (Connection::new(ours, ConnectionLimit::new(1).place().await), theirs)
+        let place = (ConnectionLimit::new(1).place().await, Balance::between(1).place().1);
+        (Connection::new(ours, place), theirs)
     }
 
     #[tokio::test(start_paused = true)]
@@ -336,9 +365,10 @@ mod tests {
     async fn an_idle_listener_takes_no_place() {
         let limit = ConnectionLimit::new(1);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let mut accepting = Box::pin(connections(listener, limit.clone()));
-        use futures_util::{FutureExt, StreamExt};
-        assert!(accepting.next().now_or_never().is_none(), "nobody has called");
+        let (door, _behind) = tokio::sync::mpsc::unbounded_channel();
+        let accepting = accept(listener, limit.clone(), Balance::between(1), vec![door]);
+        use futures_util::FutureExt;
+        assert!(accepting.now_or_never().is_none(), "nobody has called");
         assert_eq!(limit.open(), 0);
     }
 }

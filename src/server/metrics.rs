@@ -3,7 +3,7 @@
 //! Labels are engines, operations and states: never anything of a session.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -19,13 +19,14 @@ use crate::{
         engines::Engines,
         fault::Reason,
         observer::{Observer, Outcome, Rpc},
+        watchers::Watchers,
     },
     session::{
         clock::Moment,
         credential::Absence,
-        id::{PublicId, VerifierHash},
-        record::{Record, Touch, Update},
-        store::{Result, Store, Swept, Touched, Written},
+        id::PublicId,
+        record::{Claim, Principal, Record, Touch, Update},
+        store::{Listed, Result, Store, Swept, Touched, Written},
     },
 };
 
@@ -69,6 +70,8 @@ pub struct Metrics {
     rpcs: RpcMetrics,
     sessions: Family<OfEngine, Gauge>,
     connections: Gauge,
+    watchers: Gauge,
+    watchers_dropped: Counter,
     stores: StoreFamilies,
 }
 
@@ -81,8 +84,10 @@ struct RpcMetrics {
 
 #[derive(Clone, Default)]
 struct StoreFamilies {
+    recalled: Family<OfEngine, Counter>,
     created: Family<OfEngine, Counter>,
     destroyed: Family<OfEngine, Counter>,
+    revoked: Family<OfEngine, Counter>,
     swept: Family<OfEngine, Counter>,
     examined: Family<OfEngine, Counter>,
     lag: Family<OfEngine, Gauge<f64, std::sync::atomic::AtomicU64>>,
@@ -102,7 +107,7 @@ impl Metrics {
         let durations = Histograms::<OfRpc>::new_with_constructor(histogram as fn() -> _);
         registry.register_with_unit(
             "request_duration",
-            "How long an operation took, without the network",
+            "How long an operation took, without the network; what is answered from memory counts as 0",
             Unit::Seconds,
             durations.clone(),
         );
@@ -114,6 +119,14 @@ impl Metrics {
         );
         let connections = Gauge::default();
         registry.register("connections", "Open connections of gRPC clients", connections.clone());
+        let watchers = Gauge::default();
+        registry.register("watchers", "Open WatchSessions streams", watchers.clone());
+        let watchers_dropped = Counter::default();
+        registry.register(
+            "watchers_dropped",
+            "WatchSessions streams that were ended because they did not keep up",
+            watchers_dropped.clone(),
+        );
         let rpcs = RpcMetrics {
             requests,
             by_outcome: Default::default(),
@@ -121,7 +134,7 @@ impl Metrics {
                 .map(|rpc| durations.get_or_create_owned(&OfRpc { rpc: rpc_name(rpc) })),
         };
         let stores = StoreFamilies::register(&mut registry);
-        Arc::new(Self { registry, rpcs, sessions, connections, stores })
+        Arc::new(Self { registry, rpcs, sessions, connections, watchers, watchers_dropped, stores })
     }
 
     /// A store whose work is counted and timed.
@@ -130,7 +143,12 @@ impl Metrics {
     }
 
     /// The text that Prometheus reads.
-    pub fn to_text<S: Store>(&self, engines: &Engines<S>, connections: &ConnectionLimit) -> String {
+    pub fn to_text<S: Store>(
+        &self,
+        engines: &Engines<S>,
+        connections: &ConnectionLimit,
+        watchers: &Watchers,
+    ) -> String {
         for engine in engines.iter() {
             // Of a store that does not know there is no line, rather than a wrong one.
             if let Some(count) = engine.count() {
@@ -139,6 +157,8 @@ impl Metrics {
             }
         }
         self.connections.set(connections.open().try_into().unwrap_or(i64::MAX));
+        self.watchers.set(watchers.count().try_into().unwrap_or(i64::MAX));
+        self.watchers_dropped.inner().store(watchers.dropped(), Ordering::Relaxed);
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
         text
@@ -197,17 +217,27 @@ impl StoreFamilies {
         let durations = Histograms::<OfOperation>::new_with_constructor(histogram as fn() -> _);
         registry.register_with_unit(
             "store_duration",
-            "How long the store took, by its operation",
+            "How long the store took, by its operation; what it recalls from memory is not in it",
             Unit::Seconds,
             durations.clone(),
         );
         let families = Self { durations: Some(durations), ..Self::default() };
         registry.register("store_errors", "Failures of the store", families.errors.clone());
+        registry.register(
+            "store_recalled",
+            "Records that were found in memory when the store was asked for them",
+            families.recalled.clone(),
+        );
         registry.register("sessions_created", "Sessions created", families.created.clone());
         registry.register(
             "sessions_destroyed",
-            "Sessions ended by a Destroy",
+            "Sessions ended before their time, whoever ended them",
             families.destroyed.clone(),
+        );
+        registry.register(
+            "sessions_revoked",
+            "Of these, the ones that another session's Destroy, an operator or the limit has ended",
+            families.revoked.clone(),
         );
         registry.register(
             "sessions_swept",
@@ -216,7 +246,7 @@ impl StoreFamilies {
         );
         registry.register(
             "cleanup_examined",
-            "Entries of the expiry index that a cleanup looked at",
+            "Entries that a cleanup looked at",
             families.examined.clone(),
         );
         registry.register_with_unit(
@@ -231,12 +261,14 @@ impl StoreFamilies {
 
 /// The metrics of one engine's store.
 struct StoreMetrics {
+    recalled: Counter,
     created: Counter,
     destroyed: Counter,
+    revoked: Counter,
     swept: Counter,
     examined: Counter,
     lag: Gauge<f64, std::sync::atomic::AtomicU64>,
-    verbs: [VerbMetrics; 6],
+    verbs: [VerbMetrics; 7],
 }
 
 struct VerbMetrics {
@@ -251,10 +283,11 @@ enum Verb {
     Create,
     Write,
     Destroy,
+    List,
     Cleanup,
 }
 
-const VERBS: [&str; 6] = ["read", "touch", "create", "write", "destroy", "cleanup"];
+const VERBS: [&str; 7] = ["read", "touch", "create", "write", "destroy", "list", "cleanup"];
 
 impl StoreMetrics {
     fn new(families: &StoreFamilies, engine: &str) -> Self {
@@ -269,8 +302,10 @@ impl StoreMetrics {
             }
         };
         Self {
+            recalled: families.recalled.get_or_create_owned(&label),
             created: families.created.get_or_create_owned(&label),
             destroyed: families.destroyed.get_or_create_owned(&label),
+            revoked: families.revoked.get_or_create_owned(&label),
             swept: families.swept.get_or_create_owned(&label),
             examined: families.examined.get_or_create_owned(&label),
             lag: families.lag.get_or_create_owned(&label),
@@ -297,6 +332,12 @@ pub struct Measured<S> {
 }
 
 impl<S: Store> Store for Measured<S> {
+    fn recall(&self, id: PublicId) -> Option<Arc<Record>> {
+        let found = self.store.recall(id)?;
+        self.metrics.recalled.inc();
+        Some(found)
+    }
+
     async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
         self.metrics.time(Verb::Read, self.store.read(id)).await
     }
@@ -315,16 +356,29 @@ impl<S: Store> Store for Measured<S> {
         self.metrics.time(Verb::Write, self.store.write(id, update)).await
     }
 
-    async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
-        let removed = self.metrics.time(Verb::Destroy, self.store.destroy(id, verifier)).await?;
-        self.metrics.destroyed.inc_by(removed.is_some().into());
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+        let is_own = matches!(claim, Claim::Verifier(_));
+        let removed = self.metrics.time(Verb::Destroy, self.store.destroy(id, claim)).await?;
+        if removed.is_some() {
+            self.metrics.destroyed.inc();
+            self.metrics.revoked.inc_by((!is_own).into());
+        }
         Ok(removed)
+    }
+
+    async fn list(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        self.metrics.time(Verb::List, self.store.list(principal, after, limit)).await
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
         let swept = self.metrics.time(Verb::Cleanup, self.store.cleanup(now, limit)).await?;
         self.metrics.examined.inc_by(swept.examined as u64);
-        self.metrics.swept.inc_by(swept.removed as u64);
+        self.metrics.swept.inc_by(swept.removed.len() as u64);
         let lag = swept.next.map(|next| now.since(next)).unwrap_or_default();
         self.metrics.lag.set(lag.as_secs_f64());
         Ok(swept)

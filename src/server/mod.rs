@@ -8,18 +8,19 @@
 //! |---|---|
 //! | [`config`] | defaults, file, environment, flags; and what they must keep |
 //! | [`listen`], [`gate`] | sockets, the bound on connections, and what is spoken there |
+//! | [`workers`] | the threads that serve connections |
 //! | [`services`] | the gRPC services of a listener |
-//! | [`cleanup`] | the periodic sweep |
+//! | [`cleanup`], [`jitter`] | the periodic sweep, and times that are spread |
 //! | [`tls`] | certificates and keys |
 //! | [`metrics`], [`scrape`] | what is counted, and the page that shows it |
 //! | [`system`] | the system's clock and randomness |
 //! | [`log`] | the log |
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinSet};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::ServerTlsConfig;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
@@ -28,9 +29,10 @@ use self::{
     listen::{BindError, ConnectionLimit, Listener},
     metrics::{Measured, Metrics},
     services::Services,
+    workers::{Balance, Workers},
 };
 use crate::{
-    grpc::{auth::BearerAuth, engines::Engines},
+    grpc::{auth::BearerAuth, engines::Engines, watchers::Watchers},
     session::{clock::Clock, engine::Engine, id::Entropy, store::StoreError},
     store::{
         AnyStore,
@@ -43,6 +45,7 @@ use crate::{
 pub mod cleanup;
 pub mod config;
 mod gate;
+mod jitter;
 pub mod listen;
 pub mod log;
 pub mod metrics;
@@ -50,6 +53,7 @@ pub mod scrape;
 mod services;
 pub mod system;
 mod tls;
+mod workers;
 
 type DaemonStore = Measured<AnyStore>;
 
@@ -74,6 +78,8 @@ pub enum StartError {
     Store(#[from] OpenError),
     #[error("{0}")]
     Bind(#[from] BindError),
+    #[error("the threads that serve can not start: {0}")]
+    Threads(io::Error),
 }
 
 /// What a daemon takes from its surroundings.
@@ -85,11 +91,13 @@ pub struct Surroundings {
 /// A daemon whose store is open and whose listeners are bound.
 pub struct Server {
     config: Config,
-    tls: Option<ServerTlsConfig>,
+    tls: Option<TlsAcceptor>,
     auth: Option<BearerAuth>,
     engines: Engines<DaemonStore>,
+    watchers: Arc<Watchers>,
     database: Database,
     metrics: Arc<Metrics>,
+    workers: Workers,
     connections: ConnectionLimit,
     grpc: Vec<Listener>,
     admin: Vec<Listener>,
@@ -125,7 +133,10 @@ impl Server {
         let auth = (!checked.tokens.is_empty())
             .then(|| BearerAuth::new(checked.tokens.iter().map(|token| token.as_bytes())));
         let (clock, entropy) = (Arc::clone(&surroundings.clock), Arc::clone(&surroundings.entropy));
-        let (engines, database) = engines(&config, checked, &metrics, surroundings).await?;
+        let limits = &config.limits;
+        let watchers = Watchers::new(limits.max_watchers as usize, limits.watch_queue as usize);
+        let (engines, database) =
+            engines(&config, checked, &metrics, &watchers, surroundings).await?;
         let scrape = match config.listen.metrics.0 {
             None => None,
             Some(address) => match Listener::bind(&ListenAddr::Tcp(address)).await? {
@@ -137,8 +148,11 @@ impl Server {
             tls,
             auth,
             engines,
+            watchers,
             database,
             metrics,
+            workers: Workers::start(config.runtime.threads as usize)
+                .map_err(StartError::Threads)?,
             connections: ConnectionLimit::new(config.limits.max_connections as usize),
             grpc: bind(&config.listen.grpc).await?,
             admin: bind(&config.listen.admin).await?,
@@ -171,11 +185,12 @@ impl Server {
             reflection: self.config.listen.reflection,
             auth: self.auth,
             engines: self.engines.clone(),
+            watchers: Arc::clone(&self.watchers),
             observer: Arc::clone(&self.metrics) as _,
             health: health.clone(),
             stopping: stopping.clone(),
         };
-        let (sessions, admin) = (services.sessions(), services.admin());
+        let (sessions, admin) = (Arc::new(services.sessions()), Arc::new(services.admin()));
         set_health(&health, status(&self.engines)).await;
 
         let mut background = JoinSet::new();
@@ -193,7 +208,8 @@ impl Server {
         if let Some(listener) = self.scrape {
             let (metrics, engines) = (self.metrics, self.engines.clone());
             let connections = self.connections.clone();
-            let page = Arc::new(move || metrics.to_text(&engines, &connections));
+            let watchers = self.watchers;
+            let page = Arc::new(move || metrics.to_text(&engines, &connections, &watchers));
             background.spawn(scrape::serve(listener, page));
         }
 
@@ -202,11 +218,13 @@ impl Server {
             limits: self.config.limits,
             tls: self.tls,
             connections: self.connections.clone(),
+            balance: Balance::between(self.workers.runtimes().count()),
+            entropy: Arc::clone(&self.entropy),
             stopping: stopping.clone(),
         };
-        for (listeners, routes) in [(self.grpc, sessions), (self.admin, admin)] {
+        for (listeners, handler) in [(self.grpc, sessions), (self.admin, admin)] {
             for listener in listeners {
-                gate.serve(listener, routes.clone(), &mut serving);
+                gate.serve(listener, &handler, &self.workers, &mut serving);
             }
         }
 
@@ -228,6 +246,8 @@ impl Server {
         }
         serving.shutdown().await;
         background.shutdown().await;
+        // With them go the connections that were cut.
+        drop(self.workers);
         match self.database {
             Database::Sled(database) => {
                 database.mark_time(self.clock.now())?;
@@ -301,6 +321,7 @@ async fn engines(
     config: &Config,
     checked: Checked,
     metrics: &Metrics,
+    watchers: &Arc<Watchers>,
     surroundings: Surroundings,
 ) -> Result<(Engines<DaemonStore>, Database), StartError> {
     let database = match checked.store {
@@ -338,7 +359,7 @@ async fn engines(
         let store = metrics.measured(&name, store);
         let Surroundings { clock, entropy } = &surroundings;
         let engine = Engine::new(&name, policy, store, Arc::clone(clock), Arc::clone(entropy));
-        engines.insert(name, Arc::new(engine));
+        engines.insert(name, Arc::new(engine.telling(Arc::clone(watchers) as _)));
     }
     Ok((Engines::new(engines), database))
 }
@@ -349,8 +370,10 @@ fn sled_options(config: &Config) -> SledOptions {
         path: sled.path.clone(),
         cache_bytes: sled.cache_bytes.0,
         flush_interval: sled.flush_interval.0,
+        threads: sled.threads as usize,
         max_pending: sled.max_pending as usize,
         min_free_bytes: sled.min_free_bytes.0,
+        on_damage: sled.on_damage,
         write: sled.durability.write,
         destroy: sled.durability.destroy,
         roll: sled.durability.roll,

@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    server::NamedService,
-    service::{Routes, interceptor::InterceptedService},
-};
+use tonic::{server::NamedService, service::Routes};
 use tonic_health::server::HealthReporter;
 
 use super::{DaemonStore, config::Limits};
@@ -14,8 +11,11 @@ use crate::grpc::{
     admin_service::SessionAdminService,
     auth::BearerAuth,
     engines::Engines,
+    handler::Handler,
     observer::Observer,
     session_service::SessionService,
+    unary::UnaryCalls,
+    watchers::Watchers,
     wire::{
         FILE_DESCRIPTOR_SET, session_admin_service_server::SessionAdminServiceServer,
         session_service_server::SessionServiceServer,
@@ -34,15 +34,16 @@ pub struct Services {
     pub reflection: bool,
     pub auth: Option<BearerAuth>,
     pub engines: Engines<DaemonStore>,
+    pub watchers: Arc<Watchers>,
     pub observer: Arc<dyn Observer>,
     pub health: HealthReporter,
-    /// Cancelled when the daemon stops: pipelines end.
+    /// Cancelled when the daemon stops: pipelines and watching end.
     pub stopping: CancellationToken,
 }
 
 impl Services {
     /// For the listeners of frontends.
-    pub fn sessions(&self) -> Routes {
+    pub fn sessions(&self) -> Handler<DaemonStore> {
         let service = SessionServiceServer::new(SessionService {
             engines: self.engines.clone(),
             observer: Arc::clone(&self.observer),
@@ -51,22 +52,28 @@ impl Services {
         })
         .max_decoding_message_size(self.limits.max_message_bytes.as_usize());
         let name = <SessionServiceServer<SessionService<DaemonStore>>>::NAME;
-        self.routes(service, name)
+        let unary = UnaryCalls {
+            engines: self.engines.clone(),
+            observer: Arc::clone(&self.observer),
+            max_message_bytes: self.limits.max_message_bytes.as_usize(),
+        };
+        Handler { auth: self.auth.clone(), unary: Some(unary), routes: self.routes(service, name) }
     }
 
     /// For the listeners of operators.
-    pub fn admin(&self) -> Routes {
+    pub fn admin(&self) -> Handler<DaemonStore> {
         let service = SessionAdminServiceServer::new(SessionAdminService {
             engines: self.engines.clone(),
             slice: self.slice,
+            watchers: Arc::clone(&self.watchers),
+            stopping: self.stopping.clone(),
         })
         .max_decoding_message_size(self.limits.max_message_bytes.as_usize());
         let name = <SessionAdminServiceServer<SessionAdminService<DaemonStore>>>::NAME;
-        self.routes(service, name)
+        Handler { auth: self.auth.clone(), unary: None, routes: self.routes(service, name) }
     }
 
-    /// A service, with health and reflection beside it. Health is open to all:
-    /// probes carry no token.
+    /// A service, with health and reflection beside it.
     fn routes<T>(&self, service: T, name: &str) -> Routes
     where
         T: tower::Service<
@@ -84,11 +91,7 @@ impl Services {
         let health = tonic_health::pb::health_server::HealthServer::new(health)
             .max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
         let mut routes = Routes::builder();
-        routes.add_service(health);
-        match &self.auth {
-            None => routes.add_service(service),
-            Some(auth) => routes.add_service(InterceptedService::new(service, auth.clone())),
-        };
+        routes.add_service(health).add_service(service);
         if self.reflection {
             let builder = || {
                 tonic_reflection::server::Builder::configure()
@@ -104,12 +107,7 @@ impl Services {
                 (builder().build_v1().expect(OURS), builder().build_v1alpha().expect(OURS));
             let v1 = v1.max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
             let v1alpha = v1alpha.max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
-            match &self.auth {
-                None => routes.add_service(v1).add_service(v1alpha),
-                Some(auth) => routes
-                    .add_service(InterceptedService::new(v1, auth.clone()))
-                    .add_service(InterceptedService::new(v1alpha, auth.clone())),
-            };
+            routes.add_service(v1).add_service(v1alpha);
         }
         routes.routes().prepare()
     }

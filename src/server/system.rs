@@ -1,12 +1,15 @@
 //! The system's time and randomness: what the session room takes as arguments.
+//! And what a process has spent.
 
 use std::{
+    fs, io,
     sync::atomic::{AtomicI64, Ordering},
     time::Duration,
 };
 
 use rand::{TryRng, rngs::SysRng};
 use rustix::{
+    param::clock_ticks_per_second,
     process::{Resource, getrlimit, setrlimit},
     time::{ClockId, clock_gettime},
 };
@@ -105,6 +108,24 @@ fn since_boot() -> Duration {
     Duration::try_from(time).unwrap_or_default()
 }
 
+/// The CPU time of a process, in user and in system mode, of all its threads and
+/// of those that have ended. Their sum is exact to some ticks of 10 ms, because
+/// the kernel derives it from what the scheduler has measured.
+pub fn cpu_time(pid: u32) -> io::Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // proc_pid_stat(5): the name, which may hold anything, is the second field
+    // and in parentheses; utime and stime are fields 14 and 15.
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks: Vec<u64> = fields.split(' ').skip(12).take(2).flat_map(str::parse).collect();
+    let [user, system] = ticks[..] else {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "/proc/PID/stat is not as expected",
+        ));
+    };
+    Ok(Duration::from_secs(user + system) / clock_ticks_per_second() as u32)
+}
+
 /// The operating system's generator.
 pub struct SystemEntropy;
 
@@ -143,6 +164,18 @@ mod tests {
         clock.not_before(Moment::from_unix_millis(1_500_000));
         BOOT_MILLIS.store(6_000, Ordering::Relaxed);
         assert_eq!(clock.now(), Moment::from_unix_millis(1_501_000), "it goes on from there");
+    }
+
+    /// Threads that have ended count, unlike in /proc/PID/task.
+    #[test]
+    fn a_process_has_spent_what_its_threads_have() {
+        let own = || cpu_time(std::process::id()).expect("our own is there");
+        let before = own();
+        let working =
+            std::thread::spawn(move || while own() < before + Duration::from_millis(50) {});
+        working.join().expect("it ends");
+        assert!(own() >= before + Duration::from_millis(50), "{:?} after {before:?}", own());
+        assert!(cpu_time(u32::MAX).is_err(), "there is no such process");
     }
 
     #[test]

@@ -1,39 +1,68 @@
 //! TLS: from files to what the listeners speak.
 
-use std::{error::Error as _, fs, path::Path, time::Duration};
+use std::{fs, path::Path, sync::Arc};
 
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        RootCertStore, ServerConfig,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+        server::WebPkiClientVerifier,
+    },
+};
 
 use super::config::{ConfigError, TlsConfig};
 
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Reads and checks the files. `None` when none are named.
-pub fn load(files: &TlsConfig) -> Result<Option<ServerTlsConfig>, ConfigError> {
+pub fn load(files: &TlsConfig) -> Result<Option<TlsAcceptor>, ConfigError> {
     if files.cert_file.as_os_str().is_empty() {
         return Ok(None);
     }
-    let cert = read("cert_file", &files.cert_file)?;
+    let chain = certificates("cert_file", &files.cert_file)?;
     let key = read("key_file", &files.key_file)?;
-    let mut tls =
-        ServerTlsConfig::new().identity(Identity::from_pem(cert, key)).timeout(HANDSHAKE_TIMEOUT);
-    if !files.client_ca_file.as_os_str().is_empty() {
-        let ca = read("client_ca_file", &files.client_ca_file)?;
-        tls = tls.client_ca_root(Certificate::from_pem(ca));
-    }
-    Server::builder().tls_config(tls.clone()).map_err(|error| {
-        let cause = error.source().map(ToString::to_string).unwrap_or_default();
-        let problem = format!(
-            "expected a certificate chain, its key and the clients' CA as PEM files: {error}: {cause}"
-        );
-        ConfigError::new("listen.tls", problem)
+    let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| {
+        unusable("key_file", &files.key_file, "expected a private key in PEM", &error)
     })?;
-    Ok(Some(tls))
+    let builder = if files.client_ca_file.as_os_str().is_empty() {
+        ServerConfig::builder().with_no_client_auth()
+    } else {
+        let path = &files.client_ca_file;
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates("client_ca_file", path)? {
+            roots.add(certificate).map_err(|error| {
+                unusable("client_ca_file", path, "expected certificates of a CA", &error)
+            })?;
+        }
+        let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build();
+        ServerConfig::builder().with_client_cert_verifier(verifier.map_err(|error| {
+            unusable("client_ca_file", path, "expected certificates of a CA", &error)
+        })?)
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(|error| {
+        let expected = "expected a certificate chain that belongs to listen.tls.key_file";
+        unusable("cert_file", &files.cert_file, expected, &error)
+    })?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Some(TlsAcceptor::from(Arc::new(config))))
+}
+
+fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    let pem = read(key, path)?;
+    let expected = "expected certificates in PEM";
+    let found: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| unusable(key, path, expected, &error))?;
+    if found.is_empty() {
+        return Err(unusable(key, path, expected, &"there is none"));
+    }
+    Ok(found)
 }
 
 fn read(key: &str, path: &Path) -> Result<Vec<u8>, ConfigError> {
-    fs::read(path).map_err(|error| {
-        let problem = format!("the file {} can not be read: {error}", path.display());
-        ConfigError::new(format!("listen.tls.{key}"), problem)
-    })
+    fs::read(path).map_err(|error| unusable(key, path, "expected to read it", &error))
+}
+
+fn unusable(key: &str, path: &Path, expected: &str, why: &dyn std::fmt::Display) -> ConfigError {
+    let problem = format!("the file {} can not be used: {expected}: {why}", path.display());
+    ConfigError::new(format!("listen.tls.{key}"), problem)
 }

@@ -19,6 +19,13 @@ impl Moment {
         self.0
     }
 
+    /// So long before this, rounded as [`add`](Add::add) rounds; the beginning of
+    /// time when that is nearer.
+    pub fn before(self, span: Duration) -> Moment {
+        let millis = span.as_nanos().div_ceil(1_000_000);
+        Moment(self.0.saturating_sub(u64::try_from(millis).unwrap_or(u64::MAX)))
+    }
+
     /// How long after `earlier` this is; zero when it is before.
     pub fn since(self, earlier: Moment) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))

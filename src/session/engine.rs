@@ -4,6 +4,8 @@
 //! into the ids it proves, without asking the store; the operation then tries
 //! these against the store until one is live. A pipeline orders operations
 //! between the two.
+//!
+//! What concerns all sessions of a principal is in [`principals`](super::principals).
 
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
@@ -13,10 +15,12 @@ use super::{
     credential::{Absence, Credential, Presented, Proven},
     data::Data,
     error::{Error, Result},
+    event::{Audience, Cause, Event, Happening, Nobody},
     id::{Entropy, PublicId, SessionId},
     lifetime::Lifetime,
-    record::{Edit, Principal, Record, Refusal, Touch, Update},
-    store::{Store, Swept, Touched},
+    principals::{Limit, Scope, Turns},
+    record::{Claim, Edit, Principal, Record, Refusal, Touch, Update},
+    store::{Expired, Store, Swept, Touched},
     token::{Keyring, Token},
 };
 
@@ -29,16 +33,20 @@ pub struct Policy {
     /// Resolve moves the deadline.
     pub automatic_touch: bool,
     pub max_data_bytes: usize,
+    /// How many sessions a principal may have; `None`: any number.
+    pub limit: Option<Limit>,
 }
 
 /// Sessions of one kind: a policy over a store. Engines never see each other's
 /// sessions, because each has a store of its own.
 pub struct Engine<S> {
     name: Box<str>,
-    policy: Policy,
-    store: S,
-    clock: Arc<dyn Clock>,
+    pub(super) policy: Policy,
+    pub(super) store: S,
+    pub(super) clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
+    audience: Arc<dyn Audience>,
+    pub(super) turns: Turns,
 }
 
 /// A session as callers see it.
@@ -124,10 +132,20 @@ impl Default for WriteOptions {
 /// What a Destroy did.
 #[derive(Debug)]
 pub struct Destroyed {
+    /// The credential opened a session until now.
+    pub was_live: bool,
     /// Live sessions ended.
     pub count: u32,
     /// The deletion cookie.
     pub set_cookie: Option<SetCookie>,
+}
+
+/// What a session was when it was ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    Live,
+    /// Its time was over already.
+    Over,
 }
 
 /// Why the browser may have to learn something.
@@ -146,7 +164,14 @@ impl<S: Store> Engine<S> {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Self {
-        Self { name: name.into(), policy, store, clock, entropy }
+        let turns = Turns::new(policy.limit.is_some());
+        let audience = Arc::new(Nobody);
+        Self { name: name.into(), policy, store, clock, entropy, audience, turns }
+    }
+
+    /// The same engine, telling `audience` what happens to its sessions.
+    pub fn telling(self, audience: Arc<dyn Audience>) -> Self {
+        Self { audience, ..self }
     }
 
     pub fn name(&self) -> &str {
@@ -167,9 +192,39 @@ impl<S: Store> Engine<S> {
         self.clock.now()
     }
 
+    /// Whether a change is to be run to its end although nobody waits for it any
+    /// more. Else it would be missing in what watchers are told, or a login
+    /// whose turn is over would still be under way and exceed the limit.
+    pub fn is_followed(&self) -> bool {
+        self.policy.limit.is_some() || self.audience.is_listening()
+    }
+
     /// The ids that a credential proves. Asks no store.
     pub fn present(&self, credential: Credential<'_>) -> Presented {
         Presented::new(credential, &self.policy.cookie, &self.policy.keyring)
+    }
+
+    /// What [`resolve`](Self::resolve) would give, if no store has to be waited for
+    /// to know it.
+    pub fn recall_resolve(
+        &self,
+        presented: &Presented,
+        options: ResolveOptions,
+    ) -> Option<Resolution> {
+        match self.recall(presented, self.slides(options))? {
+            Ok((session, notice)) => Some(Resolution::Active(session, notice)),
+            Err(_) if options.create => None,
+            Err(absence) => Some(Resolution::Absent(absence)),
+        }
+    }
+
+    /// What [`touch`](Self::touch) would give, if no store has to be waited for to
+    /// know it.
+    pub fn recall_touch(
+        &self,
+        presented: &Presented,
+    ) -> Option<std::result::Result<(Session, Notice), Absence>> {
+        self.recall(presented, true)
     }
 
     /// The session of a request, or why there is none.
@@ -178,8 +233,7 @@ impl<S: Store> Engine<S> {
         presented: &Presented,
         options: ResolveOptions,
     ) -> Result<Resolution> {
-        let slide = self.policy.automatic_touch && !options.peek;
-        match self.find(presented, slide).await? {
+        match self.find(presented, self.slides(options)).await? {
             Ok((session, notice)) => Ok(Resolution::Active(session, notice)),
             Err(_) if options.create => {
                 let (session, notice) = self.create(WriteOptions::default()).await?;
@@ -205,9 +259,13 @@ impl<S: Store> Engine<S> {
                 "expected a credential beside it: a session that is created has no version yet",
             ));
         }
-        let now = self.clock.now();
         let edit = self.edit(&options);
         let data = edit.apply(&Data::EMPTY).map_err(|refusal| refused(refusal, None))?;
+        let turn = self.turn(options.principal.as_ref()).await;
+        if let Some(turn) = &turn {
+            self.refuse_newest(turn, None).await?;
+        }
+        let now = self.clock.now();
         loop {
             let id = SessionId::generate(self.entropy.as_ref());
             let record = Record {
@@ -221,6 +279,10 @@ impl<S: Store> Engine<S> {
             };
             // An id that is taken is one in 2^96, and never adopted.
             if let Some(record) = self.store.create(id.public(), record).await? {
+                self.tell(id.public(), &record.principal, now, Happening::Created);
+                if let Some(turn) = &turn {
+                    self.end_idlest(turn, id.public()).await?;
+                }
                 let session = self.session(id.public(), record);
                 let notice = self.notice(&session, &id, News { token: true, deadline: true }, now);
                 return Ok((session, notice));
@@ -234,9 +296,19 @@ impl<S: Store> Engine<S> {
         presented: &Presented,
         options: WriteOptions,
     ) -> Result<(Session, Notice)> {
+        let turn = self.turn(options.principal.as_ref()).await;
         for proven in presented.proven() {
+            if let Some(turn) = &turn {
+                self.refuse_newest(turn, Some(proven)).await?;
+            }
             let now = self.clock.now();
-            let next = SessionId::rolled(proven.public(), self.entropy.as_ref());
+            // Randomness is a call to the system, and few writes can roll.
+            let may_roll = options.roll || options.principal.is_some();
+            let next = if may_roll {
+                SessionId::rolled(proven.public(), self.entropy.as_ref())
+            } else {
+                proven.id.clone()
+            };
             let update = Arc::new(Update {
                 verifier: proven.verifier,
                 lifetime: self.policy.lifetime,
@@ -253,6 +325,15 @@ impl<S: Store> Engine<S> {
                 Some(Err(refusal)) => return Err(refused(refusal, options.if_version)),
                 Some(Ok(change)) => {
                     let rolled = change.after.verifier != proven.verifier;
+                    if rolled {
+                        let happening = Happening::Rolled { former: &change.before.principal };
+                        self.tell(proven.public(), &change.after.principal, now, happening);
+                    }
+                    if let Some(turn) = &turn
+                        && change.before.principal != change.after.principal
+                    {
+                        self.end_idlest(turn, proven.public()).await?;
+                    }
                     let news = News {
                         token: rolled || proven.outdated,
                         deadline: change.after.deadline != change.before.deadline,
@@ -267,23 +348,72 @@ impl<S: Store> Engine<S> {
         Err(Error::SessionGone)
     }
 
-    /// Ends the sessions of the credential.
-    pub async fn destroy(&self, presented: &Presented) -> Result<Destroyed> {
-        let mut count = 0;
+    /// Ends the sessions of the credential, and others as `scope` says.
+    ///
+    /// The others come first: should it fail halfway, the credential is still
+    /// good for another try.
+    pub async fn destroy(&self, presented: &Presented, scope: Scope) -> Result<Destroyed> {
+        let own = match scope {
+            Scope::This => Vec::new(),
+            Scope::Others | Scope::All => self.own(presented).await?,
+        };
+        let mut count = self.end_others(&own).await?;
+        if scope == Scope::Others {
+            return Ok(Destroyed { was_live: !own.is_empty(), count, set_cookie: None });
+        }
+        let mut was_live = false;
         for proven in presented.proven() {
-            let now = self.clock.now();
-            let removed = self.store.destroy(proven.public(), proven.verifier).await?;
-            let live = removed.is_some_and(|record| !self.policy.lifetime.is_over(&record, now));
-            count += u32::from(live);
+            let id = proven.public();
+            let mut ended = self.end(id, Claim::Verifier(proven.verifier), Cause::Owner).await?;
+            let own = own.iter().find(|own| own.id == id && !own.principal.is_anonymous());
+            if let (None, Some(own)) = (ended, own) {
+                // It was rolled meanwhile; it is to end all the same.
+                let claim = Claim::Principal(own.principal.clone());
+                ended = self.end(id, claim, Cause::Scope).await?;
+            }
+            was_live |= ended == Some(Ended::Live);
+            count += u32::from(ended == Some(Ended::Live));
         }
         let set_cookie =
             (presented.absence() != Absence::None).then(|| SetCookie(self.policy.cookie.delete()));
-        Ok(Destroyed { count, set_cookie })
+        Ok(Destroyed { was_live, count, set_cookie })
+    }
+
+    /// Ends one session, if the claim holds.
+    pub(super) async fn end(
+        &self,
+        id: PublicId,
+        claim: Claim,
+        cause: Cause,
+    ) -> Result<Option<Ended>> {
+        let now = self.clock.now();
+        let Some(record) = self.store.destroy(id, claim).await? else {
+            return Ok(None);
+        };
+        let (ended, happening) = if self.policy.lifetime.is_over(&record, now) {
+            (Ended::Over, Happening::Expired)
+        } else {
+            (Ended::Live, Happening::Destroyed(cause))
+        };
+        self.tell(id, &record.principal, now, happening);
+        Ok(Some(ended))
+    }
+
+    fn tell(&self, session: PublicId, principal: &Principal, time: Moment, happening: Happening) {
+        if self.audience.is_listening() {
+            let engine = &self.name;
+            self.audience.tell(Event { engine, session, principal, time, happening });
+        }
     }
 
     /// One slice of the sweep; see [`Store::cleanup`].
     pub async fn cleanup(&self, limit: usize) -> Result<Swept> {
-        Ok(self.store.cleanup(self.clock.now(), limit).await?)
+        let now = self.clock.now();
+        let swept = self.store.cleanup(now, limit).await?;
+        for Expired { id, principal } in &swept.removed {
+            self.tell(*id, principal, now, Happening::Expired);
+        }
+        Ok(swept)
     }
 
     /// Sweeps all that has expired, slice by slice, and says how many sessions
@@ -292,12 +422,38 @@ impl<S: Store> Engine<S> {
         let mut removed = 0;
         loop {
             let swept = self.cleanup(slice).await?;
-            removed += swept.removed as u64;
+            removed += swept.removed.len() as u64;
             if swept.examined < slice {
                 return Ok(removed);
             }
             tokio::task::yield_now().await;
         }
+    }
+
+    fn slides(&self, options: ResolveOptions) -> bool {
+        self.policy.automatic_touch && !options.peek
+    }
+
+    /// As [`find`](Self::find), from what the store has in memory. `None` when
+    /// that is not enough.
+    fn recall(
+        &self,
+        presented: &Presented,
+        slide: bool,
+    ) -> Option<std::result::Result<(Session, Notice), Absence>> {
+        let mut absence = presented.absence();
+        for proven in presented.proven() {
+            let now = self.clock.now();
+            let record = self.store.recall(proven.public())?;
+            if slide && self.touch_of(proven, now).apply(&record).is_some() {
+                return None;
+            }
+            match self.judge(proven, Some(Touched { record, moved: false }), now) {
+                Ok(live) => return Some(Ok(live)),
+                Err(why) => absence = absence.max(why),
+            }
+        }
+        Some(Err(absence))
     }
 
     /// The first of the presented sessions that is live, touched if `slide`.
@@ -310,33 +466,45 @@ impl<S: Store> Engine<S> {
         for proven in presented.proven() {
             let now = self.clock.now();
             let found = self.look(proven, slide, now).await?;
-            let why = match &found {
-                None => Absence::NotFound,
-                Some(Touched { record, .. }) if record.verifier != proven.verifier => {
-                    Absence::Superseded
-                }
-                Some(Touched { record, .. }) if self.policy.lifetime.is_over(record, now) => {
-                    Absence::Expired
-                }
-                Some(Touched { record, moved }) => {
-                    let session = self.session(proven.public(), Arc::clone(record));
-                    let news = News { token: proven.outdated, deadline: *moved };
-                    let notice = self.notice(&session, &proven.id, news, now);
-                    return Ok(Ok((session, notice)));
-                }
-            };
-            absence = absence.max(why);
+            match self.judge(proven, found, now) {
+                Ok(live) => return Ok(Ok(live)),
+                Err(why) => absence = absence.max(why),
+            }
         }
         Ok(Err(absence))
     }
 
     async fn look(&self, proven: &Proven, slide: bool, now: Moment) -> Result<Option<Touched>> {
         if slide {
-            let touch = Touch { verifier: proven.verifier, lifetime: self.policy.lifetime, now };
+            let touch = self.touch_of(proven, now);
             return Ok(self.store.touch(proven.public(), touch).await?);
         }
         let record = self.store.read(proven.public()).await?;
         Ok(record.map(|record| Touched { record, moved: false }))
+    }
+
+    fn touch_of(&self, proven: &Proven, now: Moment) -> Touch {
+        Touch { verifier: proven.verifier, lifetime: self.policy.lifetime, now }
+    }
+
+    /// Whether what the store has found is the live session of the proven id.
+    fn judge(
+        &self,
+        proven: &Proven,
+        found: Option<Touched>,
+        now: Moment,
+    ) -> std::result::Result<(Session, Notice), Absence> {
+        let Touched { record, moved } = found.ok_or(Absence::NotFound)?;
+        if record.verifier != proven.verifier {
+            return Err(Absence::Superseded);
+        }
+        if self.policy.lifetime.is_over(&record, now) {
+            return Err(Absence::Expired);
+        }
+        let session = self.session(proven.public(), record);
+        let news = News { token: proven.outdated, deadline: moved };
+        let notice = self.notice(&session, &proven.id, news, now);
+        Ok((session, notice))
     }
 
     fn edit(&self, options: &WriteOptions) -> Edit {
@@ -348,7 +516,7 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    fn session(&self, id: PublicId, record: Arc<Record>) -> Session {
+    pub(super) fn session(&self, id: PublicId, record: Arc<Record>) -> Session {
         let lifetime = &self.policy.lifetime;
         Session {
             id,

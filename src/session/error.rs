@@ -20,6 +20,10 @@ pub enum Error {
     InvalidData(#[from] DataError),
     #[error("the data would be {len_bytes} bytes long, the engine takes at most {limit_bytes}")]
     DataTooLarge { len_bytes: usize, limit_bytes: usize },
+    #[error(
+        "the principal has {max} sessions already, as many as the engine allows; end one of them first"
+    )]
+    TooManySessions { max: usize },
     #[error("{problem}")]
     InvalidArgument {
         /// The request's field at fault.

@@ -23,6 +23,12 @@ pub struct PublicId([u8; 12]);
 
 impl PublicId {
     pub const LEN: usize = 12;
+    /// Octets of the text form.
+    pub const TEXT_LEN: usize = 16;
+    /// None comes before it.
+    pub const LEAST: Self = Self([0; 12]);
+    /// None comes after it.
+    pub const MOST: Self = Self([0xff; 12]);
 
     pub const fn from_bytes(bytes: [u8; 12]) -> Self {
         Self(bytes)
@@ -30,6 +36,16 @@ impl PublicId {
 
     pub const fn as_bytes(&self) -> &[u8; 12] {
         &self.0
+    }
+
+    /// `None` when `text` is not 16 characters of base64url.
+    pub fn from_text(text: &[u8]) -> Option<Self> {
+        if text.len() != Self::TEXT_LEN {
+            return None;
+        }
+        let mut bytes = [0; Self::LEN];
+        BASE64URL.decode_slice_unchecked(text, &mut bytes).ok()?;
+        Some(Self(bytes))
     }
 }
 
@@ -177,12 +193,16 @@ mod tests {
             let id = SessionId::from_text(text.as_bytes()).expect("any 24 bytes are an id");
             prop_assert_eq!(id.to_text().to_vec(), text.as_bytes());
             prop_assert_eq!(id.public().to_string(), &text[..16]);
+            prop_assert_eq!(PublicId::from_text(&text.as_bytes()[..16]), Some(id.public()));
         }
 
         #[test]
         fn other_text_is_no_id(text in any::<Vec<u8>>()) {
             if let Some(id) = SessionId::from_text(&text) {
-                prop_assert_eq!(id.to_text().to_vec(), text);
+                prop_assert_eq!(id.to_text().to_vec(), &text[..]);
+            }
+            if let Some(id) = PublicId::from_text(&text) {
+                prop_assert_eq!(id.to_string().into_bytes(), text);
             }
         }
     }

@@ -68,6 +68,13 @@ impl Lifetime {
             .then(|| self.deadline(record.create_time, record.duration, now))
     }
 
+    /// When the deadline was moved last, as far as it tells: it is nearer than
+    /// that when the absolute end has cut it.
+    pub fn last_slide(&self, record: &Record) -> Moment {
+        let duration = self.duration(record.duration);
+        record.deadline.before(duration + self.granularity.of(duration))
+    }
+
     fn end(&self, create_time: Moment) -> Moment {
         match self.absolute {
             Some(absolute) => create_time + absolute,

@@ -4,6 +4,8 @@
 //! | file | holds |
 //! |---|---|
 //! | [`engine`] | the operations: resolve, touch, create, write, destroy, cleanup |
+//! | [`principals`] | all sessions of a principal: list and end them, and their limit |
+//! | [`event`] | what happens to sessions, for those who watch |
 //! | [`credential`] | from a Cookie header or token to proven ids |
 //! | [`id`], [`token`], [`cookie`] | session ids, their signatures, the two cookie headers |
 //! | [`record`], [`data`], [`lifetime`] | what is kept, and what may change in it |
@@ -15,8 +17,10 @@ pub mod credential;
 pub mod data;
 pub mod engine;
 pub mod error;
+pub mod event;
 pub mod id;
 pub mod lifetime;
+pub mod principals;
 pub mod record;
 pub mod store;
 pub mod token;

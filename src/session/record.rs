@@ -40,7 +40,7 @@ impl Record {
 
 /// Whom a session belongs to: text, at most 256 bytes. Often an e-mail address:
 /// prints its type only.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Principal(Bytes);
 
 impl Principal {
@@ -57,11 +57,37 @@ impl Principal {
     pub fn as_bytes(&self) -> &Bytes {
         &self.0
     }
+
+    pub fn is_anonymous(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl std::fmt::Debug for Principal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Principal")
+    }
+}
+
+/// By what right a session is ended, whatever its deadline says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// Its id was presented, and is the one that is valid now.
+    Verifier(VerifierHash),
+    /// It belongs to this principal.
+    Principal(Principal),
+    /// An operator names it.
+    Operator,
+}
+
+impl Claim {
+    /// Whether `stored` is to be ended.
+    pub fn holds(&self, stored: &Record) -> bool {
+        match self {
+            Self::Verifier(verifier) => stored.verifier == *verifier,
+            Self::Principal(principal) => stored.principal == *principal,
+            Self::Operator => true,
+        }
     }
 }
 

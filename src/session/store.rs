@@ -4,16 +4,17 @@ use std::{error::Error, fmt, sync::Arc};
 
 use super::{
     clock::Moment,
-    id::{PublicId, VerifierHash},
-    record::{Record, Refusal, Touch, Update},
+    id::PublicId,
+    record::{Claim, Principal, Record, Refusal, Touch, Update},
 };
 
 /// Keeps the records of one engine, by public id.
 ///
 /// A store holds no policy and no clock: every moment is an argument, and what
-/// may change in a record is decided by [`Touch::apply`] and [`Update::apply`],
-/// which the store calls inside whatever makes its change atomic. Operations on
-/// one id are linearizable.
+/// may change in a record is decided by [`Touch::apply`], [`Update::apply`] and
+/// [`Claim::holds`], which the store calls inside whatever makes its change
+/// atomic. Operations on one id are linearizable; [`list`](Self::list) looks at
+/// one id after the other.
 ///
 /// Absence is an answer (`None`), never an error; an error means that the store
 /// itself failed, and that the operation may or may not have taken effect. When
@@ -23,6 +24,12 @@ use super::{
 /// cleanup met it, or until the store itself removes what is over; reading does
 /// not judge deadlines.
 pub trait Store: Send + Sync + 'static {
+    /// The record under `id`, if the store has it in memory. `None` tells nothing:
+    /// ask one of the others. Does not wait.
+    fn recall(&self, _id: PublicId) -> Option<Arc<Record>> {
+        None
+    }
+
     /// The record under `id`.
     fn read(&self, id: PublicId) -> impl Future<Output = Result<Option<Arc<Record>>>> + Send;
 
@@ -48,16 +55,32 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<Written>>> + Send;
 
     /// Removes the record under `id` and gives it back. `None`, and nothing
-    /// removed, when there is none or another verifier is valid there.
+    /// removed, when there is none or `claim` does not hold there.
     fn destroy(
         &self,
         id: PublicId,
-        verifier: VerifierHash,
+        claim: Claim,
     ) -> impl Future<Output = Result<Option<Arc<Record>>>> + Send;
 
+    /// Records of `principal`, who is not anonymous: those with an id above
+    /// `after`, in the order of ids. Looks at no more than `limit` entries of
+    /// the index, at least one, so that one call is short.
+    ///
+    /// A record that is the principal's from before the call until after it is
+    /// found; one that comes or goes meanwhile may be. So are all that are the
+    /// principal's throughout, when one call goes on after the other. The index
+    /// leaks nothing: an entry without its record does not outlive the first
+    /// call that meets it, nor a cleanup that has come to its end.
+    fn list(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Listed>> + Send;
+
     /// Removes records whose deadline is at or before `now`, in the order of
-    /// deadlines. Looks at no more than `limit` entries, so that one call is
-    /// short.
+    /// deadlines, and mends what an unclean stop has left. Looks at no more than
+    /// `limit` entries, so that one call is short.
     fn cleanup(&self, now: Moment, limit: usize) -> impl Future<Output = Result<Swept>> + Send;
 
     /// An error when the store can not serve: for good, until it is opened again,
@@ -88,15 +111,31 @@ pub struct Change {
     pub after: Arc<Record>,
 }
 
+/// Some records of a principal.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Listed {
+    /// Those whose deadline has passed included, until they are swept.
+    pub records: Vec<(PublicId, Arc<Record>)>,
+    /// Go on after this; `None`: that was all.
+    pub next: Option<PublicId>,
+}
+
 /// What one slice of a cleanup did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Swept {
-    /// Index entries looked at; as many as the limit means there may be more.
+    /// Entries looked at; as many as the limit means there may be more.
     pub examined: usize,
-    /// Records removed because their deadline had passed.
-    pub removed: usize,
+    /// What was removed because its deadline had passed.
+    pub removed: Vec<Expired>,
     /// The earliest deadline still to be looked at.
     pub next: Option<Moment>,
+}
+
+/// A record that a cleanup has removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expired {
+    pub id: PublicId,
+    pub principal: Principal,
 }
 
 pub type Result<T> = std::result::Result<T, StoreError>;

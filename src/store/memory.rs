@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -9,9 +10,9 @@ use parking_lot::Mutex;
 
 use crate::session::{
     clock::Moment,
-    id::{PublicId, VerifierHash},
-    record::{Record, Touch, Update},
-    store::{Change, Result, Store, Swept, Touched, Written},
+    id::PublicId,
+    record::{Claim, Principal, Record, Touch, Update},
+    store::{Change, Expired, Listed, Result, Store, Swept, Touched, Written},
 };
 
 /// Records of one engine, in memory.
@@ -27,6 +28,8 @@ struct State {
     /// Lazy: an entry may be earlier than its record's deadline, never later.
     /// One for each record.
     expiry: BTreeSet<(Moment, PublicId)>,
+    /// One for each record that is not anonymous.
+    principals: BTreeSet<(Principal, PublicId)>,
 }
 
 struct Kept {
@@ -46,13 +49,24 @@ impl State {
     fn remove(&mut self, id: PublicId) -> Option<Arc<Record>> {
         let kept = self.records.remove(&id)?;
         self.expiry.remove(&(kept.indexed, id));
+        self.principals.remove(&(kept.record.principal.clone(), id));
         Some(kept.record)
+    }
+
+    fn index_principal(&mut self, principal: &Principal, id: PublicId) {
+        if !principal.is_anonymous() {
+            self.principals.insert((principal.clone(), id));
+        }
     }
 }
 
 impl Store for MemoryStore {
+    fn recall(&self, id: PublicId) -> Option<Arc<Record>> {
+        self.state.lock().records.get(&id).map(|kept| Arc::clone(&kept.record))
+    }
+
     async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        Ok(self.state.lock().records.get(&id).map(|kept| Arc::clone(&kept.record)))
+        Ok(self.recall(id))
     }
 
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
@@ -74,6 +88,7 @@ impl Store for MemoryStore {
         let record = Arc::new(record);
         let indexed = record.deadline;
         state.expiry.insert((indexed, id));
+        state.index_principal(&record.principal, id);
         state.records.insert(id, Kept { record: Arc::clone(&record), indexed });
         Ok(Some(record))
     }
@@ -92,13 +107,39 @@ impl Store for MemoryStore {
         if after.deadline < kept.indexed {
             state.index(id, after.deadline);
         }
+        if after.principal != before.principal {
+            state.principals.remove(&(before.principal.clone(), id));
+            state.index_principal(&after.principal, id);
+        }
         Ok(Some(Ok(Change { before, after })))
     }
 
-    async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
         let mut state = self.state.lock();
-        let valid = |kept: &Kept| kept.record.verifier == verifier;
-        Ok(if state.records.get(&id).is_some_and(valid) { state.remove(id) } else { None })
+        let holds = state.records.get(&id).is_some_and(|kept| claim.holds(&kept.record));
+        Ok(if holds { state.remove(id) } else { None })
+    }
+
+    async fn list(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        let state = self.state.lock();
+        let first = (principal.clone(), after.unwrap_or(PublicId::LEAST));
+        let first = if after.is_some() { Bound::Excluded(first) } else { Bound::Included(first) };
+        let entries = state.principals.range((first, Bound::Unbounded));
+        let mut listed = Listed::default();
+        for (_, id) in entries.take_while(|(whose, _)| *whose == principal) {
+            if listed.records.len() == limit.max(1) {
+                listed.next = listed.records.last().map(|(id, _)| *id);
+                break;
+            }
+            let kept = state.records.get(id).expect("an entry goes with its record");
+            listed.records.push((*id, Arc::clone(&kept.record)));
+        }
+        Ok(listed)
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
@@ -113,8 +154,9 @@ impl Store for MemoryStore {
             match state.records.get(&id).map(|kept| kept.record.deadline) {
                 Some(deadline) if deadline > now => state.index(id, deadline),
                 _ => {
-                    state.remove(id);
-                    swept.removed += 1;
+                    let removed = state.remove(id);
+                    let principal = removed.map(|record| record.principal.clone());
+                    swept.removed.extend(principal.map(|principal| Expired { id, principal }));
                 }
             }
         }

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use self::{memory::MemoryStore, redis::RedisStore, sled::SledStore};
 use crate::session::{
     clock::Moment,
-    id::{PublicId, VerifierHash},
-    record::{Record, Touch, Update},
-    store::{Result, Store, Swept, Touched, Written},
+    id::PublicId,
+    record::{Claim, Principal, Record, Touch, Update},
+    store::{Listed, Result, Store, Swept, Touched, Written},
 };
 
 pub mod codec;
@@ -41,6 +41,10 @@ macro_rules! each {
 }
 
 impl Store for AnyStore {
+    fn recall(&self, id: PublicId) -> Option<Arc<Record>> {
+        each!(self, store => store.recall(id))
+    }
+
     async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
         each!(self, store => store.read(id).await)
     }
@@ -57,8 +61,17 @@ impl Store for AnyStore {
         each!(self, store => store.write(id, update).await)
     }
 
-    async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
-        each!(self, store => store.destroy(id, verifier).await)
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+        each!(self, store => store.destroy(id, claim).await)
+    }
+
+    async fn list(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        each!(self, store => store.list(principal, after, limit).await)
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {

@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 use sessiond::session::{
     clock::Moment,
     id::{PublicId, VerifierHash},
-    record::{Record, Refusal, Touch, Update},
-    store::{Change, Result, Store, Swept, Touched, Written},
+    record::{Claim, Principal, Record, Refusal, Touch, Update},
+    store::{Change, Listed, Result, Store, Swept, Touched, Written},
 };
 use tokio::sync::RwLock;
 
@@ -43,10 +43,17 @@ pub enum Bug {
     DestroyWithAnyId,
     /// A cleanup believes its index, where a touch has moved no entry.
     CleanupTakesTheLiving,
+    /// A revocation does not look whose the session is.
+    RevokeTakesAnybodys,
+    /// A revocation looks whose the session is, and later ends it.
+    RevokeLooksFirst,
+    /// A list has only those that were the principal's from the beginning.
+    ListForgetsLogins,
 }
 
 impl Bug {
-    pub const ALL: [Self; 14] = [
+    /// Those that show in what happens to one session.
+    pub const ALL: [Self; 16] = [
         Self::TouchRecreates,
         Self::TouchWritesBackStaleData,
         Self::TouchRevives,
@@ -61,6 +68,8 @@ impl Bug {
         Self::DestroyAnswersEarly,
         Self::DestroyWithAnyId,
         Self::CleanupTakesTheLiving,
+        Self::RevokeTakesAnybodys,
+        Self::RevokeLooksFirst,
     ];
 }
 
@@ -105,9 +114,9 @@ impl<S: Store> Inner<S> {
         self.store.write(id, Arc::clone(update)).await
     }
 
-    async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
         let _gate = self.gate.read().await;
-        self.store.destroy(id, verifier).await
+        self.store.destroy(id, claim).await
     }
 
     /// Puts in place of the record whatever `make` says, at once: what no store
@@ -121,7 +130,7 @@ impl<S: Store> Inner<S> {
         let stored = self.store.read(id).await?;
         let Some(record) = make(stored.as_deref()) else { return Ok(None) };
         if let Some(stored) = stored {
-            self.store.destroy(id, stored.verifier).await?;
+            self.store.destroy(id, Claim::Verifier(stored.verifier)).await?;
         }
         self.store.create(id, record).await
     }
@@ -309,30 +318,54 @@ impl<S: Store> Store for Buggy<S> {
         Ok(written)
     }
 
-    async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
         match self.bug {
             Some(Bug::DestroyAnswersEarly) => {
                 let found = self.inner.read(id).await?;
-                let inner = Arc::clone(&self.inner);
+                let (inner, holding) = (Arc::clone(&self.inner), claim.clone());
                 tokio::spawn(async move {
                     for _ in 0..20 {
                         tokio::task::yield_now().await;
                     }
-                    inner.destroy(id, verifier).await
+                    inner.destroy(id, holding).await
                 });
-                Ok(found.filter(|record| record.verifier == verifier))
+                Ok(found.filter(|record| claim.holds(record)))
             }
-            Some(Bug::DestroyWithAnyId) => {
+            Some(Bug::DestroyWithAnyId) if matches!(claim, Claim::Verifier(_)) => {
+                self.inner.destroy(id, Claim::Operator).await
+            }
+            Some(Bug::RevokeTakesAnybodys) if matches!(claim, Claim::Principal(_)) => {
+                self.inner.destroy(id, Claim::Operator).await
+            }
+            Some(Bug::RevokeLooksFirst) if matches!(claim, Claim::Principal(_)) => {
                 let found = self.inner.read(id).await?;
-                let valid = found.map_or(verifier, |record| record.verifier);
-                self.inner.destroy(id, valid).await
+                if !found.is_some_and(|record| claim.holds(&record)) {
+                    return Ok(None);
+                }
+                self.dawdle().await;
+                self.inner.destroy(id, Claim::Operator).await
             }
             _ => {
-                let removed = self.inner.destroy(id, verifier).await?;
+                let removed = self.inner.destroy(id, claim).await?;
                 self.notes.lock().cache.remove(&id);
                 Ok(removed)
             }
         }
+    }
+
+    async fn list(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        let listed = self.inner.store.list(principal.clone(), after, limit).await?;
+        if self.has(Bug::ListForgetsLogins) {
+            let is_new = |record: &Record| record.version == 1;
+            let records = listed.records.into_iter().filter(|(_, record)| is_new(record));
+            return Ok(Listed { records: records.collect(), ..listed });
+        }
+        Ok(listed)
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
@@ -346,7 +379,7 @@ impl<S: Store> Store for Buggy<S> {
             due.sort_unstable();
             for id in due {
                 if let Some(record) = self.inner.read(id).await? {
-                    self.inner.destroy(id, record.verifier).await?;
+                    self.inner.destroy(id, Claim::Verifier(record.verifier)).await?;
                 }
             }
         }

@@ -25,12 +25,12 @@ use sessiond::{
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt;
 
+use crate::rig::report;
 use crate::support::{
-    Form,
+    Form, Random,
     browser::Browser,
     oplog::{self, Operation},
-    random::{Random, seed},
-    story::{Findings, Left, Step, Story, judge, public_id},
+    story::{Findings, Left, Step, Story, judge, principal, public_id},
     victim::{Ended, Setup, Victim},
 };
 
@@ -114,8 +114,12 @@ impl Script {
         self.findings.lock().expect("no panic").push((kind, detail));
     }
 
-    async fn create(&self, text: &str) -> Option<Visit> {
-        let request = WriteRequest { set: text.to_owned().into(), ..Default::default() };
+    async fn create(&self, number: u64, text: &str) -> Option<Visit> {
+        let request = WriteRequest {
+            set: text.to_owned().into(),
+            principal: Some(principal(number).into()),
+            ..Default::default()
+        };
         let Some(answer) = self.ask("create", self.client.clone().write(request)).await else {
             self.untold.fetch_add(1, Ordering::SeqCst);
             return None;
@@ -135,6 +139,7 @@ impl Script {
             set: text.to_owned().into(),
             replace: true,
             roll,
+            principal: roll.then(|| "bob".into()),
             ..Default::default()
         };
         let what = if roll { "roll" } else { "write" };
@@ -160,7 +165,7 @@ impl Script {
     async fn run(&self) {
         let mut visits = Vec::new();
         for number in 0..4 {
-            visits.extend(self.create(&format!(r#"{{"n":{number}}}"#)).await);
+            visits.extend(self.create(number, &format!(r#"{{"n":{number}}}"#)).await);
         }
         for (number, visit) in visits.iter_mut().enumerate() {
             let long = "x".repeat(20_000);
@@ -173,7 +178,7 @@ impl Script {
         }
         self.visits.lock().expect("no panic").extend(visits);
         futures_util::future::join_all((0..8).map(|number| async move {
-            let Some(mut visit) = self.create(&format!(r#"{{"m":{number}}}"#)).await else {
+            let Some(mut visit) = self.create(number, &format!(r#"{{"m":{number}}}"#)).await else {
                 return;
             };
             for turn in 0..3 {
@@ -371,12 +376,12 @@ async fn a_fault_of_the_disk_is_never_hidden() {
         }
     }
     let all = cases.len();
-    let seed = seed();
-    let mut random = Random::part(seed, 2000);
+    let seed = Form::of_environment().seed();
+    let mut random = Random::stream(seed, 2000);
     // By lot, without one twice.
     let wanted = Form::of_environment().pick(40, all, all).min(all);
     for at in 0..wanted {
-        let other = at + random.below(all - at);
+        let other = at + random.index(all - at);
         cases.swap(at, other);
     }
     cases.truncate(wanted);
@@ -400,8 +405,8 @@ async fn a_fault_of_the_disk_is_never_hidden() {
             eprintln!("{case}: {kind}: {detail}");
         }
     }
-    println!(
-        "faults: {wanted} of {all} cases, {reached} reached, {ended_early} ended by themselves, {calls} calls refused, {failed} with findings {kinds:?}; seed {seed}"
-    );
+    report(&format!(
+        "rig faults: {wanted} of {all} cases, {reached} reached, {ended_early} ended by themselves, {calls} calls refused, {failed} with findings {kinds:?}; seed {seed}"
+    ));
     assert_eq!(failed, 0, "see above");
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     checker::{Refused, Specification, Timed, check},
-    model::{Answer, Change, Held, Millis, Model, Rules, SessionNumber, Shown, Why},
+    model::{Answer, Change, Held, Millis, Model, Rules, Scope, SessionNumber, Shown, Why},
 };
 
 /// What a client did, with the answer it got.
@@ -33,6 +33,8 @@ pub enum Deed {
     Touch(Held),
     Write(Held, Change),
     Destroy(Held),
+    /// By id, if it is this principal's; by id alone if none is named.
+    Revoke(SessionNumber, Option<String>),
 }
 
 /// The situations that a search for one session may look at.
@@ -82,7 +84,10 @@ impl OneSession<'_> {
             }
             Deed::Touch(held) => model.touch(rules, now, &shown(*held)),
             Deed::Write(held, change) => model.write(rules, now, &shown(*held), change),
-            Deed::Destroy(held) => model.destroy(rules, now, &shown(*held)),
+            Deed::Destroy(held) => model.destroy(rules, now, &shown(*held), Scope::This),
+            Deed::Revoke(number, principal) => {
+                model.revoke(rules, now, principal.as_deref(), Some(&[*number]))
+            }
         };
         (expected == event.answer).then_some(model)
     }

@@ -17,13 +17,17 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use rustix::process::Signal;
+use sessiond::{
+    session::{clock::Moment, record::Principal, store::Store},
+    store::sled::{Durability, SledDatabase, SledOptions},
+};
 
 use self::{
     clients::{Client, Common},
     model::Tally,
 };
 use crate::{
-    form::Form,
+    rig::{Form, report},
     support::program::{Program, sessiond},
 };
 
@@ -45,11 +49,11 @@ enum End {
 fn nothing_acknowledged_is_lost_and_nothing_destroyed_is_back() {
     let rounds = Form::of_environment().pick(6, 200, 2000);
     let seed = Form::of_environment().seed();
-    println!("kill rig: {rounds} rounds, SESSIOND_RIG_SEED={seed}");
     let directory = tempfile::tempdir().expect("a scratch folder");
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build().expect("a runtime");
     let mut rig = Rig::new(directory.path(), seed);
+    let begun = Instant::now();
     for round in 1..=rounds {
         let did = runtime.block_on(rig.round());
         if !rig.tally.violations.is_empty() {
@@ -62,11 +66,11 @@ fn nothing_acknowledged_is_lost_and_nothing_destroyed_is_back() {
             );
         }
         if round % 50 == 0 && round < rounds {
-            println!("{}", rig.summary(round));
+            println!("kill: {}", rig.summary(round));
         }
     }
     let ended = runtime.block_on(rig.finish());
-    println!("{}", rig.summary(rounds));
+    report(&format!("rig kill: {}; seed {seed}, {:.0?}", rig.summary(rounds), begun.elapsed()));
     assert!(rig.tally.violations.is_empty(), "at the end: {}", rig.tally.violations.join("\n"));
     assert_eq!(ended, Some(0), "expected the last stop to be clean");
 }
@@ -127,7 +131,40 @@ impl Rig {
     async fn finish(&mut self) -> Option<i32> {
         let program = self.open();
         self.verify(&program, Depth::All).await;
-        program.stop().0
+        let ended = program.stop().0;
+        self.judge_index().await;
+        ended
+    }
+
+    /// After all those crashes the index holds what is there, and nothing else.
+    async fn judge_index(&mut self) {
+        let options = SledOptions {
+            path: self.directory.join("data"),
+            cache_bytes: 16 << 20,
+            flush_interval: Duration::from_secs(1),
+            on_damage: sessiond::store::sled::OnDamage::Refuse,
+            threads: 2,
+            max_pending: 64,
+            min_free_bytes: 0,
+            write: Durability::Buffered,
+            destroy: Durability::Buffered,
+            roll: Durability::Buffered,
+        };
+        let database = SledDatabase::open(options).expect("it opens after a clean stop");
+        let store = database.store("default", 0).expect("a store");
+        // Nothing is due then; what the daemon has left of its walk is done.
+        store.cleanup(Moment::from_unix_millis(0), usize::MAX).await.expect("the store works");
+        let entries = store.index_entries().expect("the entries can be counted").principals;
+        let mut listed = 0;
+        for client in 0..CLIENTS {
+            let name = clients::principal(client);
+            let principal = Principal::new(name.as_bytes()).expect("short");
+            let records = store.list(principal, None, usize::MAX).await.expect("the store works");
+            listed += records.records.len();
+        }
+        if entries != listed {
+            self.tally.violate(format!("{entries} entries in the index, of {listed} sessions"));
+        }
     }
 
     fn open(&mut self) -> Program {
@@ -178,6 +215,9 @@ impl Rig {
         }
         let tally = self.common.verify(program.address("grpc")).await;
         self.tally.add(tally);
+        for client in &self.clients {
+            client.verify_list(program.address("admin"), &mut self.tally).await;
+        }
     }
 
     async fn work(&mut self, mut program: Program, load: Duration, end: End) {
@@ -225,7 +265,7 @@ impl Rig {
     fn summary(&self, rounds: u64) -> String {
         let Tally { acknowledged, resolved, lost, back, .. } = &self.tally;
         format!(
-            "kill rig: {rounds} rounds, {} re-opens ({} kills at the start, {} in a stop, {} in the \
+            "{rounds} rounds, {} re-opens ({} kills at the start, {} in a stop, {} in the \
              load), {acknowledged} acknowledged operations checked by {resolved} Resolves, {lost} \
              lost, {back} back",
             self.opened, self.killed_at_start, self.killed_in_stop, self.killed_in_load

@@ -18,6 +18,8 @@ use sessiond::{
     session::{
         credential::Credential,
         engine::{Engine, ResolveOptions},
+        principals::{Scope, Target},
+        record::Principal,
         store::Store,
     },
     store::{memory::MemoryStore, sled::Durability},
@@ -50,6 +52,7 @@ const RULES: Rules = Rules {
     automatic_touch: true,
     persistent: true,
     max_data_bytes: 120,
+    limit: None,
 };
 const SHORT_DURATION: Millis = 60;
 
@@ -114,6 +117,7 @@ impl<S: Store> Field<S> {
             (Deed::Create(_), other) => panic!("expected a new session, found {other:?}"),
             (Deed::Resolve { held, .. } | Deed::Replace { held }, _)
             | (Deed::Touch(held) | Deed::Write(held, _) | Deed::Destroy(held), _) => held.session,
+            (Deed::Revoke(session, _), _) => *session,
         };
         let event = Event { session, now: begun.now, deed, answer, swept };
         let operation = Timed { invoked: begun.invoked, returned, operation: event };
@@ -134,13 +138,14 @@ impl<S: Store> Field<S> {
                     slot.live = true;
                 }
             }
-            Answer::Absent(_) | Answer::Gone | Answer::Destroyed { .. } => {
+            Answer::Absent(_) | Answer::Gone | Answer::Destroyed { .. } | Answer::Revoked(_) => {
                 if slot.tokens.last().is_some_and(|(_, newest, _)| *newest == session) {
                     slot.live = false;
                 }
             }
             Answer::VersionMismatch { current } => slot.version = *current,
             Answer::TooLarge { .. } => {}
+            Answer::TooManySessions | Answer::Listed(_) => unreachable!("nobody asks for these"),
         }
     }
 
@@ -189,7 +194,7 @@ impl<S: Store> Field<S> {
         };
         let held = Held { session, token, outdated: false };
         let presented = self.engine.present(Credential::Token(text.as_bytes()));
-        match random.below(30) {
+        match random.below(32) {
             0..9 => {
                 let peek = random.once_in(2);
                 let resolve = ResolveOptions { peek, create: random.once_in(8) };
@@ -229,9 +234,30 @@ impl<S: Store> Field<S> {
                 self.learn(at, session, &answer);
                 self.record(&begun, ended, Deed::Write(held, change), answer);
             }
+            29..31 => {
+                let name = (!random.once_in(4)).then(|| PRINCIPALS[1 + random.below(2) as usize]);
+                let id = self.names.lock().id(session);
+                let target = match name {
+                    Some(name) => {
+                        let whose = Principal::new(name.as_bytes()).expect("short");
+                        Target::SessionsOf(whose, vec![id])
+                    }
+                    None => Target::Sessions(vec![id]),
+                };
+                let begun = self.begin(random);
+                let revoked = TaskClock::at(begun.now, self.engine.revoke(target)).await;
+                let ended = self.end();
+                let answer = self.names.lock().revoked(revoked);
+                if answer == Answer::Revoked(1) {
+                    self.learn(at, session, &answer);
+                }
+                let deed = Deed::Revoke(session, name.map(str::to_owned));
+                self.record(&begun, ended, deed, answer);
+            }
             _ => {
                 let begun = self.begin(random);
-                let destroyed = TaskClock::at(begun.now, self.engine.destroy(&presented)).await;
+                let destroyed =
+                    TaskClock::at(begun.now, self.engine.destroy(&presented, Scope::This)).await;
                 let ended = self.end();
                 let answer = self.names.lock().destroyed(destroyed);
                 self.learn(at, session, &answer);

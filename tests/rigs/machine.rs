@@ -5,13 +5,17 @@ use std::{collections::BTreeMap, sync::Arc};
 use proptest::{prop_assert, prop_assert_eq, test_runner::TestCaseError};
 use sessiond::session::{
     credential::Credential,
-    engine::{Engine, ResolveOptions},
+    engine::{Engine, ResolveOptions, Session},
     id::SessionId,
+    principals::{self, Target},
+    record::Principal,
     store::{Store, Swept},
 };
 
 use crate::{
-    model::{Answer, Change, Held, Millis, Model, Rules, SessionNumber, Shown, TokenNumber, Why},
+    model::{
+        Answer, Change, Held, Millis, Model, Rules, Scope, SessionNumber, Shown, TokenNumber, Why,
+    },
     names::{Names, options},
     rig::{self, COOKIE_NAME, SeededEntropy, TaskClock},
     steps::{DURATIONS, Guess, KEYS, PRINCIPALS, Piece, Request, Step, VALUES, Who},
@@ -120,6 +124,7 @@ impl<W: World> Machine<W> {
                 let expected = self.model.create(&self.rules, self.now, number, &change);
                 let found = self.names.created(created);
                 self.agree(expected, found)?;
+                self.end_idlest(&change, number).await?;
             }
             Step::Resolve { who, peek, create } => {
                 let (credential, shown) = self.show(who);
@@ -153,17 +158,37 @@ impl<W: World> Machine<W> {
                 let written = self.at(engine.write(&presented, options(&change))).await;
                 let expected = self.model.write(&self.rules, self.now, &shown, &change);
                 let found = self.names.written(written);
+                let number = match &found {
+                    Answer::Written(view, _) => Some(view.number),
+                    _ => None,
+                };
                 self.agree(expected, found)?;
+                if let Some(number) = number {
+                    self.end_idlest(&change, number).await?;
+                }
             }
-            Step::Destroy(who) => {
+            Step::Destroy(who, scope) => {
                 let (credential, shown) = self.show(who);
                 let engine = self.engine();
                 let presented = engine.present(credential.as_credential());
-                let destroyed = self.at(engine.destroy(&presented)).await;
-                let expected = self.model.destroy(&self.rules, self.now, &shown);
+                let wanted = match scope {
+                    Scope::This => principals::Scope::This,
+                    Scope::Others => principals::Scope::Others,
+                    Scope::All => principals::Scope::All,
+                };
+                let destroyed = self.at(engine.destroy(&presented, wanted)).await;
+                let expected = self.model.destroy(&self.rules, self.now, &shown, *scope);
                 let found = self.names.destroyed(destroyed);
                 self.agree(expected, found)?;
             }
+            Step::List(whose, size) => {
+                let principal = PRINCIPALS[*whose];
+                let sessions = self.list(principal, *size).await;
+                let expected = self.model.list(&self.rules, self.now, principal);
+                let found = self.names.listed(&sessions);
+                self.agree(expected, found)?;
+            }
+            Step::Revoke { principal, sessions } => self.revoke(*principal, sessions).await?,
             Step::Cleanup { slice } => self.cleanup(*slice).await?,
             Step::Sweep { slice } => {
                 let removed = self.at(self.engine().sweep(*slice)).await.expect("the store works");
@@ -207,6 +232,76 @@ impl<W: World> Machine<W> {
         Ok(())
     }
 
+    async fn list(&self, principal: &str, size: usize) -> Vec<Session> {
+        let principal = Principal::new(principal.as_bytes()).expect("short");
+        let (mut sessions, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.at(self.engine().list(&principal, after, size)).await;
+            let page = page.expect("the store works");
+            assert!(page.sessions.len() <= size, "a page has a limit");
+            sessions.extend(page.sessions);
+            after = page.next;
+            if after.is_none() {
+                return sessions;
+            }
+        }
+    }
+
+    async fn revoke(&mut self, principal: Option<usize>, sessions: &Option<Vec<usize>>) -> Outcome {
+        let made = self.names.next_session();
+        let name = principal.map(|at| PRINCIPALS[at]);
+        let whose = name.map(|name| Principal::new(name.as_bytes()).expect("short"));
+        let numbers = sessions.as_ref().map(|sessions| -> Vec<_> {
+            let some = sessions.iter().filter(|_| made > 0);
+            some.map(|at| *at as SessionNumber % made.max(1)).collect()
+        });
+        let ids = numbers.iter().flatten().map(|number| self.names.id(*number)).collect();
+        let target = match (whose, &numbers) {
+            (Some(whose), None) => Target::Principal(whose),
+            (Some(whose), Some(_)) => Target::SessionsOf(whose, ids),
+            (None, _) => Target::Sessions(ids),
+        };
+        let revoked = self.at(self.engine().revoke(target)).await;
+        let numbers = numbers.as_deref();
+        let expected = self.model.revoke(&self.rules, self.now, name, numbers);
+        let found = self.names.revoked(revoked);
+        self.agree(expected, found)
+    }
+
+    /// After a login: if there are too many now, those longest idle have ended.
+    /// Of two that are equally idle either may have.
+    async fn end_idlest(&mut self, change: &Change, newest: SessionNumber) -> Outcome {
+        let (Some(limit), Some(principal)) = (self.rules.limit, &change.principal) else {
+            return Ok(());
+        };
+        if !limit.end_idlest || principal.is_empty() {
+            return Ok(());
+        }
+        let others = self.model.of(&self.rules, self.now, principal);
+        let others: Vec<_> = others
+            .filter(|(number, _)| *number != newest)
+            .map(|(number, session)| (session.idleness(&self.rules), number))
+            .collect();
+        let excess = (others.len() + 1).saturating_sub(limit.sessions);
+        let (mut gone, mut kept) = (Vec::new(), Vec::new());
+        for (idleness, number) in others {
+            if self.peek(number).await == Answer::Absent(Why::NotFound) {
+                gone.push(idleness);
+                self.model.sessions.remove(&number);
+            } else {
+                kept.push(idleness);
+            }
+        }
+        prop_assert_eq!(gone.len(), excess, "sessions ended for a login, found and expected");
+        let (latest, earliest) = (gone.iter().max(), kept.iter().min());
+        prop_assert!(
+            latest.is_none() || earliest.is_none() || latest <= earliest,
+            "ended {gone:?}, kept {kept:?}: expected the longest idle ones to end"
+        );
+        *self.answers.entry("ended for a login").or_default() += excess as u32;
+        Ok(())
+    }
+
     /// A slice may remove any that is due, and the answer says how many.
     async fn cleanup(&mut self, slice: usize) -> Outcome {
         let swept = self.at(self.engine().cleanup(slice)).await.expect("the store works");
@@ -222,7 +317,7 @@ impl<W: World> Machine<W> {
             }
         }
         prop_assert!(swept.examined <= slice, "a slice has a limit: {swept:?}");
-        prop_assert_eq!(swept.removed, gone.len(), "the answer counts what was removed");
+        prop_assert_eq!(swept.removed.len(), gone.len(), "the answer counts what was removed");
         if swept.examined < slice {
             prop_assert_eq!(gone.len(), due.len(), "all is removed that was due");
         }
@@ -370,6 +465,11 @@ fn kind_of(answer: &Answer) -> &'static str {
         Answer::Gone => "gone",
         Answer::VersionMismatch { .. } => "version mismatch",
         Answer::TooLarge { .. } => "too large",
+        Answer::TooManySessions => "too many sessions",
+        Answer::Listed(views) if views.is_empty() => "listed none",
+        Answer::Listed(_) => "listed",
+        Answer::Revoked(0) => "revoked none",
+        Answer::Revoked(_) => "revoked",
         Answer::Destroyed { count: 0, .. } => "destroyed none",
         Answer::Destroyed { .. } => "destroyed",
         Answer::Absent(Why::None) => "none",

@@ -1,11 +1,23 @@
 //! Rigs: what the promises are held against at length, as one binary.
 //!
-//! Each runs for a few seconds in an ordinary `cargo test`, longer with
+//! Each runs for a few seconds in an ordinary `cargo test`, for minutes with
 //! `SESSIOND_RIG=ci`, and for hours with `SESSIOND_RIG=long`:
 //!
 //! ```sh
-//! SESSIOND_RIG=long cargo test --release --test rigs -- --nocapture --test-threads=1
+//! tests/rigs/run long            # all of them
+//! tests/rigs/run long kill       # one of them
 //! ```
+//!
+//! | rig | short | ci | long |
+//! |---|---|---|---|
+//! | [`kill`] | 6 rounds | 200 | 2,000 |
+//! | [`power_loss`] | 60 images | 500 | 5,000 |
+//! | [`faults`] | 40 cases, by lot | every one | every one |
+//! | [`full_disk`] | 1 round | 5 | 60 |
+//! | [`churn`] | 8,000 operations | 3 minutes | 1 hour |
+//! | [`linearizability`] | 20 seeds on each store | 200 | 2,000 |
+//! | [`state_machine`] | 64 cases on each store | 400 | 5,000 |
+//! | [`corpora`] | 200 inputs for each target | 20,000 | 1,000,000 |
 //!
 //! Each prints one line with what it did and its seed; `SESSIOND_RIG_SEED`
 //! repeats a run.
@@ -17,6 +29,7 @@ mod closed_store;
 mod corpora;
 mod faults;
 mod form;
+mod full_disk;
 mod history;
 mod kill;
 mod linearizability;
@@ -24,6 +37,7 @@ mod machine;
 mod model;
 mod names;
 mod power_loss;
+mod random;
 mod redis_faults;
 mod rig;
 mod state_machine;

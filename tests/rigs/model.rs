@@ -24,6 +24,15 @@ pub struct Rules {
     pub automatic_touch: bool,
     pub persistent: bool,
     pub max_data_bytes: usize,
+    pub limit: Option<Limit>,
+}
+
+/// How many sessions a principal may have.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    pub sessions: usize,
+    /// Or the newest is refused.
+    pub end_idlest: bool,
 }
 
 impl Rules {
@@ -63,6 +72,12 @@ impl Session {
 
     pub fn is_over(&self, rules: &Rules, now: Millis) -> bool {
         now >= self.expires(rules)
+    }
+
+    /// The smaller, the sooner it ends when there are too many.
+    pub fn idleness(&self, rules: &Rules) -> (Millis, Millis) {
+        let duration = self.duration(rules);
+        (self.deadline.saturating_sub(duration + rules.ahead(duration)), self.created)
     }
 
     fn far_deadline(&self, rules: &Rules, now: Millis) -> Millis {
@@ -222,10 +237,22 @@ pub enum Answer {
     TooLarge {
         len: usize,
     },
+    TooManySessions,
+    /// To a List: those found, by number.
+    Listed(Vec<View>),
+    Revoked(u32),
     Destroyed {
         count: u32,
         cookie: bool,
     },
+}
+
+/// Which sessions a Destroy ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    This,
+    Others,
+    All,
 }
 
 /// All sessions of an engine. Who is destroyed or swept is not in it.
@@ -247,6 +274,9 @@ impl Model {
             Ok(data) => data,
             Err(refusal) => return refusal,
         };
+        if self.has_no_room(rules, now, change, None) {
+            return Answer::TooManySessions;
+        }
         let mut session = Session {
             version: 1,
             principal: change.principal.clone().unwrap_or_default(),
@@ -294,10 +324,14 @@ impl Model {
 
     pub fn write(&mut self, rules: &Rules, now: Millis, shown: &Shown, change: &Change) -> Answer {
         for held in &shown.held {
-            let Some(session) = self.sessions.get_mut(&held.session) else { continue };
+            let Some(session) = self.sessions.get(&held.session) else { continue };
             if session.refuses(rules, now, held.token).is_some() {
                 continue;
             }
+            if self.has_no_room(rules, now, change, Some(session)) {
+                return Answer::TooManySessions;
+            }
+            let session = self.sessions.get_mut(&held.session).expect("it was there");
             if change.if_version.is_some_and(|version| version != session.version) {
                 return Answer::VersionMismatch { current: session.version };
             }
@@ -312,8 +346,24 @@ impl Model {
         Answer::Gone
     }
 
-    pub fn destroy(&mut self, rules: &Rules, now: Millis, shown: &Shown) -> Answer {
+    pub fn destroy(&mut self, rules: &Rules, now: Millis, shown: &Shown, scope: Scope) -> Answer {
         let mut count = 0;
+        if scope != Scope::This {
+            let is_open = |held: &&Held| {
+                let session = self.sessions.get(&held.session);
+                session.is_some_and(|session| session.refuses(rules, now, held.token).is_none())
+            };
+            let open: Vec<_> = shown.held.iter().filter(is_open).map(|held| held.session).collect();
+            let mut principals: Vec<_> =
+                open.iter().map(|number| self.sessions[number].principal.clone()).collect();
+            principals.retain(|principal| !principal.is_empty());
+            count += self.end(rules, now, |number, session| {
+                principals.contains(&session.principal) && !open.contains(&number)
+            });
+        }
+        if scope == Scope::Others {
+            return Answer::Destroyed { count, cookie: false };
+        }
         for held in &shown.held {
             let Some(session) = self.sessions.get(&held.session) else { continue };
             if session.current == held.token {
@@ -322,6 +372,74 @@ impl Model {
             }
         }
         Answer::Destroyed { count, cookie: shown.why != Why::None }
+    }
+
+    pub fn list(&self, rules: &Rules, now: Millis, principal: &str) -> Answer {
+        let views = self.of(rules, now, principal).map(|(number, session)| View {
+            data: BTreeMap::new(),
+            ..view(rules, number, session)
+        });
+        Answer::Listed(views.collect())
+    }
+
+    /// Ends those of the principal, if one is named, and of these numbers, if
+    /// some are named.
+    pub fn revoke(
+        &mut self,
+        rules: &Rules,
+        now: Millis,
+        principal: Option<&str>,
+        numbers: Option<&[SessionNumber]>,
+    ) -> Answer {
+        Answer::Revoked(self.end(rules, now, |number, session| {
+            principal.is_none_or(|principal| session.principal == principal)
+                && numbers.is_none_or(|numbers| numbers.contains(&number))
+        }))
+    }
+
+    /// Says how many of those were live.
+    fn end(
+        &mut self,
+        rules: &Rules,
+        now: Millis,
+        meant: impl Fn(SessionNumber, &Session) -> bool,
+    ) -> u32 {
+        let mut count = 0;
+        self.sessions.retain(|number, session| {
+            let is_meant = meant(*number, session);
+            count += u32::from(is_meant && !session.is_over(rules, now));
+            !is_meant
+        });
+        count
+    }
+
+    /// The live sessions of a principal.
+    pub fn of<'m>(
+        &'m self,
+        rules: &'m Rules,
+        now: Millis,
+        principal: &'m str,
+    ) -> impl Iterator<Item = (SessionNumber, &'m Session)> {
+        let sessions = self.sessions.iter().map(|(number, session)| (*number, session));
+        sessions.filter(move |(_, session)| {
+            session.principal == principal && !session.is_over(rules, now)
+        })
+    }
+
+    /// A login that is to be refused.
+    fn has_no_room(
+        &self,
+        rules: &Rules,
+        now: Millis,
+        change: &Change,
+        newest: Option<&Session>,
+    ) -> bool {
+        let (Some(limit), Some(principal)) = (rules.limit, &change.principal) else { return false };
+        let is_its = newest.is_some_and(|session| session.principal == *principal);
+        !limit.end_idlest
+            && !principal.is_empty()
+            && !is_its
+            && self.of(rules, now, principal).count() >= limit.sessions
     }
 
     /// Those that a cleanup at `now` may remove.

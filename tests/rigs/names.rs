@@ -99,6 +99,25 @@ impl Names {
         Answer::Destroyed { count: destroyed.count, cookie: cookie.is_some() }
     }
 
+    /// All pages of a list.
+    pub fn listed(&mut self, sessions: &[Session]) -> Answer {
+        let in_order = sessions.is_sorted_by(|one, next| one.id < next.id);
+        assert!(in_order, "expected the order of ids, each once");
+        let mut views: Vec<_> = sessions.iter().map(|session| self.view(session)).collect();
+        views.sort_by_key(|view| view.number);
+        Answer::Listed(views)
+    }
+
+    pub fn revoked(&mut self, revoked: Result<u32>) -> Answer {
+        Answer::Revoked(revoked.expect("a revocation is refused only when the store fails"))
+    }
+
+    /// The id of a session that was seen.
+    pub fn id(&self, number: SessionNumber) -> PublicId {
+        let seen = self.sessions.iter().find(|(_, seen)| **seen == number);
+        *seen.expect("every number was given to a session").0
+    }
+
     fn view(&mut self, session: &Session) -> View {
         let next = self.next_session();
         let members: std::collections::BTreeMap<String, Box<RawValue>> =
@@ -149,6 +168,7 @@ fn refused(error: Error) -> Answer {
         Error::SessionGone => Answer::Gone,
         Error::VersionMismatch { current, .. } => Answer::VersionMismatch { current },
         Error::DataTooLarge { len_bytes, .. } => Answer::TooLarge { len: len_bytes },
+        Error::TooManySessions { .. } => Answer::TooManySessions,
         other => panic!("the rigs' operations give no such error: {other:?}"),
     }
 }

@@ -10,12 +10,13 @@ use sessiond::session::{
     engine::{Engine, Policy},
     id::Entropy,
     lifetime::{Granularity, Lifetime},
+    principals::{Limit, OnLimit},
     store::Store,
     token::{Keyring, Secret},
 };
 
-pub use crate::form::Form;
 use crate::model::{Millis, Rules};
+pub use crate::{form::Form, random::Random};
 
 pub const COOKIE_NAME: &str = "sid";
 /// When time begins in the rigs.
@@ -25,35 +26,6 @@ pub const START: Millis = 1_800_000_000_000;
 /// when the test passes.
 pub fn report(line: &str) {
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
-}
-
-/// SplitMix64. Its own, so that a seed means the same under any version of a
-/// crate.
-#[derive(Debug, Clone)]
-pub struct Random(u64);
-
-impl Random {
-    /// One of several for the same seed.
-    pub fn stream(seed: u64, number: u64) -> Self {
-        Self(Self(seed).next().wrapping_add(Self(!number).next()))
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
-    }
-
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    /// True once in `times`.
-    pub fn once_in(&mut self, times: u64) -> bool {
-        self.below(times) == 0
-    }
 }
 
 /// Ids of a seed.
@@ -135,6 +107,10 @@ pub fn engine<S: Store>(
         },
         automatic_touch: rules.automatic_touch,
         max_data_bytes: rules.max_data_bytes,
+        limit: rules.limit.map(|limit| Limit {
+            sessions: limit.sessions,
+            on_limit: if limit.end_idlest { OnLimit::EndIdlest } else { OnLimit::RefuseNewest },
+        }),
     };
     Engine::new("rig", policy, store, Arc::new(TaskClock), entropy)
 }

@@ -182,7 +182,7 @@ impl World for Spoiled {
 }
 
 /// Those that need no second client to show.
-const SEQUENTIAL: [Bug; 9] = [
+const SEQUENTIAL: [Bug; 11] = [
     Bug::TouchRevives,
     Bug::WriteRecreates,
     Bug::VersionCheckSkipped,
@@ -192,6 +192,8 @@ const SEQUENTIAL: [Bug; 9] = [
     Bug::DestroyAnswersEarly,
     Bug::DestroyWithAnyId,
     Bug::CleanupTakesTheLiving,
+    Bug::RevokeTakesAnybodys,
+    Bug::ListForgetsLogins,
 ];
 
 /// Cases within which each bug must be caught.

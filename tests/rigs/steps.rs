@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use sessiond::store::sled::Durability;
 
-use crate::model::{Millis, Rules};
+use crate::model::{Limit, Millis, Rules, Scope};
 
 pub const KEYS: [&str; 4] = ["a", "b", "cart", "n"];
 pub const VALUES: [&str; 6] =
@@ -22,7 +22,14 @@ pub enum Step {
     },
     Touch(Who),
     Write(Who, Request),
-    Destroy(Who),
+    Destroy(Who, Scope),
+    /// All sessions of a principal, by index, in pages of this size.
+    List(usize, usize),
+    /// By principal, by sessions that were ever made, or by both.
+    Revoke {
+        principal: Option<usize>,
+        sessions: Option<Vec<usize>>,
+    },
     Cleanup {
         slice: usize,
     },
@@ -100,7 +107,7 @@ fn request() -> impl Strategy<Value = Request> {
         prop::bool::weighted(0.1),
         prop_oneof![4 => Just(Guess::None), 3 => Just(Guess::Current), 1 => Just(Guess::Next)],
         prop::bool::weighted(0.2),
-        prop::option::weighted(0.2, 0..PRINCIPALS.len()),
+        prop::option::weighted(0.5, 0..PRINCIPALS.len()),
         prop::option::weighted(0.2, 0..DURATIONS.len()),
     )
         .prop_map(|(set, unset, replace, if_version, roll, principal, duration)| Request {
@@ -114,6 +121,21 @@ fn request() -> impl Strategy<Value = Request> {
         })
 }
 
+fn scope() -> impl Strategy<Value = Scope> {
+    prop_oneof![3 => Just(Scope::This), 1 => Just(Scope::Others), 1 => Just(Scope::All)]
+}
+
+fn revoke() -> impl Strategy<Value = Step> {
+    let sessions = || prop::collection::vec(0..1000usize, 1..4);
+    prop_oneof![
+        sessions().prop_map(|sessions| (None, Some(sessions))),
+        (1..PRINCIPALS.len()).prop_map(|principal| (Some(principal), None)),
+        (1..PRINCIPALS.len(), sessions())
+            .prop_map(|(principal, sessions)| (Some(principal), Some(sessions))),
+    ]
+    .prop_map(|(principal, sessions)| Step::Revoke { principal, sessions })
+}
+
 pub fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => request().prop_map(Step::Create),
@@ -121,7 +143,9 @@ pub fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(who, peek, create)| Step::Resolve { who, peek, create }),
         4 => who().prop_map(Step::Touch),
         10 => (who(), request()).prop_map(|(who, request)| Step::Write(who, request)),
-        3 => who().prop_map(Step::Destroy),
+        3 => (who(), scope()).prop_map(|(who, scope)| Step::Destroy(who, scope)),
+        3 => (1..PRINCIPALS.len(), 1..4usize).prop_map(|(whose, size)| Step::List(whose, size)),
+        1 => revoke(),
         2 => (1..4usize).prop_map(|slice| Step::Cleanup { slice }),
         1 => (1..4usize).prop_map(|slice| Step::Sweep { slice }),
         6 => prop_oneof![0..3u64, 1_000..9_000u64, 10_000..60_000u64, Just(200_000)]
@@ -138,14 +162,18 @@ pub fn rules() -> impl Strategy<Value = Rules> {
         prop::option::of(Just(300_000)),
         prop::bool::weighted(0.8),
         any::<bool>(),
+        prop::option::weighted(0.5, (1..3usize, any::<bool>())),
     )
-        .prop_map(|(duration, granularity, absolute, automatic_touch, persistent)| Rules {
-            duration,
-            granularity,
-            absolute,
-            automatic_touch,
-            persistent,
-            max_data_bytes: 48,
+        .prop_map(|(duration, granularity, absolute, automatic_touch, persistent, limit)| {
+            Rules {
+                limit: limit.map(|(sessions, end_idlest)| Limit { sessions, end_idlest }),
+                duration,
+                granularity,
+                absolute,
+                automatic_touch,
+                persistent,
+                max_data_bytes: 48,
+            }
         })
 }
 

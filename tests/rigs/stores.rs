@@ -13,15 +13,15 @@ use parking_lot::Mutex;
 use sessiond::{
     session::{
         clock::Moment,
-        id::{PublicId, VerifierHash},
-        record::{Record, Touch, Update},
-        store::{Result, Store, Swept, Touched, Written},
+        id::PublicId,
+        record::{Claim, Principal, Record, Touch, Update},
+        store::{Listed, Result, Store, Swept, Touched, Written},
     },
     store::{
         AnyStore,
         memory::MemoryStore,
         redis::{RedisDatabase, RedisStore},
-        sled::{Durability, SledDatabase, SledOptions},
+        sled::{Durability, OnDamage, SledDatabase, SledOptions},
     },
 };
 
@@ -103,8 +103,10 @@ pub fn open(kind: Kind, engine: &Engine, directory: &Path, durability: Durabilit
         path: directory.join("data"),
         cache_bytes,
         flush_interval: Duration::from_millis(20),
+        threads: 2,
         max_pending: 100,
         min_free_bytes: 0,
+        on_damage: OnDamage::Refuse,
         write: durability,
         destroy: durability,
         roll: durability,
@@ -134,8 +136,17 @@ impl<S: Store> Store for Shared<S> {
         self.0.write(id, update).await
     }
 
-    async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
-        self.0.destroy(id, verifier).await
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+        self.0.destroy(id, claim).await
+    }
+
+    async fn list(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        self.0.list(principal, after, limit).await
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
@@ -184,8 +195,17 @@ impl<S: Store> Store for EitherOf<S> {
         self.next().write(id, update).await
     }
 
-    async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
-        self.next().destroy(id, verifier).await
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+        self.next().destroy(id, claim).await
+    }
+
+    async fn list(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        self.next().list(principal, after, limit).await
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
@@ -254,8 +274,17 @@ impl<S: Store> Store for Restless<S> {
         self.around(self.store.write(id, update)).await
     }
 
-    async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
-        self.around(self.store.destroy(id, verifier)).await
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+        self.around(self.store.destroy(id, claim)).await
+    }
+
+    async fn list(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        self.around(self.store.list(principal, after, limit)).await
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {

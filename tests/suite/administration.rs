@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use sessiond::{
-    grpc::wire::{
-        CleanupRequest, ListSessionsRequest, RevokeSessionsRequest, SessionState,
-        WatchSessionsRequest,
-    },
+    grpc::wire::{CleanupRequest, RevokeSessionsRequest, SessionState, WriteRequest},
     server::config::{AddrOrOff, Backend, Span},
 };
 use tonic::Code;
@@ -20,7 +17,6 @@ over_every_store!(
     cleanup_says_how_many_it_removed,
     cleanup_can_be_for_one_engine,
     the_task_sweeps_by_itself,
-    what_is_not_there_yet_says_so,
     metrics_tell_and_give_nothing_away,
     admin_is_not_beside_sessions,
 );
@@ -97,17 +93,6 @@ async fn wait_for_metric(daemon: &Daemon, line: &str) {
     }
 }
 
-async fn what_is_not_there_yet_says_so(backend: Backend) {
-    let daemon = Daemon::start(backend).await;
-    let mut admin = daemon.admin.clone();
-    let list = admin.list_sessions(ListSessionsRequest::default()).await.expect_err("not there");
-    assert_fault(&list, Code::Unimplemented, "NOT_IMPLEMENTED", None);
-    let revoke = admin.revoke_sessions(RevokeSessionsRequest::default()).await;
-    assert_fault(&revoke.expect_err("not there"), Code::Unimplemented, "NOT_IMPLEMENTED", None);
-    let watch = admin.watch_sessions(WatchSessionsRequest::default()).await;
-    assert_fault(&watch.expect_err("not there"), Code::Unimplemented, "NOT_IMPLEMENTED", None);
-}
-
 async fn metrics_tell_and_give_nothing_away(backend: Backend) {
     let daemon = Daemon::with(backend, |config| {
         config.listen.metrics = AddrOrOff(Some(([127, 0, 0, 1], 0).into()));
@@ -118,17 +103,26 @@ async fn metrics_tell_and_give_nothing_away(backend: Backend) {
     daemon.state(&Default::default()).await;
     daemon.try_write(crate::support::daemon::set("[")).await.expect_err("no object");
     daemon.destroy(&browser).await;
+    let ann = WriteRequest { principal: Some("ann@example.com".into()), ..Default::default() };
+    daemon.write(ann).await;
+    let revoke =
+        RevokeSessionsRequest { principal: "ann@example.com".to_owned(), ..Default::default() };
+    daemon.admin.clone().revoke_sessions(revoke).await.expect("answered");
     let page = scrape(&daemon).await;
     for line in [
-        r#"sessiond_requests_total{rpc="Write",state="CREATED"} 1"#,
+        r#"sessiond_requests_total{rpc="Write",state="CREATED"} 2"#,
         r#"sessiond_requests_total{rpc="Write",state="INVALID_DATA"} 1"#,
         r#"sessiond_requests_total{rpc="Resolve",state="ACTIVE"} 1"#,
         r#"sessiond_requests_total{rpc="Resolve",state="NONE"} 1"#,
         r#"sessiond_requests_total{rpc="Destroy",state="ACTIVE"} 1"#,
         r#"sessiond_request_duration_seconds_count{rpc="Resolve"} 2"#,
-        r#"sessiond_sessions_created_total{engine="default"} 1"#,
-        r#"sessiond_sessions_destroyed_total{engine="default"} 1"#,
-        r#"sessiond_store_duration_seconds_count{engine="default",operation="create"} 1"#,
+        r#"sessiond_sessions_created_total{engine="default"} 2"#,
+        r#"sessiond_sessions_destroyed_total{engine="default"} 2"#,
+        r#"sessiond_sessions_revoked_total{engine="default"} 1"#,
+        r#"sessiond_store_duration_seconds_count{engine="default",operation="create"} 2"#,
+        r#"sessiond_store_duration_seconds_count{engine="default",operation="list"} 1"#,
+        "sessiond_watchers 0",
+        "sessiond_watchers_dropped_total 0",
         r#"sessiond_store_errors_total{engine="default",operation="create"} 0"#,
         r#"sessiond_cleanup_lag_seconds{engine="default"} 0.0"#,
     ] {
@@ -137,7 +131,7 @@ async fn metrics_tell_and_give_nothing_away(backend: Backend) {
     let counted = page.lines().any(|found| found == r#"sessiond_sessions{engine="default"} 0"#);
     let known = swept(backend, 1) == 1;
     assert_eq!(counted, known, "a line for who knows the number, and none for who does not");
-    for secret in [id.as_str(), "hunter2", browser.header().as_str()] {
+    for secret in [id.as_str(), "hunter2", "ann@", browser.header().as_str()] {
         assert!(!page.contains(secret), "the page gives {secret} away");
     }
 }

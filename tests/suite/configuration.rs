@@ -421,3 +421,23 @@ fn secret_prints_one_that_can_sign() {
     let secrets = format!("--set=engine.default.cookie.secrets={}", one.trim_end());
     assert_eq!(run(["check", secrets.as_str()]).status.code(), Some(0));
 }
+
+#[test]
+fn a_list_may_be_written_as_in_a_file() {
+    let grpc = |text: &str| {
+        let sources = Sources { settings: pairs(&[("listen.grpc", text)]), ..sources() };
+        let addresses = load(sources).map(|config| config.listen.grpc);
+        addresses.map(|addresses| addresses.iter().map(ListenAddr::to_string).collect::<Vec<_>>())
+    };
+    for (text, expected) in [
+        ("[]", &[] as &[&str]),
+        (r#"["127.0.0.1:1"]"#, &["127.0.0.1:1"]),
+        (r#"["127.0.0.1:1", 'unix:/run/s.sock']"#, &["127.0.0.1:1", "unix:/run/s.sock"]),
+        ("[::1]:1", &["[::1]:1"]),
+    ] {
+        assert_eq!(grpc(text).expect(text), expected, "{text}");
+    }
+    for junk in ["[", "[5]", "[]\nadmin = []", r#"["nowhere"]"#] {
+        assert!(grpc(junk).is_err(), "{junk:?}");
+    }
+}

@@ -8,13 +8,13 @@ use sessiond::{
         data::Data,
         id::{PublicId, VerifierHash},
         lifetime::{Granularity, Lifetime},
-        record::{Edit, Principal, Record, Refusal, Touch, Update},
-        store::{Store, StoreErrorKind},
+        record::{Claim, Edit, Principal, Record, Refusal, Touch, Update},
+        store::{Expired, Listed, Store},
     },
     store::{
         memory::MemoryStore,
         redis::{RedisDatabase, RedisStore},
-        sled::{Durability, SledDatabase, SledOptions, SledStore},
+        sled::{Durability, OnDamage, SledDatabase, SledOptions, SledStore},
     },
 };
 
@@ -39,6 +39,14 @@ fn verifier(octet: u8) -> VerifierHash {
     VerifierHash::from_bytes([octet; 32])
 }
 
+fn own(octet: u8) -> Claim {
+    Claim::Verifier(verifier(octet))
+}
+
+fn principal(name: &str) -> Principal {
+    Principal::new(name.as_bytes()).expect("short")
+}
+
 fn json(text: &str) -> Data {
     Data::parse(bytes::Bytes::copy_from_slice(text.as_bytes())).expect("JSON")
 }
@@ -50,7 +58,7 @@ fn record() -> Record {
         create_time: NOW,
         deadline: LIFETIME.deadline(NOW, None, NOW),
         duration: None,
-        principal: Principal::new(b"ann").expect("short"),
+        principal: principal("ann"),
         data: json(r#"{"a":1,"b":2}"#),
     }
 }
@@ -89,6 +97,10 @@ async fn keeps_sessions(store: Arc<impl Store>) {
     writes_what_is_live(store.as_ref()).await;
     refuses_without_a_trace(store.as_ref()).await;
     destroys_for_good(store.as_ref()).await;
+    destroys_by_claim(store.as_ref()).await;
+    lists_a_principal_in_pages(store.as_ref()).await;
+    lists_what_it_has_become(store.as_ref()).await;
+    lists_what_stays_while_others_come_and_go(store.as_ref()).await;
     keeps_writes_in_step(store).await;
 }
 
@@ -96,6 +108,8 @@ async fn keeps_sessions(store: Arc<impl Store>) {
 async fn sweeps(store: &impl Store) {
     sweeps_what_has_expired(store).await;
     sweeps_after_a_shortened_deadline(store).await;
+    says_what_it_swept(store).await;
+    lists_until_it_is_swept(store).await;
     counts_what_it_keeps(store).await;
 }
 
@@ -181,9 +195,8 @@ async fn refuses_without_a_trace(store: &impl Store) {
 
 async fn destroys_for_good(store: &impl Store) {
     create(store, id(5), record()).await;
-    let destroy = |octet| async move {
-        store.destroy(id(5), verifier(octet)).await.expect("the store works")
-    };
+    let destroy =
+        |octet| async move { store.destroy(id(5), own(octet)).await.expect("the store works") };
     assert_eq!(destroy(9).await, None, "another verifier ends nothing");
     assert!(stored(store, id(5)).await.is_some());
     assert_eq!(destroy(1).await.as_deref(), Some(&record()));
@@ -200,7 +213,7 @@ async fn sweep(store: &impl Store, now: Moment) -> usize {
     loop {
         let swept = store.cleanup(now, 7).await.expect("the store works");
         assert!(swept.examined <= 7, "a slice has a limit");
-        removed += swept.removed;
+        removed += swept.removed.len();
         if swept.examined < 7 {
             assert!(swept.next.is_none_or(|next| next > now), "nothing that is due is left");
             return removed;
@@ -221,14 +234,14 @@ async fn sweeps_what_has_expired(store: &impl Store) {
     let alive = Touch { now: start + Duration::from_secs(90), ..touch(start) };
     store.touch(id(103), alive).await.expect("the store works").expect("it is there");
     // Number 4 is gone, and its index entry with it.
-    store.destroy(id(104), verifier(1)).await.expect("the store works").expect("it is there");
+    store.destroy(id(104), own(1)).await.expect("the store works").expect("it is there");
     let at = |secs| start + Duration::from_secs(secs);
     let early = store.cleanup(at(99), 100).await.expect("the store works");
-    assert_eq!((early.examined, early.removed), (0, 0), "nothing is due");
+    assert_eq!((early.examined, early.removed.len()), (0, 0), "nothing is due");
     assert_eq!(early.next, Some(at(100)));
     let due = store.cleanup(at(109), 100).await.expect("the store works");
     assert_eq!(due.examined, 9, "0 to 9 without 4");
-    assert_eq!(due.removed, 8, "0 to 9 without 3 and 4");
+    assert_eq!(due.removed.len(), 8, "0 to 9 without 3 and 4");
     assert_eq!(stored(store, id(109)).await, None, "a deadline that is reached is over");
     assert!(stored(store, id(110)).await.is_some());
     assert!(stored(store, id(103)).await.is_some(), "a touched session is not swept");
@@ -253,6 +266,148 @@ async fn sweeps_after_a_shortened_deadline(store: &impl Store) {
     assert_eq!(late.examined, 0, "the old entry is gone");
 }
 
+async fn says_what_it_swept(store: &impl Store) {
+    let start = NOW + Duration::from_secs(5_000_000);
+    create(store, id(250), Record { deadline: start, ..record() }).await;
+    let nobodys = Record { principal: Principal::default(), deadline: start, ..record() };
+    create(store, id(251), nobodys).await;
+    let swept = store.cleanup(start, 7).await.expect("the store works");
+    let whose = |id, principal| Expired { id, principal };
+    let expected = [whose(id(250), principal("ann")), whose(id(251), Principal::default())];
+    assert_eq!(swept.removed, expected);
+}
+
+async fn destroys_by_claim(store: &impl Store) {
+    create(store, id(260), record()).await;
+    let destroy =
+        |claim| async move { store.destroy(id(260), claim).await.expect("the store works") };
+    assert_eq!(destroy(Claim::Principal(principal("bob"))).await, None, "it is not bob's");
+    assert_eq!(destroy(Claim::Principal(Principal::default())).await, None, "nor nobody's");
+    assert!(stored(store, id(260)).await.is_some());
+    assert!(destroy(Claim::Principal(principal("ann"))).await.is_some());
+    assert_eq!(destroy(Claim::Principal(principal("ann"))).await, None, "it is gone");
+    create(store, id(260), record()).await;
+    assert!(destroy(Claim::Operator).await.is_some(), "whoever's it is");
+    assert_eq!(destroy(Claim::Operator).await, None, "it is gone");
+}
+
+/// The ids of all that a principal has, in pages of two.
+async fn list(store: &impl Store, name: &str) -> Vec<PublicId> {
+    let (mut ids, mut after) = (Vec::new(), None);
+    loop {
+        let listed = store.list(principal(name), after, 2).await.expect("the store works");
+        assert!(listed.records.len() <= 2, "a page has a limit");
+        for (id, record) in &listed.records {
+            assert_eq!(record.principal, principal(name), "it lists nobody else's");
+            assert_eq!(stored(store, *id).await.as_ref(), Some(record));
+        }
+        ids.extend(listed.records.into_iter().map(|(id, _)| id));
+        after = listed.next;
+        if after.is_none() {
+            return ids;
+        }
+    }
+}
+
+async fn lists_a_principal_in_pages(store: &impl Store) {
+    let names = ["cleo", "cle", "cleo\0", &"c".repeat(256)];
+    for number in 0..20 {
+        let principal = principal(names[number as usize % 4]);
+        // Not in the order of ids.
+        let id = id(500 + number * 7 % 20);
+        create(store, id, Record { principal, ..record() }).await;
+    }
+    create(store, id(520), Record { principal: Principal::default(), ..record() }).await;
+    for (at, name) in names.iter().enumerate() {
+        let mut expected: Vec<_> = (0..20)
+            .filter(|number| number % 4 == at)
+            .map(|n| id(500 + n as u32 * 7 % 20))
+            .collect();
+        expected.sort_unstable();
+        assert_eq!(list(store, name).await, expected, "{name:?}, in the order of ids");
+    }
+    assert_eq!(list(store, "nobody").await, []);
+    let nobodys = store.list(Principal::default(), None, 9).await.expect("the store works");
+    assert_eq!(nobodys, Listed::default(), "what is nobody's can not be listed");
+    let all = list(store, "cleo").await;
+    let exact = store.list(principal("cleo"), None, all.len()).await.expect("the store works");
+    assert_eq!((exact.records.len(), exact.next), (all.len(), None), "there is no page after it");
+    let last = store.list(principal("cleo"), all.last().copied(), 9).await.expect("it works");
+    assert_eq!(last, Listed::default(), "nothing comes after the last");
+    let between = store.list(principal("cleo"), Some(id(501)), 1).await.expect("it works");
+    assert_eq!(between.records[0].0, all[1], "after an id that is somebody else's");
+    let least = store.list(principal("cleo"), None, 0).await.expect("the store works");
+    assert_eq!(least.next, Some(all[0]), "it always goes on");
+    for number in 500..521 {
+        store.destroy(id(number), Claim::Operator).await.expect("the store works");
+    }
+    for name in names {
+        assert_eq!(list(store, name).await, [], "{name:?} has none any more");
+    }
+}
+
+async fn lists_what_it_has_become(store: &impl Store) {
+    let nobodys = Record { principal: Principal::default(), ..record() };
+    create(store, id(550), nobodys).await;
+    let give = |name: &'static str, octet: u8| async move {
+        let given = Some(principal(name));
+        let next_verifier = verifier(octet + 1);
+        let update =
+            Update { principal: given, verifier: verifier(octet), next_verifier, ..update(NOW) };
+        store.write(id(550), update.into()).await.expect("it works").expect("there").expect("taken")
+    };
+    give("dora", 1).await;
+    assert_eq!(list(store, "dora").await, [id(550)], "after a login");
+    give("dora", 2).await;
+    assert_eq!(list(store, "dora").await, [id(550)], "the same again");
+    give("emil", 2).await;
+    assert_eq!((list(store, "dora").await, list(store, "emil").await), (vec![], vec![id(550)]));
+    give("", 3).await;
+    assert_eq!(list(store, "emil").await, [], "after it became anonymous");
+    give("emil", 4).await;
+    assert_eq!(list(store, "emil").await, [id(550)], "and his again");
+}
+
+async fn lists_until_it_is_swept(store: &impl Store) {
+    create(store, id(560), Record { principal: principal("gus"), ..record() }).await;
+    let far = NOW + Duration::from_secs(6_000_000);
+    let due = store.list(principal("gus"), None, 9).await.expect("the store works");
+    assert!(due.records[0].1.deadline < far, "listed until it is swept");
+    sweep(store, far).await;
+    assert_eq!(list(store, "gus").await, [], "after the sweep");
+}
+
+/// Pages go on while others come and go; what stays is in them, once.
+async fn lists_what_stays_while_others_come_and_go(store: &impl Store) {
+    let of_fay = || Record { principal: principal("fay"), ..record() };
+    for number in 0..10 {
+        create(store, id(600 + number * 10), of_fay()).await;
+    }
+    let (mut found, mut after) = (Vec::new(), None);
+    for round in 0.. {
+        let listed = store.list(principal("fay"), after, 3).await.expect("the store works");
+        found.extend(listed.records.iter().map(|(id, _)| *id));
+        after = listed.next;
+        if after.is_none() {
+            break;
+        }
+        // Behind and before where the pages are, and the one they go on after.
+        create(store, id(601 + round), of_fay()).await;
+        create(store, id(689 - round), of_fay()).await;
+        if round == 0 {
+            let last = after.expect("there is more");
+            store.destroy(last, Claim::Operator).await.expect("it works").expect("it is there");
+        }
+    }
+    let mut stayed: Vec<_> = (0..10).map(|number| id(600 + number * 10)).collect();
+    stayed.retain(|id| found.contains(id));
+    assert_eq!(stayed.len(), 10, "all that were there at first were found: {found:?}");
+    assert!(found.is_sorted_by(|one, next| one < next), "in order, each once: {found:?}");
+    for left in list(store, "fay").await {
+        store.destroy(left, Claim::Operator).await.expect("the store works");
+    }
+}
+
 async fn counts_what_it_keeps(store: &impl Store) {
     assert_eq!(store.count(), Some(0));
     let start = NOW + Duration::from_secs(9_000_000);
@@ -260,8 +415,8 @@ async fn counts_what_it_keeps(store: &impl Store) {
         create(store, id(300 + number), Record { deadline: start, ..record() }).await;
     }
     assert_eq!(store.count(), Some(5));
-    store.destroy(id(300), verifier(1)).await.expect("the store works");
-    store.destroy(id(300), verifier(1)).await.expect("the store works");
+    store.destroy(id(300), own(1)).await.expect("the store works");
+    store.destroy(id(300), own(1)).await.expect("the store works");
     assert_eq!(store.count(), Some(4));
     assert_eq!(sweep(store, start).await, 4);
     assert_eq!(store.count(), Some(0));
@@ -316,8 +471,10 @@ fn sled(directory: &tempfile::TempDir, cache_bytes: u64) -> (SledDatabase, SledS
         path: directory.path().join("data"),
         cache_bytes,
         flush_interval: Duration::from_millis(20),
+        threads: 2,
         max_pending: 100,
         min_free_bytes: 0,
+        on_damage: OnDamage::Refuse,
         write: Durability::Flushed,
         destroy: Durability::Synced,
         roll: Durability::Synced,
@@ -352,7 +509,7 @@ async fn sled_keeps_records_over_a_restart() {
     let (database, store) = sled(&directory, 1 << 20);
     create(&store, id(1), record()).await;
     create(&store, id(2), record()).await;
-    store.destroy(id(2), verifier(1)).await.expect("the store works");
+    store.destroy(id(2), own(1)).await.expect("the store works");
     let roll = Update { roll: true, ..update(NOW) };
     let change = store.write(id(1), roll.into()).await.expect("the store works");
     let after = change.expect("it is there").expect("it is taken").after;
@@ -364,39 +521,21 @@ async fn sled_keeps_records_over_a_restart() {
     assert_eq!(sweep(&store, NOW + DURATION * 3).await, 1, "the index was kept, too");
 }
 
-/// While the disk holds everybody up, more than the limit is refused.
-#[test]
-fn sled_refuses_more_than_it_may_keep_waiting() {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_time().max_blocking_threads(1).build();
-    runtime.expect("a runtime").block_on(async {
-        let directory = tempfile::tempdir().expect("a scratch folder");
-        let (_database, store) = sled(&directory, 1 << 20);
-        let store = Arc::new(store);
-        // Stands for a disk that has stopped: the one thread that may wait for it does.
-        let (resume, stopped) = std::sync::mpsc::channel::<()>();
-        let disk = tokio::task::spawn_blocking(move || stopped.recv());
-        let mut waiting: Vec<_> = (0..100)
-            .map(|number| {
-                let store = Arc::clone(&store);
-                Box::pin(async move { store.create(id(number), record()).await })
-            })
-            .collect();
-        for create in &mut waiting {
-            assert!(futures_util::poll!(create).is_pending(), "it waits for the disk");
-        }
-        // Who gives up waiting makes no room: the work is still to be done.
-        drop(waiting.split_off(50));
-        let error = store.create(id(100), record()).await.expect_err("there is no room");
-        assert_eq!(error.kind, StoreErrorKind::Overloaded);
-        resume.send(()).expect("the disk waits");
-        disk.await.expect("the disk").expect("it was resumed");
-        for create in waiting {
-            create.await.expect("the store works").expect("the id is free");
-        }
-        assert!(stored(store.as_ref(), id(99)).await.is_some(), "given up, and yet done");
-        assert!(store.create(id(100), record()).await.expect("there is room").is_some());
-    });
+/// Who gives up waiting does not take back what was begun.
+#[tokio::test]
+async fn sled_does_what_was_begun() {
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    let (database, store) = sled(&directory, 1 << 20);
+    let mut begun: Vec<_> =
+        (0..50).map(|number| Box::pin(store.create(id(number), record()))).collect();
+    for create in &mut begun {
+        let _ = futures_util::poll!(create);
+    }
+    drop(begun);
+    // Waits for what is being done.
+    drop((database, store));
+    let (_database, store) = sled(&directory, 1 << 20);
+    assert_eq!(store.count(), Some(50), "creations that were given up and yet done");
 }
 
 /// Engines share a database and see nothing of each other.

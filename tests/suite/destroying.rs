@@ -1,7 +1,7 @@
 //! Destroy: what it ends, and that nothing brings it back.
 
 use sessiond::{
-    grpc::wire::{DestroyRequest, DestroyScope, ResolveRequest, SessionState, WriteRequest},
+    grpc::wire::{DestroyRequest, ResolveRequest, SessionState, WriteRequest},
     server::config::Backend,
 };
 use tonic::Code;
@@ -19,7 +19,7 @@ over_every_store!(
     what_is_destroyed_stays_destroyed,
     writes_under_way_bring_nothing_back,
     every_session_of_the_header_ends,
-    wider_scopes_are_not_in_this_version,
+    there_are_three_scopes,
 );
 
 fn scope_of(line: &str) -> Vec<&str> {
@@ -106,18 +106,9 @@ async fn every_session_of_the_header_ends(backend: Backend) {
     assert_eq!(daemon.state(&two).await, SessionState::NotFound);
 }
 
-async fn wider_scopes_are_not_in_this_version(backend: Backend) {
+async fn there_are_three_scopes(backend: Backend) {
     let daemon = Daemon::start(backend).await;
     let browser = daemon.visitor("{}").await;
-    for scope in [DestroyScope::Others, DestroyScope::All] {
-        let request = DestroyRequest {
-            credential: browser.credential(),
-            scope: scope.into(),
-            ..Default::default()
-        };
-        let error = daemon.client.clone().destroy(request).await.expect_err("not there yet");
-        assert_fault(&error, Code::Unimplemented, "NOT_IMPLEMENTED", Some("scope"));
-    }
     let request =
         DestroyRequest { credential: browser.credential(), scope: 9, ..Default::default() };
     let error = daemon.client.clone().destroy(request).await.expect_err("there is no scope 9");

@@ -125,8 +125,8 @@ async fn a_store_that_fails_logs_nobody_out() {
     assert_eq!(service.resolve(&browser).await.ok(), Some(SessionState::Active), "still logged in");
 }
 
-/// Below the floor of free space creations and changes are refused, and the rest
-/// goes on.
+/// Below the floor of free space creations and changes are refused, below half of
+/// it deadlines stay, and below a quarter nothing is written.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_refuses_more_and_ends_what_is_there() {
     if in_force(Backend::Sled) != Backend::Sled {
@@ -134,8 +134,33 @@ async fn a_full_disk_refuses_more_and_ends_what_is_there() {
     }
     let daemon = Daemon::start(Backend::Sled).await;
     let (browser, _other) = (daemon.visitor("{}").await, daemon.visitor("{}").await);
+    let third = daemon.visitor("{}").await;
     let mut stopped = daemon.stop().await;
+    let disk = rustix::fs::statvfs(&stopped.config.store.sled.path).expect("it tells");
+    let free_bytes = disk.f_bavail * disk.f_frsize;
+
+    // Nothing is written.
     stopped.config.store.sled.min_free_bytes = SizeOrNone(u64::MAX);
+    let daemon = stopped.start().await;
+    daemon.clock.advance(Duration::from_secs(60));
+    let answer = daemon.resolve(&browser).await;
+    assert_eq!(answer.state(), SessionState::Active);
+    assert!(answer.set_cookie.is_empty(), "its deadline stays");
+    let refused = daemon.try_destroy(&browser).await.expect_err("there is no room");
+    assert_fault(&refused, Code::ResourceExhausted, "STORE_FULL", None);
+    assert_eq!(daemon.resolve(&browser).await.state(), SessionState::Active, "it was not ended");
+
+    // A third of the floor is free.
+    let mut stopped = daemon.stop().await;
+    stopped.config.store.sled.min_free_bytes = SizeOrNone(free_bytes * 3);
+    let daemon = stopped.start().await;
+    daemon.clock.advance(Duration::from_secs(60));
+    assert!(daemon.resolve(&browser).await.set_cookie.is_empty(), "its deadline stays");
+    assert_eq!(daemon.destroy(&third).await.destroyed, 1);
+
+    // Two thirds of the floor are free.
+    let mut stopped = daemon.stop().await;
+    stopped.config.store.sled.min_free_bytes = SizeOrNone(free_bytes / 2 * 3);
     let daemon = stopped.start().await;
     let credential = browser.credential();
     for request in [set("{}"), WriteRequest { credential, ..set("{}") }] {

@@ -29,6 +29,8 @@ fn help() {
         vec!["check", "--help"],
         vec!["health", "--help"],
         vec!["cleanup", "--help"],
+        vec!["sessions", "list", "--help"],
+        vec!["sessions", "revoke", "--help"],
         vec!["bench", "--help"],
     ] {
         text +=

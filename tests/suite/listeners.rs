@@ -9,6 +9,7 @@ use sessiond::{
     },
     server::config::Backend,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::{
     Code, Request, Status,
     transport::{Channel, ClientTlsConfig, Endpoint, Identity},
@@ -295,4 +296,30 @@ async fn more_connections_than_allowed_wait() {
     assert!(!waiting.is_finished(), "the second one waits");
     drop(first);
     waiting.await.expect("a call").expect("it is served once there is a place");
+}
+
+/// What a client says first, and then waits (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+const GOAWAY: u8 = 7;
+
+#[tokio::test]
+async fn an_old_connection_is_told_to_go() {
+    let daemon = Daemon::with(Backend::Memory, |config| {
+        config.limits.max_connection_age = "10ms".parse().expect("a time");
+    })
+    .await;
+    let address = daemon.grpc.trim_start_matches("http://");
+    let mut connection = tokio::net::TcpStream::connect(address).await.expect("a connection");
+    connection.write_all(PREFACE).await.expect("sent");
+    loop {
+        let mut head = [0; 9];
+        connection.read_exact(&mut head).await.expect("a frame, before the connection ends");
+        if head[3] == GOAWAY {
+            break;
+        }
+        let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        connection.read_exact(&mut vec![0; len as usize]).await.expect("the rest of the frame");
+    }
+    // Whoever calls next opens another.
+    daemon.client.clone().write(set("{}")).await.expect("a connection of its own");
 }

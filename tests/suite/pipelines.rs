@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use sessiond::{
     grpc::wire::{
-        DestroyRequest, PipelineRequest, PipelineResponse, ResolveRequest, SessionState,
-        TouchRequest, WriteRequest, pipeline_request::Operation,
+        DestroyRequest, DestroyScope, PipelineRequest, PipelineResponse, ResolveRequest,
+        SessionState, TouchRequest, WriteRequest, pipeline_request::Operation,
         pipeline_response::Result as Answer,
     },
     server::config::Backend,
@@ -29,6 +29,7 @@ over_every_store!(
     flow_control_holds_a_sender_that_does_not_read,
     a_stopping_daemon_answers_what_it_took,
     several_cookies_stand_in_several_lanes,
+    wider_scopes_keep_the_order_of_their_own_session,
 );
 
 fn request(sequence: u64, operation: Operation) -> PipelineRequest {
@@ -274,4 +275,57 @@ async fn several_cookies_stand_in_several_lanes(backend: Backend) {
         let Answer::Resolve(resolved) = &answers[&late] else { panic!("a Resolve") };
         assert_eq!(resolved.state(), SessionState::NotFound, "{late} comes after the Destroy");
     }
+}
+
+fn destroy(browser: &Browser, scope: DestroyScope) -> Operation {
+    let credential = browser.credential();
+    Operation::Destroy(DestroyRequest { credential, scope: scope.into(), ..Default::default() })
+}
+
+/// In order with what its own credential proves; whatever else it ended is over
+/// when it is answered.
+async fn wider_scopes_keep_the_order_of_their_own_session(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let here = daemon.login("ann").await;
+    let mut others = Vec::new();
+    for _ in 0..40 {
+        others.push(daemon.login("ann").await);
+    }
+    let bobs = daemon.login("bob").await;
+    let (sender, mut answers) = open(&daemon, 16).await;
+    let mut next = async || answers.message().await.expect("the stream goes on").expect("one");
+    sender.send(request(1, write(&here, r#"{"a":1}"#))).await.expect("the stream is open");
+    sender.send(request(2, destroy(&here, DestroyScope::Others))).await.expect("open");
+    sender.send(request(3, write(&here, r#"{"a":2}"#))).await.expect("open");
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let answer = next().await;
+        seen.push(answer.sequence);
+        match answer.result.expect("a result") {
+            Answer::Destroy(destroyed) => assert_eq!(destroyed.destroyed, 40),
+            Answer::Write(written) => {
+                let version = written.session.expect("a session").version;
+                assert_eq!(version, 2 + u64::from(answer.sequence == 3), "in the order sent");
+            }
+            other => panic!("expected a Write or a Destroy, found {other:?}"),
+        }
+    }
+    assert_eq!(seen, [1, 2, 3], "one session, one lane");
+    for (at, other) in others.iter().enumerate() {
+        sender.send(request(10 + at as u64, resolve(other))).await.expect("open");
+        let Some(Answer::Resolve(resolved)) = next().await.result else { panic!("a Resolve") };
+        assert_eq!(resolved.state(), SessionState::NotFound, "it was over with the answer");
+    }
+    sender.send(request(60, destroy(&here, DestroyScope::All))).await.expect("open");
+    sender.send(request(61, resolve(&here))).await.expect("open");
+    sender.send(request(62, resolve(&bobs))).await.expect("open");
+    drop(sender);
+    let mut states = BTreeMap::new();
+    while let Some(answer) = answers.message().await.expect("the stream goes on") {
+        if let Some(Answer::Resolve(resolved)) = answer.result {
+            states.insert(answer.sequence, resolved.state());
+        }
+    }
+    assert_eq!(states[&61], SessionState::NotFound, "after the Destroy");
+    assert_eq!(states[&62], SessionState::Active, "bob's is another matter");
 }

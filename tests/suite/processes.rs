@@ -1,6 +1,6 @@
 //! The program as a process: start, stop, kill, and who owns the data.
 
-use std::{io::Write, net::TcpStream, os::unix::fs::PermissionsExt};
+use std::{fs, io::Write, net::TcpStream, os::unix::fs::PermissionsExt};
 
 use rustix::process::Signal;
 use sessiond::grpc::wire::{
@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 
 use crate::support::{
     browser::Browser,
-    daemon::set,
+    daemon::{login, set},
     program::{Program, run, sessiond, stderr, stdout},
 };
 
@@ -167,6 +167,48 @@ fn a_second_daemon_on_the_same_data_is_refused() {
     assert_eq!(Program::serve_in(directory.path(), &[]).stop().0, Some(0), "the owner is gone");
 }
 
+/// Refused by default; with the setting it is moved aside as it is, and all is
+/// said in the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_database_is_refused_or_put_into_quarantine() {
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    let data = directory.path().join("data");
+    let program = Program::serve_in(directory.path(), &[]);
+    let before = create(&program, r#"{"a":1}"#).await;
+    assert_eq!(program.stop().0, Some(0));
+    // Something else where the log begins, which sled takes for a torn write.
+    let mut log = fs::read(data.join("db")).expect("a log");
+    log[..100].fill(0xa5);
+    fs::write(data.join("db"), &log).expect("written");
+
+    let path = format!("--set=store.sled.path={}", data.display());
+    let secret = "--set=engine.default.cookie.secrets=a-signing-secret-for-tests-long-enough";
+    let refused = run(["serve", "--set=listen.grpc=127.0.0.1:0", path.as_str(), secret]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = stderr(&refused);
+    assert!(said.contains("is damaged") && said.contains("store.sled.on_damage"), "{said}");
+    assert!(fs::read(data.join("db")).expect("a log") == log, "it is left as it is");
+    assert!(!data.join("quarantine").exists());
+
+    let quarantine = ["--set=store.sled.on_damage=quarantine"];
+    let program = Program::serve_in(directory.path(), &quarantine);
+    assert_eq!(state(&program, &before).await, SessionState::NotFound);
+    let after = create(&program, "{}").await;
+    let (code, said) = program.stop();
+    assert_eq!(code, Some(0));
+    assert!(said.contains("all its sessions are ended"), "{said}");
+    let aside: Vec<_> = fs::read_dir(data.join("quarantine")).expect("a folder").collect();
+    let [Ok(aside)] = &aside[..] else { panic!("expected one, found {aside:?}") };
+    assert!(fs::read(aside.path().join("db")).expect("moved") == log, "to the byte");
+    let why = fs::read_to_string(aside.path().join("why.txt")).expect("it says why");
+    assert!(why.contains("found this database damaged"), "{why}");
+
+    let program = Program::serve_in(directory.path(), &[]);
+    assert_eq!(state(&program, &after).await, SessionState::Active);
+    let (_, said) = program.stop();
+    assert!(said.contains("databases are in quarantine"), "{said}");
+}
+
 #[test]
 fn an_address_in_use_is_named() {
     let first = Program::dev();
@@ -218,6 +260,49 @@ async fn a_unix_socket_is_for_owner_and_group() {
         run(["serve", "--dev", grpc.as_str(), "--set=listen.admin=", "--set=listen.metrics="]);
     assert!(stderr(&third).contains("a file that is no socket is there"), "{}", stderr(&third));
     assert_eq!(std::fs::read_to_string(&socket).expect("it is still there"), "not a socket");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_lists_and_ends_sessions() {
+    let program = Program::dev();
+    let admin = program.address("admin");
+    let mut service = client(&program).await;
+    for _ in 0..3 {
+        service.write(login("ann")).await.expect("a login is taken");
+    }
+    let bobs = service.write(login("bob")).await.expect("taken").into_inner().session;
+    let bobs = bobs.expect("a session").id;
+    let list = |principal: &str| {
+        let output = run(["sessions", "list", "--address", admin, principal]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let anns = list("ann");
+    assert_eq!(anns.lines().count(), 3, "{anns}");
+    let line = list("bob");
+    assert!(line.starts_with(&format!("{bobs} created=20")), "{line}");
+    assert!(line.contains("Z expires=20") && line.ends_with("Z\n"), "{line}");
+    let id = anns.split_whitespace().next().expect("an id");
+    for (arguments, revoked) in [
+        (vec!["--id", bobs.as_str(), "--id", id, "ann"], "1"),
+        (vec!["--id", id], "0"),
+        (vec!["ann"], "2"),
+        (vec!["--id", bobs.as_str()], "1"),
+    ] {
+        let command = ["sessions", "revoke", "--address", admin].into_iter();
+        let output = run(command.chain(arguments.iter().copied()));
+        assert_eq!(
+            (output.status.code(), stdout(&output).trim()),
+            (Some(0), revoked),
+            "{arguments:?}"
+        );
+    }
+    assert_eq!(list("ann") + &list("bob"), "");
+    let unsaid = run(["sessions", "revoke", "--address", admin]);
+    assert_eq!(unsaid.status.code(), Some(64), "it does not end everything");
+    let lost = run(["sessions", "list", "--address", admin, "--engine", "nope", "ann"]);
+    assert_eq!(lost.status.code(), Some(1));
+    assert!(stderr(&lost).contains("no engine of that name"), "{}", stderr(&lost));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

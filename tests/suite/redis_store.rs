@@ -13,7 +13,7 @@ use sessiond::{
         data::Data,
         id::{PublicId, VerifierHash},
         lifetime::{Granularity, Lifetime},
-        record::{Edit, Principal, Record, Touch, Update},
+        record::{Claim, Edit, Principal, Record, Touch, Update},
         store::{Store, StoreError, StoreErrorKind},
     },
     store::{
@@ -37,6 +37,7 @@ const ID: PublicId = PublicId::from_bytes([0xfb; 12]);
 /// Of [`ID`], in the store called "default".
 const KEY: &str = "sessiond:default:-_v7-_v7-_v7-_v7";
 const VERIFIER: VerifierHash = VerifierHash::from_bytes([1; 32]);
+const OWN: Claim = Claim::Verifier(VERIFIER);
 
 fn record() -> Record {
     Record {
@@ -240,7 +241,7 @@ async fn a_foreign_value_is_named_and_left_alone() {
         if set[2] != damaged {
             // Of a record that is damaged at its end these would be right to begin.
             unreadable(&store.touch(ID, touch(NOW)).await.expect_err(cause));
-            unreadable(&store.destroy(ID, VERIFIER).await.expect_err(cause));
+            unreadable(&store.destroy(ID, OWN).await.expect_err(cause));
         }
         unreadable(&store.write(ID, update("{}")).await.expect_err(cause));
         assert!(store.create(ID, record()).await.expect("the store works").is_none(), "{cause}");
@@ -269,7 +270,7 @@ async fn without_memory_sessions_go_on_and_new_ones_are_refused() {
     let touched = store.touch(ID, touch(later)).await.expect("a touch needs no room");
     assert!(touched.expect("it is there").moved);
     assert!(store.read(ID).await.expect("a read needs no room").is_some());
-    assert!(store.destroy(other, VERIFIER).await.expect("it makes room").is_some());
+    assert!(store.destroy(other, OWN).await.expect("it makes room").is_some());
     server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
     store.create(third, record()).await.expect("there is room again").expect("the id is free");
 }
@@ -287,7 +288,7 @@ async fn a_replica_is_refused_until_it_is_promoted() {
         |error: &StoreError| assert_told(error, StoreErrorKind::Unavailable, "it is a replica");
     unavailable(
         &store
-            .destroy(ID, VERIFIER)
+            .destroy(ID, OWN)
             .await
             .map(|_| ())
             .and(refusal(&store).await)
@@ -378,7 +379,7 @@ async fn scripts_that_redis_forgot_are_sent_again() {
         written.expect("it is there").expect("it is taken");
     }
     server.ask(&["SCRIPT", "FLUSH"]);
-    assert!(store.destroy(ID, VERIFIER).await.expect("the store works").is_some());
+    assert!(store.destroy(ID, OWN).await.expect("the store works").is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -423,12 +424,12 @@ async fn changes_wait_for_replicas() {
     let unconfirmed = |error: &StoreError| assert_told(error, StoreErrorKind::Unavailable, cause);
     unconfirmed(&store.write(ID, update("{}")).await.expect_err("the replica has stopped"));
     assert!(store.touch(ID, touch(NOW)).await.expect("a touch does not wait").is_some());
-    unconfirmed(&store.destroy(ID, VERIFIER).await.expect_err("the replica has stopped"));
+    unconfirmed(&store.destroy(ID, OWN).await.expect_err("the replica has stopped"));
     // It is gone, and yet nobody may rely on that.
     assert_eq!(primary.ask(&["EXISTS", KEY]), ":0\r\n");
-    unconfirmed(&store.destroy(ID, VERIFIER).await.expect_err("the replica has stopped"));
+    unconfirmed(&store.destroy(ID, OWN).await.expect_err("the replica has stopped"));
     replica.signal(rustix::process::Signal::CONT);
-    let confirmed = async { while store.destroy(ID, VERIFIER).await.is_err() {} };
+    let confirmed = async { while store.destroy(ID, OWN).await.is_err() {} };
     let patience = crate::support::program::PATIENCE;
     tokio::time::timeout(patience, confirmed).await.expect("the replica goes on");
     assert_eq!(replica.ask(&["EXISTS", KEY]), ":0\r\n", "the replica knows it by now");

@@ -1,10 +1,11 @@
 //! The layers: defaults, then the file, the environment, and the flags.
 //!
 //! Values from the environment and from `--set` are text. They are read as what
-//! the default of the same key is: a number, true or false, or a list that is
-//! separated by commas.
+//! the default of the same key is: a number, true or false, or a list, which is
+//! separated by commas or written as in a file.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
 };
@@ -187,11 +188,24 @@ fn typed(like: Option<&Value>, text: String) -> Value {
         Some(Value::Bool(..)) => text.parse::<bool>().map_or_else(|_| text.into(), Value::from),
         Some(Value::Num(..)) => text.parse::<u32>().map_or_else(|_| text.into(), Value::from),
         Some(Value::Array(..)) => {
+            if let Some(items) = toml_list(&text) {
+                return items.into();
+            }
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             items.map(Value::from).collect::<Vec<_>>().into()
         }
         _ => text.into(),
     }
+}
+
+/// A list of texts as it would stand in a file; `None` when it is none.
+fn toml_list(text: &str) -> Option<Vec<Value>> {
+    if !text.starts_with('[') {
+        return None;
+    }
+    let table: BTreeMap<String, Vec<String>> = toml::from_str(&format!("list = {text}")).ok()?;
+    let [(_, items)] = Vec::from_iter(table).try_into().ok()?;
+    Some(items.into_iter().map(Value::from).collect())
 }
 
 /// figment's error in words: the key, its source, and what is allowed.

@@ -10,8 +10,11 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    session::cookie::{CookieFormat, SameSite},
-    store::sled::Durability,
+    session::{
+        cookie::{CookieFormat, SameSite},
+        principals::OnLimit,
+    },
+    store::sled::{Durability, OnDamage},
 };
 
 pub use self::{
@@ -88,6 +91,9 @@ pub struct EngineConfig {
     pub touch_granularity: SpanOrAuto,
     pub absolute_duration: SpanOrNone,
     pub max_data_bytes: Size,
+    /// 0: any number.
+    pub max_sessions_per_principal: u32,
+    pub on_limit: OnLimit,
     pub cookie: CookieConfig,
 }
 
@@ -99,6 +105,8 @@ impl Default for EngineConfig {
             touch_granularity: SpanOrAuto(None),
             absolute_duration: SpanOrNone(None),
             max_data_bytes: Size::kib(64),
+            max_sessions_per_principal: 0,
+            on_limit: OnLimit::RefuseNewest,
             cookie: CookieConfig::default(),
         }
     }
@@ -166,8 +174,10 @@ pub struct SledConfig {
     pub path: PathBuf,
     pub cache_bytes: Size,
     pub flush_interval: Span,
+    pub threads: u32,
     pub max_pending: u32,
     pub min_free_bytes: SizeOrNone,
+    pub on_damage: OnDamage,
     pub durability: DurabilityConfig,
 }
 
@@ -177,8 +187,10 @@ impl Default for SledConfig {
             path: PathBuf::from("data"),
             cache_bytes: Size::mib(64),
             flush_interval: Span(std::time::Duration::from_millis(100)),
+            threads: 4,
             max_pending: 4096,
             min_free_bytes: SizeOrNone(Size::mib(64).0),
+            on_damage: OnDamage::Refuse,
             durability: DurabilityConfig::default(),
         }
     }
@@ -215,20 +227,26 @@ impl Default for CleanupConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     pub max_connections: u32,
+    pub max_connection_age: SpanOrNone,
     pub max_concurrent_streams: u32,
     pub max_message_bytes: Size,
     pub max_header_bytes: Size,
     pub pipeline_in_flight: u32,
+    pub max_watchers: u32,
+    pub watch_queue: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 1024,
+            max_connection_age: SpanOrNone(None),
             max_concurrent_streams: 256,
             max_message_bytes: Size::mib(1),
             max_header_bytes: Size::kib(16),
             pipeline_in_flight: 256,
+            max_watchers: 64,
+            watch_queue: 1024,
         }
     }
 }
@@ -237,13 +255,12 @@ impl Default for Limits {
 #[serde(default, deny_unknown_fields)]
 pub struct RuntimeConfig {
     pub threads: u32,
-    pub blocking_threads: u32,
     pub shutdown_grace: Span,
 }
 
 impl Default for RuntimeConfig {
     fn default() -> Self {
-        Self { threads: 0, blocking_threads: 64, shutdown_grace: Span::secs(5) }
+        Self { threads: 0, shutdown_grace: Span::secs(5) }
     }
 }
 

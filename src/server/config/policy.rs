@@ -16,6 +16,7 @@ use crate::{
         cookie::{Cookie, CookieAttributes},
         engine::Policy,
         lifetime::{Granularity, Lifetime, MAX_DURATION},
+        principals::Limit,
         token::{Keyring, Secret},
     },
     store::redis::RedisOptions,
@@ -123,6 +124,10 @@ fn policy(
         lifetime,
         automatic_touch: engine.automatic_touch,
         max_data_bytes: engine.max_data_bytes.as_usize(),
+        limit: (engine.max_sessions_per_principal > 0).then_some(Limit {
+            sessions: engine.max_sessions_per_principal as usize,
+            on_limit: engine.on_limit,
+        }),
     })
 }
 
@@ -260,9 +265,11 @@ fn check_limits(config: &Config) -> Result<(), ConfigError> {
         ("limits.max_connections", limits.max_connections),
         ("limits.max_concurrent_streams", limits.max_concurrent_streams),
         ("limits.pipeline_in_flight", limits.pipeline_in_flight),
+        ("limits.max_watchers", limits.max_watchers),
+        ("limits.watch_queue", limits.watch_queue),
         ("cleanup.slice", config.cleanup.slice),
         ("store.sled.max_pending", config.store.sled.max_pending),
-        ("runtime.blocking_threads", config.runtime.blocking_threads),
+        ("store.sled.threads", config.store.sled.threads),
     ] {
         if value == 0 {
             return Err(ConfigError::new(key, "expected at least 1, found 0"));
@@ -270,7 +277,8 @@ fn check_limits(config: &Config) -> Result<(), ConfigError> {
     }
     for (key, value) in [
         ("runtime.threads", config.runtime.threads),
-        ("runtime.blocking_threads", config.runtime.blocking_threads),
+        ("store.sled.threads", config.store.sled.threads),
+        ("limits.max_watchers", limits.max_watchers),
     ] {
         if value > 1024 {
             return Err(ConfigError::new(key, format!("expected at most 1024, found {value}")));

@@ -64,6 +64,10 @@ pub struct RedisTlsConfig {
     pub key_file: PathBuf,
 }
 
+/// The index of principals takes it that a change of five minutes ago is on its way
+/// no more.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Checks the values. Reads no file.
 pub fn check(redis: &RedisConfig) -> Result<(), ConfigError> {
     let key = |key: &str| format!("store.redis.{key}");
@@ -84,6 +88,11 @@ pub fn check(redis: &RedisConfig) -> Result<(), ConfigError> {
             let problem = format!("expected 1 to {most}, found {count}");
             return Err(ConfigError::new(key(name), problem));
         }
+    }
+    if redis.timeout.0 > LONGEST_TIMEOUT {
+        let problem =
+            format!("expected at most {}, found {}", Span(LONGEST_TIMEOUT), redis.timeout);
+        return Err(ConfigError::new(key("timeout"), problem));
     }
     if redis.wait_replicas > 0 && redis.wait_timeout.0 >= redis.timeout.0 {
         let problem = format!(

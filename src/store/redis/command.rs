@@ -2,16 +2,20 @@
 //!
 //! A script runs on one key and as one step, in any slot of a cluster. It holds
 //! no more of the rules than it must: `touch` has to judge a deadline where the
-//! record is, or a Resolve would take two round trips; a test holds it against
-//! [`Touch::apply`](crate::session::record::Touch::apply). All else is decided
-//! here and stored when the record is still the one that was read.
+//! record is, or a Resolve would take two round trips, and `destroy` a claim. Tests
+//! hold them against [`Touch::apply`] and [`Claim::holds`]. All else is decided here
+//! and stored when the record is still the one that was read.
 
 use std::{sync::LazyLock, time::Duration};
 
 use redis::Cmd;
 
 use crate::{
-    session::{clock::Moment, lifetime::Granularity, record::Touch},
+    session::{
+        clock::Moment,
+        lifetime::Granularity,
+        record::{Claim, Touch},
+    },
     store::codec::{DEADLINE_AT, HEADER_LEN, RECORD_MIN_LEN},
 };
 
@@ -40,7 +44,7 @@ pub struct Script {
 }
 
 impl Script {
-    fn new(code: String) -> Self {
+    pub fn new(code: String) -> Self {
         Self { hash: redis::Script::new(&code).get_hash().to_owned(), code }
     }
 }
@@ -137,15 +141,37 @@ return 1",
     ))
 });
 
-/// Removes the record if the verifier is its own, and gives what was there.
+/// Removes the record if the claim holds, and gives it in an array; else gives what
+/// is there.
 pub static DESTROY: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
+    Script::new(format!(
         r"local record = redis.call('GET', KEYS[1])
-if record and string.byte(record, 1) == 1 and string.sub(record, 2, 33) == ARGV[1] then redis.call('DEL', KEYS[1]) end
-return record"
-            .to_owned(),
-    )
+if not record or #record < {RECORD_MIN_LEN} then return record end
+local layout, verifier, _, length = struct.unpack('>Bc32c32H', record)
+if layout ~= 1 or #record < {RECORD_MIN_LEN} + length then return record end
+local principal = string.sub(record, {RECORD_MIN_LEN} + 1, {RECORD_MIN_LEN} + length)
+local holds = ARGV[1] == '{OPERATOR}'
+  or ARGV[1] == '{VERIFIER}' and verifier == ARGV[2]
+  or ARGV[1] == '{PRINCIPAL}' and principal == ARGV[2]
+if not holds then return record end
+redis.call('DEL', KEYS[1])
+return {{record}}"
+    ))
 });
+
+const VERIFIER: &str = "verifier";
+const PRINCIPAL: &str = "principal";
+const OPERATOR: &str = "operator";
+
+/// Arguments of [`DESTROY`].
+pub fn destroy_arguments(claim: &Claim) -> Vec<Vec<u8>> {
+    let (kind, value) = match claim {
+        Claim::Verifier(verifier) => (VERIFIER, verifier.as_bytes().to_vec()),
+        Claim::Principal(principal) => (PRINCIPAL, principal.as_bytes().to_vec()),
+        Claim::Operator => (OPERATOR, Vec::new()),
+    };
+    vec![kind.as_bytes().to_vec(), value]
+}
 
 /// Whole milliseconds, up, as [`Moment`] adds them.
 pub fn millis(span: Duration) -> u64 {

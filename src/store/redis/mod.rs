@@ -9,16 +9,21 @@
 //! | touch | a script: gives the record, and moves its deadline if that is due | 1 |
 //! | create | SET NX PX | 1 |
 //! | write | GET, then a script: replaces the record if it is still the one that was read | 2, and 1 more each time it was not |
-//! | destroy | a script: removes the record if the verifier is its own | 1 |
+//! | destroy | a script: removes the record if the claim holds | 1 |
+//! | list | a script on the index, then GETs, all at once | 2, and 1 more when an entry is to be dropped |
+//!
+//! A session that becomes a principal's, by a create or a write, costs one more: its
+//! entry in the index of [`principals`] comes first.
 //!
 //! Redis itself removes what is over: each key lives for `expiry_grace` longer than
-//! its session. So there is no index, nothing to sweep, and nobody knows how many
-//! sessions there are.
+//! its session. So there is no index by deadline, nothing to sweep, and nobody knows
+//! how many sessions there are.
 //!
 //! | file | holds |
 //! |---|---|
 //! | [`url`] | where Redis is |
 //! | [`command`] | what is asked of it |
+//! | [`principals`] | which sessions are whose |
 //! | [`server`], [`link`] | one server, and a connection that is kept up |
 //! | [`cluster`] | who holds which slot |
 //! | [`connect`] | how connections are made, and how Sentinels are asked |
@@ -30,6 +35,7 @@ mod command;
 mod connect;
 mod failure;
 mod link;
+mod principals;
 mod server;
 mod time;
 mod url;
@@ -53,7 +59,7 @@ use tokio::{
 
 use self::{
     cluster::Cluster,
-    command::{Command, DESTROY, REPLACE, TOUCH, Verb, millis, touch_arguments},
+    command::{Command, DESTROY, REPLACE, TOUCH, Verb, destroy_arguments, millis, touch_arguments},
     connect::{Access, Connector, Place},
     failure::Failure,
     server::{Manner, Server},
@@ -67,9 +73,9 @@ pub use self::{
 use super::codec;
 use crate::session::{
     clock::{Clock, Moment},
-    id::{PublicId, VerifierHash},
-    record::{Record, Touch, Update},
-    store::{Change, Result, Store, StoreError, StoreErrorKind, Swept, Touched, Written},
+    id::PublicId,
+    record::{Claim, Principal, Record, Touch, Update},
+    store::{Change, Listed, Result, Store, StoreError, StoreErrorKind, Swept, Touched, Written},
 };
 
 /// Where and how records are kept.
@@ -184,7 +190,7 @@ impl RedisDatabase {
     /// The store of the engine called `name`.
     pub fn store(&self, name: &str) -> RedisStore {
         let prefix = format!("{}:{name}:", self.shared.key_prefix);
-        RedisStore { prefix, shared: Arc::clone(&self.shared) }
+        RedisStore { prefix: prefix.into(), shared: Arc::clone(&self.shared) }
     }
 }
 
@@ -213,10 +219,11 @@ impl Turns {
     }
 }
 
-/// Records of one engine, in Redis.
+/// Records of one engine, in Redis. A clone is another handle.
+#[derive(Clone)]
 pub struct RedisStore {
     /// Of its keys.
-    prefix: String,
+    prefix: Arc<str>,
     shared: Arc<Shared>,
 }
 
@@ -226,6 +233,7 @@ const TOUCH_IT: &str = "touch a record";
 const CREATE: &str = "keep a new record";
 const WRITE: &str = "change a record";
 const DESTROY_IT: &str = "remove a record";
+const LIST: &str = "list the sessions of a principal";
 
 /// Writers that meet again and again step aside for up to so long.
 const STEP_ASIDE: Duration = Duration::from_millis(5);
@@ -293,8 +301,11 @@ impl RedisStore {
 
     /// How long a key has to live, in milliseconds.
     fn life(&self, record: &Record, now: Moment) -> Vec<u8> {
-        let life =
-            millis(record.deadline.since(now)).saturating_add(millis(self.shared.expiry_grace));
+        self.life_until(record.deadline, now)
+    }
+
+    fn life_until(&self, end: Moment, now: Moment) -> Vec<u8> {
+        let life = millis(end.since(now)).saturating_add(millis(self.shared.expiry_grace));
         life.clamp(1, MAX_LIFE).to_string().into_bytes()
     }
 }
@@ -354,8 +365,11 @@ impl Store for RedisStore {
                 return Ok(None);
             };
             let mut record = decode(bytes, TOUCH_IT, &key)?;
-            record.deadline = deadline.unwrap_or(record.deadline);
-            Ok(Some(Touched { record: Arc::new(record), moved: deadline.is_some() }))
+            let before = record.deadline;
+            record.deadline = deadline.unwrap_or(before);
+            let record = Arc::new(record);
+            self.renew(id, before, &record, touch.now);
+            Ok(Some(Touched { record, moved: deadline.is_some() }))
         })
         .await
     }
@@ -363,6 +377,7 @@ impl Store for RedisStore {
     async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
         self.bounded(CREATE, async {
             let key = self.key(id);
+            self.index(id, &record, record.create_time).await?;
             let life = self.life(&record, record.create_time);
             let arguments = vec![encode(&record), b"NX".to_vec(), b"PX".to_vec(), life];
             let verb = Verb::Plain("SET");
@@ -391,12 +406,17 @@ impl Store for RedisStore {
                     Ok(record) => record,
                     Err(refusal) => return Ok(Some(Err(refusal))),
                 };
+                if after.principal != before.principal {
+                    // Anew each time: what was read before may have been dropped since.
+                    self.index(id, &after, update.now).await?;
+                }
                 let arguments = vec![header, encode(&after), self.life(&after, update.now)];
                 let verb = Verb::Script(&REPLACE);
                 let command = Command { verb, key: &key, arguments, durable: true };
                 stored = match self.run(WRITE, command).await? {
                     Value::Int(1) => {
                         let change = Change { before: Arc::new(before), after: Arc::new(after) };
+                        self.follow(id, &change, update.now);
                         return Ok(Some(Ok(change)));
                     }
                     found => self::bytes(found, WRITE, &key)?,
@@ -408,19 +428,44 @@ impl Store for RedisStore {
         .await
     }
 
-    async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
         self.bounded(DESTROY_IT, async {
             let key = self.key(id);
-            let arguments = vec![verifier.as_bytes().to_vec()];
+            let arguments = destroy_arguments(&claim);
             let verb = Verb::Script(&DESTROY);
             let command = Command { verb, key: &key, arguments, durable: true };
-            let Some(bytes) = bytes(self.run(DESTROY_IT, command).await?, DESTROY_IT, &key)? else {
+            // What was removed is in an array.
+            let (found, removed) = match self.run(DESTROY_IT, command).await? {
+                Value::Array(answer) => {
+                    let [record] = <[_; 1]>::try_from(answer)
+                        .map_err(|_| Failure::Absurd.while_doing(DESTROY_IT, &key))?;
+                    (record, true)
+                }
+                found => (found, false),
+            };
+            let Some(bytes) = bytes(found, DESTROY_IT, &key)? else {
                 return Ok(None);
             };
             let record = decode(bytes, DESTROY_IT, &key)?;
-            Ok((record.verifier == verifier).then(|| Arc::new(record)))
+            if !removed {
+                return Ok(None);
+            }
+            self.unindex(id, &record);
+            Ok(Some(Arc::new(record)))
         })
         .await
+    }
+
+    async fn list(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        if principal.is_anonymous() {
+            return Ok(Listed::default());
+        }
+        self.bounded(LIST, self.list_in_slice(&principal, after, limit)).await
     }
 
     /// Redis sweeps by itself.

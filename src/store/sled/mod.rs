@@ -6,17 +6,22 @@
 //! and a record enters the table on a miss only under that same lock.
 //!
 //! What is found in the table is answered at once, on the caller's thread.
-//! Whatever reaches sled may wait for the disk, and goes to the blocking pool.
+//! Whatever reaches sled may wait for the disk, and goes to threads of the
+//! store's own.
 //!
-//! [`records`] is the part that may wait for the disk, [`committer`] makes
+//! [`records`] is the part that may wait for the disk, [`principals`] its index of
+//! whose sessions they are, [`threads`] is where it runs, [`committer`] makes
 //! changes durable, [`open`] opens the data directory, [`snapshots`] judges what
-//! sled keeps there beside its log.
+//! sled keeps there beside its log, [`quarantine`] moves aside what is damaged.
 
 mod committer;
 mod open;
+mod principals;
+mod quarantine;
 mod records;
 mod snapshots;
 mod space;
+mod threads;
 
 use std::{
     fs::File,
@@ -30,20 +35,25 @@ use std::{
 
 use quick_cache::{Weighter, sync::Cache};
 use sled::Tree;
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 
 use self::{
     committer::Committer,
     open::Handle,
+    principals::Doubts,
     records::{Kept, Locks, Records},
     space::Space,
+    threads::Threads,
 };
-pub use self::{committer::Durability, open::OpenError};
+pub use self::{
+    committer::Durability,
+    open::{OnDamage, OpenError},
+};
 use crate::session::{
     clock::Moment,
-    id::{PublicId, VerifierHash},
-    record::{Record, Touch, Update},
-    store::{Result, Store, StoreError, Swept, Touched, Written},
+    id::PublicId,
+    record::{Claim, Principal, Record, Touch, Update},
+    store::{Listed, Result, Store, StoreError, Swept, Touched, Written},
 };
 
 /// Where and how records are kept.
@@ -56,10 +66,13 @@ pub struct SledOptions {
     pub cache_bytes: u64,
     /// How long a change that nobody waits for may stay in memory.
     pub flush_interval: Duration,
+    /// Threads for operations that may wait for the disk.
+    pub threads: usize,
     /// Operations that may wait for the disk at a time; more are refused.
     pub max_pending: usize,
     /// With less than this free on the disk, creations and updates are refused.
     pub min_free_bytes: u64,
+    pub on_damage: OnDamage,
     /// Of creations and updates.
     pub write: Durability,
     pub destroy: Durability,
@@ -70,6 +83,13 @@ pub struct SledOptions {
 /// An open database with a store for each engine. A clone is another handle.
 #[derive(Clone)]
 pub struct SledDatabase {
+    owner: Arc<Owner>,
+}
+
+/// What handles own, and the work on the threads does not: so the threads end
+/// with the last handle, and then the database is closed.
+struct Owner {
+    threads: Threads,
     shared: Arc<Shared>,
 }
 
@@ -78,7 +98,6 @@ struct Shared {
     committer: Committer,
     hot: Cache<HotKey, Kept, ByteWeight>,
     locks: Locks,
-    pending: Arc<Semaphore>,
     space: Space,
     /// Counts of the last clean stop, and the time of the last mark.
     meta: Tree,
@@ -105,16 +124,19 @@ const HOT_ENTRY_BYTES: usize = 64;
 
 const RECORDS: &str = "records/";
 const EXPIRY: &str = "expiry/";
+const PRINCIPALS: &str = "principals/";
 const META: &str = "meta";
 /// Of a count: the engine's name follows.
 const COUNT: &str = "count/";
+/// Of an engine whose index of principals was whole at a clean stop.
+const WHOLE: &str = "whole/";
 const TIME: &str = "time";
 
 impl SledDatabase {
     /// Opens the data directory, or makes one.
     pub fn open(options: SledOptions) -> std::result::Result<Self, OpenError> {
         let path = options.path.clone();
-        let opened = open::open(&path, options.cache_bytes / 2)?;
+        let opened = open::open(&path, options.cache_bytes / 2, options.on_damage)?;
         let directory = |source| OpenError::Directory { path: path.clone(), source };
         let meta = opened.db.open_tree(META).map_err(|error| unreadable_database(&path, &error))?;
         let committer =
@@ -124,8 +146,7 @@ impl SledDatabase {
         let items = (hot_bytes / 512).max(16) as usize;
         let shared = Arc::new(Shared {
             hot: Cache::with_weighter(items, hot_bytes, ByteWeight),
-            pending: Arc::new(Semaphore::new(options.max_pending)),
-            space: Space::new(path, options.min_free_bytes),
+            space: Space::new(path.clone(), options.min_free_bytes),
             options,
             committer,
             locks: Locks::new(),
@@ -133,53 +154,70 @@ impl SledDatabase {
             db: opened.db,
             _lock: opened.lock,
         });
-        Ok(Self { shared })
+        let options = &shared.options;
+        let theirs = Arc::clone(&shared);
+        let threads = Threads::start(options.threads.max(1), options.max_pending, move || {
+            theirs.committer.begin();
+        });
+        Ok(Self { owner: Arc::new(Owner { threads: threads.map_err(directory)?, shared }) })
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.owner.shared
     }
 
     /// The store of the engine called `name`. Ask once per engine.
     pub fn store(&self, name: &str, number: u16) -> std::result::Result<SledStore, OpenError> {
-        let path = &self.shared.options.path;
+        let path = &self.shared().options.path;
         let unreadable = |error: sled::Error| unreadable_database(path, &error);
-        let tree =
-            |prefix: &str| self.shared.db.open_tree(format!("{prefix}{name}")).map_err(unreadable);
+        let tree = |prefix: &str| {
+            self.shared().db.open_tree(format!("{prefix}{name}")).map_err(unreadable)
+        };
         let records = tree(RECORDS)?;
         // Taken out, so that after a crash the records are counted anew.
-        let kept = self.shared.meta.remove(format!("{COUNT}{name}")).map_err(unreadable)?;
+        let kept = self.shared().meta.remove(format!("{COUNT}{name}")).map_err(unreadable)?;
         let count = kept.as_deref().and_then(millis).unwrap_or_else(|| records.len() as u64);
+        let principals = tree(PRINCIPALS)?;
+        let whole = self.shared().meta.remove(format!("{WHOLE}{name}")).map_err(unreadable)?;
+        let is_whole = whole.is_some() || records.is_empty() && principals.is_empty();
         Ok(SledStore {
             inner: Arc::new(Records {
                 name: name.to_owned(),
                 number,
                 expiry: tree(EXPIRY)?,
+                principals,
+                doubts: Doubts::new(is_whole),
                 records,
                 count: AtomicU64::new(count),
-                shared: Arc::clone(&self.shared),
+                shared: Arc::clone(self.shared()),
             }),
+            owner: Arc::clone(&self.owner),
         })
     }
 
     /// The latest time that was marked: no clock should start before it.
     pub fn time_mark(&self) -> std::result::Result<Option<Moment>, OpenError> {
-        let path = &self.shared.options.path;
-        let mark = self.shared.meta.get(TIME).map_err(|error| unreadable_database(path, &error))?;
+        let path = &self.shared().options.path;
+        let mark =
+            self.shared().meta.get(TIME).map_err(|error| unreadable_database(path, &error))?;
         Ok(mark.as_deref().and_then(millis).map(Moment::from_unix_millis))
     }
 
     /// Keeps `now` as the latest time. May wait for the disk.
     pub fn mark_time(&self, now: Moment) -> Result<()> {
-        let kept = self.shared.meta.insert(TIME, &now.unix_millis().to_be_bytes());
-        self.shared.committer.changed();
+        let kept = self.shared().meta.insert(TIME, &now.unix_millis().to_be_bytes());
+        self.shared().committer.changed();
         kept.map(drop).map_err(|error| StoreError::unavailable("mark the time", error))
     }
 
     /// Waits until all that was changed so far is on the disk.
     pub async fn sync(&self) -> Result<()> {
-        self.shared.committer.commit(Durability::Synced).await
+        self.shared().committer.committed(Durability::Synced).await
     }
 
     /// Engines that have records here, in no order.
     pub fn engines(&self) -> Vec<String> {
-        let names = self.shared.db.tree_names();
+        let names = self.shared().db.tree_names();
         let names = names.iter().filter_map(|name| std::str::from_utf8(name).ok());
         names.filter_map(|name| name.strip_prefix(RECORDS)).map(str::to_owned).collect()
     }
@@ -190,95 +228,158 @@ fn millis(bytes: &[u8]) -> Option<u64> {
 }
 
 fn unreadable_database(path: &std::path::Path, error: &sled::Error) -> OpenError {
-    OpenError::Unreadable { path: path.to_owned(), problem: error.to_string() }
+    OpenError::of_sled(path, error)
+}
+
+/// How many entries the indexes of a store hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexEntries {
+    /// One for each record.
+    pub expiry: usize,
+    /// One for each record that is not anonymous.
+    pub principals: usize,
 }
 
 /// Records of one engine, in sled.
 pub struct SledStore {
     inner: Arc<Records>,
+    /// Last, so that nothing else holds the database when its threads have ended.
+    owner: Arc<Owner>,
 }
 
 impl SledStore {
-    /// Runs `work`, which may wait for the disk, on the blocking pool.
-    async fn blocking<T: Send + 'static>(
+    /// Runs `work`, which may wait for the disk, on a thread of the store. The
+    /// outcome is given when it is as durable as `work` says.
+    ///
+    /// `work` is done, and made durable, also when nobody waits for it any more.
+    async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Records) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&Records) -> Result<(T, Durability)> + Send + 'static,
     ) -> Result<T> {
         let inner = Arc::clone(&self.inner);
-        let place = Arc::clone(&inner.shared.pending).try_acquire_owned();
-        let place = place.map_err(|_| {
+        let (sender, answer) = oneshot::channel();
+        let job = move || match work(&inner) {
+            Err(error) => drop(sender.send(Err(error))),
+            Ok((outcome, durability)) => inner.shared.committer.commit(durability, move |done| {
+                let _ = sender.send(done.map(|()| outcome));
+            }),
+        };
+        let queued = self.owner.threads.run(job);
+        let wake_up = queued.map_err(|_| {
             StoreError::overloaded(
                 "take another operation",
                 "too many operations are waiting for the disk",
             )
         })?;
-        let done = tokio::task::spawn_blocking(move || {
-            // Held until the work is done, also when nobody waits for it any more.
-            let _place = place;
-            work(&inner)
-        });
-        // What the panic said may hold what the work was about.
-        done.await
+        if let Some(wake_up) = wake_up {
+            // After those who run before it, who may have work for the threads, too.
+            tokio::spawn(async { drop(wake_up) });
+        }
+        // What a panic says may hold what the work was about; it is not passed on.
+        answer
+            .await
             .unwrap_or_else(|_| Err(StoreError::unavailable("finish its work", "it has panicked")))
     }
 
-    async fn commit(&self, durability: Durability) -> Result<()> {
-        self.inner.shared.committer.commit(durability).await
+    fn options(&self) -> &SledOptions {
+        &self.owner.shared.options
+    }
+
+    /// How many entries the indexes hold, counted one by one: what a rig holds
+    /// against the records. May wait for the disk.
+    pub fn index_entries(&self) -> Result<IndexEntries> {
+        self.inner.index_entries()
     }
 }
 
+/// Entries that the sweep looks at before others get their turn on the thread.
+const SWEEP_STEP: usize = 64;
+
 impl Store for SledStore {
+    fn recall(&self, id: PublicId) -> Option<Arc<Record>> {
+        self.check().ok()?;
+        self.inner.hot(id).map(|kept| kept.record)
+    }
+
     async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
         self.check()?;
-        match self.inner.hot(id) {
-            Some(kept) => Ok(Some(kept.record)),
-            None => self.blocking(move |inner| inner.read(id)).await,
+        if let Some(record) = self.recall(id) {
+            return Ok(Some(record));
         }
+        self.run(move |inner| Ok((inner.read(id)?, Durability::Buffered))).await
     }
 
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
         self.check()?;
-        if let Some(Kept { record, .. }) = self.inner.hot(id)
+        if let Some(record) = self.recall(id)
             && touch.apply(&record).is_none()
         {
             return Ok(Some(Touched { record, moved: false }));
         }
-        // Buffered: nobody waits for its flush.
-        self.blocking(move |inner| inner.touch(id, &touch)).await
+        self.run(move |inner| Ok((inner.touch(id, &touch)?, Durability::Buffered))).await
     }
 
     async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
         self.check()?;
-        let created = self.blocking(move |inner| inner.create(id, record)).await?;
-        if created.is_some() {
-            self.commit(self.inner.shared.options.write).await?;
-        }
-        Ok(created)
+        let level = self.options().write;
+        self.run(move |inner| {
+            let created = inner.create(id, record)?;
+            let level = if created.is_some() { level } else { Durability::Buffered };
+            Ok((created, level))
+        })
+        .await
     }
 
     async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
         self.check()?;
-        let written = self.blocking(move |inner| inner.write(id, &update)).await?;
-        if let Some(Ok(change)) = &written {
-            let options = &self.inner.shared.options;
-            let rolled = change.before.verifier != change.after.verifier;
-            self.commit(if rolled { options.roll } else { options.write }).await?;
-        }
-        Ok(written)
+        let &SledOptions { write, roll, .. } = self.options();
+        self.run(move |inner| {
+            let written = inner.write(id, &update)?;
+            let level = match &written {
+                Some(Ok(change)) if change.before.verifier != change.after.verifier => roll,
+                Some(Ok(_)) => write,
+                _ => Durability::Buffered,
+            };
+            Ok((written, level))
+        })
+        .await
     }
 
-    async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
         self.check()?;
-        let removed = self.blocking(move |inner| inner.destroy(id, verifier)).await?;
+        let level = self.options().destroy;
         // Also when it was gone: who removed it may have given up waiting, or
         // may be waiting still, and this answer says that it stays gone.
-        self.commit(self.inner.shared.options.destroy).await?;
-        Ok(removed)
+        self.run(move |inner| Ok((inner.destroy(id, &claim)?, level))).await
+    }
+
+    async fn list(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        self.check()?;
+        self.run(move |inner| Ok((inner.list(&principal, after, limit)?, Durability::Buffered)))
+            .await
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
         self.check()?;
-        self.blocking(move |inner| inner.cleanup(now, limit)).await
+        let mut all = Swept::default();
+        while all.examined < limit {
+            let step = SWEEP_STEP.min(limit - all.examined);
+            let swept = self
+                .run(move |inner| Ok((inner.cleanup(now, step)?, Durability::Buffered)))
+                .await?;
+            all.examined += swept.examined;
+            all.removed.extend(swept.removed);
+            all.next = swept.next;
+            if swept.examined < step {
+                break;
+            }
+        }
+        Ok(all)
     }
 
     fn check(&self) -> Result<()> {

@@ -1,4 +1,6 @@
-//! Opening the data directory.
+//! Opening the data directory: what a crash may leave is repaired, what is
+//! damaged is refused, or put into quarantine when the operator asked for that,
+//! and what is neither of these is left alone.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -12,8 +14,12 @@ use std::{
 };
 
 use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
 
-use super::snapshots::{self, Newest};
+use super::{
+    quarantine,
+    snapshots::{self, Newest},
+};
 
 /// sled writes a leaf's values together, and spills them to a file of their own,
 /// which it never syncs, when they are more than a quarter of this. The default
@@ -23,17 +29,34 @@ pub const SEGMENT_BYTES: usize = 4 << 20;
 
 /// How often sled's own thread runs. Nobody relies on its flushes: it ends on the
 /// first error, and the committer notices errors by itself. But only that thread
-/// rewrites what is left in segments that are nearly empty. Without it the log
-/// grew without end under churn (tests/rigs/churn.rs); with a second between its
-/// turns the log was twice as large as with this.
-const CLEAN_EVERY_MS: u64 = 200;
+/// rewrites what is left in segments that are nearly empty, and one segment at
+/// most in each turn: so many segments can be filled in a second. Without it
+/// the log grew without end under churn (tests/rigs/churn.rs); with 200 ms it was 19
+/// times as large as what is live once writes had become cheap, with this 2.7
+/// times at most.
+const CLEAN_EVERY_MS: u64 = 50;
 
 /// sled refuses less.
 const MIN_CACHE_BYTES: u64 = 256;
 
+/// Of the data directory: the file that says which [`LAYOUT`] it has. It is there
+/// once a new database is on the disk.
+pub const LAYOUT_FILE: &str = "layout";
+const LAYOUT: &str = "sessiond sled 1\n";
+
 /// How often and how far apart an opening looks whether sled has let go.
 const LINGERING_TRIES: u32 = 200;
 const LINGERING_PAUSE: Duration = Duration::from_millis(10);
+
+/// What to do with a database that is damaged beyond repair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDamage {
+    /// Leave it as it is and do not start.
+    Refuse,
+    /// Move it aside and start with an empty one.
+    Quarantine,
+}
 
 /// Why a data directory could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -45,11 +68,41 @@ pub enum OpenError {
     InUse { path: PathBuf },
     #[error("can not use the data directory {}: {source}", path.display())]
     Directory { path: PathBuf, source: io::Error },
+    /// Whatever is wrong, it is not what is stored.
+    #[error("can not open the database in {}: {problem}; it is left as it is", path.display())]
+    Unusable { path: PathBuf, problem: String },
     #[error(
-        "the database in {} can not be read: {problem}; restore a backup, or move the directory away to start empty",
+        "the database in {} is damaged: {problem}; restore a backup, or set store.sled.on_damage = \"quarantine\" to have it moved aside and to start empty, which ends all its sessions",
         path.display()
     )]
-    Unreadable { path: PathBuf, problem: String },
+    Damaged { path: PathBuf, problem: String },
+    #[error(
+        "the database in {} is damaged: {problem}; it can not be put into quarantine: {source}",
+        path.display()
+    )]
+    NotQuarantined { path: PathBuf, problem: String, source: io::Error },
+}
+
+impl OpenError {
+    /// What an error of sled's says about the database in `path`.
+    pub fn of_sled(path: &Path, error: &sled::Error) -> Self {
+        let (path, problem) = (path.to_owned(), error.to_string());
+        let is_damage = match error {
+            // Made by another version, or with other settings.
+            sled::Error::Unsupported(_) => false,
+            _ => is_about_content(&format!("{error:?}")),
+        };
+        match is_damage {
+            true => Self::Damaged { path, problem },
+            false => Self::Unusable { path, problem },
+        }
+    }
+}
+
+/// Whether what sled says of a failure can be about what is stored: not when it
+/// tells of an error of the system, of its own lock, or of threads.
+fn is_about_content(said: &str) -> bool {
+    !["Os {", "could not acquire lock", "IO thread"].iter().any(|cause| said.contains(cause))
 }
 
 /// An open database and the lock that makes this process its owner. The lock
@@ -81,7 +134,7 @@ impl Drop for Handle {
     }
 }
 
-pub fn open(path: &Path, cache_bytes: u64) -> Result<Opened, OpenError> {
+pub fn open(path: &Path, cache_bytes: u64, on_damage: OnDamage) -> Result<Opened, OpenError> {
     let directory = |source| OpenError::Directory { path: path.to_owned(), source };
     create_durably(path).map_err(directory)?;
     // Before sled: it reads and writes its `conf` before it takes its own lock.
@@ -98,45 +151,120 @@ pub fn open(path: &Path, cache_bytes: u64) -> Result<Opened, OpenError> {
         }
         Err(errno) => return Err(directory(errno.into())),
     }
-    wait_for_sled(path).map_err(directory)?;
+    quarantine::finish(path).map_err(directory)?;
+    let db = match open_database(path, cache_bytes) {
+        Err(OpenError::Damaged { path, problem }) if on_damage == OnDamage::Quarantine => {
+            match quarantine::put(&path, &problem) {
+                Ok(aside) => tracing::error!(
+                    problem,
+                    aside = %aside.display(),
+                    "the database was damaged and is in quarantine: all its sessions are ended, \
+                     and the store starts empty"
+                ),
+                Err(source) => return Err(OpenError::NotQuarantined { path, problem, source }),
+            }
+            open_database(&path, cache_bytes)?
+        }
+        opened => opened?,
+    };
+    let quarantined = quarantine::all(path).map_err(directory)?;
+    if !quarantined.is_empty() {
+        tracing::warn!(
+            databases = quarantined.join(", "),
+            "databases are in quarantine; remove them when they are of no use any more"
+        );
+    }
+    Ok(Opened { db, lock })
+}
+
+/// Call it with the lock held.
+fn open_database(path: &Path, cache_bytes: u64) -> Result<Handle, OpenError> {
+    let directory = |source| OpenError::Directory { path: path.to_owned(), source };
+    let damaged = |problem| OpenError::Damaged { path: path.to_owned(), problem };
+    let is_made = match fs::read_to_string(path.join(LAYOUT_FILE)) {
+        Ok(layout) if layout == LAYOUT => true,
+        Ok(layout) => {
+            let problem = format!("it has another layout, {layout:?}, as another release makes it");
+            return Err(OpenError::Unusable { path: path.to_owned(), problem });
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(directory(error)),
+    };
+    settle_log(path).map_err(directory)?;
     snapshots::finish_or_drop_unfinished(path).map_err(directory)?;
-    drop_unfinished_beginning(path).map_err(directory)?;
-    let unreadable = |problem| OpenError::Unreadable { path: path.to_owned(), problem };
-    if snapshots::would_be_emptied(path).map_err(directory)? {
-        return Err(unreadable(
-            "the part of its log that recovery begins with is missing, and sled would drop all \
-             the rest of it"
-                .to_owned(),
-        ));
+    if let Some(problem) = snapshots::would_be_emptied(path, is_made).map_err(directory)? {
+        return Err(damaged(format!("{problem}, and sled would drop all the rest")));
+    }
+    if !is_made {
+        drop_unfinished_beginning(path).map_err(directory)?;
     }
     let config = sled::Config::new()
         .path(path)
         .cache_capacity(cache_bytes.max(MIN_CACHE_BYTES))
         .segment_size(SEGMENT_BYTES)
         .flush_every_ms(Some(CLEAN_EVERY_MS));
-    let db = match open_sled(&config) {
-        Err(problem) => match snapshots::set_aside_damaged(path).map_err(directory)? {
-            Newest::Well => Err(problem),
-            Newest::SetAside => open_sled(&config),
-            Newest::Needed(snapshot) => Err(format!(
-                "{} is damaged, and the log is not complete without it",
-                snapshot.display()
-            )),
-        },
+    let db = match open_sled(path, &config) {
+        // Only then: sled may have failed because it had no room to write one.
+        Err(problem @ OpenError::Damaged { .. }) => {
+            match snapshots::set_aside_damaged(path).map_err(directory)? {
+                Newest::Well => Err(problem),
+                Newest::SetAside => open_sled(path, &config),
+                Newest::Needed(snapshot) => Err(damaged(format!(
+                    "the snapshot {} is not whole, and the log is not complete without it",
+                    snapshot.display()
+                ))),
+            }
+        }
         opened => opened,
-    };
-    Ok(Opened { db: db.map_err(unreadable)?, lock })
+    }?;
+    if !is_made {
+        db.flush().map_err(|error| OpenError::of_sled(path, &error))?;
+        note_layout(path).map_err(directory)?;
+    }
+    Ok(db)
+}
+
+/// From here on there is a database, and a log that has nothing in it is one
+/// that was lost.
+fn note_layout(path: &Path) -> io::Result<()> {
+    for file in ["db", "conf"] {
+        File::open(path.join(file))?.sync_all()?;
+    }
+    File::open(path)?.sync_all()?;
+    let unfinished = path.join(format!("{LAYOUT_FILE}.unfinished"));
+    fs::write(&unfinished, LAYOUT)?;
+    File::open(&unfinished)?.sync_all()?;
+    fs::rename(&unfinished, path.join(LAYOUT_FILE))?;
+    File::open(path)?.sync_all()
 }
 
 /// Opens it, or says why not.
-fn open_sled(config: &sled::Config) -> Result<Handle, String> {
+fn open_sled(path: &Path, config: &sled::Config) -> Result<Handle, OpenError> {
     // sled panics on some kinds of damage; that is no reason to die without a word.
-    match panic::catch_unwind(panic::AssertUnwindSafe(|| config.open())) {
+    match panic::catch_unwind(panic::AssertUnwindSafe(|| {
+        let db = config.open()?;
+        // Where each tree begins: what can not be read at all is found here.
+        for name in db.tree_names() {
+            db.open_tree(name)?.first()?;
+        }
+        Ok(db)
+    })) {
         Ok(Ok(db)) => Ok(Handle(Some(db))),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("sled has panicked over it, as the lines above tell: it is damaged, or \
-                       the disk fails"
-            .to_owned()),
+        Ok(Err(error)) => Err(OpenError::of_sled(path, &error)),
+        Err(panic) => {
+            // What it said is not repeated: it may hold what is stored.
+            let said = match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
+                (Some(said), _) => said,
+                (_, Some(said)) => *said,
+                _ => "",
+            };
+            let problem = "sled has panicked over it, as the lines above tell".to_owned();
+            let path = path.to_owned();
+            Err(match is_about_content(said) {
+                true => OpenError::Damaged { path, problem },
+                false => OpenError::Unusable { path, problem },
+            })
+        }
     }
 }
 
@@ -158,7 +286,10 @@ fn create_durably(path: &Path) -> io::Result<()> {
 /// Waits until sled has let go of a database that this process had open before.
 /// A thread of its own may be the last to go, a moment after the database was
 /// dropped. Nobody else can hold the log, because our own lock is held.
-fn wait_for_sled(path: &Path) -> io::Result<()> {
+///
+/// Then syncs the log, of which a killed daemon may have left more than is on
+/// the disk: sled now writes, and syncs, a snapshot that goes as far.
+fn settle_log(path: &Path) -> io::Result<()> {
     let log = match File::open(path.join("db")) {
         Ok(log) => log,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -173,12 +304,13 @@ fn wait_for_sled(path: &Path) -> io::Result<()> {
         }
     }
     // If it is held still, sled's open says so.
-    Ok(())
+    log.sync_data()?;
+    File::open(path)?.sync_all()
 }
 
 /// A power loss while a database is made can leave a torn `conf`, which sled
-/// then refuses for ever. It is synced before anything is written to the log,
-/// so as long as that is empty there is nothing that `conf` could belong to.
+/// then refuses for ever. It is synced before any change is taken, so as long as
+/// the log is empty there is nothing that `conf` could belong to.
 fn drop_unfinished_beginning(path: &Path) -> io::Result<()> {
     let is_empty = match fs::metadata(path.join("db")) {
         Ok(log) => log.len() == 0,
@@ -190,4 +322,77 @@ fn drop_unfinished_beginning(path: &Path) -> io::Result<()> {
         tracing::warn!("the database was never written to; it is made anew");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error_of(raw: i32) -> sled::Error {
+        sled::Error::Io(io::Error::from_raw_os_error(raw))
+    }
+
+    #[test]
+    fn only_what_is_stored_is_damaged() {
+        let path = Path::new("data");
+        let damaged = |error| matches!(OpenError::of_sled(path, &error), OpenError::Damaged { .. });
+        let made = |kind, text: &str| sled::Error::Io(io::Error::new(kind, text));
+        assert!(damaged(sled::Error::Corruption { at: None, bt: () }));
+        assert!(damaged(made(io::ErrorKind::UnexpectedEof, "failed to fill whole buffer")));
+        assert!(!damaged(sled::Error::Unsupported("of another version".to_owned())));
+        // EPERM, EIO, EAGAIN, EACCES, EMFILE, ENOSPC.
+        for raw in [1, 5, 11, 13, 24, 28] {
+            assert!(!damaged(error_of(raw)), "{raw}");
+            assert!(!damaged(error_of(raw).clone()), "{raw}: sled passes copies on");
+        }
+        assert!(!damaged(made(io::ErrorKind::Other, "could not acquire lock on \"db\"")));
+        assert!(!is_about_content(&format!("{:?}", error_of(5))), "said by a panic");
+    }
+
+    /// Whatever was asked for.
+    #[test]
+    fn what_is_not_damaged_is_not_put_into_quarantine() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let path = scratch.path().join("data");
+        let opened = open(&path, 1 << 20, OnDamage::Quarantine).expect("it opens");
+        let used = open(&path, 1 << 20, OnDamage::Quarantine).map(drop);
+        assert!(matches!(used, Err(OpenError::InUse { .. })), "{used:?}");
+        drop(opened);
+
+        // As a release with another layout would have made it.
+        let path = scratch.path().join("other");
+        let other = sled::Config::new().path(&path).segment_size(1 << 16).open();
+        let other = other.expect("it opens");
+        other.insert("a", "b").expect("it is taken");
+        other.flush().expect("it is flushed");
+        drop(other);
+        let refused = open(&path, 1 << 20, OnDamage::Quarantine).map(drop);
+        assert!(matches!(refused, Err(OpenError::Unusable { .. })), "{refused:?}");
+        assert!(quarantine::all(&path).expect("readable").is_empty());
+        let other = sled::Config::new().path(&path).segment_size(1 << 16).open();
+        assert!(other.expect("it opens").get("a").expect("readable").is_some(), "as it was");
+    }
+
+    #[test]
+    fn a_log_that_is_gone_is_not_taken_for_a_new_database() {
+        for gone in [(|log| fs::remove_file(log)) as fn(&Path) -> _, |log| fs::write(log, b"")] {
+            let scratch = tempfile::tempdir().expect("a scratch folder");
+            let path = scratch.path().join("data");
+            // The second opening leaves a snapshot.
+            for value in ["a", "b"] {
+                let opened = open(&path, 1 << 20, OnDamage::Refuse).expect("it opens");
+                opened.db.insert("key", value).expect("it is taken");
+            }
+            gone(&path.join("db")).expect("it is gone");
+            let refused = open(&path, 1 << 20, OnDamage::Refuse).map(drop);
+            let Err(OpenError::Damaged { problem, .. }) = refused else {
+                panic!("expected it to be refused, found {refused:?}");
+            };
+            assert!(problem.contains("its log is missing"), "{problem}");
+            assert!(path.join("conf").exists(), "nothing is touched");
+            let opened = open(&path, 1 << 20, OnDamage::Quarantine).expect("it starts empty");
+            assert!(opened.db.get("key").expect("readable").is_none());
+            assert_eq!(quarantine::all(&path).expect("readable").len(), 1);
+        }
+    }
 }

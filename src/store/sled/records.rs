@@ -8,7 +8,9 @@
 //! There are no transactions, so the order of the writes has to do: an entry is
 //! written before the record that names it, and removed after. A crash in
 //! between leaves an entry too many, which the sweep drops, and never a record
-//! that no sweep would meet.
+//! that no sweep would meet. The same holds for the index of [`principals`].
+//!
+//! [`principals`]: super::principals
 
 use std::{
     collections::hash_map::RandomState,
@@ -24,13 +26,13 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use sled::Tree;
 
-use super::{COUNT, Shared};
+use super::{COUNT, IndexEntries, Shared, WHOLE, principals::Doubts, space::Room};
 use crate::{
     session::{
         clock::Moment,
-        id::{PublicId, VerifierHash},
-        record::{Record, Touch, Update},
-        store::{Change, Result, StoreError, StoreErrorKind, Swept, Touched, Written},
+        id::PublicId,
+        record::{Claim, Principal, Record, Touch, Update},
+        store::{Change, Expired, Result, StoreError, StoreErrorKind, Swept, Touched, Written},
     },
     store::codec,
 };
@@ -57,7 +59,7 @@ impl Locks {
         Self { stripes, hasher: RandomState::new() }
     }
 
-    fn lock(&self, id: PublicId) -> MutexGuard<'_, ()> {
+    pub fn lock(&self, id: PublicId) -> MutexGuard<'_, ()> {
         let hash = self.hasher.hash_one(id);
         self.stripes[hash as usize % Self::COUNT].lock()
     }
@@ -70,6 +72,9 @@ pub struct Records {
     pub records: Tree,
     /// Moment and public id to nothing.
     pub expiry: Tree,
+    /// See [`principals`](super::principals).
+    pub principals: Tree,
+    pub doubts: Doubts,
     pub count: AtomicU64,
     pub shared: Arc<Shared>,
 }
@@ -79,6 +84,9 @@ impl Drop for Records {
         let count = self.count.load(Ordering::Acquire).to_be_bytes();
         // The committer's last flush takes it along; without it they are counted.
         let _ = self.shared.meta.insert(format!("{COUNT}{}", self.name), &count);
+        if self.doubts.are_settled() {
+            let _ = self.shared.meta.insert(format!("{WHOLE}{}", self.name), &[]);
+        }
         self.shared.committer.changed();
     }
 }
@@ -109,13 +117,16 @@ impl Records {
         let Some(deadline) = touch.apply(&record) else {
             return Ok(Some(Touched { record, moved: false }));
         };
+        if self.room() < Room::Deadlines {
+            return Ok(Some(Touched { record, moved: false }));
+        }
         let record = Arc::new(Record { deadline, ..Record::clone(&record) });
         self.put(id, Kept { record: Arc::clone(&record), indexed })?;
         Ok(Some(Touched { record, moved: true }))
     }
 
     pub fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
-        self.check_space()?;
+        self.check_room(Room::Everything, "store more")?;
         let _lock = self.shared.locks.lock(id);
         if self.load(id)?.is_some() {
             return Ok(None);
@@ -123,13 +134,14 @@ impl Records {
         let record = Arc::new(record);
         let indexed = record.deadline;
         self.index(indexed, id)?;
+        self.index_principal(&record.principal, id)?;
         self.put(id, Kept { record: Arc::clone(&record), indexed })?;
         self.count.fetch_add(1, Ordering::AcqRel);
         Ok(Some(record))
     }
 
     pub fn write(&self, id: PublicId, update: &Update) -> Result<Option<Written>> {
-        self.check_space()?;
+        self.check_room(Room::Everything, "store more")?;
         let _lock = self.shared.locks.lock(id);
         let Some(Kept { record: before, indexed }) = self.load(id)? else {
             return Ok(None);
@@ -138,21 +150,31 @@ impl Records {
             Ok(record) => Arc::new(record),
             Err(refusal) => return Ok(Some(Err(refusal))),
         };
+        let has_moved = before.principal != after.principal;
+        if has_moved {
+            self.index_principal(&after.principal, id)?;
+        }
         self.put_indexed(id, Arc::clone(&after), indexed, after.deadline.min(indexed))?;
+        if has_moved {
+            self.unindex_principal(&before.principal, id)?;
+        }
         Ok(Some(Ok(Change { before, after })))
     }
 
-    pub fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
+    pub fn destroy(&self, id: PublicId, claim: &Claim) -> Result<Option<Arc<Record>>> {
+        self.check_room(Room::Endings, "remove a record")?;
         let _lock = self.shared.locks.lock(id);
-        let Some(kept) = self.load(id)?.filter(|kept| kept.record.verifier == verifier) else {
+        let Some(kept) = self.load(id)?.filter(|kept| claim.holds(&kept.record)) else {
             return Ok(None);
         };
         self.remove(id)?;
+        self.unindex_principal(&kept.record.principal, id)?;
         self.unindex(kept.indexed, id)?;
         Ok(Some(kept.record))
     }
 
     pub fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
+        self.check_room(Room::Endings, SWEEP)?;
         let mut swept = Swept::default();
         for entry in self.expiry.iter().keys() {
             let entry = entry.map_err(|error| StoreError::unavailable(SWEEP, error))?;
@@ -165,24 +187,40 @@ impl Records {
                 break;
             }
             swept.examined += 1;
-            swept.removed += usize::from(self.sweep(due, id, now)?);
+            let removed = self.sweep(due, id, now)?;
+            swept.removed.extend(removed.map(|principal| Expired { id, principal }));
         }
+        swept.examined += self.settle_doubts(limit - swept.examined)?;
         // Asked anew: the loop may not see the entries that it has moved itself.
         let first = self.expiry.first().map_err(|error| StoreError::unavailable(SWEEP, error))?;
         swept.next = first.and_then(|(entry, _)| index_entry(&entry)).map(|(due, _)| due);
         Ok(swept)
     }
 
-    fn check_space(&self) -> Result<()> {
-        if self.shared.space.is_enough(Instant::now()) {
-            return Ok(());
+    pub fn index_entries(&self) -> Result<IndexEntries> {
+        let count = |tree: &Tree| {
+            let counted = tree.iter().keys().try_fold(0, |count, key| key.map(|_| count + 1));
+            counted.map_err(|error| StoreError::unavailable("count index entries", error))
+        };
+        Ok(IndexEntries { expiry: count(&self.expiry)?, principals: count(&self.principals)? })
+    }
+
+    fn room(&self) -> Room {
+        self.shared.space.room(Instant::now())
+    }
+
+    fn check_room(&self, needed: Room, doing: &'static str) -> Result<()> {
+        if self.room() >= needed {
+            Ok(())
+        } else {
+            Err(StoreError::full(doing, "the disk is nearly full"))
         }
-        Err(StoreError::full("store more", "the disk is nearly full"))
     }
 
     /// Looks at an index entry that is due: removes the record if its deadline
-    /// has passed, else moves the entry. The entry is gone afterwards.
-    fn sweep(&self, due: Moment, id: PublicId, now: Moment) -> Result<bool> {
+    /// has passed, and says whose it was; else moves the entry. The entry is
+    /// gone afterwards.
+    fn sweep(&self, due: Moment, id: PublicId, now: Moment) -> Result<Option<Principal>> {
         let _lock = self.shared.locks.lock(id);
         // Not into the table: the sweep must not push out what is in use.
         let kept = match self.hot(id) {
@@ -197,18 +235,20 @@ impl Records {
                 stored => stored?,
             },
         };
-        let mut removed = false;
+        let mut removed = None;
         match kept {
             None => {}
             // An entry too many, unless it is in place of one that is missing.
             Some(kept) if kept.indexed != due && self.is_indexed(kept.indexed, id)? => {}
             Some(kept) if kept.record.deadline > now => {
                 let deadline = kept.record.deadline;
-                return self.put_indexed(id, kept.record, due, deadline).map(|()| false);
+                self.mend_principal(&kept.record.principal, id)?;
+                return self.put_indexed(id, kept.record, due, deadline).map(|()| None);
             }
-            Some(_) => {
+            Some(kept) => {
                 self.remove(id)?;
-                removed = true;
+                self.unindex_principal(&kept.record.principal, id)?;
+                removed = Some(kept.record.principal.clone());
             }
         }
         self.unindex(due, id)?;
@@ -217,7 +257,7 @@ impl Records {
 
     /// The record, from the table or else from sled and then in the table.
     /// Call it under the lock of `id`.
-    fn load(&self, id: PublicId) -> Result<Option<Kept>> {
+    pub fn load(&self, id: PublicId) -> Result<Option<Kept>> {
         if let Some(kept) = self.hot(id) {
             return Ok(Some(kept));
         }
@@ -228,7 +268,8 @@ impl Records {
         Ok(kept)
     }
 
-    fn stored(&self, id: PublicId) -> Result<Option<Kept>> {
+    /// The record as sled has it. Call it under the lock of `id`.
+    pub fn stored(&self, id: PublicId) -> Result<Option<Kept>> {
         const DOING: &str = "read a record";
         let stored = self.records.get(id.as_bytes());
         let stored = stored.map_err(|error| StoreError::unavailable(DOING, error))?;
@@ -264,44 +305,33 @@ impl Records {
     fn put(&self, id: PublicId, kept: Kept) -> Result<()> {
         let mut bytes = kept.indexed.unix_millis().to_be_bytes().to_vec();
         codec::encode(&kept.record, &mut bytes);
-        self.shared.committer.admit(CHANGE_BYTES + bytes.len())?;
-        let stored = self.records.insert(id.as_bytes(), bytes);
-        self.in_step(id, stored.map(drop), Some(kept), "write a record")
+        let stored = self
+            .change("write a record", bytes.len(), || self.records.insert(id.as_bytes(), bytes));
+        self.in_step(id, stored, Some(kept))
     }
 
     /// Call it under the lock of `id`.
     fn remove(&self, id: PublicId) -> Result<()> {
-        self.shared.committer.admit(CHANGE_BYTES)?;
-        let removed = self.records.remove(id.as_bytes());
-        self.in_step(id, removed.map(drop), None, "remove a record")?;
+        let removed = self.change("remove a record", 0, || self.records.remove(id.as_bytes()));
+        self.in_step(id, removed, None)?;
         self.count.fetch_sub(1, Ordering::AcqRel);
         Ok(())
     }
 
     /// Makes the table say what sled says. After a failure that is not known,
     /// so the table says nothing.
-    fn in_step(
-        &self,
-        id: PublicId,
-        outcome: sled::Result<()>,
-        kept: Option<Kept>,
-        doing: &'static str,
-    ) -> Result<()> {
+    fn in_step(&self, id: PublicId, outcome: Result<()>, kept: Option<Kept>) -> Result<()> {
         match (&outcome, kept) {
             (Ok(()), Some(kept)) => self.shared.hot.insert((self.number, id), kept),
             _ => {
                 self.shared.hot.remove(&(self.number, id));
             }
         }
-        self.shared.committer.changed();
-        outcome.map_err(|error| StoreError::unavailable(doing, error))
+        outcome
     }
 
     fn index(&self, at: Moment, id: PublicId) -> Result<()> {
-        self.shared.committer.admit(CHANGE_BYTES)?;
-        let stored = self.expiry.insert(entry(at, id), &[]);
-        self.shared.committer.changed();
-        stored.map(drop).map_err(|error| StoreError::unavailable("index a deadline", error))
+        self.change("index a deadline", 0, || self.expiry.insert(entry(at, id), &[]))
     }
 
     fn unindex(&self, at: Moment, id: PublicId) -> Result<()> {
@@ -309,10 +339,23 @@ impl Records {
     }
 
     fn drop_entry(&self, entry: &[u8]) -> Result<()> {
-        self.shared.committer.admit(CHANGE_BYTES)?;
-        let removed = self.expiry.remove(entry);
-        self.shared.committer.changed();
-        removed.map(drop).map_err(|error| StoreError::unavailable("drop an index entry", error))
+        self.change("drop an index entry", 0, || self.expiry.remove(entry))
+    }
+
+    /// Makes one change in sled, of so many bytes and some more. When it fails,
+    /// what belongs together may be apart.
+    pub fn change<T>(
+        &self,
+        doing: &'static str,
+        bytes: usize,
+        make: impl FnOnce() -> sled::Result<T>,
+    ) -> Result<()> {
+        let changed = self.shared.committer.admit(CHANGE_BYTES + bytes).and_then(|()| {
+            let made = make();
+            self.shared.committer.changed();
+            made.map(drop).map_err(|error| StoreError::unavailable(doing, error))
+        });
+        changed.inspect_err(|_| self.doubts.raise())
     }
 
     fn is_indexed(&self, at: Moment, id: PublicId) -> Result<bool> {

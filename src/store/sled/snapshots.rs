@@ -77,12 +77,14 @@ pub fn set_aside_damaged(path: &Path) -> io::Result<Newest> {
     Ok(Newest::SetAside)
 }
 
+/// Of those that have their last name.
 fn newest(path: &Path) -> io::Result<Option<(String, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         if let Ok(name) = entry.file_name().into_string()
             && name.starts_with("snap.")
+            && !name.ends_with(".generating")
         {
             found.push((name, entry.path()));
         }
@@ -151,16 +153,25 @@ impl Log {
     }
 }
 
-/// Whether sled, if it opened this, would drop its log without a word.
-pub fn would_be_emptied(path: &Path) -> io::Result<bool> {
-    let log = match File::open(path.join("db")) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        log => log?,
-    };
+/// What is missing so that sled, if it opened this, would drop its log without a
+/// word. A database that `is_made` has a log with something in it.
+pub fn would_be_emptied(path: &Path, is_made: bool) -> io::Result<Option<&'static str>> {
     // The name says up to where it goes.
     let from = newest(path)?
-        .and_then(|(name, _)| u64::from_str_radix(name.strip_prefix("snap.")?, 16).ok());
-    Ok(Log::read(&log, from.unwrap_or(0))?.lacks_its_beginning())
+        .and_then(|(name, _)| u64::from_str_radix(name.strip_prefix("snap.")?, 16).ok())
+        .unwrap_or(0);
+    let log = match File::open(path.join("db")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        log => Some(log?),
+    };
+    let Some(log) = log.filter(|log| log.metadata().is_ok_and(|log| log.len() > 0)) else {
+        return Ok((is_made || from > 0).then_some("its log is missing"));
+    };
+    if is_made && !Log::read(&log, 0)?.any {
+        return Ok(Some("its log has no beginning of a segment"));
+    }
+    let lacks = Log::read(&log, from)?.lacks_its_beginning();
+    Ok(lacks.then_some("the part of its log that recovery begins with is missing"))
 }
 
 /// Where in sled's count of octets a segment begins, and up to where it was
@@ -188,13 +199,13 @@ fn crc(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::sled::open::{OpenError, Opened, open};
+    use crate::store::sled::open::{OnDamage, OpenError, Opened, open};
 
     /// sled's threads may still hold the log for a moment after it was closed.
     fn reopen(path: &Path) -> Result<Opened, OpenError> {
         loop {
-            match open(path, 1 << 20) {
-                Err(OpenError::Unreadable { problem, .. }) if problem.contains("acquire lock") => {
+            match open(path, 1 << 20, OnDamage::Refuse) {
+                Err(OpenError::Unusable { problem, .. }) if problem.contains("acquire lock") => {
                     std::thread::yield_now();
                 }
                 opened => return opened,
@@ -206,7 +217,7 @@ mod tests {
     /// its snapshot.
     fn database() -> (tempfile::TempDir, PathBuf) {
         let directory = tempfile::tempdir().expect("a scratch folder");
-        let opened = open(directory.path(), 1 << 20).expect("it opens");
+        let opened = open(directory.path(), 1 << 20, OnDamage::Refuse).expect("it opens");
         for number in 0..300_u32 {
             let value = vec![number as u8; 40_000];
             opened.db.insert(number.to_be_bytes(), value).expect("it is taken");
@@ -224,7 +235,7 @@ mod tests {
         let log = File::open(directory.path().join("db")).expect("a log");
         assert!(log.metadata().expect("a size").len() > 2 * SEGMENT_BYTES as u64);
         assert!(Log::read(&log, 0).expect("readable").has_no_gap());
-        assert!(!would_be_emptied(directory.path()).expect("readable"));
+        assert_eq!(would_be_emptied(directory.path(), true).expect("readable"), None);
         assert!(matches!(set_aside_damaged(directory.path()), Ok(Newest::Well)));
         assert!(snapshot.exists());
     }
@@ -283,7 +294,7 @@ mod tests {
         fs::write(&log, &content).expect("written");
         let refused = reopen(directory.path()).map(drop).expect_err("it is refused");
         assert!(
-            matches!(&refused, OpenError::Unreadable { problem, .. } if problem.contains("snap."))
+            matches!(&refused, OpenError::Damaged { problem, .. } if problem.contains("snap."))
         );
         assert!(snapshot.exists());
         assert!(fs::read(&log).expect("readable") == content, "the log is as it was");
@@ -291,7 +302,7 @@ mod tests {
         fs::remove_file(&snapshot).expect("removed");
         let refused = reopen(directory.path()).map(drop).expect_err("it is refused");
         assert!(
-            matches!(&refused, OpenError::Unreadable { problem, .. } if problem.contains("drop all"))
+            matches!(&refused, OpenError::Damaged { problem, .. } if problem.contains("drop all"))
         );
         assert!(fs::read(&log).expect("readable") == content, "the log is as it was");
     }

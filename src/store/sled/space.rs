@@ -1,9 +1,21 @@
 //! A floor of free space on the disk.
 //!
-//! sled can not go on once a write has failed for lack of space. So creations and
-//! changes are refused while less than the floor is free, well before that; what
-//! ends sessions, and what keeps them alive, takes little and goes on. When space
-//! returns, it is used again.
+//! sled can not go on once a write has failed for lack of space. So what may be
+//! written gets less as the space does, and sled's own cleaning, which needs some
+//! before it gives more back, always has the last of it:
+//!
+//! | free | refused |
+//! |---|---|
+//! | less than the floor | creations and changes |
+//! | less than half of it | deadlines stay where they are |
+//! | less than a quarter | destroys and sweeps, too |
+//!
+//! The second is there because a change of anything, however small, makes the
+//! log grow by the leaf it is in, until its segments are cleaned: a few MiB when
+//! little is live, and as much again as what is live in the worst case. A session
+//! that is resolved meanwhile keeps the deadline that it has.
+//!
+//! When space returns, it is used again.
 
 use std::{
     io,
@@ -17,19 +29,35 @@ use parking_lot::Mutex;
 /// disk what is written meanwhile is far less than any sensible floor.
 const GOOD_FOR: Duration = Duration::from_millis(10);
 
+/// What there is room for. More room is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Room {
+    Nothing,
+    /// Destroys and sweeps, which give space back in the end.
+    Endings,
+    /// Moved deadlines, too.
+    Deadlines,
+    Everything,
+}
+
+impl Room {
+    fn of(free_bytes: u64, floor_bytes: u64) -> Self {
+        match free_bytes {
+            free if free >= floor_bytes => Self::Everything,
+            free if free >= floor_bytes / 2 => Self::Deadlines,
+            free if free >= floor_bytes / 4 => Self::Endings,
+            _ => Self::Nothing,
+        }
+    }
+}
+
 type Free = Box<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>;
 
 pub struct Space {
     path: PathBuf,
     floor_bytes: u64,
     free_bytes: Free,
-    last: Mutex<Option<Answer>>,
-}
-
-#[derive(Clone, Copy)]
-struct Answer {
-    at: Instant,
-    enough: bool,
+    last: Mutex<Option<(Instant, Room)>>,
 }
 
 impl Space {
@@ -42,13 +70,13 @@ impl Space {
         Self { path, floor_bytes, free_bytes: Box::new(free_bytes), last: Mutex::new(None) }
     }
 
-    /// Whether there is room for more. May wait for the file system.
-    pub fn is_enough(&self, now: Instant) -> bool {
+    /// What there is room for. May wait for the file system.
+    pub fn room(&self, now: Instant) -> Room {
         let mut last = self.last.lock();
-        if let Some(answer) = *last
-            && now.saturating_duration_since(answer.at) < GOOD_FOR
+        if let Some((at, room)) = *last
+            && now.saturating_duration_since(at) < GOOD_FOR
         {
-            return answer.enough;
+            return room;
         }
         let free_bytes = match (self.free_bytes)(&self.path) {
             Ok(free_bytes) => free_bytes,
@@ -57,19 +85,34 @@ impl Space {
                 u64::MAX
             }
         };
-        let enough = free_bytes >= self.floor_bytes;
         let floor_bytes = self.floor_bytes;
-        match (enough, last.is_none_or(|answer| answer.enough)) {
-            (false, true) => tracing::error!(
+        let room = Room::of(free_bytes, floor_bytes);
+        let before = last.map_or(Room::Everything, |(_, room)| room);
+        *last = Some((now, room));
+        match room {
+            Room::Everything if before < room => {
+                tracing::info!(free_bytes, "there is room on the disk again");
+            }
+            Room::Deadlines if before > room => tracing::error!(
                 free_bytes,
                 floor_bytes,
                 "the disk is nearly full: creations and changes are refused until there is more room"
             ),
-            (true, false) => tracing::info!(free_bytes, "there is room on the disk again"),
+            Room::Endings if before > room => tracing::error!(
+                free_bytes,
+                floor_bytes,
+                "the disk is nearly full, less than half of the floor is left: sessions keep the \
+                 deadlines they have until there is more room"
+            ),
+            Room::Nothing if before > room => tracing::error!(
+                free_bytes,
+                floor_bytes,
+                "the disk is full, less than a quarter of the floor is left: nothing is written \
+                 until there is more room"
+            ),
             _ => {}
         }
-        *last = Some(Answer { at: now, enough });
-        enough
+        room
     }
 }
 
@@ -83,27 +126,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn below_the_floor_there_is_not_enough_until_there_is() {
+    fn less_space_is_room_for_less_until_there_is_more() {
         let free = Arc::new(AtomicU64::new(100));
         let theirs = Arc::clone(&free);
         let space = Space {
             free_bytes: Box::new(move |_| Ok(theirs.load(Ordering::Relaxed))),
-            ..Space::new(PathBuf::from("/"), 50)
+            ..Space::new(PathBuf::from("/"), 80)
         };
-        let start = Instant::now();
-        assert!(space.is_enough(start));
-        free.store(49, Ordering::Relaxed);
-        assert!(space.is_enough(start + GOOD_FOR / 2), "an answer is good for a moment");
-        assert!(!space.is_enough(start + GOOD_FOR));
-        free.store(50, Ordering::Relaxed);
-        assert!(space.is_enough(start + GOOD_FOR * 2), "it recovers by itself");
+        let mut now = Instant::now();
+        assert_eq!(space.room(now), Room::Everything);
+        free.store(0, Ordering::Relaxed);
+        let soon = now + GOOD_FOR / 2;
+        assert_eq!(space.room(soon), Room::Everything, "an answer is good for a moment");
+        for (free_bytes, expected) in [
+            (80, Room::Everything),
+            (79, Room::Deadlines),
+            (40, Room::Deadlines),
+            (39, Room::Endings),
+            (20, Room::Endings),
+            (19, Room::Nothing),
+            (0, Room::Nothing),
+            (80, Room::Everything),
+        ] {
+            free.store(free_bytes, Ordering::Relaxed);
+            now += GOOD_FOR;
+            assert_eq!(space.room(now), expected, "{free_bytes} are free");
+        }
+    }
+
+    #[test]
+    fn without_a_floor_there_is_room() {
+        assert_eq!(Room::of(0, 0), Room::Everything);
     }
 
     #[test]
     fn a_real_file_system_tells() {
         let now = Instant::now();
         let here = std::env::temp_dir();
-        assert!(Space::new(here.clone(), 1).is_enough(now));
-        assert!(!Space::new(here, u64::MAX).is_enough(now));
+        assert_eq!(Space::new(here.clone(), 1).room(now), Room::Everything);
+        assert_eq!(Space::new(here, u64::MAX).room(now), Room::Nothing);
     }
 }

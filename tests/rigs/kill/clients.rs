@@ -7,7 +7,8 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use sessiond::grpc::wire::{
-    DestroyRequest, ResolveRequest, ResolveResponse, SessionState, WriteRequest, WriteResponse,
+    DestroyRequest, ListSessionsRequest, ResolveRequest, ResolveResponse, SessionState,
+    WriteRequest, WriteResponse, session_admin_service_client::SessionAdminServiceClient,
     session_service_client::SessionServiceClient,
 };
 use tokio::sync::OnceCell;
@@ -152,6 +153,11 @@ impl Common {
     }
 }
 
+/// Of the client with this number.
+pub fn principal(client: usize) -> String {
+    format!("client {client}")
+}
+
 async fn resolve(
     common: &Common,
     service: &Service,
@@ -214,11 +220,52 @@ impl Client {
         }
     }
 
+    /// Whose its sessions are: half from the beginning, the others from a roll on.
+    pub fn principal(&self) -> String {
+        principal(self.number)
+    }
+
+    /// Every session that is its principal's is listed.
+    pub async fn verify_list(&self, admin: &str, tally: &mut Tally) {
+        let uri = format!("http://{admin}");
+        let channel = Channel::from_shared(uri).expect("an address").connect_lazy();
+        let mut admin = SessionAdminServiceClient::new(channel);
+        let (mut listed, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let principal = self.principal();
+            let request = ListSessionsRequest {
+                principal,
+                page_size: 1000,
+                page_token,
+                ..Default::default()
+            };
+            let page = match admin.list_sessions(request).await {
+                Ok(answer) => answer.into_inner(),
+                Err(status) => return tally.violate(format!("expected a list, found {status:?}")),
+            };
+            listed.extend(page.sessions);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                break;
+            }
+        }
+        for held in self.held.iter().filter(|held| held.listed) {
+            if !listed.iter().any(|session| session.id == held.id()) {
+                tally.lose(format!("session {} is missing in its principal's", held.number));
+            }
+        }
+    }
+
     async fn create(&mut self, common: &Common, service: &Service, tally: &mut Tally) -> bool {
         // Numbers of different clients differ.
         let number = self.made * 64 + self.number as u64;
         self.made += 1;
-        let write = WriteRequest { set: Held::initial(number).into(), ..Default::default() };
+        let listed = (number / 64).is_multiple_of(2);
+        let write = WriteRequest {
+            set: Held::initial(number).into(),
+            principal: listed.then(|| self.principal().into()),
+            ..Default::default()
+        };
         let Some(WriteResponse { token, .. }) =
             common.answered(service.clone().write(write), tally).await
         else {
@@ -226,7 +273,7 @@ impl Client {
             return false;
         };
         let old = Vec::new();
-        self.held.push(Held { token, old, number, n: 0, version: 1, doubt: None });
+        self.held.push(Held { token, old, number, n: 0, version: 1, listed, doubt: None });
         tally.acknowledged += 1;
         true
     }
@@ -249,12 +296,14 @@ impl Client {
         service: &Service,
         tally: &mut Tally,
     ) -> bool {
+        let principal = roll.then(|| self.principal().into());
         let held = &mut self.held[at];
         held.doubt = Some(if roll { Doubt::Roll } else { Doubt::Write });
         let write = WriteRequest {
             credential: credential(held.token.as_str()),
             set: Held::set(held.number, held.n + 1).into(),
             roll,
+            principal,
             ..Default::default()
         };
         let Some(answer) = common.answered(service.clone().write(write), tally).await else {
@@ -263,6 +312,7 @@ impl Client {
         held.doubt = None;
         (held.n, held.version) = (held.n + 1, held.version + 1);
         if roll {
+            held.listed = true;
             held.old.push(std::mem::replace(&mut held.token, answer.token));
             if held.old.len() > MOST_OLD {
                 held.old.remove(0);

@@ -1,6 +1,6 @@
 //! What was acknowledged, and what may be found after a crash.
 
-use sessiond::grpc::wire::Session;
+use sessiond::{grpc::wire::Session, session::id::PublicId};
 
 /// A session of one client, who alone changes it.
 pub struct Held {
@@ -13,6 +13,8 @@ pub struct Held {
     /// As acknowledged. Each change adds one to both.
     pub n: u64,
     pub version: u64,
+    /// It is its client's principal's, as acknowledged.
+    pub listed: bool,
     /// The one change that was sent and not acknowledged: it may have taken
     /// effect or not.
     pub doubt: Option<Doubt>,
@@ -83,6 +85,11 @@ impl Tally {
 }
 
 impl Held {
+    /// The public id, which a token begins with.
+    pub fn id(&self) -> &str {
+        &self.token[..PublicId::TEXT_LEN]
+    }
+
     /// The data of change `n`: what a Write sets.
     pub fn set(number: u64, n: u64) -> String {
         format!(r#"{{"n":{n},"pad":"{}"}}"#, pad(number, n))

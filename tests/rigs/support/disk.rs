@@ -16,7 +16,7 @@ use std::{
     path::Path,
 };
 
-use super::{oplog::Operation, random::Random};
+use super::{Random, oplog::Operation};
 
 const SECTOR: usize = 512;
 
@@ -76,7 +76,7 @@ impl Entry {
 #[derive(Debug, Clone, Copy)]
 pub struct Loss {
     /// How many percent of the unsafe writes arrive.
-    pub arrive: usize,
+    pub arrive: u64,
     /// A synced file has its name.
     pub journal: bool,
     pub torn: bool,
@@ -201,9 +201,9 @@ impl Disk {
             let safe = if loss.journal { directory.journaled } else { directory.synced };
             let open = directory.changes.len() - safe;
             let kept = safe
-                + match random.below(4) {
+                + match random.index(4) {
                     0 => 0,
-                    1 => random.below(open + 1),
+                    1 => random.index(open + 1),
                     _ => open,
                 };
             let mut names = BTreeMap::new();
@@ -274,7 +274,7 @@ impl File {
                 Change::Write { at, data } if !data.is_empty() => {
                     let (first, end) = (at / SECTOR, (at + data.len()).div_ceil(SECTOR));
                     // Torn: its first part, its last part, or sectors here and there.
-                    let (way, place) = (random.below(3), first + random.below(end - first + 1));
+                    let (way, place) = (random.index(3), first + random.index(end - first + 1));
                     for sector in first..end {
                         let arrives = match way {
                             _ if !torn => true,

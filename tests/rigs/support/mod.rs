@@ -9,11 +9,11 @@ pub mod oplog;
 #[path = "../../suite/support/program.rs"]
 #[allow(dead_code)]
 pub mod program;
-pub mod random;
 #[path = "../../suite/support/redis.rs"]
 #[allow(dead_code)]
 pub mod redis;
+pub mod small_disk;
 pub mod story;
 pub mod victim;
 
-pub use crate::form::Form;
+pub use crate::{form::Form, random::Random};

@@ -9,8 +9,13 @@ use std::{
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL};
 use sessiond::{
     grpc::wire::Session,
-    session::{clock::Moment, id::PublicId, store::Store},
-    store::sled::{Durability, SledDatabase, SledOptions},
+    session::{
+        clock::Moment,
+        id::PublicId,
+        record::Principal,
+        store::{Result, Store},
+    },
+    store::sled::{Durability, OnDamage, SledDatabase, SledOptions, SledStore},
 };
 
 /// A session, and everything that was done to it, one after the other.
@@ -36,6 +41,13 @@ pub struct Left {
     pub data: Vec<u8>,
 }
 
+/// Whose the sessions of a rig are, by a number; every fourth is nobody's.
+pub fn principal(number: u64) -> &'static str {
+    PRINCIPALS[number as usize % PRINCIPALS.len()]
+}
+
+const PRINCIPALS: [&str; 4] = ["", "ann", "bob", "cleo"];
+
 /// What is wrong with a store, by kind.
 pub type Findings = Vec<(&'static str, String)>;
 
@@ -46,8 +58,10 @@ pub async fn judge(data: &Path, stories: &[Story], cut: u64, untold: usize) -> F
         path: data.to_owned(),
         cache_bytes: 16 << 20,
         flush_interval: Duration::from_secs(3600),
+        threads: 2,
         max_pending: 64,
         min_free_bytes: 0,
+        on_damage: OnDamage::Refuse,
         write: Durability::Buffered,
         destroy: Durability::Buffered,
         roll: Durability::Buffered,
@@ -88,6 +102,11 @@ pub async fn judge(data: &Path, stories: &[Story], cut: u64, untold: usize) -> F
                 continue;
             }
         };
+        if let Some(record) = &found
+            && !is_listed(&store, story.id, &record.principal).await.unwrap_or(true)
+        {
+            findings.push(("a session is missing in its principal's", story.id.to_string()));
+        }
         let found =
             found.map(|record| Left { version: record.version, data: record.data.text().to_vec() });
         present += usize::from(found.is_some());
@@ -118,14 +137,58 @@ pub async fn judge(data: &Path, stories: &[Story], cut: u64, untold: usize) -> F
     if !(present..=present + untold).contains(&count) {
         findings.push(("unknown records", format!("{count} are there, {present} are known")));
     }
+    if let Err(error) = judge_principals(&store, &mut findings).await {
+        findings.push(("the principals can not be listed", error.to_string()));
+    }
     let end = Moment::from_unix_millis(u64::MAX / 2);
-    match store.cleanup(end, usize::MAX).await {
-        Ok(swept) if swept.removed == count => {}
-        Ok(swept) => findings
-            .push(("the index misses records", format!("{} of {count} are swept", swept.removed))),
+    match store.cleanup(end, usize::MAX).await.map(|swept| swept.removed.len()) {
+        Ok(removed) if removed == count => {}
+        Ok(removed) => {
+            findings.push(("the index misses records", format!("{removed} of {count} are swept")));
+        }
         Err(error) => findings.push(("a sweep fails", error.to_string())),
     }
+    match store.index_entries() {
+        Ok(left) if left.principals == 0 && left.expiry == 0 => {}
+        left => findings.push(("a full sweep leaves entries", format!("{left:?}"))),
+    }
     findings
+}
+
+/// Whether the one entry that a session should have is there. Looks at no
+/// other, because looking drops what is too much.
+async fn is_listed(store: &SledStore, id: PublicId, principal: &Principal) -> Result<bool> {
+    if principal.is_anonymous() {
+        return Ok(true);
+    }
+    let mut before = *id.as_bytes();
+    for octet in before.iter_mut().rev() {
+        *octet = octet.wrapping_sub(1);
+        if *octet != 0xff {
+            break;
+        }
+    }
+    let listed = store.list(principal.clone(), Some(PublicId::from_bytes(before)), 1).await?;
+    Ok(listed.records.first().is_some_and(|(found, _)| *found == id))
+}
+
+/// A sweep at the beginning of time removes no session, and leaves no entry
+/// without one.
+async fn judge_principals(store: &SledStore, findings: &mut Findings) -> Result<()> {
+    let swept = store.cleanup(Moment::from_unix_millis(0), usize::MAX).await?;
+    if !swept.removed.is_empty() {
+        findings.push(("a sweep removes the living", format!("{}", swept.removed.len())));
+    }
+    let entries = store.index_entries()?.principals;
+    let mut listed = 0;
+    for name in &PRINCIPALS[1..] {
+        let principal = Principal::new(name.as_bytes()).expect("short");
+        listed += store.list(principal, None, usize::MAX).await?.records.len();
+    }
+    if entries != listed {
+        findings.push(("a sweep leaves entries", format!("{entries} for {listed} sessions")));
+    }
+    Ok(())
 }
 
 pub fn public_id(session: &Session) -> PublicId {

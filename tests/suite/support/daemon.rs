@@ -10,8 +10,9 @@ use std::{
 
 use sessiond::{
     grpc::wire::{
-        CleanupRequest, DestroyRequest, DestroyResponse, ResolveRequest, ResolveResponse,
-        SessionState, TouchRequest, TouchResponse, WriteRequest, WriteResponse,
+        CleanupRequest, DestroyRequest, DestroyResponse, DestroyScope, ListSessionsRequest,
+        ResolveRequest, ResolveResponse, RevokeSessionsRequest, SessionState, TouchRequest,
+        TouchResponse, WriteRequest, WriteResponse,
         session_admin_service_client::SessionAdminServiceClient,
         session_service_client::SessionServiceClient,
     },
@@ -67,6 +68,7 @@ pub struct Daemon {
     pub admin: SessionAdminServiceClient<Channel>,
     pub config: Config,
     pub grpc: String,
+    admin_address: String,
     pub metrics: Option<ListenAddr>,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<Result<(), StoreError>>,
@@ -135,6 +137,7 @@ impl Daemon {
             admin: SessionAdminServiceClient::new(channel(&uri(&addresses.admin[0]))),
             config,
             grpc,
+            admin_address: addresses.admin[0].to_string(),
             metrics: addresses.metrics,
             stop: Some(stop),
             running,
@@ -153,6 +156,11 @@ impl Daemon {
     /// The server that it keeps its sessions in.
     pub fn redis(&self) -> Option<&RedisServer> {
         self.scratch.redis.as_ref()
+    }
+
+    /// Where the admin service listens.
+    pub fn admin_address(&self) -> &str {
+        &self.admin_address
     }
 
     /// Asks for a clean stop and goes on.
@@ -201,9 +209,58 @@ impl Daemon {
         Browser::with(&answer.set_cookie)
     }
 
-    pub async fn destroy(&self, browser: &Browser) -> DestroyResponse {
+    pub async fn try_destroy(&self, browser: &Browser) -> Result<DestroyResponse, Status> {
         let request = DestroyRequest { credential: browser.credential(), ..Default::default() };
+        self.client.clone().destroy(request).await.map(|answer| answer.into_inner())
+    }
+
+    pub async fn destroy(&self, browser: &Browser) -> DestroyResponse {
+        self.try_destroy(browser).await.expect("a Destroy is answered")
+    }
+
+    /// A browser that logs in as `principal`, with a session of its own.
+    pub async fn login(&self, principal: &str) -> Browser {
+        let answer = self.write(login(principal)).await;
+        Browser::with(&answer.set_cookie)
+    }
+
+    pub async fn destroy_scope(&self, browser: &Browser, scope: DestroyScope) -> DestroyResponse {
+        let (credential, scope) = (browser.credential(), scope.into());
+        let request = DestroyRequest { credential, scope, ..Default::default() };
         self.client.clone().destroy(request).await.expect("a Destroy is answered").into_inner()
+    }
+
+    /// The ids of a principal's live sessions, from all pages.
+    pub async fn list(&self, principal: &str) -> Vec<String> {
+        let (mut ids, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let principal = principal.to_owned();
+            let request = ListSessionsRequest { principal, page_token, ..Default::default() };
+            let page = self.admin.clone().list_sessions(request).await;
+            let page = page.expect("a list is answered").into_inner();
+            ids.extend(page.sessions.into_iter().map(|session| session.id));
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return ids;
+            }
+        }
+    }
+
+    pub async fn revoke(&self, principal: &str, session_ids: &[String]) -> u32 {
+        let request = RevokeSessionsRequest {
+            principal: principal.to_owned(),
+            session_ids: session_ids.to_vec(),
+            ..Default::default()
+        };
+        let answer = self.admin.clone().revoke_sessions(request).await;
+        answer.expect("a revocation is answered").into_inner().revoked
+    }
+
+    /// The public id of a browser's session.
+    pub async fn id(&self, browser: &Browser) -> String {
+        let credential = browser.credential();
+        let peek = ResolveRequest { credential, peek: true, ..Default::default() };
+        self.resolve_with(peek).await.session.expect("a live session").id
     }
 
     pub async fn cleanup(&self) -> u64 {
@@ -244,6 +301,11 @@ impl Stopped {
     pub async fn start(self) -> Daemon {
         Daemon::run(self.config, self.clock, self.scratch).await
     }
+}
+
+/// A Write that makes a session the principal's.
+pub fn login(principal: &str) -> WriteRequest {
+    WriteRequest { principal: Some(principal.to_owned().into()), ..Default::default() }
 }
 
 /// A Write that sets `data`.

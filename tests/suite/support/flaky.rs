@@ -8,9 +8,9 @@ use std::sync::{
 use sessiond::{
     session::{
         clock::Moment,
-        id::{PublicId, VerifierHash},
-        record::{Record, Touch, Update},
-        store::{Result, Store, StoreError, Swept, Touched, Written},
+        id::PublicId,
+        record::{Claim, Principal, Record, Touch, Update},
+        store::{Listed, Result, Store, StoreError, Swept, Touched, Written},
     },
     store::memory::MemoryStore,
 };
@@ -84,9 +84,19 @@ impl Store for FlakyStore {
         self.store.write(id, update).await
     }
 
-    async fn destroy(&self, id: PublicId, verifier: VerifierHash) -> Result<Option<Arc<Record>>> {
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
         self.faults.pass().await?;
-        self.store.destroy(id, verifier).await
+        self.store.destroy(id, claim).await
+    }
+
+    async fn list(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        self.faults.pass().await?;
+        self.store.list(principal, after, limit).await
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {

@@ -1,0 +1,243 @@
+//! The servers, and the load on them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use crate::{
+    Args,
+    echo::Echo,
+    redis::Redis,
+    rows::{Operation, Row, Sample},
+    support::{
+        Problem,
+        daemon::{self, Daemon},
+        generator::{Generated, Generator, Load},
+        machine, scratch,
+    },
+};
+
+pub const DATA_BYTES: usize = 400;
+pub const IN_FLIGHT: usize = 64;
+const WARM_UP: Duration = Duration::from_millis(700);
+/// Of each of the two generators where the daemon shares its cores with them.
+const CONNECTIONS: usize = 8;
+/// With more of their time idle, cores are not what bounds the throughput.
+const IDLE_AT_MOST: f64 = 0.05;
+
+/// A daemon with sessions, and the file of their cookies.
+struct Loaded {
+    daemon: Daemon,
+    cookies: PathBuf,
+    _directory: TempDir,
+}
+
+pub struct Bed {
+    server: PathBuf,
+    generator: Generator,
+    seconds: Duration,
+    runtime: Runtime,
+    server_cores: Vec<usize>,
+    sessions: usize,
+    /// Resolves and Touches.
+    reads: Option<Loaded>,
+    /// Writes, whose garbage the store collects later on.
+    writes: Option<Loaded>,
+    /// On one core and on two, shared with the generators.
+    shared: Vec<Loaded>,
+    echo: Option<Echo>,
+    redis: Option<Redis>,
+    directory: TempDir,
+    notes: Vec<String>,
+}
+
+impl Bed {
+    pub fn new(args: &Args, rows: &[Row], seconds: Duration) -> Result<Self, Problem> {
+        let server = args.server.clone().map_or_else(daemon::shipped, Ok)?;
+        let cores = machine::cores();
+        let (server_cores, generator_cores) = match cores[..] {
+            [first, second, ..] => (vec![first], vec![second]),
+            _ => (Vec::new(), Vec::new()),
+        };
+        let mut bed = Self {
+            server,
+            generator: Generator { binary: args.generator.clone(), cores: generator_cores },
+            seconds,
+            runtime: Runtime::new().map_err(|error| error.to_string())?,
+            server_cores,
+            sessions: args.sessions as usize,
+            reads: None,
+            writes: None,
+            shared: Vec::new(),
+            echo: None,
+            redis: None,
+            directory: scratch()?,
+            notes: Vec::new(),
+        };
+        bed.notes.push(match (&bed.server_cores[..], &bed.generator.cores[..]) {
+            ([server], [generator]) => {
+                format!("servers on core {server}, their generator on core {generator}")
+            }
+            _ => "NOT PINNED: there is one core only, which server and generator share".to_owned(),
+        });
+        let any = |wanted: fn(&Row) -> bool| rows.iter().any(wanted);
+        let writes = |row: &Row| matches!(row, Row::Sessiond { operation: Operation::Write, .. });
+        bed.reads = Some(bed.loaded(&bed.server_cores)?);
+        if any(writes) {
+            bed.writes = Some(bed.loaded(&bed.server_cores)?);
+        }
+        if any(|row| matches!(row, Row::Shared { .. })) {
+            let [first, second, ..] = cores[..] else {
+                return Err("--only: rows of two cores need a machine that has them".to_owned());
+            };
+            bed.shared = vec![bed.loaded(&[first])?, bed.loaded(&[first, second])?];
+        }
+        if any(|row| matches!(row, Row::Echo { .. })) {
+            bed.echo = Some(bed.start_echo()?);
+        }
+        if any(|row| matches!(row, Row::Redis { .. })) {
+            let data = daemon::data(DATA_BYTES);
+            let mut redis =
+                Redis::start(&bed.server_cores, bed.directory.path(), bed.sessions, &data)?;
+            bed.notes.push(format!("Redis {}", redis.version()?));
+            bed.redis = Some(redis);
+        }
+        Ok(bed)
+    }
+
+    pub fn notes(&self) -> impl Iterator<Item = String> {
+        self.notes.clone().into_iter()
+    }
+
+    pub fn measure(&mut self, row: Row) -> Result<Sample, Problem> {
+        match row {
+            Row::Echo { pipeline } => {
+                let echo = self.echo.as_ref().expect("it was started for its rows");
+                let reads = self.reads.as_ref().expect("it was started");
+                let (pid, cookies) = (echo.process.id(), &reads.cookies);
+                self.load(&echo.tcp, pid, cookies, Operation::Resolve, pipeline)
+            }
+            Row::Redis { command, pipelined } => {
+                let redis = self.redis.as_mut().expect("it was started for its rows");
+                redis.measure(command, pipelined, self.seconds, &self.generator.cores)
+            }
+            Row::Shared { cores } => self.shared(cores),
+            Row::Sessiond { operation, pipeline, unix } => {
+                // What is created would change what is measured next.
+                let fresh;
+                let loaded = match operation {
+                    Operation::Resolve | Operation::Touch => self.reads.as_ref(),
+                    Operation::Write => self.writes.as_ref(),
+                    Operation::Create => {
+                        fresh = self.loaded(&self.server_cores)?;
+                        Some(&fresh)
+                    }
+                };
+                let Loaded { daemon, cookies, .. } = loaded.expect("it was started for its rows");
+                let address = if unix { &daemon.unix } else { &daemon.tcp };
+                self.load(address, daemon.process.id(), cookies, operation, pipeline)
+            }
+        }
+    }
+
+    /// A daemon on these cores, with a thread for each.
+    fn loaded(&self, cores: &[usize]) -> Result<Loaded, Problem> {
+        let directory = scratch()?;
+        let threads = cores.len().max(1).to_string();
+        // Two things that come rarely would come in bursts, in one window and not in
+        // the next: sweeps, which `benches/scale.rs` measures, and moves of deadlines,
+        // of which a busy session has one in 28 s; see `benches/parts.rs`.
+        let settings = [
+            ("runtime.threads", threads.as_str()),
+            ("cleanup.interval", "1d"),
+            ("engine.default.touch_granularity", "30m"),
+        ];
+        let daemon = Daemon::start(&self.server, cores, directory.path(), &settings)?;
+        let cookies = self
+            .runtime
+            .block_on(daemon.create_sessions(self.sessions, &daemon::data(DATA_BYTES)))?;
+        let file = directory.path().join("cookies");
+        let written = fs::write(&file, cookies.join("\n"));
+        written.map_err(|error| format!("{} can not be written: {error}", file.display()))?;
+        Ok(Loaded { daemon, cookies: file, _directory: directory })
+    }
+
+    /// An echo of what the daemon answers.
+    fn start_echo(&self) -> Result<Echo, Problem> {
+        let reads = self.reads.as_ref().expect("it was started before");
+        let cookies = fs::read_to_string(&reads.cookies).map_err(|error| error.to_string())?;
+        let cookie = cookies.lines().next().expect("there is a session");
+        let answer = self.runtime.block_on(reads.daemon.answer(cookie))?;
+        if answer.session.is_none() || !answer.set_cookie.is_empty() {
+            return Err("expected a live session, and nothing for the browser to learn".to_owned());
+        }
+        Echo::start(&self.server_cores, self.directory.path(), &answer)
+    }
+
+    /// On one connection.
+    fn load(
+        &self,
+        address: &str,
+        pid: u32,
+        cookies: &Path,
+        operation: Operation,
+        pipeline: bool,
+    ) -> Result<Sample, Problem> {
+        let mix = operation.name();
+        let load = Load { pipeline, ..self.unary(address, pid, cookies, mix) };
+        let generated = self.generator.run(&load)?;
+        let cpu = Duration::from_secs_f64(generated.cost.cpu_seconds);
+        Ok(Sample::new(generated.cost.operations, cpu, generated.seconds))
+    }
+
+    fn unary<'a>(&self, address: &'a str, pid: u32, cookies: &'a Path, mix: &'a str) -> Load<'a> {
+        Load {
+            address,
+            pid,
+            cookies,
+            mix,
+            pipeline: false,
+            connections: 1,
+            in_flight: IN_FLIGHT,
+            data_bytes: DATA_BYTES,
+            warm_up: WARM_UP,
+            duration: self.seconds,
+        }
+    }
+
+    /// One core against two, where the cores are all that the daemon and its two
+    /// generators have: each case is bound by CPU, and in each the daemon is
+    /// disturbed by its generators alike.
+    fn shared(&self, cores: usize) -> Result<Sample, Problem> {
+        let Loaded { daemon, cookies, .. } = &self.shared[cores - 1];
+        let own = machine::cores()[..cores].to_vec();
+        let generator = Generator { binary: self.generator.binary.clone(), cores: own.clone() };
+        let load = Load {
+            connections: CONNECTIONS,
+            ..self.unary(&daemon.tcp, daemon.process.id(), cookies, "resolve")
+        };
+        let (started, idle) = (Instant::now(), machine::idle_time(&own)?);
+        let (this, other) = std::thread::scope(|scope| {
+            let other = scope.spawn(|| generator.run(&load));
+            (generator.run(&load), other.join().expect("it does not panic"))
+        });
+        let (this, other) = (this?, other?);
+        let idle = machine::idle_time(&own)?.saturating_sub(idle).as_secs_f64();
+        let idle = idle / started.elapsed().as_secs_f64() / cores as f64;
+        if idle > IDLE_AT_MOST {
+            let percent = idle * 100.0;
+            eprintln!("  {cores} cores were idle for {percent:.0} % of the time: not bound by CPU");
+        }
+        let rate = |generated: &Generated| generated.cost.operations as f64 / generated.seconds;
+        let busy = |generated: &Generated| generated.cost.cpu_seconds / generated.seconds;
+        let per_second = rate(&this) + rate(&other);
+        // Both have read the same clock, each in its own window.
+        let busy = (busy(&this) + busy(&other)) / 2.0;
+        Ok(Sample { cpu_us: busy * 1e6 / per_second, per_second, busy, cores })
+    }
+}

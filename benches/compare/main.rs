@@ -1,0 +1,125 @@
+//! What does an operation cost the server, beside what a team would use instead?
+//! `cargo bench --bench compare`
+//!
+//! In interleaved rounds in one run: sessiond, a bare tonic echo with the same
+//! messages, and Redis, each on one core with its generator on another. It prints
+//! the CPU time of the server for each operation, medians over the rounds, and the
+//! ratios that were set out to be reached. The generator reads that time at the
+//! first and the last instant of its measurement, so that what comes before and
+//! after, and the time the server has nothing to do, are not in it.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`rows`] | what is compared with what |
+//! | [`bed`] | the servers, and the load on them |
+//! | [`echo`], [`redis`] | the two peers |
+//! | [`report`] | the tables |
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::Parser;
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bed;
+mod echo;
+mod redis;
+mod report;
+mod rows;
+
+use bed::Bed;
+use report::Report;
+use rows::Row;
+use support::{Problem, machine};
+
+/// Compares the server's CPU time for each operation: sessiond, a bare tonic echo, Redis.
+#[derive(Parser)]
+struct Args {
+    /// How many times each row is measured, in turn with the others
+    #[arg(long, value_name = "NUMBER", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// How long each measurement takes, warm-up aside
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    seconds: f64,
+    /// Measure these rows only, such as resolve,resolve-pipeline,echo; a name may end in *
+    #[arg(long, value_name = "ROWS", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Measure this binary; otherwise `cargo build --release` makes one
+    #[arg(long, value_name = "PATH")]
+    server: Option<PathBuf>,
+    /// Load the servers with this binary's `sessiond bench`; otherwise the one built with this
+    #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_sessiond"))]
+    generator: PathBuf,
+    /// Sessions, and keys of Redis
+    #[arg(long, value_name = "NUMBER", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    sessions: u32,
+    /// Print JSON
+    #[arg(long, conflicts_with = "markdown")]
+    json: bool,
+    /// Print Markdown
+    #[arg(long)]
+    markdown: bool,
+    /// What `cargo bench` gives
+    #[arg(long, hide = true)]
+    bench: bool,
+    /// Be the echo
+    #[arg(long = "serve-echo", hide = true, value_name = "FILE")]
+    serve_echo: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let done = match &args.serve_echo {
+        Some(answer) => echo::serve(answer),
+        None => compare(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("compare: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare(args: &Args) -> Result<(), Problem> {
+    let mut rows = chosen(&args.only)?;
+    let mut notes = Vec::new();
+    if let Some(missing) = redis::missing() {
+        rows.retain(|row| !matches!(row, Row::Redis { .. }));
+        notes.push(missing);
+    }
+    if machine::cores().len() < 2 {
+        rows.retain(|row| !matches!(row, Row::Shared { .. }));
+        notes.push("there is one core only: the rows of two are left out".to_owned());
+    }
+    let seconds = Duration::try_from_secs_f64(args.seconds);
+    let seconds = seconds.map_err(|_| "--seconds: expected a number such as 2 or 0.5")?;
+    let mut bed = Bed::new(args, &rows, seconds)?;
+    let mut report = Report::new(args, bed.notes().chain(notes).collect());
+    for round in 1..=args.rounds {
+        for row in &rows {
+            eprintln!("round {round} of {}: {}", args.rounds, row.what());
+            let sample =
+                bed.measure(*row).map_err(|problem| format!("{}: {problem}", row.name()))?;
+            report.add(*row, sample);
+        }
+    }
+    report.print(args)
+}
+
+/// The rows that `--only` names; all without it.
+fn chosen(only: &[String]) -> Result<Vec<Row>, Problem> {
+    let all = Row::all();
+    let names = |name: &String, row: &Row| match name.strip_suffix('*') {
+        Some(start) => row.name().starts_with(start),
+        None => row.name() == *name,
+    };
+    if let Some(unknown) = only.iter().find(|name| !all.iter().any(|row| names(name, row))) {
+        let known: Vec<_> = all.iter().map(|row| row.name()).collect();
+        return Err(format!("--only: there is no row {unknown}; expected {}", known.join(", ")));
+    }
+    let chosen = |row: &Row| only.is_empty() || only.iter().any(|name| names(name, row));
+    Ok(all.into_iter().filter(chosen).collect())
+}

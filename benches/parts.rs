@@ -1,0 +1,327 @@
+//! What do the parts of an operation cost? `cargo bench --bench parts`
+//!
+//! Beside the parts: a whole Resolve of a hot session in the process, from the
+//! request to the response (at most 1.0 µs is wanted), the same with tonic's
+//! codec round it, and 64 of them in one Pipeline. No socket is involved.
+
+use std::{
+    collections::BTreeMap,
+    hint::black_box,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use http_body_util::{BodyExt, Full};
+use prost::Message;
+use sessiond::{
+    grpc::{
+        engines::Engines,
+        session_service::SessionService,
+        wire::{
+            PipelineRequest, ResolveRequest, pipeline_request,
+            session_service_server::{SessionService as _, SessionServiceServer},
+        },
+    },
+    server::{
+        metrics::{Measured, Metrics},
+        system::{SystemClock, SystemEntropy},
+    },
+    session::{
+        clock::{Clock, Moment},
+        cookie::candidates,
+        credential::Credential,
+        data::Data,
+        engine::{Engine, Policy, WriteOptions},
+        id::{PublicId, SessionId, VerifierHash},
+        record::{Record, Touch},
+        store::Store,
+    },
+    store::{
+        codec,
+        sled::{Durability, SledDatabase, SledOptions},
+    },
+};
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+use tonic::Request;
+use tower::Service;
+
+#[path = "support/mod.rs"]
+mod support;
+
+use support::{
+    daemon::{data, resolve},
+    engine::{COOKIE, LIFETIME, cookie, keyring},
+};
+
+const DATA_BYTES: usize = 400;
+const SESSIONS: usize = 10_000;
+const PIPELINED: usize = 64;
+const NOW: Moment = Moment::from_unix_millis(1_800_000_000_000);
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(3));
+    targets = tokens_and_cookies, records, stores, resolves
+}
+criterion_main!(benches);
+
+fn tokens_and_cookies(criterion: &mut Criterion) {
+    let keyring = keyring();
+    let id = SessionId::generate(&SystemEntropy);
+    let token = keyring.sign(&id).into_exposed();
+    let mut group = criterion.benchmark_group("token");
+    group.bench_function("generate an id", |bench| {
+        bench.iter(|| SessionId::generate(&SystemEntropy));
+    });
+    group.bench_function("sign", |bench| bench.iter(|| keyring.sign(black_box(&id))));
+    group.bench_function("verify", |bench| {
+        bench.iter(|| keyring.verify(black_box(token.as_bytes())).expect("it is authentic"));
+    });
+    group.finish();
+
+    let alone = format!("{COOKIE}={token}");
+    let others = "_ga=GA1.1.1234567890.1700000000; theme=dark; consent=all; locale=en-GB";
+    let among = format!("{others}; {COOKIE}={token}; cart=3");
+    let mut group = criterion.benchmark_group("cookie");
+    for (what, header) in [("scan, alone", &alone), ("scan, among others", &among)] {
+        group.bench_function(what, |bench| {
+            bench.iter(|| candidates(black_box(header.as_bytes()), COOKIE).count());
+        });
+    }
+    let (cookie, token) = (cookie(), keyring.sign(&id));
+    group.bench_function("set-cookie", |bench| {
+        bench.iter(|| cookie.set(black_box(&token), NOW + LIFETIME.duration, NOW));
+    });
+    group.finish();
+}
+
+fn record() -> Record {
+    Record {
+        verifier: VerifierHash::from_bytes([1; 32]),
+        version: 1,
+        create_time: NOW,
+        deadline: LIFETIME.deadline(NOW, None, NOW),
+        duration: None,
+        principal: Default::default(),
+        data: Data::parse(data(DATA_BYTES).into()).expect("JSON"),
+    }
+}
+
+fn records(criterion: &mut Criterion) {
+    let record = record();
+    let mut encoded = Vec::new();
+    codec::encode(&record, &mut encoded);
+    let encoded = Bytes::from(encoded);
+    let mut group = criterion.benchmark_group("record");
+    group.bench_function("encode", |bench| {
+        let mut bytes = Vec::new();
+        bench.iter(|| {
+            bytes.clear();
+            codec::encode(black_box(&record), &mut bytes);
+            bytes.len()
+        });
+    });
+    group.bench_function("decode", |bench| {
+        bench.iter(|| codec::decode(black_box(encoded.clone())).expect("our own bytes"));
+    });
+    group.finish();
+
+    // Some members, as sessions have.
+    let members = (0..8).map(|number| format!(r#""member{number}":"{}""#, "x".repeat(32)));
+    let members = format!("{{{}}}", members.collect::<Vec<_>>().join(","));
+    let stored = Data::parse(members.clone().into()).expect("JSON");
+    let set = Data::parse(r#"{"member3":[1,2,3]}"#.into()).expect("JSON");
+    let mut group = criterion.benchmark_group("data");
+    let text = Bytes::from(members);
+    group.bench_function("parse", |bench| {
+        bench.iter(|| Data::parse(black_box(text.clone())).expect("JSON"));
+    });
+    group.bench_function("merge", |bench| {
+        bench.iter(|| black_box(&stored).merge(&[], &set).expect("objects"));
+    });
+    group.finish();
+}
+
+fn database(directory: &std::path::Path, cache_bytes: u64) -> SledDatabase {
+    SledDatabase::open(SledOptions {
+        path: directory.to_owned(),
+        cache_bytes,
+        flush_interval: Duration::from_millis(100),
+        threads: 2,
+        max_pending: 4096,
+        on_damage: sessiond::store::sled::OnDamage::Refuse,
+        min_free_bytes: 0,
+        write: Durability::Flushed,
+        destroy: Durability::Synced,
+        roll: Durability::Synced,
+    })
+    .expect("a fresh database opens")
+}
+
+fn public_id(number: usize) -> PublicId {
+    let mut bytes = [0; 12];
+    bytes[..8].copy_from_slice(&(number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+    PublicId::from_bytes(bytes)
+}
+
+/// The next of these in a scattered order.
+fn next(turn: &AtomicUsize, of: usize) -> usize {
+    turn.fetch_add(7919, Ordering::Relaxed) % of
+}
+
+fn stores(criterion: &mut Criterion) {
+    let runtime = runtime();
+    let (small, large) = (tempfile::tempdir(), tempfile::tempdir());
+    let (small, large) = (small.expect("a directory"), large.expect("a directory"));
+    // In one, all fits into the table; in the other, next to nothing.
+    let hot = database(large.path(), 64 << 20);
+    let cold = database(small.path(), 256 << 10);
+    let hot = hot.store("default", 0).expect("a store");
+    let cold = cold.store("default", 0).expect("a store");
+    for number in 0..SESSIONS {
+        for store in [&hot, &cold] {
+            let created = runtime.block_on(store.create(public_id(number), record()));
+            created.expect("the store works").expect("the id is free");
+        }
+    }
+    let turn = AtomicUsize::new(0);
+    let verifier = record().verifier;
+    let touch = |now| Touch { lifetime: LIFETIME, verifier, now };
+    let mut group = criterion.benchmark_group("sled");
+    group.bench_function("read, in the table", |bench| {
+        bench.to_async(&runtime).iter(|| hot.read(public_id(next(&turn, SESSIONS))));
+    });
+    group.bench_function("touch that moves nothing, in the table", |bench| {
+        bench.to_async(&runtime).iter(|| hot.touch(public_id(next(&turn, SESSIONS)), touch(NOW)));
+    });
+    let later = AtomicUsize::new(1);
+    group.bench_function("touch that moves the deadline", |bench| {
+        bench.to_async(&runtime).iter(|| {
+            // Each time more than a granularity later.
+            let step = Duration::from_secs(60) * later.fetch_add(1, Ordering::Relaxed) as u32;
+            let touched = hot.touch(public_id(0), touch(NOW + step));
+            async {
+                let touched = touched.await.expect("the store works").expect("it is there");
+                assert!(touched.moved, "expected the deadline to be due");
+            }
+        });
+    });
+    group.bench_function("read, in neither cache", |bench| {
+        bench.to_async(&runtime).iter(|| cold.read(public_id(next(&turn, SESSIONS))));
+    });
+    group.bench_function("read, no such record", |bench| {
+        bench.to_async(&runtime).iter(|| hot.read(public_id(SESSIONS + next(&turn, SESSIONS))));
+    });
+    group.finish();
+}
+
+fn runtime() -> Runtime {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime")
+}
+
+fn resolves(criterion: &mut Criterion) {
+    let runtime = runtime();
+    let directory = tempfile::tempdir().expect("a directory");
+    let metrics = Metrics::new();
+    let store = database(directory.path(), 64 << 20).store("default", 0).expect("a store");
+    let policy = Policy {
+        limit: None,
+        keyring: keyring(),
+        cookie: cookie(),
+        lifetime: LIFETIME,
+        automatic_touch: true,
+        max_data_bytes: 64 << 10,
+    };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    let store: Measured<_> = metrics.measured("default", store);
+    let engine = Arc::new(Engine::new("default", policy, store, clock, Arc::new(SystemEntropy)));
+    let requests: Vec<ResolveRequest> = (0..SESSIONS)
+        .map(|_| {
+            let set = Data::parse(data(DATA_BYTES).into()).expect("JSON");
+            let options = WriteOptions { set, ..Default::default() };
+            let (_, notice) = runtime.block_on(engine.create(options)).expect("the store works");
+            let line = notice.set_cookie.expect("a new session's").into_exposed();
+            resolve(line.split(';').next().expect("it has a pair"))
+        })
+        .collect();
+    let turn = AtomicUsize::new(0);
+    let request = || requests[next(&turn, SESSIONS)].clone();
+    let service = SessionService {
+        engines: Engines::new(BTreeMap::from([("default".to_owned(), Arc::clone(&engine))])),
+        observer: metrics,
+        pipeline_in_flight: 256,
+        stopping: CancellationToken::new(),
+    };
+
+    let mut group = criterion.benchmark_group("resolve");
+    group.bench_function("present: scan and verify", |bench| {
+        bench.iter_batched(
+            request,
+            |request| {
+                let kind = request.credential.and_then(|credential| credential.kind);
+                let Some(sessiond::grpc::wire::credential::Kind::CookieHeader(header)) = kind
+                else {
+                    unreachable!("it was made so");
+                };
+                engine.present(Credential::CookieHeader(&header))
+            },
+            BatchSize::SmallInput,
+        );
+    });
+    group.bench_function("in the process, hot", |bench| {
+        bench.to_async(&runtime).iter(|| service.resolve(Request::new(request())));
+    });
+
+    let mut server = SessionServiceServer::new(service);
+    let mut call = |path: &str, messages: &[Bytes]| {
+        let mut body = BytesMut::new();
+        for message in messages {
+            body.put_u8(0);
+            body.put_u32(message.len() as u32);
+            body.put_slice(message);
+        }
+        let body = tonic::body::Body::new(Full::new(body.freeze()));
+        let request = http::Request::post(format!("/sessiond.v1.SessionService/{path}"))
+            .header("content-type", "application/grpc")
+            .body(body)
+            .expect("a request");
+        let called = server.call(request);
+        async move {
+            let answer = called.await.unwrap_or_else(|never| match never {});
+            let whole = answer.into_body().collect().await.expect("it is whole");
+            let status = whole.trailers().and_then(|trailers| trailers.get("grpc-status"));
+            assert!(status.is_none_or(|status| status == "0"), "a call has failed: {status:?}");
+            whole.to_bytes().len()
+        }
+    };
+    let encoded: Vec<Bytes> =
+        requests.iter().map(|request| request.encode_to_vec().into()).collect();
+    group.bench_function("the same with tonic's codec, unary", |bench| {
+        bench.to_async(&runtime).iter(|| {
+            let at = next(&turn, SESSIONS);
+            call("Resolve", &encoded[at..=at])
+        });
+    });
+    let streamed: Vec<Bytes> = requests[..PIPELINED]
+        .iter()
+        .zip(0..)
+        .map(|(request, sequence)| {
+            let operation = Some(pipeline_request::Operation::Resolve(request.clone()));
+            PipelineRequest { sequence, operation }.encode_to_vec().into()
+        })
+        .collect();
+    group.throughput(Throughput::Elements(PIPELINED as u64));
+    group.bench_function("64 with tonic's codec, one Pipeline", |bench| {
+        bench.to_async(&runtime).iter(|| call("Pipeline", &streamed));
+    });
+    group.finish();
+}

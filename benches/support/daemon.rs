@@ -1,0 +1,163 @@
+//! A daemon to measure, and sessions in it.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use futures_util::future::try_join_all;
+use rustix::process::{Pid, Signal, kill_process};
+use sessiond::grpc::wire::{
+    CleanupRequest, ResolveResponse, WriteRequest,
+    session_admin_service_client::SessionAdminServiceClient,
+    session_service_client::SessionServiceClient,
+};
+use tonic::transport::{Channel, Endpoint};
+
+use super::{Problem, engine::SECRET, machine::Process};
+
+/// Calls at a time while sessions are made.
+const IN_FLIGHT: usize = 64;
+
+/// The binary that is shipped, built as it is shipped. The profile of benches
+/// links faster and not as well.
+pub fn shipped() -> Result<PathBuf, Problem> {
+    let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
+    let mut build = Command::new(cargo);
+    build.args(["build", "--release", "--locked", "--bin", "sessiond", "--message-format=json"]);
+    build.current_dir(env!("CARGO_MANIFEST_DIR")).stderr(Stdio::inherit());
+    let output = build.output().map_err(|error| format!("cargo can not be run: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("the release build has failed: {}", output.status));
+    }
+    let executable = |line: &str| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let named = message["target"]["name"] == "sessiond";
+        named.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
+    };
+    let output = String::from_utf8_lossy(&output.stdout);
+    output.lines().filter_map(executable).next_back().ok_or("cargo names no binary".to_owned())
+}
+
+/// A running daemon over the embedded store.
+pub struct Daemon {
+    pub process: Process,
+    /// Its listeners, as `sessiond bench --address` takes them.
+    pub tcp: String,
+    pub unix: String,
+    pub admin: String,
+}
+
+impl Daemon {
+    /// Starts one, with what it keeps in this directory, and waits until it serves.
+    /// All keys but these have their defaults.
+    pub fn start(
+        binary: &Path,
+        cores: &[usize],
+        directory: &Path,
+        settings: &[(&str, &str)],
+    ) -> Result<Self, Problem> {
+        let mut serve = Command::new(binary);
+        serve.arg("serve").stdout(Stdio::piped()).stdin(Stdio::null());
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("SESSIOND_") {
+                serve.env_remove(name);
+            }
+        }
+        let (socket, data) = (directory.join("socket"), directory.join("data"));
+        let listen = format!("127.0.0.1:0,unix:{}", socket.display());
+        let data = data.display().to_string();
+        let own = [
+            ("listen.grpc", listen.as_str()),
+            ("listen.admin", "127.0.0.1:0"),
+            ("listen.metrics", "127.0.0.1:0"),
+            ("engine.default.cookie.secrets", SECRET),
+            ("store.sled.path", &data),
+            ("log.level", "warn"),
+        ];
+        for (key, value) in own.iter().chain(settings) {
+            serve.arg("--set").arg(format!("{key}={value}"));
+        }
+        let mut process = Process::spawn(serve, cores)?;
+        let out = process.child().stdout.take().expect("it is piped");
+        let mut line = String::new();
+        let read = BufReader::new(out).read_line(&mut line);
+        read.map_err(|error| format!("the daemon's standard output: {error}"))?;
+        let list = |key: &str| line.split_whitespace().find_map(|word| word.strip_prefix(key));
+        let (Some(grpc), Some(admin)) = (list("grpc="), list("admin=")) else {
+            return Err(format!("expected the daemon to say where it serves, found {line:?}"));
+        };
+        let (tcp, unix) = grpc.split_once(',').expect("it serves on both");
+        let (tcp, unix, admin) = (tcp.to_owned(), unix.to_owned(), admin.to_owned());
+        Ok(Self { process, tcp, unix, admin })
+    }
+
+    pub async fn connect(&self) -> Result<SessionServiceClient<Channel>, Problem> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.tcp));
+        let endpoint = endpoint.map_err(|error| error.to_string())?;
+        let channel = endpoint.connect().await;
+        let channel = channel.map_err(|error| format!("{} does not answer: {error}", self.tcp))?;
+        Ok(SessionServiceClient::new(channel))
+    }
+
+    /// Makes so many sessions, and gives the Cookie header of each.
+    pub async fn create_sessions(&self, count: usize, data: &str) -> Result<Vec<String>, Problem> {
+        let client = self.connect().await?;
+        let mut cookies = Vec::with_capacity(count);
+        while cookies.len() < count {
+            let batch = IN_FLIGHT.min(count - cookies.len());
+            let creates = (0..batch).map(|_| {
+                let mut client = client.clone();
+                let write = WriteRequest { set: data.to_owned().into(), ..Default::default() };
+                async move { client.write(write).await }
+            });
+            let created = try_join_all(creates).await;
+            for answer in created.map_err(|status| format!("no session is made: {status}"))? {
+                let lines = answer.into_inner().set_cookie;
+                let pair = lines.first().and_then(|line| line.split(';').next());
+                cookies.push(pair.ok_or("a session came without its cookie")?.to_owned());
+            }
+        }
+        Ok(cookies)
+    }
+
+    /// Makes it sweep, and gives the number of sessions removed.
+    pub async fn sweep(&self) -> Result<u64, Problem> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.admin));
+        let channel = endpoint.map_err(|error| error.to_string())?.connect().await;
+        let channel =
+            channel.map_err(|error| format!("{} does not answer: {error}", self.admin))?;
+        let mut client = SessionAdminServiceClient::new(channel);
+        let swept = client.cleanup(CleanupRequest::default()).await;
+        let swept = swept.map_err(|status| format!("no sweep is done: {status}"))?;
+        Ok(swept.into_inner().removed)
+    }
+
+    /// Asks it to stop, and waits until it has. Without, it is killed.
+    pub fn stop(mut self) -> Result<(), Problem> {
+        let pid = Pid::from_child(self.process.child());
+        kill_process(pid, Signal::TERM).map_err(|error| error.to_string())?;
+        let ended = self.process.child().wait().map_err(|error| error.to_string())?;
+        if ended.success() { Ok(()) } else { Err(format!("the daemon ended with {ended}")) }
+    }
+
+    /// What a Resolve of this session answers when the browser has nothing to learn.
+    pub async fn answer(&self, cookie: &str) -> Result<ResolveResponse, Problem> {
+        let mut client = self.connect().await?;
+        let answer = client.resolve(resolve(cookie)).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| status.to_string())
+    }
+}
+
+/// A Resolve of the session that this Cookie header names.
+pub fn resolve(cookie: &str) -> sessiond::grpc::wire::ResolveRequest {
+    use sessiond::grpc::wire::{Credential, ResolveRequest, credential::Kind};
+    let kind = Some(Kind::CookieHeader(cookie.to_owned().into()));
+    ResolveRequest { credential: Some(Credential { kind }), ..Default::default() }
+}
+
+/// A JSON object of so many bytes.
+pub fn data(bytes: usize) -> String {
+    format!(r#"{{"a":"{}"}}"#, "x".repeat(bytes - 8))
+}

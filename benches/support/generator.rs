@@ -1,0 +1,96 @@
+//! The load: `sessiond bench`, as it tells of itself.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+use super::{Problem, machine::on_cores};
+
+/// The generator, and the cores it may use.
+pub struct Generator {
+    pub binary: PathBuf,
+    pub cores: Vec<usize>,
+}
+
+/// What it is to do.
+pub struct Load<'a> {
+    pub address: &'a str,
+    /// The server, whose CPU time is read.
+    pub pid: u32,
+    /// Cookie headers, one on each line.
+    pub cookies: &'a Path,
+    pub mix: &'a str,
+    pub pipeline: bool,
+    pub connections: usize,
+    pub in_flight: usize,
+    pub data_bytes: usize,
+    pub warm_up: Duration,
+    pub duration: Duration,
+}
+
+/// What of `sessiond bench --json` is needed.
+#[derive(Debug, Deserialize)]
+pub struct Generated {
+    pub seconds: f64,
+    pub operations: Vec<Latencies>,
+    pub cost: Cost,
+    first_error: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Latencies {
+    pub p50_us: u64,
+    pub p99_us: u64,
+    pub p999_us: u64,
+    pub max_us: u64,
+}
+
+/// Between the first and the last instant of the measurement.
+#[derive(Debug, Deserialize)]
+pub struct Cost {
+    pub operations: u64,
+    pub cpu_seconds: f64,
+}
+
+impl Generator {
+    /// Fails when an operation has failed.
+    pub fn run(&self, load: &Load<'_>) -> Result<Generated, Problem> {
+        let mut bench = Command::new(&self.binary);
+        bench.args(["bench", "--json", "--address", load.address, "--mix", load.mix]);
+        bench.arg("--cookies").arg(load.cookies);
+        for (name, value) in [
+            ("--connections", load.connections.to_string()),
+            ("--in-flight", load.in_flight.to_string()),
+            ("--data-bytes", load.data_bytes.to_string()),
+            ("--cpu-of", load.pid.to_string()),
+            ("--warm-up", millis(load.warm_up)),
+            ("--duration", millis(load.duration)),
+        ] {
+            bench.arg(name).arg(value);
+        }
+        if load.pipeline {
+            bench.arg("--pipeline");
+        }
+        bench.stdin(Stdio::null()).stderr(Stdio::piped());
+        let output = on_cores(&self.cores, || bench.output())?;
+        let output = output.map_err(|error| format!("the generator can not be run: {error}"))?;
+        if !output.status.success() {
+            let told = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("the generator ended with {}: {told}", output.status));
+        }
+        let generated: Generated = serde_json::from_slice(&output.stdout)
+            .map_err(|error| format!("the generator's report can not be read: {error}"))?;
+        match generated.first_error {
+            Some(error) => Err(format!("an operation has failed: {error}")),
+            None => Ok(generated),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
+}

@@ -1,0 +1,166 @@
+//! What a listener does with a call: who may make it, how long it may take, and
+//! who answers it.
+
+use std::{
+    convert::Infallible,
+    future::{Future, ready},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::future::Either::{Left, Right};
+use http::{HeaderMap, Request, Response};
+use http_body::Body;
+use http_body_util::Either;
+use pin_project_lite::pin_project;
+use tokio::time::Sleep;
+use tonic::{Status, service::Routes};
+use tower::Service;
+
+use super::{
+    auth::BearerAuth,
+    fault,
+    unary::{Answer, UnaryCalls},
+};
+use crate::session::store::Store;
+
+/// The calls of a listener.
+pub struct Handler<S> {
+    /// Who may call; `None`: everybody. Health is open to all: probes carry no
+    /// token.
+    pub auth: Option<BearerAuth>,
+    /// Answered here.
+    pub unary: Option<UnaryCalls<S>>,
+    /// Answer all the rest.
+    pub routes: Routes,
+}
+
+const HEALTH: &str = "/grpc.health.v1.Health/";
+
+/// What an answer is made of.
+pub type AnswerBody = Either<Answer, tonic::body::Body>;
+
+type Answered = Result<Response<AnswerBody>, Infallible>;
+
+impl<S: Store> Handler<S> {
+    /// Answers a call, within the time that the caller gives it.
+    // No async fn: that would keep the request in its future, and moving this
+    // about costs more than the operation.
+    pub fn handle<B>(
+        self: &Arc<Self>,
+        request: Request<B>,
+    ) -> impl Future<Output = Answered> + use<S, B>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        if let Some(auth) = &self.auth
+            && !request.uri().path().starts_with(HEALTH)
+            && let Err(status) = auth.admit(request.headers())
+        {
+            return Left(ready(refused(status)));
+        }
+        let timeout = timeout(request.headers());
+        let handler = Arc::clone(self);
+        if self.unary.is_some()
+            && let Some(rpc) = UnaryCalls::<S>::find(request.uri().path())
+        {
+            let body = request.into_body();
+            let work = async move {
+                let unary = handler.unary.as_ref().expect("it was there above");
+                Ok(unary.answer(rpc, body).await.map(Either::Left))
+            };
+            return Right(InTime::new(timeout, Left(work)));
+        }
+        let work = Box::pin(async move {
+            let Ok(answer) = handler.routes.clone().call(request).await;
+            Ok(fault::name_transport_faults(answer).map(Either::Right))
+        });
+        Right(InTime::new(timeout, Right(work)))
+    }
+}
+
+fn refused(status: Status) -> Answered {
+    Ok(status.into_http::<Answer>().map(Either::Left))
+}
+
+pin_project! {
+    /// Work that must be done in time.
+    struct InTime<F> {
+        #[pin]
+        work: F,
+        timeout: Option<Duration>,
+        // Made when there is something to wait for, which is rare.
+        late: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl<F> InTime<F> {
+    fn new(timeout: Option<Duration>, work: F) -> Self {
+        Self { work, timeout, late: None }
+    }
+}
+
+impl<F: Future<Output = Answered>> Future for InTime<F> {
+    type Output = Answered;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answered> {
+        let this = self.project();
+        if let Poll::Ready(answered) = this.work.poll(cx) {
+            return Poll::Ready(answered);
+        }
+        let Some(timeout) = *this.timeout else {
+            return Poll::Pending;
+        };
+        let late = this.late.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        late.as_mut()
+            .poll(cx)
+            .map(|()| refused(Status::deadline_exceeded("the deadline of the call has passed")))
+    }
+}
+
+/// What `grpc-timeout` says; what makes no sense is passed over.
+fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let (unit, digits) = headers.get("grpc-timeout")?.as_bytes().split_last()?;
+    // "at most 8 digits": gRPC over HTTP2.
+    if digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let value: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(value * 3600),
+        b'M' => Duration::from_secs(value * 60),
+        b'S' => Duration::from_secs(value),
+        b'm' => Duration::from_millis(value),
+        b'u' => Duration::from_micros(value),
+        b'n' => Duration::from_nanos(value),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_a_number_and_a_unit() {
+        let of = |text: &str| {
+            timeout(&HeaderMap::from_iter([(
+                "grpc-timeout".parse().unwrap(),
+                text.parse().unwrap(),
+            )]))
+        };
+        assert_eq!(of("2H"), Some(Duration::from_secs(7200)));
+        assert_eq!(of("3M"), Some(Duration::from_secs(180)));
+        assert_eq!(of("4S"), Some(Duration::from_secs(4)));
+        assert_eq!(of("00000005m"), Some(Duration::from_millis(5)));
+        assert_eq!(of("6u"), Some(Duration::from_micros(6)));
+        assert_eq!(of("99999999n"), Some(Duration::from_nanos(99_999_999)));
+        for junk in ["", "S", "5", "5s", "-5S", "123456789S", "5 S", "1.5S"] {
+            assert_eq!(of(junk), None, "{junk:?}");
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! All sessions of a principal: list them, end them, and hold them to a limit.
+//!
+//! Sessions are ended one by one, each only if it is the principal's at that
+//! moment. One that is the principal's when a call begins and stays so is met
+//! by that call; one that becomes the principal's meanwhile, by a login in
+//! parallel, may be met or not.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::{
+    credential::{Presented, Proven},
+    data::Data,
+    engine::{Ended, Engine, Session},
+    error::{Error, Result},
+    event::Cause,
+    id::PublicId,
+    lifetime::Lifetime,
+    record::{Claim, Principal, Record},
+    store::Store,
+};
+
+/// Records that are asked for at a time.
+const SLICE: usize = 100;
+/// Sessions that one call ends at a time, so that one flush serves many.
+const ENDING_AT_ONCE: usize = 32;
+
+/// Which sessions a Destroy ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of the credential.
+    This,
+    /// The other ones of their principal. An anonymous session has no others.
+    Others,
+    /// All of their principal. An anonymous session is all there is.
+    All,
+}
+
+/// How many live sessions a principal may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    pub sessions: usize,
+    pub on_limit: OnLimit,
+}
+
+/// What happens to a login that would exceed the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLimit {
+    /// It is refused.
+    RefuseNewest,
+    /// It is taken, and those end that were not used for longest.
+    EndIdlest,
+}
+
+/// Some sessions of a principal.
+#[derive(Debug)]
+pub struct Page {
+    /// Without their data.
+    pub sessions: Vec<Session>,
+    /// Go on after this; `None`: that was all.
+    pub next: Option<PublicId>,
+}
+
+/// Whose sessions an operator ends.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// These, whoever's they are.
+    Sessions(Vec<PublicId>),
+    /// Those of these that are the principal's.
+    SessionsOf(Principal, Vec<PublicId>),
+    /// All of this principal's.
+    Principal(Principal),
+}
+
+/// A session that a credential has opened, and whose it is.
+pub(super) struct Own {
+    pub id: PublicId,
+    pub principal: Principal,
+}
+
+/// One login of a principal at a time, where there is a limit. A principal has
+/// one of a fixed number of locks; two may share one.
+pub(super) struct Turns {
+    stripes: Vec<Mutex<()>>,
+    hasher: RandomState,
+}
+
+/// The turn of a login.
+pub(super) struct Turn<'t> {
+    principal: &'t Principal,
+    limit: Limit,
+    _lock: MutexGuard<'t, ()>,
+}
+
+impl Turns {
+    const COUNT: usize = 1024;
+
+    pub fn new(are_needed: bool) -> Self {
+        let count = if are_needed { Self::COUNT } else { 0 };
+        let stripes = (0..count).map(|_| Mutex::new(())).collect();
+        Self { stripes, hasher: RandomState::new() }
+    }
+
+    async fn lock(&self, principal: &Principal) -> MutexGuard<'_, ()> {
+        let hash = self.hasher.hash_one(principal);
+        self.stripes[hash as usize % self.stripes.len()].lock().await
+    }
+}
+
+impl<S: Store> Engine<S> {
+    /// Up to `limit` live sessions of a principal, in the order of their ids.
+    pub async fn list(
+        &self,
+        principal: &Principal,
+        mut after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Page> {
+        let mut sessions = Vec::new();
+        while sessions.len() < limit {
+            let slice = SLICE.min(limit - sessions.len());
+            let listed = self.store.list(principal.clone(), after, slice).await?;
+            let now = self.clock.now();
+            for (id, record) in listed.records {
+                if !self.policy.lifetime.is_over(&record, now) {
+                    let record = Record { data: Data::EMPTY, ..Record::clone(&record) };
+                    sessions.push(self.session(id, Arc::new(record)));
+                }
+            }
+            after = listed.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        Ok(Page { sessions, next: after })
+    }
+
+    /// Ends sessions on behalf of an operator. Says how many were live; ids that
+    /// name no session are passed over.
+    pub async fn revoke(&self, target: Target) -> Result<u32> {
+        match target {
+            Target::Sessions(ids) => self.end_each(&ids, &Claim::Operator, Cause::Revoked).await,
+            Target::SessionsOf(principal, ids) => {
+                self.end_each(&ids, &Claim::Principal(principal), Cause::Revoked).await
+            }
+            Target::Principal(principal) => {
+                self.end_all(&principal, |_| true, Cause::Revoked).await
+            }
+        }
+    }
+
+    /// The live sessions of a credential.
+    pub(super) async fn own(&self, presented: &Presented) -> Result<Vec<Own>> {
+        let mut own = Vec::new();
+        for proven in presented.proven() {
+            if let Some(record) = self.live(proven).await? {
+                own.push(Own { id: proven.public(), principal: record.principal.clone() });
+            }
+        }
+        Ok(own)
+    }
+
+    /// Ends what else the principals of these sessions have.
+    pub(super) async fn end_others(&self, own: &[Own]) -> Result<u32> {
+        let mut count = 0;
+        for (at, Own { principal, .. }) in own.iter().enumerate() {
+            let is_new = own[..at].iter().all(|earlier| earlier.principal != *principal);
+            if is_new && !principal.is_anonymous() {
+                let is_other = |id| own.iter().all(|own| own.id != id);
+                count += self.end_all(principal, is_other, Cause::Scope).await?;
+            }
+        }
+        Ok(count)
+    }
+
+    /// The turn of a login, where there is a limit. Whoever gives a session to
+    /// this principal waits for it.
+    pub(super) async fn turn<'t>(&'t self, principal: Option<&'t Principal>) -> Option<Turn<'t>> {
+        let limit = self.policy.limit?;
+        let principal = principal.filter(|principal| !principal.is_anonymous())?;
+        Some(Turn { principal, limit, _lock: self.turns.lock(principal).await })
+    }
+
+    /// Refuses a login for which there is no room, if that is the rule. A
+    /// session that is the principal's already needs none, and one that is not
+    /// live is refused elsewhere.
+    pub(super) async fn refuse_newest(
+        &self,
+        turn: &Turn<'_>,
+        newest: Option<&Proven>,
+    ) -> Result<()> {
+        let Limit { sessions: max, on_limit: OnLimit::RefuseNewest } = turn.limit else {
+            return Ok(());
+        };
+        if let Some(proven) = newest {
+            match self.live(proven).await? {
+                Some(record) if record.principal != *turn.principal => {}
+                _ => return Ok(()),
+            }
+        }
+        if self.list(turn.principal, None, max).await?.sessions.len() < max {
+            return Ok(());
+        }
+        Err(Error::TooManySessions { max })
+    }
+
+    /// Makes room after a login, if that is the rule: the ones longest idle go,
+    /// and never the newest.
+    pub(super) async fn end_idlest(&self, turn: &Turn<'_>, newest: PublicId) -> Result<()> {
+        let Limit { sessions: max, on_limit: OnLimit::EndIdlest } = turn.limit else {
+            return Ok(());
+        };
+        let mut others = self.list(turn.principal, None, usize::MAX).await?.sessions;
+        others.retain(|session| session.id != newest);
+        let excess = (others.len() + 1).saturating_sub(max);
+        let lifetime: &Lifetime = &self.policy.lifetime;
+        others.sort_by_key(|session| {
+            let record = &session.record;
+            (lifetime.last_slide(record), record.create_time, session.id)
+        });
+        let ids: Vec<_> = others[..excess].iter().map(|session| session.id).collect();
+        let claim = Claim::Principal(turn.principal.clone());
+        self.end_each(&ids, &claim, Cause::Limit).await?;
+        Ok(())
+    }
+
+    /// The record that a proven id opens.
+    async fn live(&self, proven: &Proven) -> Result<Option<Arc<Record>>> {
+        let now = self.clock.now();
+        let record = self.store.read(proven.public()).await?;
+        Ok(record.filter(|record| {
+            record.verifier == proven.verifier && !self.policy.lifetime.is_over(record, now)
+        }))
+    }
+
+    /// Ends the sessions of a principal, those that are `meant`.
+    async fn end_all(
+        &self,
+        principal: &Principal,
+        meant: impl Fn(PublicId) -> bool,
+        cause: Cause,
+    ) -> Result<u32> {
+        let claim = Claim::Principal(principal.clone());
+        let (mut count, mut after) = (0, None);
+        loop {
+            let listed = self.store.list(principal.clone(), after, SLICE).await?;
+            let ids = listed.records.into_iter().map(|(id, _)| id);
+            let ids: Vec<_> = ids.filter(|id| meant(*id)).collect();
+            count += self.end_each(&ids, &claim, cause).await?;
+            after = listed.next;
+            if after.is_none() {
+                return Ok(count);
+            }
+        }
+    }
+
+    /// Says how many were live.
+    async fn end_each(&self, ids: &[PublicId], claim: &Claim, cause: Cause) -> Result<u32> {
+        let (mut count, mut outcome) = (0, Ok(()));
+        let mut ids = ids.iter();
+        let mut ending = FuturesUnordered::new();
+        loop {
+            while ending.len() < ENDING_AT_ONCE
+                && outcome.is_ok()
+                && let Some(id) = ids.next()
+            {
+                ending.push(self.end(*id, claim.clone(), cause));
+            }
+            // What has begun is waited for also after a failure.
+            match ending.next().await {
+                None => return outcome.map(|()| count),
+                Some(Ok(ended)) => count += u32::from(ended == Some(Ended::Live)),
+                Some(Err(error)) => outcome = Err(error),
+            }
+        }
+    }
+}

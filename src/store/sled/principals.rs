@@ -1,0 +1,253 @@
+//! The index of principals: which records are whose.
+//!
+//! An entry is what [`key`] makes of a principal and a public id. There is one
+//! for each record that is not anonymous, and anonymous ones cost nothing. It is
+//! written before the record that needs it and removed after, under the lock of
+//! the id. So what a crash leaves is an entry too many.
+//!
+//! Such an entry is dropped by a [`Records::list`] that meets it. And since
+//! nobody may ever ask for that principal again, there are [`Doubts`]: after a
+//! stop that was not clean, and after a change that failed, cleanups walk over
+//! all records and all entries, once, in slices. A cleanup that has come to its
+//! end has left no entry without its record, and no record without its entry.
+
+use std::ops::Bound;
+
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+use sled::IVec;
+
+use super::records::{Kept, Records};
+use crate::session::{
+    id::PublicId,
+    record::{Principal, Record},
+    store::{Listed, Result, StoreError, StoreErrorKind},
+};
+
+const OWNER_LEN: usize = 16;
+const KEY_LEN: usize = OWNER_LEN + PublicId::LEN;
+
+type Key = [u8; KEY_LEN];
+
+/// The first half of SHA-256 of the principal, and the id: so entries are small
+/// and of one length. Should two principals have the same half, their sessions
+/// stand together; the record says whose each is.
+fn key(principal: &Principal, id: PublicId) -> Key {
+    let mut key = [0; KEY_LEN];
+    key[..OWNER_LEN].copy_from_slice(&Sha256::digest(principal.as_bytes())[..OWNER_LEN]);
+    key[OWNER_LEN..].copy_from_slice(id.as_bytes());
+    key
+}
+
+/// `None` when `key` is of another length than those of [`key`].
+fn id_of(key: &[u8]) -> Option<PublicId> {
+    let key: &Key = key.try_into().ok()?;
+    key[OWNER_LEN..].try_into().ok().map(PublicId::from_bytes)
+}
+
+/// Whether the index is to be walked over, and how far that has come.
+pub struct Doubts {
+    walk: Mutex<Walk>,
+    /// Held by the one who walks.
+    walking: Mutex<()>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Walk {
+    /// Records with a key above this one: each has its entry.
+    Records(Bound<IVec>),
+    /// Entries above this one: each has its record.
+    Entries(Bound<IVec>),
+    Done,
+}
+
+impl Walk {
+    const START: Self = Self::Records(Bound::Unbounded);
+}
+
+impl Doubts {
+    pub fn new(is_whole: bool) -> Self {
+        let walk = if is_whole { Walk::Done } else { Walk::START };
+        Self { walk: Mutex::new(walk), walking: Mutex::new(()) }
+    }
+
+    /// Something may be amiss.
+    pub fn raise(&self) {
+        *self.walk.lock() = Walk::START;
+    }
+
+    pub fn are_settled(&self) -> bool {
+        *self.walk.lock() == Walk::Done
+    }
+}
+
+const LIST: &str = "list the sessions of a principal";
+const MEND: &str = "mend the index of principals";
+
+impl Records {
+    pub fn list(
+        &self,
+        principal: &Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        let mut listed = Listed::default();
+        if principal.is_anonymous() {
+            return Ok(listed);
+        }
+        let first = key(principal, after.unwrap_or(PublicId::LEAST));
+        let first = if after.is_some() { Bound::Excluded(first) } else { Bound::Included(first) };
+        let last = Bound::Included(key(principal, PublicId::MOST));
+        let mut latest = None;
+        for (looked_at, entry) in self.principals.range((first, last)).keys().enumerate() {
+            let entry = entry.map_err(|error| StoreError::unavailable(LIST, error))?;
+            if looked_at == limit.max(1) {
+                listed.next = latest;
+                break;
+            }
+            // All keys between the two are of their length.
+            let Some(id) = id_of(&entry) else { continue };
+            latest = Some(id);
+            let kept = match self.hot(id) {
+                Some(kept) if kept.record.principal == *principal => Some(kept),
+                _ => self.owner_of(id, &entry)?,
+            };
+            let kept = kept.filter(|kept| kept.record.principal == *principal);
+            listed.records.extend(kept.map(|kept| (id, kept.record)));
+        }
+        Ok(listed)
+    }
+
+    /// Call it under the lock of `id`, before the record is written.
+    pub fn index_principal(&self, principal: &Principal, id: PublicId) -> Result<()> {
+        if principal.is_anonymous() {
+            return Ok(());
+        }
+        self.change("index a principal", 0, || self.principals.insert(key(principal, id), &[]))
+    }
+
+    /// Call it under the lock of `id`, after the record was written or removed.
+    pub fn unindex_principal(&self, principal: &Principal, id: PublicId) -> Result<()> {
+        if principal.is_anonymous() {
+            return Ok(());
+        }
+        self.drop_owner(&key(principal, id))
+    }
+
+    /// Writes the entry if it is missing. Call it under the lock of `id`.
+    pub fn mend_principal(&self, principal: &Principal, id: PublicId) -> Result<()> {
+        if principal.is_anonymous() {
+            return Ok(());
+        }
+        let found = self.principals.contains_key(key(principal, id));
+        if found.map_err(|error| StoreError::unavailable(MEND, error))? {
+            return Ok(());
+        }
+        tracing::warn!(%id, "a session was missing in the index of principals, and is there now");
+        self.index_principal(principal, id)
+    }
+
+    /// Walks on over at most `limit` records and entries, if there is doubt.
+    /// Says at how many it has looked: fewer than `limit` when it is done.
+    pub fn settle_doubts(&self, limit: usize) -> Result<usize> {
+        let _walking = self.doubts.walking.lock();
+        // Taken out: who raises a doubt meanwhile makes the walk begin anew.
+        let mut walk = std::mem::replace(&mut *self.doubts.walk.lock(), Walk::Done);
+        let mut looked_at = 0;
+        while looked_at < limit && walk != Walk::Done {
+            let stepped = self.walk(walk, limit - looked_at);
+            let (looked, next) = stepped.inspect_err(|_| self.doubts.raise())?;
+            (looked_at, walk) = (looked_at + looked, next);
+        }
+        let mut kept = self.doubts.walk.lock();
+        if *kept == Walk::Done {
+            *kept = walk;
+        }
+        Ok(looked_at)
+    }
+
+    /// Some steps in one of the two trees.
+    fn walk(&self, from: Walk, limit: usize) -> Result<(usize, Walk)> {
+        let (tree, mut above, of_records) = match from {
+            Walk::Records(above) => (&self.records, above, true),
+            Walk::Entries(above) => (&self.principals, above, false),
+            Walk::Done => return Ok((0, Walk::Done)),
+        };
+        let mut looked_at = 0;
+        for key in tree.range::<IVec, _>((above.clone(), Bound::Unbounded)).keys().take(limit) {
+            let key = key.map_err(|error| StoreError::unavailable(MEND, error))?;
+            if of_records {
+                self.mend_entry_of(&key)?
+            } else {
+                self.mend_entry(&key)?
+            }
+            looked_at += 1;
+            above = Bound::Excluded(key);
+        }
+        let next = match (looked_at < limit, of_records) {
+            (false, true) => Walk::Records(above),
+            (true, true) => Walk::Entries(Bound::Unbounded),
+            (false, false) => Walk::Entries(above),
+            (true, false) => Walk::Done,
+        };
+        Ok((looked_at, next))
+    }
+
+    /// Writes the entry of a record, if it is missing.
+    fn mend_entry_of(&self, record: &[u8]) -> Result<()> {
+        // What is under another key is no record of ours.
+        let Ok(id) = record.try_into().map(PublicId::from_bytes) else { return Ok(()) };
+        let _lock = self.shared.locks.lock(id);
+        match self.find(id)? {
+            Found::Record(kept) => self.mend_principal(&kept.record.principal, id),
+            Found::Unreadable | Found::Nothing => Ok(()),
+        }
+    }
+
+    /// Drops an entry, if it is of no record.
+    fn mend_entry(&self, entry: &[u8]) -> Result<()> {
+        match id_of(entry) {
+            Some(id) => self.owner_of(id, entry).map(drop),
+            None => self.drop_owner(entry),
+        }
+    }
+
+    /// The record that an entry is of. Drops the entry when there is none.
+    fn owner_of(&self, id: PublicId, entry: &[u8]) -> Result<Option<Kept>> {
+        // An entry comes before its record, so it can be judged under the lock only.
+        let _lock = self.shared.locks.lock(id);
+        match self.find(id)? {
+            Found::Record(kept) if is_of(entry, id, &kept.record) => Ok(Some(kept)),
+            Found::Unreadable => Ok(None),
+            Found::Record(_) | Found::Nothing => self.drop_owner(entry).map(|()| None),
+        }
+    }
+
+    /// Not into the table: a walk must not push out what is in use.
+    fn find(&self, id: PublicId) -> Result<Found> {
+        if let Some(kept) = self.hot(id) {
+            return Ok(Found::Record(kept));
+        }
+        match self.stored(id) {
+            Ok(Some(kept)) => Ok(Found::Record(kept)),
+            Ok(None) => Ok(Found::Nothing),
+            Err(error) if error.kind == StoreErrorKind::Unreadable => Ok(Found::Unreadable),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn drop_owner(&self, entry: &[u8]) -> Result<()> {
+        self.change("drop an entry of a principal", 0, || self.principals.remove(entry))
+    }
+}
+
+enum Found {
+    Record(Kept),
+    /// Kept for whoever repairs it, and its entry with it.
+    Unreadable,
+    Nothing,
+}
+
+fn is_of(entry: &[u8], id: PublicId, record: &Record) -> bool {
+    !record.principal.is_anonymous() && entry == key(&record.principal, id)
+}

@@ -1,0 +1,233 @@
+//! Quarantine: a damaged database is moved aside, whole, and an empty one takes
+//! its place. Nothing is ever removed.
+//!
+//! It moves into a folder of the data directory, so that the lock stays where it
+//! is and nobody comes in between; renaming takes no room. Until all of it has
+//! moved, the folder is called `unfinished`, and an opening goes on with it
+//! before it looks at anything else: half of a database may open, as another
+//! one.
+//!
+//! An empty store ends every session, so all that passes is to be kept out of
+//! here: a disk that fails or is full, rights that are missing, another process.
+//! [`prove_disk`] is asked before anything moves.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, DirBuilder, File},
+    io::{self, Read, Write},
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use super::open::{LAYOUT_FILE, SEGMENT_BYTES};
+
+/// Of the data directory.
+const FOLDER: &str = "quarantine";
+/// In [`FOLDER`]: what a crash may leave.
+const UNFINISHED: &str = "unfinished";
+/// Beside each database in quarantine: what was wrong with it.
+const WHY: &str = "why.txt";
+const PROBE: &str = "probe";
+
+/// A disk that damages one database after the other is not to fill up with them.
+const MOST: usize = 8;
+
+/// Moves the database aside and says where it is.
+pub fn put(path: &Path, problem: &str) -> io::Result<PathBuf> {
+    prove_disk(path)?;
+    if all(path)?.len() >= MOST {
+        return Err(io::Error::other(format!(
+            "{MOST} databases are in quarantine already: find out what damages them, and remove \
+             those that are of no use"
+        )));
+    }
+    let folder = path.join(FOLDER);
+    let unfinished = folder.join(UNFINISHED);
+    let mut private = DirBuilder::new();
+    private.mode(0o700).recursive(true).create(&unfinished)?;
+    let mut why = File::create(unfinished.join(WHY))?;
+    writeln!(why, "sessiond {} found this database damaged: {problem}", env!("CARGO_PKG_VERSION"))?;
+    why.sync_all()?;
+    for directory in [&unfinished, &folder, path] {
+        File::open(directory)?.sync_all()?;
+    }
+    move_all(path, &unfinished)
+}
+
+/// Finishes what a crash has interrupted.
+pub fn finish(path: &Path) -> io::Result<()> {
+    let unfinished = path.join(FOLDER).join(UNFINISHED);
+    match database_in(&unfinished) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // Nothing has moved yet: whether it is to move is found out anew.
+        Ok(moved) if moved.is_empty() => fs::remove_dir_all(&unfinished),
+        Ok(_) => move_all(path, &unfinished).map(drop),
+        Err(error) => Err(error),
+    }
+}
+
+/// The names of what is in quarantine, oldest first.
+pub fn all(path: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(path.join(FOLDER)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name != UNFINISHED {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn move_all(path: &Path, unfinished: &Path) -> io::Result<PathBuf> {
+    for from in database_in(path)? {
+        let name = from.file_name().unwrap_or_default();
+        fs::rename(&from, unfinished.join(name))?;
+    }
+    File::open(unfinished)?.sync_all()?;
+    File::open(path)?.sync_all()?;
+    // The file system's time, which is when the last of it has moved.
+    let moved = fs::metadata(unfinished)?.modified()?;
+    let moved = humantime::format_rfc3339_millis(moved).to_string().replace(':', "-");
+    let aside = path.join(FOLDER).join(moved);
+    fs::rename(unfinished, &aside)?;
+    File::open(path.join(FOLDER))?.sync_all()?;
+    Ok(aside)
+}
+
+/// What sled keeps there, and what opening has made of it. Nothing else is
+/// touched: the directory may be a whole file system's.
+fn database_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let is_of_database = |name: &OsStr| {
+        let text = name.to_string_lossy();
+        matches!(&*text, "conf" | "db" | "blobs" | LAYOUT_FILE)
+            || text.starts_with("snap.")
+            || text.starts_with("damaged.snap.")
+    };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if is_of_database(&entry.file_name()) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// An error unless all of the database can be read and as much as sled writes
+/// at a time can be written: then it is what was read that is wrong.
+fn prove_disk(path: &Path) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut to_read = database_in(path)?;
+    while let Some(at) = to_read.pop() {
+        if fs::symlink_metadata(&at)?.is_dir() {
+            for entry in fs::read_dir(&at)? {
+                to_read.push(entry?.path());
+            }
+            continue;
+        }
+        let mut file = File::open(&at)?;
+        while file.read(&mut buffer)? > 0 {}
+    }
+    let probe = path.join(PROBE);
+    let written = File::create(&probe).and_then(|mut file| {
+        file.write_all(&vec![0x55; SEGMENT_BYTES])?;
+        file.sync_all()
+    });
+    fs::remove_file(&probe)?;
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILES: [&str; 5] =
+        ["conf", "db", "snap.0000000000000010", "damaged.snap.00", LAYOUT_FILE];
+
+    fn database() -> tempfile::TempDir {
+        let directory = tempfile::tempdir().expect("a scratch folder");
+        for name in FILES.into_iter().chain(["lock", "notes"]) {
+            fs::write(directory.path().join(name), name).expect("written");
+        }
+        fs::create_dir(directory.path().join("blobs")).expect("made");
+        fs::write(directory.path().join("blobs/7"), "7").expect("written");
+        directory
+    }
+
+    fn assert_moved(path: &Path) {
+        let [name] = &all(path).expect("readable")[..] else { panic!("expected one") };
+        let aside = path.join(FOLDER).join(name);
+        for file in FILES {
+            assert_eq!(fs::read(aside.join(file)).expect("moved"), file.as_bytes());
+        }
+        assert_eq!(fs::read(aside.join("blobs/7")).expect("moved"), b"7");
+        assert!(database_in(path).expect("readable").is_empty(), "all of it has moved");
+        for stays in ["lock", "notes"] {
+            assert!(path.join(stays).exists(), "{stays} is none of its business");
+        }
+        assert!(fs::read_to_string(aside.join(WHY)).expect("it says why").contains("a problem"));
+    }
+
+    #[test]
+    fn all_of_the_database_moves_and_nothing_else() {
+        let directory = database();
+        let aside = put(directory.path(), "a problem").expect("it moves");
+        assert_moved(directory.path());
+        assert!(aside.ends_with(&all(directory.path()).expect("readable")[0]));
+        finish(directory.path()).expect("there is nothing to finish");
+        assert_moved(directory.path());
+    }
+
+    #[test]
+    fn a_crash_at_any_rename_is_finished_by_the_next_opening() {
+        for moved in 0..=FILES.len() {
+            let directory = database();
+            let path = directory.path();
+            let unfinished = path.join(FOLDER).join(UNFINISHED);
+            fs::create_dir_all(&unfinished).expect("made");
+            fs::write(unfinished.join(WHY), "a problem").expect("written");
+            for name in &FILES[..moved] {
+                fs::rename(path.join(name), unfinished.join(name)).expect("moved");
+            }
+            finish(path).expect("it is finished");
+            assert!(!unfinished.exists());
+            if moved > 0 {
+                assert_moved(path);
+            } else {
+                assert_eq!(
+                    database_in(path).expect("readable").len(),
+                    FILES.len() + 1,
+                    "as it was"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn there_is_a_bound() {
+        let directory = database();
+        for number in 0..MOST {
+            fs::create_dir_all(directory.path().join(FOLDER).join(number.to_string()))
+                .expect("made");
+        }
+        let refused = put(directory.path(), "a problem").expect_err("there are too many");
+        assert!(refused.to_string().contains("in quarantine already"), "{refused}");
+        assert_eq!(database_in(directory.path()).expect("readable").len(), FILES.len() + 1);
+    }
+
+    #[test]
+    fn nothing_moves_when_a_file_can_not_be_read() {
+        let directory = database();
+        // To read it is an error whoever asks.
+        fs::remove_file(directory.path().join("conf")).expect("removed");
+        std::os::unix::fs::symlink("conf", directory.path().join("conf")).expect("a loop");
+        put(directory.path(), "a problem").expect_err("it is no word about the content");
+        assert!(all(directory.path()).expect("readable").is_empty());
+        assert!(directory.path().join("db").exists());
+    }
+}

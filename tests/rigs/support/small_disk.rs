@@ -1,0 +1,97 @@
+//! A small file system that can be filled without harm to anybody.
+//!
+//! A tmpfs in a mount namespace of its own, which a process of ours holds open.
+//! Nobody else sees it; we reach it through that process's folder in /proc. So it
+//! needs no root, and goes away with the process.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+
+pub struct SmallDisk {
+    holder: Child,
+    path: PathBuf,
+    _mount_point: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// Of so many bytes; or why this machine can not have one.
+    pub fn new(bytes: u64) -> Result<Self, String> {
+        let mount_point = tempfile::tempdir().expect("a scratch folder");
+        let script =
+            r#"mount -t tmpfs -o "size=$1,mode=700" small "$2" && echo mounted && exec cat"#;
+        let mut holder = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
+            .arg(bytes.to_string())
+            .arg(mount_point.path())
+            // Ends the holder with us, however we end.
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("unshare(1) can not be run: {error}"))?;
+        let mut line = String::new();
+        let stdout = holder.stdout.take().expect("it is piped");
+        let _ = BufReader::new(stdout).read_line(&mut line);
+        let below = mount_point.path().strip_prefix("/").expect("an absolute path");
+        let path = PathBuf::from(format!("/proc/{}/root", holder.id())).join(below);
+        if line.trim() != "mounted" {
+            let _ = holder.kill();
+            let output = holder.wait_with_output().expect("it can be waited for");
+            return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+        }
+        let disk = Self { holder, path, _mount_point: mount_point };
+        let found =
+            statvfs(&disk.path).map_err(|error| format!("it can not be reached: {error}"))?;
+        assert_eq!(found.f_blocks * found.f_frsize, bytes, "a file system of its own");
+        Ok(disk)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn free_bytes(&self) -> u64 {
+        let found = statvfs(&self.path).expect("the file system tells");
+        found.f_bavail * found.f_frsize
+    }
+
+    /// Has a file take what is more than `leave_bytes`, or give back what it
+    /// took of that. Others take and give meanwhile.
+    pub fn leave(&self, leave_bytes: u64) {
+        let ballast = self.path.join("ballast");
+        let file = File::options().create(true).truncate(false).write(true).open(&ballast);
+        let file = file.expect("the ballast can be opened");
+        let has = file.metadata().expect("a size").len();
+        let free = self.free_bytes();
+        match free.checked_sub(leave_bytes) {
+            // Somebody may be faster; then it takes nothing.
+            Some(0) => {}
+            Some(more) => drop(fallocate(&file, FallocateFlags::empty(), has, more)),
+            None => {
+                let less = leave_bytes - free;
+                file.set_len(has.saturating_sub(less)).expect("it gives back");
+            }
+        }
+    }
+
+    /// All the space is free again.
+    pub fn relieve(&self) {
+        match fs::remove_file(self.path.join("ballast")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}

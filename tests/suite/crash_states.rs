@@ -1,0 +1,315 @@
+//! What a crash between two writes leaves in a sled store, and what becomes of
+//! it. The states are made by hand, in the trees themselves, so that each place
+//! where a crash can come is there.
+
+use std::{path::Path, time::Duration};
+
+use sessiond::{
+    session::{
+        clock::Moment,
+        data::Data,
+        id::{PublicId, VerifierHash},
+        lifetime::{Granularity, Lifetime},
+        record::{Claim, Edit, Principal, Record, Touch, Update},
+        store::Store,
+    },
+    store::sled::{Durability, IndexEntries, SledDatabase, SledOptions, SledStore},
+};
+use sha2::{Digest, Sha256};
+
+const NOW: Moment = Moment::from_unix_millis(1_000_000);
+const DEADLINE: Moment = Moment::from_unix_millis(2_000_000);
+
+fn id(number: u8) -> PublicId {
+    PublicId::from_bytes([number; 12])
+}
+
+fn principal(name: &str) -> Principal {
+    Principal::new(name.as_bytes()).expect("short")
+}
+
+fn record(name: &str) -> Record {
+    Record {
+        verifier: VerifierHash::from_bytes([1; 32]),
+        version: 1,
+        create_time: NOW,
+        deadline: DEADLINE,
+        duration: None,
+        principal: principal(name),
+        data: Data::EMPTY,
+    }
+}
+
+fn open(directory: &Path) -> (SledDatabase, SledStore) {
+    let options = SledOptions {
+        path: directory.join("data"),
+        cache_bytes: 1 << 20,
+        flush_interval: Duration::from_millis(20),
+        on_damage: sessiond::store::sled::OnDamage::Refuse,
+        threads: 2,
+        max_pending: 100,
+        min_free_bytes: 0,
+        write: Durability::Flushed,
+        destroy: Durability::Flushed,
+        roll: Durability::Flushed,
+    };
+    let database = SledDatabase::open(options).expect("the database opens");
+    let store = database.store("default", 0).expect("a store");
+    (database, store)
+}
+
+/// The database as sled sees it.
+struct Raw(sled::Db);
+
+impl Raw {
+    /// As after a crash: nothing says that the indexes are whole.
+    fn open(directory: &Path) -> Self {
+        let raw = Self::untouched(directory);
+        for mark in ["whole/default", "count/default"] {
+            raw.0.open_tree("meta").expect("a tree").remove(mark).expect("removed");
+        }
+        raw
+    }
+
+    fn untouched(directory: &Path) -> Self {
+        let config = sled::Config::new().path(directory.join("data")).segment_size(4 << 20);
+        // sled lets go a moment after it was dropped.
+        let opened = (0..500).find_map(|_| {
+            config.open().ok().or_else(|| {
+                std::thread::sleep(Duration::from_millis(10));
+                None
+            })
+        });
+        Self(opened.expect("sled opens its own"))
+    }
+
+    fn tree(&self, kind: &str) -> sled::Tree {
+        self.0.open_tree(format!("{kind}/default")).expect("a tree")
+    }
+
+    fn owner(name: &str, id: PublicId) -> Vec<u8> {
+        [&Sha256::digest(name)[..16], id.as_bytes()].concat()
+    }
+
+    fn add_owner(&self, name: &str, id: PublicId) {
+        let known = self.tree("principals").insert(Self::owner(name, id), &[]);
+        assert!(known.expect("written").is_none(), "the entry is one too many, or was missing");
+    }
+
+    fn drop_owner(&self, name: &str, id: PublicId) {
+        let known = self.tree("principals").remove(Self::owner(name, id)).expect("removed");
+        assert!(known.is_some(), "the entry is where this test looks for it");
+    }
+
+    fn add_deadline(&self, id: PublicId) {
+        let key = [&DEADLINE.unix_millis().to_be_bytes()[..], id.as_bytes()].concat();
+        self.tree("expiry").insert(key, &[]).expect("written");
+    }
+
+    fn close(self) {
+        self.0.flush().expect("flushed");
+    }
+}
+
+async fn listed(store: &SledStore, name: &str) -> Vec<PublicId> {
+    let listed = store.list(principal(name), None, 1000).await.expect("the store works");
+    listed.records.into_iter().map(|(id, _)| id).collect()
+}
+
+/// A whole sweep at a time when nothing is due, in small slices. Says how many
+/// entries it looked at.
+async fn sweep(store: &SledStore) -> usize {
+    let mut examined = 0;
+    loop {
+        let swept = store.cleanup(NOW, 2).await.expect("the store works");
+        assert_eq!(swept.removed, [], "nothing has expired");
+        assert!(swept.examined <= 2, "a slice has a limit");
+        examined += swept.examined;
+        if swept.examined < 2 {
+            return examined;
+        }
+    }
+}
+
+/// A store with three sessions of ann's, one of bob's and one of nobody's.
+async fn furnish(directory: &Path) {
+    let (_database, store) = open(directory);
+    for (number, name) in [(1, "ann"), (2, "ann"), (3, "ann"), (4, "bob"), (5, "")] {
+        store.create(id(number), record(name)).await.expect("it works").expect("it is free");
+    }
+}
+
+const WHOLE: IndexEntries = IndexEntries { expiry: 5, principals: 4 };
+
+/// Makes a state, and holds a sweep to what it should leave.
+async fn mended(state: impl FnOnce(&Raw), what: &str) {
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    furnish(directory.path()).await;
+    let raw = Raw::open(directory.path());
+    state(&raw);
+    raw.close();
+    let (database, store) = open(directory.path());
+    sweep(&store).await;
+    let entries = store.index_entries().expect("counted");
+    assert_eq!(entries.principals, WHOLE.principals, "{what}: after one sweep");
+    assert_eq!(listed(&store, "ann").await, [id(1), id(2), id(3)], "{what}");
+    assert_eq!(listed(&store, "bob").await, [id(4)], "{what}");
+    assert_eq!(sweep(&store).await, 0, "{what}: it was all done");
+    drop((database, store));
+    // A clean stop says so, and the next start has nothing to do.
+    let (_database, store) = open(directory.path());
+    assert_eq!(sweep(&store).await, 0, "{what}: after a clean stop");
+    // What only the deadline's entry tells of goes with its moment.
+    store.cleanup(DEADLINE, 1000).await.expect("the store works");
+    let nothing = IndexEntries { expiry: 0, principals: 0 };
+    assert_eq!(store.index_entries().expect("counted"), nothing, "{what}: at the end");
+}
+
+#[tokio::test]
+async fn a_sweep_mends_every_state_that_a_crash_leaves() {
+    mended(|_| {}, "nothing amiss").await;
+    mended(|raw| raw.add_deadline(id(9)), "a creation after its first write").await;
+    mended(
+        |raw| {
+            raw.add_deadline(id(9));
+            raw.add_owner("ann", id(9));
+        },
+        "a creation before its last write",
+    )
+    .await;
+    mended(|raw| raw.add_owner("ann", id(4)), "a login as ann, before the record is ann's").await;
+    mended(|raw| raw.add_owner("cleo", id(4)), "a login as cleo, whom nobody ever asks for").await;
+    mended(|raw| raw.add_owner("cleo", id(3)), "a login of what was cleo's, after the record")
+        .await;
+    mended(|raw| raw.add_owner("cleo", id(5)), "a logout into nobody's, after the record").await;
+    mended(
+        |raw| {
+            raw.add_deadline(id(9));
+            raw.add_owner("bob", id(9));
+        },
+        "a Destroy after its first write",
+    )
+    .await;
+    mended(
+        |raw| {
+            for number in 10..30 {
+                raw.add_owner("dan", id(number));
+            }
+        },
+        "more than one slice looks at",
+    )
+    .await;
+    mended(|raw| drop(raw.tree("principals").insert(b"short", b"")), "a key of no use").await;
+}
+
+/// Where nothing goes wrong there is no doubt, and nothing for a sweep to mend.
+#[tokio::test]
+async fn every_change_takes_its_entry_along() {
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    furnish(directory.path()).await;
+    let (_database, store) = open(directory.path());
+    let entries = || store.index_entries().expect("counted");
+    let lifetime = Lifetime {
+        duration: Duration::from_secs(5000),
+        granularity: Granularity::Auto,
+        absolute: None,
+    };
+    let give = |name: &'static str| {
+        let update = Update {
+            verifier: VerifierHash::from_bytes([1; 32]),
+            lifetime,
+            now: NOW,
+            if_version: None,
+            edit: Edit { replace: false, unset: vec![], set: Data::EMPTY, limit_bytes: 100 },
+            next_verifier: VerifierHash::from_bytes([1; 32]),
+            roll: false,
+            principal: Some(principal(name)),
+            duration: None,
+        };
+        let written = store.write(id(1), update.into());
+        async { written.await.expect("it works").expect("it is there").expect("it is taken") }
+    };
+    give("cleo").await;
+    assert_eq!(entries(), WHOLE, "one for another");
+    give("").await;
+    assert_eq!(entries(), IndexEntries { principals: 3, ..WHOLE }, "it is nobody's now");
+    give("ann").await;
+    assert_eq!(entries(), WHOLE);
+    for claim in [Claim::Verifier(VerifierHash::from_bytes([1; 32])), Claim::Operator] {
+        store.destroy(id(1), claim.clone()).await.expect("it works").expect("it is there");
+        assert_eq!(entries(), IndexEntries { expiry: 4, principals: 3 }, "{claim:?}");
+        store.create(id(1), record("ann")).await.expect("it works").expect("it is free");
+    }
+    store.cleanup(DEADLINE, 1000).await.expect("the store works");
+    assert_eq!(entries(), IndexEntries { expiry: 0, principals: 0 }, "after a sweep of all");
+}
+
+/// No crash leaves these; damage may, or a version that had no such index.
+#[tokio::test]
+async fn a_sweep_finds_sessions_that_are_not_in_the_index() {
+    mended(|raw| raw.drop_owner("ann", id(2)), "one is missing").await;
+    mended(|raw| raw.tree("principals").clear().expect("cleared"), "all are missing").await;
+}
+
+/// A list drops what it meets, without a sweep, and also where no crash was.
+#[tokio::test]
+async fn a_list_drops_the_entries_that_it_meets() {
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    furnish(directory.path()).await;
+    let raw = Raw::untouched(directory.path());
+    raw.add_owner("ann", id(4));
+    raw.add_owner("ann", id(9));
+    raw.add_owner("bob", id(9));
+    raw.close();
+    let (_database, store) = open(directory.path());
+    assert_eq!(sweep(&store).await, 0, "a clean stop is believed");
+    let first = store.list(principal("ann"), None, 2).await.expect("the store works");
+    assert_eq!((first.records.len(), first.next), (2, Some(id(2))));
+    let rest = store.list(principal("ann"), first.next, 9).await.expect("the store works");
+    assert_eq!((rest.records.len(), rest.next), (1, None), "neither bob's nor nobody's");
+    let left = store.index_entries().expect("counted");
+    assert_eq!(left.principals, WHOLE.principals + 1, "the one that bob's list has not met");
+    assert_eq!(listed(&store, "bob").await, [id(4)]);
+    assert_eq!(store.index_entries().expect("counted"), WHOLE);
+}
+
+/// The sweep that meets a session at its deadline looks whether it is listed.
+#[tokio::test]
+async fn a_sweep_that_meets_a_session_mends_its_entry() {
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    furnish(directory.path()).await;
+    let raw = Raw::untouched(directory.path());
+    raw.drop_owner("ann", id(2));
+    raw.close();
+    let (_database, store) = open(directory.path());
+    assert_eq!(listed(&store, "ann").await, [id(1), id(3)], "it is missing");
+    // It is kept alive, so its entry by deadline is early when the sweep comes.
+    let lifetime = Lifetime {
+        duration: Duration::from_secs(5000),
+        granularity: Granularity::Auto,
+        absolute: None,
+    };
+    let verifier = VerifierHash::from_bytes([1; 32]);
+    let touch = Touch { verifier, lifetime, now: NOW };
+    for number in 1..=3 {
+        store.touch(id(number), touch).await.expect("it works").expect("it is there");
+    }
+    store.cleanup(DEADLINE, 1000).await.expect("the store works");
+    assert_eq!(listed(&store, "ann").await, [id(1), id(2), id(3)], "it is listed again");
+    assert_eq!(listed(&store, "bob").await, [], "bob's has expired");
+}
+
+/// A record that can not be read stays, and so does its entry.
+#[tokio::test]
+async fn an_unreadable_record_keeps_its_entry() {
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    furnish(directory.path()).await;
+    let raw = Raw::open(directory.path());
+    raw.tree("records").insert(id(2).as_bytes(), b"damaged").expect("written");
+    raw.close();
+    let (_database, store) = open(directory.path());
+    sweep(&store).await;
+    assert_eq!(listed(&store, "ann").await, [id(1), id(3)], "the others are listed");
+    assert_eq!(store.index_entries().expect("counted"), WHOLE, "nothing is thrown away");
+    store.destroy(id(2), Claim::Operator).await.expect_err("it is damaged");
+}

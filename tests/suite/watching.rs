@@ -1,0 +1,305 @@
+//! WatchSessions: what is told, to whom, and what becomes of who is slow.
+
+use std::time::Duration;
+
+use sessiond::{
+    grpc::wire::{
+        DestroyScope, RevokeSessionsRequest, SessionEndCause as Cause, SessionEventKind as Kind,
+        WatchSessionsRequest, WatchSessionsResponse, WriteRequest,
+        session_admin_service_client::SessionAdminServiceClient,
+    },
+    server::config::{AddrOrOff, Backend},
+    session::principals::OnLimit,
+};
+use tonic::{Code, Status, Streaming};
+
+use crate::{
+    over_every_store,
+    support::{
+        daemon::{Daemon, START, assert_fault, login, millis, set},
+        program::PATIENCE,
+    },
+};
+
+over_every_store!(
+    a_life_is_told,
+    every_cause_is_told,
+    what_expires_is_told_once,
+    filters_hold,
+    a_session_that_changes_hands_is_told_to_both,
+    a_slow_watcher_is_dropped_and_holds_nobody_up,
+    many_watch,
+    more_than_the_limit_are_refused,
+    a_stop_ends_it,
+    what_callers_gave_up_is_told,
+);
+
+type Events = Streaming<WatchSessionsResponse>;
+
+async fn try_watch(daemon: &Daemon, engine: &str, principal: &str) -> Result<Events, Status> {
+    let (engine, principal) = (engine.to_owned(), principal.to_owned());
+    let request = WatchSessionsRequest { engine, principal };
+    let mut admin = daemon.admin.clone();
+    let opened = tokio::time::timeout(PATIENCE, admin.watch_sessions(request)).await;
+    Ok(opened.expect("an answer within reason")?.into_inner())
+}
+
+async fn watch(daemon: &Daemon, engine: &str, principal: &str) -> Events {
+    try_watch(daemon, engine, principal).await.expect("it watches")
+}
+
+async fn next(events: &mut Events) -> WatchSessionsResponse {
+    let next = tokio::time::timeout(PATIENCE, events.message()).await;
+    next.expect("an event within reason").expect("the stream goes on").expect("an event")
+}
+
+/// The next event, in short.
+async fn told(events: &mut Events) -> (Kind, String, Cause) {
+    let event = next(events).await;
+    let principal = String::from_utf8(event.principal.to_vec()).expect("text");
+    (event.kind(), principal, event.cause())
+}
+
+fn destroyed(principal: &str, cause: Cause) -> (Kind, String, Cause) {
+    (Kind::Destroyed, principal.to_owned(), cause)
+}
+
+async fn a_life_is_told(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let mut events = watch(&daemon, "", "").await;
+    let mut browser = daemon.visitor("{}").await;
+    let id = daemon.id(&browser).await;
+    let created = next(&mut events).await;
+    assert_eq!((created.kind(), &created.session_id), (Kind::Created, &id));
+    assert_eq!((created.engine.as_str(), created.principal.len()), ("default", 0));
+    assert_eq!(millis(created.event_time.as_ref()), START.unix_millis());
+    // A plain change is nothing to watchers.
+    daemon.change(&mut browser, set(r#"{"a":1}"#)).await;
+    daemon.clock.advance(Duration::from_secs(5));
+    daemon.change(&mut browser, login("ann")).await;
+    let rolled = next(&mut events).await;
+    assert_eq!((rolled.kind(), &rolled.session_id), (Kind::Rolled, &id));
+    assert_eq!((&rolled.principal[..], &rolled.former_principal[..]), (&b"ann"[..], &b""[..]));
+    assert_eq!(millis(rolled.event_time.as_ref()), START.unix_millis() + 5000);
+    daemon.destroy(&browser).await;
+    let ended = next(&mut events).await;
+    assert_eq!((ended.kind(), ended.cause()), (Kind::Destroyed, Cause::Owner));
+    assert_eq!((&ended.session_id, &ended.principal[..]), (&id, &b"ann"[..]));
+    daemon.destroy(&browser).await;
+    daemon.visitor("{}").await;
+    assert_eq!(next(&mut events).await.kind(), Kind::Created, "it ended once");
+}
+
+async fn every_cause_is_told(backend: Backend) {
+    let daemon = Daemon::with(backend, |config| {
+        let engine = config.engine.get_mut("default").expect("the default engine");
+        engine.max_sessions_per_principal = 2;
+        engine.on_limit = OnLimit::EndIdlest;
+    })
+    .await;
+    daemon.login("ann").await;
+    let here = daemon.login("ann").await;
+    let mut events = watch(&daemon, "default", "ann").await;
+    daemon.destroy_scope(&here, DestroyScope::Others).await;
+    assert_eq!(told(&mut events).await, destroyed("ann", Cause::Scope));
+    let there = daemon.login("ann").await;
+    assert_eq!(next(&mut events).await.kind(), Kind::Created);
+    daemon.destroy_scope(&there, DestroyScope::All).await;
+    assert_eq!(told(&mut events).await, destroyed("ann", Cause::Scope));
+    assert_eq!(told(&mut events).await, destroyed("ann", Cause::Owner));
+    for _ in 0..3 {
+        daemon.login("ann").await;
+        assert_eq!(next(&mut events).await.kind(), Kind::Created);
+    }
+    assert_eq!(told(&mut events).await, destroyed("ann", Cause::Limit));
+    daemon.revoke("ann", &[]).await;
+    for _ in 0..2 {
+        assert_eq!(told(&mut events).await, destroyed("ann", Cause::Revoked));
+    }
+}
+
+async fn what_expires_is_told_once(backend: Backend) {
+    let daemon = Daemon::with(backend, |config| config.cleanup.slice = 3).await;
+    let mut expected = Vec::new();
+    for _ in 0..7 {
+        expected.push(daemon.id(&daemon.login("ann").await).await);
+    }
+    let late = daemon.login("ann").await;
+    let mut events = watch(&daemon, "", "ann").await;
+    daemon.clock.advance(Duration::from_secs(4000));
+    // Over by now, though it was not swept yet.
+    assert_eq!(daemon.destroy(&late).await.destroyed, 0);
+    assert_eq!(told(&mut events).await, (Kind::Expired, "ann".to_owned(), Cause::Unspecified));
+    assert_eq!(daemon.cleanup().await, 7);
+    let mut found = Vec::new();
+    for _ in 0..7 {
+        let event = next(&mut events).await;
+        assert_eq!(event.kind(), Kind::Expired);
+        found.push(event.session_id);
+    }
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+    assert_eq!(daemon.cleanup().await, 0);
+    daemon.login("ann").await;
+    assert_eq!(next(&mut events).await.kind(), Kind::Created, "each was told once");
+}
+
+async fn filters_hold(backend: Backend) {
+    let daemon = Daemon::with(backend, |config| {
+        let engine = config.engine["default"].clone();
+        config.engine.insert("shop".to_owned(), engine);
+    })
+    .await;
+    let mut anns = watch(&daemon, "", "ann").await;
+    let mut shops = watch(&daemon, "shop", "").await;
+    let mut both = watch(&daemon, "shop", "ann").await;
+    daemon.login("bob").await;
+    daemon.login("ann").await;
+    daemon.write(WriteRequest { engine: "shop".into(), ..login("bob") }).await;
+    daemon.write(WriteRequest { engine: "shop".into(), ..login("ann") }).await;
+    let seen = async |events: &mut Events| {
+        let event = next(events).await;
+        (event.engine, String::from_utf8(event.principal.to_vec()).expect("text"))
+    };
+    let pair = |engine: &str, principal: &str| (engine.to_owned(), principal.to_owned());
+    assert_eq!(seen(&mut anns).await, pair("default", "ann"));
+    assert_eq!(seen(&mut anns).await, pair("shop", "ann"));
+    assert_eq!(seen(&mut shops).await, pair("shop", "bob"));
+    assert_eq!(seen(&mut shops).await, pair("shop", "ann"));
+    assert_eq!(seen(&mut both).await, pair("shop", "ann"));
+    let unknown = try_watch(&daemon, "nope", "").await.expect_err("no such engine");
+    assert_fault(&unknown, Code::InvalidArgument, "UNKNOWN_ENGINE", Some("engine"));
+    let long = try_watch(&daemon, "", &"a".repeat(257)).await.expect_err("too long");
+    assert_fault(&long, Code::InvalidArgument, "INVALID_ARGUMENT", Some("principal"));
+}
+
+async fn a_session_that_changes_hands_is_told_to_both(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let mut browser = daemon.login("ann").await;
+    let (mut anns, mut bobs) = (watch(&daemon, "", "ann").await, watch(&daemon, "", "bob").await);
+    daemon.change(&mut browser, login("bob")).await;
+    for events in [&mut anns, &mut bobs] {
+        let event = next(events).await;
+        let hands = (&event.former_principal[..], &event.principal[..]);
+        assert_eq!((event.kind(), hands), (Kind::Rolled, (&b"ann"[..], &b"bob"[..])));
+    }
+    daemon.destroy(&browser).await;
+    assert_eq!(told(&mut bobs).await, destroyed("bob", Cause::Owner));
+    daemon.login("ann").await;
+    assert_eq!(next(&mut anns).await.kind(), Kind::Created, "it was not ann's any more");
+}
+
+/// One watcher does not read. It is told so, and nobody else notices.
+async fn a_slow_watcher_is_dropped_and_holds_nobody_up(backend: Backend) {
+    let daemon = Daemon::with(backend, |config| {
+        config.limits.watch_queue = 16;
+        config.listen.metrics = AddrOrOff(Some(([127, 0, 0, 1], 0).into()));
+    })
+    .await;
+    // A connection of its own, whose windows are small: what is not read stays there.
+    let address = format!("http://{}", daemon.admin_address());
+    let endpoint = tonic::transport::Channel::from_shared(address).expect("an address");
+    let channel = endpoint.initial_stream_window_size(1024).initial_connection_window_size(1024);
+    let mut slow = SessionAdminServiceClient::new(channel.connect_lazy());
+    let slow = slow.watch_sessions(WatchSessionsRequest::default()).await.expect("it watches");
+    let mut slow = slow.into_inner();
+    let mut quick = watch(&daemon, "", "").await;
+    let reader = tokio::spawn(async move {
+        let mut count = 0;
+        while count < 600 {
+            count += u32::from(next(&mut quick).await.kind() == Kind::Created);
+        }
+        quick
+    });
+    for _ in 0..600 {
+        daemon.login(&"a".repeat(200)).await;
+    }
+    let mut quick = reader.await.expect("who reads is told everything");
+    let mut before = 0;
+    let status = loop {
+        match tokio::time::timeout(PATIENCE, slow.message()).await.expect("an answer in time") {
+            Ok(Some(_)) => before += 1,
+            Ok(None) => panic!("expected the stream to end with a status"),
+            Err(status) => break status,
+        }
+    };
+    assert_fault(&status, Code::ResourceExhausted, "WATCHER_TOO_SLOW", None);
+    assert!((16..600).contains(&before), "what was queued comes before it: {before}");
+    daemon.visitor("{}").await;
+    assert_eq!(next(&mut quick).await.kind(), Kind::Created, "the other one watches on");
+    let mut again = watch(&daemon, "", "").await;
+    daemon.visitor("{}").await;
+    assert_eq!(next(&mut again).await.kind(), Kind::Created, "and so does who comes back");
+}
+
+async fn many_watch(backend: Backend) {
+    let daemon = Daemon::with(backend, |config| {
+        config.limits.max_watchers = 300;
+        config.limits.max_concurrent_streams = 400;
+    })
+    .await;
+    let mut watchers = Vec::new();
+    for number in 0..300 {
+        let principal = if number % 3 == 0 { "ann" } else { "bob" };
+        watchers.push((principal, watch(&daemon, "", principal).await));
+    }
+    for _ in 0..5 {
+        daemon.login("ann").await;
+        daemon.login("bob").await;
+    }
+    for (principal, events) in &mut watchers {
+        for _ in 0..5 {
+            assert_eq!(next(events).await.principal, principal.as_bytes());
+        }
+    }
+}
+
+async fn more_than_the_limit_are_refused(backend: Backend) {
+    let daemon = Daemon::with(backend, |config| config.limits.max_watchers = 2).await;
+    let first = watch(&daemon, "", "").await;
+    let _second = watch(&daemon, "", "").await;
+    let refused = try_watch(&daemon, "", "").await.expect_err("a third");
+    assert_fault(&refused, Code::ResourceExhausted, "TOO_MANY_WATCHERS", None);
+    drop(first);
+    // The daemon learns of it in its own time.
+    let again = async {
+        loop {
+            match try_watch(&daemon, "", "").await {
+                Ok(events) => return events,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.expect("its place is free again");
+}
+
+async fn a_stop_ends_it(backend: Backend) {
+    let mut daemon = Daemon::start(backend).await;
+    let mut events = watch(&daemon, "", "").await;
+    daemon.visitor("{}").await;
+    daemon.ask_to_stop();
+    assert_eq!(next(&mut events).await.kind(), Kind::Created, "what was queued comes before");
+    let end = tokio::time::timeout(PATIENCE, events.message()).await.expect("it ends");
+    let status = end.expect_err("it ends with a status");
+    assert_fault(&status, Code::Unavailable, "SHUTTING_DOWN", None);
+    let _stopped = daemon.stop().await;
+}
+
+/// A revocation whose caller has gone is told all the same.
+async fn what_callers_gave_up_is_told(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    for round in 0..20 {
+        // Nobody else's, should the call come late.
+        let principal = format!("ann {round}");
+        daemon.login(&principal).await;
+        let mut events = watch(&daemon, "", &principal).await;
+        let request = RevokeSessionsRequest { principal: principal.clone(), ..Default::default() };
+        let mut admin = daemon.admin.clone();
+        let patience = Duration::from_micros(round * 100);
+        let _ = tokio::time::timeout(patience, admin.revoke_sessions(request)).await;
+        // It has come to the daemon or not; either way the session ends once.
+        daemon.revoke(&principal, &[]).await;
+        assert_eq!(told(&mut events).await, destroyed(&principal, Cause::Revoked));
+    }
+}
