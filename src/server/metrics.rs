@@ -13,7 +13,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::listen::ConnectionLimit;
+use super::{listen::ConnectionLimit, outages::Outages};
 use crate::{
     grpc::{
         engines::Engines,
@@ -137,9 +137,10 @@ impl Metrics {
         Arc::new(Self { registry, rpcs, sessions, connections, watchers, watchers_dropped, stores })
     }
 
-    /// A store whose work is counted and timed.
+    /// A store whose work is counted and timed, and whose failures are logged.
     pub fn measured<S: Store>(&self, engine: &str, store: S) -> Measured<S> {
-        Measured { store, metrics: StoreMetrics::new(&self.stores, engine) }
+        let metrics = StoreMetrics::new(&self.stores, engine);
+        Measured { store, metrics }
     }
 
     /// The text that Prometheus reads.
@@ -269,6 +270,7 @@ struct StoreMetrics {
     examined: Counter,
     lag: Gauge<f64, std::sync::atomic::AtomicU64>,
     verbs: [VerbMetrics; 7],
+    outages: Outages,
 }
 
 struct VerbMetrics {
@@ -310,6 +312,7 @@ impl StoreMetrics {
             examined: families.examined.get_or_create_owned(&label),
             lag: families.lag.get_or_create_owned(&label),
             verbs: VERBS.map(verb),
+            outages: Outages::new(engine),
         }
     }
 
@@ -318,14 +321,18 @@ impl StoreMetrics {
         let outcome = work.await;
         let metrics = &self.verbs[verb as usize];
         metrics.duration.observe(started.elapsed().as_secs_f64());
-        if outcome.is_err() {
-            metrics.errors.inc();
+        match &outcome {
+            Ok(_) => self.outages.worked(Instant::now),
+            Err(error) => {
+                metrics.errors.inc();
+                self.outages.failed(error, Instant::now());
+            }
         }
         outcome
     }
 }
 
-/// A store whose work is counted and timed.
+/// A store whose work is counted and timed, and whose failures are logged.
 pub struct Measured<S> {
     store: S,
     metrics: StoreMetrics,

@@ -13,6 +13,7 @@
 //! | [`cleanup`], [`jitter`] | the periodic sweep, and times that are spread |
 //! | [`tls`] | certificates and keys |
 //! | [`metrics`], [`scrape`] | what is counted, and the page that shows it |
+//! | [`outages`] | what the log says of a store that fails |
 //! | [`system`] | the system's clock and randomness |
 //! | [`log`] | the log |
 
@@ -49,6 +50,7 @@ mod jitter;
 pub mod listen;
 pub mod log;
 pub mod metrics;
+mod outages;
 pub mod scrape;
 mod services;
 pub mod system;

@@ -250,6 +250,10 @@ fn what_can_not_work_together_is_refused() {
             "store.redis.connections: expected 1 to 64, found 0",
         ),
         (
+            vec![("store.redis.timeout", "61s")],
+            "store.redis.timeout: expected at most 1m, found 1m 1s",
+        ),
+        (
             vec![("store.redis.wait_replicas", "1"), ("store.redis.wait_timeout", "1s")],
             "store.redis.wait_timeout: expected less than store.redis.timeout, which is 1s, found 1s",
         ),

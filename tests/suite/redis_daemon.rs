@@ -4,7 +4,9 @@
 use std::{sync::Arc, time::Duration};
 
 use sessiond::{
-    grpc::wire::{ResolveRequest, SessionState, WriteRequest},
+    grpc::wire::{
+        ResolveRequest, SessionState, WriteRequest, session_service_client::SessionServiceClient,
+    },
     server::{config::Backend, system::SystemClock},
     session::{
         clock::{Clock, Moment},
@@ -22,7 +24,7 @@ use tonic_types::StatusExt;
 use crate::support::{
     daemon::{Daemon, TestClock, assert_fault, data, set},
     papers::Papers,
-    program::PATIENCE,
+    program::{PATIENCE, Program},
     redis::{RedisCluster, RedisServer, is_missing, options},
 };
 
@@ -69,6 +71,31 @@ async fn a_daemon_starts_without_redis_and_serves_when_it_comes() {
     redis.restart();
     wait_for_health(&daemon, ServingStatus::Serving).await;
     daemon.visitor("{}").await;
+}
+
+/// A call that fails is answered; the log has what an operator needs, once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_fills_no_log() {
+    if is_missing() {
+        return;
+    }
+    let mut redis = RedisServer::start();
+    let url = format!("--set=store.redis.url={}", redis.url());
+    let program = Program::serve(&["--dev", "--set=store.backend=redis", &url]);
+    let address = program.address("grpc").to_owned();
+    let mut client =
+        SessionServiceClient::connect(format!("http://{address}")).await.expect("it is there");
+    client.write(set("{}")).await.expect("redis is there");
+    redis.kill();
+    for _ in 0..500 {
+        let refused = client.write(set("{}")).await.expect_err("there is no redis");
+        assert_fault(&refused, Code::Unavailable, "STORE_UNAVAILABLE", None);
+    }
+    let (code, log) = program.stop();
+    assert_eq!(code, Some(0), "{log}");
+    let told = log.lines().filter(|line| line.contains("the store fails")).count();
+    assert_eq!(told, 1, "500 calls have failed:\n{log}");
+    assert!(log.lines().count() < 20, "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
