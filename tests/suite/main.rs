@@ -18,6 +18,7 @@ mod pipelines;
 mod principals;
 mod processes;
 mod redis_daemon;
+mod redis_principals;
 mod redis_store;
 mod resolving;
 mod support;

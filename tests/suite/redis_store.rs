@@ -139,7 +139,73 @@ prop_compose! {
     }
 }
 
-/// The one rule that is also written in a script.
+prop_compose! {
+    /// A record and a claim that are about each other.
+    fn record_and_claim()(
+        whose in name(),
+        claimed in prop_oneof![Just(None), name().prop_map(Some)],
+        kind in 0..5,
+        verifier in prop_oneof![Just([1; 32]), any::<[u8; 32]>()],
+        flipped in prop::option::of(0..32usize),
+        data in prop_oneof![Just("{}"), Just(r#"{"ann":"ann"}"#)],
+    ) -> (Record, Claim) {
+        let principal = |name: &str| Principal::new(name.as_bytes()).expect("short");
+        let mut presented = verifier;
+        if let Some(at) = flipped {
+            presented[at] ^= 1;
+        }
+        let claim = match kind {
+            0 | 1 => Claim::Verifier(VerifierHash::from_bytes(presented)),
+            2 | 3 => Claim::Principal(principal(&claimed.unwrap_or_else(|| whose.clone()))),
+            _ => Claim::Operator,
+        };
+        let data = Data::parse(bytes::Bytes::from_static(data.as_bytes())).expect("JSON");
+        let verifier = VerifierHash::from_bytes(verifier);
+        (Record { verifier, principal: principal(&whose), data, ..record() }, claim)
+    }
+}
+
+fn name() -> impl Strategy<Value = String> {
+    let long = "a".repeat(Principal::MAX_LEN);
+    let names = ["", "a", "an", "ann", "ann\0", "operator", "zo\u{eb}", "{}"].map(str::to_owned);
+    prop_oneof![
+        prop::sample::select(names.to_vec()),
+        Just(long.clone()),
+        Just(long[1..].to_owned()),
+        "[a-b]{0,2}",
+    ]
+}
+
+/// The other rule that is also written in a script.
+#[test]
+fn the_script_judges_a_claim_as_the_rule_does() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let store = runtime.block_on(async { store(&server) });
+    let failure_persistence = Some(Box::new(FileFailurePersistence::Off) as _);
+    let config = Config { cases: 1_000, failure_persistence, ..Config::default() };
+    let held = std::cell::Cell::new(0);
+    let outcome = TestRunner::new(config).run(&record_and_claim(), |(record, claim)| {
+        ask_octets(server.port, &[b"SET", KEY.as_bytes(), &encoded(&record)]);
+        let holds = claim.holds(&record);
+        held.set(held.get() + u32::from(holds));
+        let removed = runtime.block_on(store.destroy(ID, claim)).expect("the store works");
+        let kept = runtime.block_on(store.read(ID)).expect("the store works");
+        let (expected_removed, expected_kept) =
+            if holds { (Some(record), None) } else { (None, Some(record)) };
+        prop_assert_eq!(removed.as_deref(), expected_removed.as_ref());
+        prop_assert_eq!(kept.as_deref(), expected_kept.as_ref());
+        Ok::<_, TestCaseError>(())
+    });
+    outcome.unwrap_or_else(|error| panic!("{error}"));
+    assert!((200..800).contains(&held.get()), "both outcomes are common: {held:?} held");
+}
+
+/// A rule that is also written in a script.
 #[test]
 fn the_script_judges_a_touch_as_the_rule_does() {
     if is_missing() {

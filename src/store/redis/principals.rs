@@ -21,11 +21,12 @@
 //! Nobody tells the index that Redis has removed a session. So each new entry
 //! drops some that are past their end, and the key has a life of its own.
 //!
-//! **Ends.** Deadlines fall into cells of [`CELL`]. An entry, and the key it is
-//! in, last until a cell after the one that the deadline is in; when a touch or a
-//! Write moves the deadline into another cell, the entry is written anew, which
-//! nobody waits for. So one such renewal may be lost, and the entry still ends no
-//! earlier than its session.
+//! **Ends.** Deadlines fall into cells of [`CELL`]. When a touch or a Write moves one
+//! into another cell, the entry is written anew, which nobody waits for. An entry,
+//! and the key it is in, last until a cell after the one that the deadline is in,
+//! and as long again as the session then has to live, see [`end`]. So a touch's
+//! renewal may be lost, and the entry still ends no earlier than its session, if
+//! the next one is not.
 
 use std::{
     sync::{Arc, LazyLock},
@@ -126,10 +127,17 @@ impl Entry {
     }
 }
 
-/// When the index may forget a session that has this deadline.
-fn end(deadline: Moment) -> Moment {
-    let cell = millis(CELL);
-    Moment::from_unix_millis((deadline.unix_millis() / cell).saturating_add(2).saturating_mul(cell))
+/// The number of the cell.
+fn cell(deadline: Moment) -> u64 {
+    deadline.unix_millis() / millis(CELL)
+}
+
+/// When the index may forget a session that has this deadline, as of `now`. As long
+/// as it lives no touch brings it further than `deadline` and its life again, and
+/// the cell of that is over by then.
+fn end(deadline: Moment, now: Moment) -> Moment {
+    let cells = cell(deadline).saturating_add(2).saturating_mul(millis(CELL));
+    Moment::from_unix_millis(cells) + deadline.since(now)
 }
 
 impl RedisStore {
@@ -157,7 +165,7 @@ impl RedisStore {
     ) -> Result<()> {
         let key = self.index_key(&record.principal);
         let version = record.version.to_be_bytes().to_vec();
-        let life = self.life_until(end(record.deadline), now);
+        let life = self.life_until(end(record.deadline, now), now);
         let arguments = vec![id.as_bytes().to_vec(), version, life];
         let verb = Verb::Script(&WRITE_ENTRY);
         let command = Command { verb, key: &key, arguments, durable };
@@ -181,7 +189,7 @@ impl RedisStore {
     /// another cell. Nobody waits for that: it
     /// has a cell's time for another try.
     pub(super) fn renew(&self, id: PublicId, before: Moment, record: &Arc<Record>, now: Moment) {
-        if record.principal.is_anonymous() || end(record.deadline) <= end(before) {
+        if record.principal.is_anonymous() || cell(record.deadline) <= cell(before) {
             return;
         }
         let record = Arc::clone(record);
@@ -302,4 +310,47 @@ enum Found {
     /// Left for whoever repairs it, and its entry with it.
     Unreadable,
     Nothing,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// A session that is touched while it lives, and no two renewals in a row come
+        /// to nothing.
+        #[test]
+        fn the_end_is_not_before_a_deadline_though_a_renewal_is_lost(
+            start in 0..3 * 86_400_000u64,
+            duration in prop_oneof![1..172_800_000u64, 1..34_560_000_000u64],
+            granularity in 0..60_000u64,
+            steps in prop::collection::vec((0.0..1.0f64, any::<bool>()), 1..60),
+        ) {
+            let ahead = Duration::from_millis(duration + granularity);
+            let mut now = Moment::from_unix_millis(start);
+            let mut deadline = now + Duration::from_millis(duration);
+            let mut kept = end(deadline, now);
+            let mut lost_before = false;
+            for (wait, is_lost) in steps {
+                now = now + deadline.since(now).mul_f64(wait);
+                let moved = now + ahead;
+                if cell(moved) > cell(deadline) {
+                    lost_before = is_lost && !lost_before;
+                    if !lost_before {
+                        kept = end(moved, now);
+                    }
+                }
+                deadline = moved;
+                prop_assert!(kept > deadline, "{kept:?} is not after {deadline:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_end_of_time_has_an_end() {
+        let last = Moment::from_unix_millis(u64::MAX);
+        assert_eq!(end(last, Moment::from_unix_millis(0)), last);
+    }
 }
