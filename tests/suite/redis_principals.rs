@@ -252,6 +252,12 @@ async fn what_ends_is_tidied_up() {
     server.wait_for(&["ZCARD", &key], ":1\r\n");
     store.destroy(id(2), Claim::Operator).await.expect("works").expect("there");
     server.wait_for(&["EXISTS", &key], ":0\r\n");
+    // Of a login that comes after the end of ann's hold on it.
+    create(&store, id(3), "ann").await;
+    let now = server_time(&server);
+    put_entry(&server, &key, id(3), 3, now, now + 1_000_000_000);
+    store.write(id(3), update("").into()).await.expect("works").expect("there").expect("taken");
+    server.wait_for(&["ZCARD", &key], ":1\r\n");
 }
 
 /// Redis removes sessions untold.
