@@ -123,8 +123,11 @@ impl<W: World> Machine<W> {
                 let number = self.names.next_session();
                 let expected = self.model.create(&self.rules, self.now, number, &change);
                 let found = self.names.created(created);
+                let is_made = matches!(found, Answer::Created(..) | Answer::Written(..));
                 self.agree(expected, found)?;
-                self.end_idlest(&change, number).await?;
+                if is_made {
+                    self.end_idlest(&change, number).await?;
+                }
             }
             Step::Resolve { who, peek, create } => {
                 let (credential, shown) = self.show(who);

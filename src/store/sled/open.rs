@@ -42,6 +42,8 @@ const MIN_CACHE_BYTES: u64 = 256;
 /// Of the data directory: the file that says which [`LAYOUT`] it has. It is there
 /// once a new database is on the disk.
 pub const LAYOUT_FILE: &str = "layout";
+/// The same until the database is made.
+const UNFINISHED_FILE: &str = "layout.unfinished";
 const LAYOUT: &str = "sessiond sled 1\n";
 
 /// How often and how far apart an opening looks whether sled has let go.
@@ -190,6 +192,9 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Handle, OpenError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(error) => return Err(directory(error)),
     };
+    if !is_made {
+        begin(path).map_err(directory)?;
+    }
     settle_log(path).map_err(directory)?;
     snapshots::finish_or_drop_unfinished(path).map_err(directory)?;
     if let Some(problem) = snapshots::would_be_emptied(path, is_made).map_err(directory)? {
@@ -224,6 +229,28 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Handle, OpenError> {
     Ok(db)
 }
 
+/// Notes that a database is being made, before there is anything of it; and drops
+/// what is left of one whose making was cut short, of which nothing was ever
+/// acknowledged. A power loss can leave a log there that sled does not read.
+fn begin(path: &Path) -> io::Result<()> {
+    let unfinished = path.join(UNFINISHED_FILE);
+    let left = quarantine::database_in(path)?;
+    if unfinished.exists() {
+        for file in left {
+            tracing::warn!(file = %file.display(), "dropped: left of a database that was never finished");
+            if file.is_dir() { fs::remove_dir_all(file)? } else { fs::remove_file(file)? }
+        }
+        return File::open(path)?.sync_all();
+    }
+    // Else it was made without such a note.
+    if left.is_empty() {
+        fs::write(&unfinished, LAYOUT)?;
+        File::open(&unfinished)?.sync_all()?;
+        File::open(path)?.sync_all()?;
+    }
+    Ok(())
+}
+
 /// From here on there is a database, and a log that has nothing in it is one
 /// that was lost.
 fn note_layout(path: &Path) -> io::Result<()> {
@@ -231,7 +258,7 @@ fn note_layout(path: &Path) -> io::Result<()> {
         File::open(path.join(file))?.sync_all()?;
     }
     File::open(path)?.sync_all()?;
-    let unfinished = path.join(format!("{LAYOUT_FILE}.unfinished"));
+    let unfinished = path.join(UNFINISHED_FILE);
     fs::write(&unfinished, LAYOUT)?;
     File::open(&unfinished)?.sync_all()?;
     fs::rename(&unfinished, path.join(LAYOUT_FILE))?;
@@ -371,6 +398,25 @@ mod tests {
         assert!(quarantine::all(&path).expect("readable").is_empty());
         let other = sled::Config::new().path(&path).segment_size(1 << 16).open();
         assert!(other.expect("it opens").get("a").expect("readable").is_some(), "as it was");
+    }
+
+    #[test]
+    fn a_database_that_was_never_finished_is_made_anew() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let path = scratch.path().join("data");
+        drop(open(&path, 1 << 20, OnDamage::Refuse).expect("it opens"));
+        let junk = || fs::write(path.join("db"), [7; 96]);
+        junk().expect("torn");
+        open(&path, 1 << 20, OnDamage::Refuse).map(drop).expect_err("it was made, and is damaged");
+        // As a power loss leaves it that came before the making was noted.
+        fs::rename(path.join(LAYOUT_FILE), path.join(UNFINISHED_FILE)).expect("renamed");
+        junk().expect("torn");
+        let opened = open(&path, 1 << 20, OnDamage::Refuse).expect("it is made anew");
+        opened.db.insert("key", "value").expect("it is taken");
+        drop(opened);
+        assert!(!path.join(UNFINISHED_FILE).exists(), "it is finished");
+        let opened = open(&path, 1 << 20, OnDamage::Refuse).expect("it opens");
+        assert!(opened.db.get("key").expect("readable").is_some());
     }
 
     #[test]

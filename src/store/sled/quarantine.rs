@@ -101,7 +101,7 @@ fn move_all(path: &Path, unfinished: &Path) -> io::Result<PathBuf> {
 
 /// What sled keeps there, and what opening has made of it. Nothing else is
 /// touched: the directory may be a whole file system's.
-fn database_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
+pub fn database_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let is_of_database = |name: &OsStr| {
         let text = name.to_string_lossy();
         matches!(&*text, "conf" | "db" | "blobs" | LAYOUT_FILE)

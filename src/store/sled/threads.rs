@@ -10,6 +10,7 @@ use std::{
     io, panic,
     sync::Arc,
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -41,8 +42,9 @@ struct Jobs {
     closed: bool,
 }
 
-/// A thread rests after so many jobs even if there are more.
-const REST_AFTER: usize = 64;
+/// A thread rests after so long even if there is more to do: who waits for what
+/// it has done waits so much longer at most, however slow the disk is.
+const REST_AFTER: Duration = Duration::from_millis(1);
 
 /// So many jobs keep a thread busy for about as long as it takes to wake another.
 const WORTH_A_THREAD: usize = 8;
@@ -116,22 +118,21 @@ impl Drop for Threads {
 impl Queue {
     fn work(&self, rest: &dyn Fn()) {
         let mut jobs = self.jobs.lock();
-        let mut done = 0;
+        let mut working_since = None;
         loop {
             if let Some(job) = jobs.waiting.pop_front() {
                 jobs.active += 1;
                 drop(jobs);
+                let began = Instant::now();
                 // Who waits for it learns of a panic when the answer never comes.
                 let _ = panic::catch_unwind(panic::AssertUnwindSafe(job));
-                done += 1;
-                if done == REST_AFTER {
+                if working_since.get_or_insert(began).elapsed() > REST_AFTER {
                     rest();
-                    done = 0;
+                    working_since = None;
                 }
                 jobs = self.jobs.lock();
                 jobs.active -= 1;
-            } else if done > 0 {
-                done = 0;
+            } else if working_since.take().is_some() {
                 MutexGuard::unlocked(&mut jobs, rest);
             } else if jobs.closed {
                 return;

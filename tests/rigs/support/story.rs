@@ -91,7 +91,9 @@ pub async fn judge(data: &Path, stories: &[Story], cut: u64, untold: usize) -> F
     let mut present = 0;
     for story in stories {
         let must = story.steps.iter().rposition(|step| {
-            step.acknowledged <= synced
+            // Not at the same place: what is buffered leaves nothing in the log,
+            // and may have come after the sync had begun.
+            step.acknowledged < synced
                 || step.durability == Durability::Synced && step.acknowledged <= cut
         });
         let may = story.steps.iter().rposition(|step| step.sent <= cut);
