@@ -5,7 +5,7 @@
 //! - [`session`]: the rules. Ids, tokens, cookies, lifetimes, data, the engine. It
 //!   knows no wire, no disk and no clock of its own: the store, the time and the
 //!   randomness come in as arguments.
-//! - [`store`]: where records are kept, sled or memory. It knows no wire, and no
+//! - [`store`]: where records are kept, sled, redis or memory. It knows no wire, and no
 //!   rules but those that `session` hands it.
 //! - [`grpc`]: from messages to `session` and back. It knows no store.
 //! - [`server`]: the process. Configuration, listeners, cleanup, metrics, shutdown.

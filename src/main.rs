@@ -112,7 +112,9 @@ fn serve(config: Config, dev: bool) -> Result<(), Failure> {
     if dev {
         let kept = match config.store.backend {
             Backend::Memory => "sessions are gone when it stops",
-            Backend::Sled => "sessions are kept, but a secret that was made at start is not",
+            Backend::Sled | Backend::Redis => {
+                "sessions are kept, but a secret that was made at start is not"
+            }
         };
         tracing::warn!("running with --dev, not for production: {kept}");
     }

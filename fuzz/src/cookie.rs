@@ -29,6 +29,8 @@ impl Clock for Stopped {
     }
 
     fn not_before(&self, _: Moment) {}
+
+    fn follow(&self, _: Moment, _: Moment) {}
 }
 
 /// Different octets each time, the same for each input.

@@ -371,7 +371,7 @@ impl Store for Hesitant {
         self.store.check()
     }
 
-    fn count(&self) -> u64 {
+    fn count(&self) -> Option<u64> {
         self.store.count()
     }
 }

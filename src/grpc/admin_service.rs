@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 use super::{
     convert,
     engines::Engines,
-    fault::{Fault, Reason, log_cause},
+    fault::{Fault, Reason},
     operation::to_its_end,
     page,
     watchers::{Filter, Watch, Watchers},
@@ -19,7 +19,7 @@ use super::{
     },
 };
 use crate::session::{
-    engine::Engine, error::Error, id::PublicId, principals::Target, record::Principal, store::Store,
+    engine::Engine, id::PublicId, principals::Target, record::Principal, store::Store,
 };
 
 /// Sessions that one RevokeSessions may name.
@@ -42,7 +42,7 @@ impl<S: Store> SessionAdminService<S> {
         let principal = principal(&request.principal)?;
         let size = page::size(request.page_size)?;
         let after = page::after(&request.page_token, engine.name(), &principal)?;
-        let page = engine.list(&principal, after, size).await.map_err(fault)?;
+        let page = engine.list(&principal, after, size).await?;
         Ok(ListSessionsResponse {
             sessions: page.sessions.iter().map(convert::session_without_data).collect(),
             next_page_token: page
@@ -60,7 +60,7 @@ impl<S: Store> SessionAdminService<S> {
         let target = target(&request)?;
         let is_followed = engine.is_followed();
         let revoking = to_its_end(is_followed, async move { engine.revoke(target).await });
-        let revoked = revoking.await.map_err(fault)?;
+        let revoked = revoking.await?;
         Ok(RevokeSessionsResponse { revoked })
     }
 
@@ -113,11 +113,6 @@ fn target(request: &RevokeSessionsRequest) -> Result<Target, Fault> {
     })
 }
 
-fn fault(error: Error) -> Fault {
-    log_cause(&error);
-    error.into()
-}
-
 #[tonic::async_trait]
 impl<S: Store> session_admin_service_server::SessionAdminService for SessionAdminService<S> {
     async fn cleanup(
@@ -133,7 +128,7 @@ impl<S: Store> session_admin_service_server::SessionAdminService for SessionAdmi
         let mut removed = 0;
         for engine in engines {
             let swept = engine.sweep(self.slice).await;
-            removed += swept.map_err(|error| fault(error).into_status())?;
+            removed += swept.map_err(|error| Fault::from(error).into_status())?;
         }
         Ok(Response::new(CleanupResponse { removed }))
     }

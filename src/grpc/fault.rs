@@ -1,6 +1,6 @@
 //! Faults: the one table from what went wrong to what a gRPC caller sees.
 
-use std::{error::Error as _, time::Duration};
+use std::time::Duration;
 
 use prost::Message;
 use tonic::{Code, Status};
@@ -195,17 +195,5 @@ pub fn name_transport_faults(
     match Status::from_header_map(response.headers()).as_ref().and_then(of_transport) {
         Some(fault) => fault.into_status().into_http(),
         None => response,
-    }
-}
-
-/// Writes the internal cause of an error into the log. A caller's own mistakes
-/// are not the operator's business; overload is counted, and a full disk told
-/// by the store, once.
-pub fn log_cause(error: &Error) {
-    if let Error::Store(error) = error
-        && !matches!(error.kind, StoreErrorKind::Overloaded | StoreErrorKind::Full)
-    {
-        let cause = error.source().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(cause, "{error}");
     }
 }

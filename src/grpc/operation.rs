@@ -12,7 +12,7 @@ use std::{
 use super::{
     convert,
     engines::Engines,
-    fault::{Fault, Reason, log_cause},
+    fault::{Fault, Reason},
     observer::{Observer, Outcome, Rpc},
     wire::{
         DestroyRequest, DestroyResponse, DestroyScope, ResolveRequest, ResolveResponse,
@@ -79,7 +79,6 @@ pub async fn observed<S, O: Operation<S>>(
             Ok(response)
         }
         Err(error) => {
-            log_cause(&error);
             let fault = Fault::from(error);
             observer.finished(O::RPC, Outcome::Failed(fault.reason), started.elapsed());
             Err(fault)

@@ -13,7 +13,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::listen::ConnectionLimit;
+use super::{listen::ConnectionLimit, outages::Outages};
 use crate::{
     grpc::{
         engines::Engines,
@@ -137,9 +137,10 @@ impl Metrics {
         Arc::new(Self { registry, rpcs, sessions, connections, watchers, watchers_dropped, stores })
     }
 
-    /// A store whose work is counted and timed.
+    /// A store whose work is counted and timed, and whose failures are logged.
     pub fn measured<S: Store>(&self, engine: &str, store: S) -> Measured<S> {
-        Measured { store, metrics: StoreMetrics::new(&self.stores, engine) }
+        let metrics = StoreMetrics::new(&self.stores, engine);
+        Measured { store, metrics }
     }
 
     /// The text that Prometheus reads.
@@ -150,9 +151,11 @@ impl Metrics {
         watchers: &Watchers,
     ) -> String {
         for engine in engines.iter() {
-            let label = OfEngine { engine: engine.name().to_owned() };
-            let count = engine.count().try_into().unwrap_or(i64::MAX);
-            self.sessions.get_or_create(&label).set(count);
+            // Of a store that does not know there is no line, rather than a wrong one.
+            if let Some(count) = engine.count() {
+                let label = OfEngine { engine: engine.name().to_owned() };
+                self.sessions.get_or_create(&label).set(count.try_into().unwrap_or(i64::MAX));
+            }
         }
         self.connections.set(connections.open().try_into().unwrap_or(i64::MAX));
         self.watchers.set(watchers.count().try_into().unwrap_or(i64::MAX));
@@ -267,6 +270,7 @@ struct StoreMetrics {
     examined: Counter,
     lag: Gauge<f64, std::sync::atomic::AtomicU64>,
     verbs: [VerbMetrics; 7],
+    outages: Outages,
 }
 
 struct VerbMetrics {
@@ -308,6 +312,7 @@ impl StoreMetrics {
             examined: families.examined.get_or_create_owned(&label),
             lag: families.lag.get_or_create_owned(&label),
             verbs: VERBS.map(verb),
+            outages: Outages::new(engine),
         }
     }
 
@@ -316,14 +321,18 @@ impl StoreMetrics {
         let outcome = work.await;
         let metrics = &self.verbs[verb as usize];
         metrics.duration.observe(started.elapsed().as_secs_f64());
-        if outcome.is_err() {
-            metrics.errors.inc();
+        match &outcome {
+            Ok(_) => self.outages.worked(Instant::now),
+            Err(error) => {
+                metrics.errors.inc();
+                self.outages.failed(error, Instant::now());
+            }
         }
         outcome
     }
 }
 
-/// A store whose work is counted and timed.
+/// A store whose work is counted and timed, and whose failures are logged.
 pub struct Measured<S> {
     store: S,
     metrics: StoreMetrics,
@@ -386,7 +395,7 @@ impl<S: Store> Store for Measured<S> {
         self.store.check()
     }
 
-    fn count(&self) -> u64 {
+    fn count(&self) -> Option<u64> {
         self.store.count()
     }
 }

@@ -13,6 +13,7 @@
 //! | [`cleanup`], [`jitter`] | the periodic sweep, and times that are spread |
 //! | [`tls`] | certificates and keys |
 //! | [`metrics`], [`scrape`] | what is counted, and the page that shows it |
+//! | [`outages`] | what the log says of a store that fails |
 //! | [`system`] | the system's clock and randomness |
 //! | [`log`] | the log |
 
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
-    config::{Backend, Checked, Config, ConfigError, ListenAddr},
+    config::{Checked, Config, ConfigError, ListenAddr, StoreChoice},
     gate::Gate,
     listen::{BindError, ConnectionLimit, Listener},
     metrics::{Measured, Metrics},
@@ -37,6 +38,7 @@ use crate::{
     store::{
         AnyStore,
         memory::MemoryStore,
+        redis::RedisDatabase,
         sled::{OpenError, SledDatabase, SledOptions},
     },
 };
@@ -48,6 +50,7 @@ mod jitter;
 pub mod listen;
 pub mod log;
 pub mod metrics;
+mod outages;
 pub mod scrape;
 mod services;
 pub mod system;
@@ -94,7 +97,7 @@ pub struct Server {
     auth: Option<BearerAuth>,
     engines: Engines<DaemonStore>,
     watchers: Arc<Watchers>,
-    database: Option<SledDatabase>,
+    database: Database,
     metrics: Arc<Metrics>,
     workers: Workers,
     connections: ConnectionLimit,
@@ -103,6 +106,13 @@ pub struct Server {
     scrape: Option<TcpListener>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
+}
+
+/// What the stores of the engines have in common.
+enum Database {
+    Memory,
+    Sled(SledDatabase),
+    Redis(RedisDatabase),
 }
 
 /// Where a daemon listens, with the real ports.
@@ -127,7 +137,8 @@ impl Server {
         let (clock, entropy) = (Arc::clone(&surroundings.clock), Arc::clone(&surroundings.entropy));
         let limits = &config.limits;
         let watchers = Watchers::new(limits.max_watchers as usize, limits.watch_queue as usize);
-        let (engines, database) = engines(&config, checked, &metrics, &watchers, surroundings)?;
+        let (engines, database) =
+            engines(&config, checked, &metrics, &watchers, surroundings).await?;
         let scrape = match config.listen.metrics.0 {
             None => None,
             Some(address) => match Listener::bind(&ListenAddr::Tcp(address)).await? {
@@ -182,7 +193,7 @@ impl Server {
             stopping: stopping.clone(),
         };
         let (sessions, admin) = (Arc::new(services.sessions()), Arc::new(services.admin()));
-        set_health(&health, ServingStatus::Serving).await;
+        set_health(&health, status(&self.engines)).await;
 
         let mut background = JoinSet::new();
         for engine in self.engines.iter() {
@@ -191,9 +202,10 @@ impl Server {
             let entropy = Arc::clone(&self.entropy);
             background.spawn(cleanup::run(Arc::clone(engine), interval, slice, entropy));
         }
-        background.spawn(watch_fitness(self.engines.clone(), health.clone()));
-        if let Some(database) = self.database.clone() {
-            background.spawn(mark_time(database, Arc::clone(&self.clock)));
+        let mut fitness = JoinSet::new();
+        fitness.spawn(watch_fitness(self.engines.clone(), health.clone()));
+        if let Database::Sled(database) = &self.database {
+            background.spawn(mark_time(database.clone(), Arc::clone(&self.clock)));
         }
         if let Some(listener) = self.scrape {
             let (metrics, engines) = (self.metrics, self.engines.clone());
@@ -220,6 +232,7 @@ impl Server {
 
         stop.await;
         tracing::info!("stopping: no more connections are taken, what is in flight is finished");
+        fitness.shutdown().await;
         set_health(&health, ServingStatus::NotServing).await;
         stopping.cancel();
         // Ends the streams of those who watch it, which would hold us up.
@@ -238,11 +251,12 @@ impl Server {
         // With them go the connections that were cut.
         drop(self.workers);
         match self.database {
-            Some(database) => {
+            Database::Sled(database) => {
                 database.mark_time(self.clock.now())?;
                 database.sync().await
             }
-            None => Ok(()),
+            // Redis keeps what it has acknowledged as well as it is configured to.
+            Database::Memory | Database::Redis(_) => Ok(()),
         }
     }
 }
@@ -270,15 +284,30 @@ async fn mark_time(database: SledDatabase, clock: Arc<dyn Clock>) {
     }
 }
 
-/// Turns health to NOT_SERVING, for good, when a store can not keep its
-/// promises any more: whoever probes then restarts the daemon.
+/// Keeps health at what the stores say: NOT_SERVING when one can not serve, which
+/// is for good when it can not keep its promises any more.
 async fn watch_fitness(engines: Engines<DaemonStore>, health: HealthReporter) {
+    let mut fit = true;
     loop {
-        tokio::time::sleep(FITNESS_INTERVAL).await;
-        if let Some(error) = engines.iter().find_map(|engine| engine.check().err()) {
-            tracing::error!("not serving from now on: {error}");
-            return set_health(&health, ServingStatus::NotServing).await;
+        match unfit(&engines) {
+            Some(error) if fit => tracing::error!("not serving from now on: {error}"),
+            None if !fit => tracing::info!("serving again"),
+            _ => {}
         }
+        fit = unfit(&engines).is_none();
+        set_health(&health, status(&engines)).await;
+        tokio::time::sleep(FITNESS_INTERVAL).await;
+    }
+}
+
+fn unfit(engines: &Engines<DaemonStore>) -> Option<crate::session::error::Error> {
+    engines.iter().find_map(|engine| engine.check().err())
+}
+
+fn status(engines: &Engines<DaemonStore>) -> ServingStatus {
+    match unfit(engines) {
+        None => ServingStatus::Serving,
+        Some(_) => ServingStatus::NotServing,
     }
 }
 
@@ -290,18 +319,26 @@ async fn bind(addresses: &[ListenAddr]) -> Result<Vec<Listener>, BindError> {
     Ok(listeners)
 }
 
-fn engines(
+async fn engines(
     config: &Config,
     checked: Checked,
     metrics: &Metrics,
     watchers: &Arc<Watchers>,
     surroundings: Surroundings,
-) -> Result<(Engines<DaemonStore>, Option<SledDatabase>), StartError> {
-    let database = match config.store.backend {
-        Backend::Memory => None,
-        Backend::Sled => Some(SledDatabase::open(sled_options(config))?),
+) -> Result<(Engines<DaemonStore>, Database), StartError> {
+    let database = match checked.store {
+        StoreChoice::Memory => Database::Memory,
+        StoreChoice::Sled => Database::Sled(SledDatabase::open(sled_options(config))?),
+        StoreChoice::Redis(options) => {
+            let database = RedisDatabase::start(*options, Arc::clone(&surroundings.clock));
+            // It may come later; health says so, and the store has told why.
+            if let Err(error) = database.first_contact().await {
+                tracing::warn!("starting without redis: {error}");
+            }
+            Database::Redis(database)
+        }
     };
-    if let Some(database) = &database {
+    if let Database::Sled(database) = &database {
         if let Some(mark) = database.time_mark()? {
             surroundings.clock.not_before(mark);
         }
@@ -317,8 +354,9 @@ fn engines(
     let mut engines = BTreeMap::new();
     for (number, (name, policy)) in checked.engines.into_iter().enumerate() {
         let store = match &database {
-            None => AnyStore::Memory(MemoryStore::default()),
-            Some(database) => AnyStore::Sled(database.store(&name, number as u16)?),
+            Database::Memory => AnyStore::Memory(MemoryStore::default()),
+            Database::Sled(database) => AnyStore::Sled(database.store(&name, number as u16)?),
+            Database::Redis(database) => AnyStore::Redis(database.store(&name)),
         };
         let store = metrics.measured(&name, store);
         let Surroundings { clock, entropy } = &surroundings;

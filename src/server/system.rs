@@ -3,7 +3,7 @@
 
 use std::{
     fs, io,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicI64, Ordering},
     time::Duration,
 };
 
@@ -21,6 +21,9 @@ use crate::session::{
 
 /// Descriptors that are not connections: listeners, files, probes.
 const OTHER_DESCRIPTORS: u64 = 128;
+
+/// A difference between two clocks that an operator should hear of.
+const WORTH_TELLING: Duration = Duration::from_secs(1);
 
 /// Raises this process's soft limit of descriptors to the hard one. Says what is
 /// wrong when that is too few for so many connections.
@@ -42,12 +45,14 @@ pub fn raise_descriptor_limit(connections: u32) -> Result<(), String> {
 /// A clock that reads the wall once, at start, and then follows a monotonic
 /// clock that counts suspend. A wall clock that steps while the daemon runs
 /// expires nothing.
+///
+/// Where it follows another clock, the wall at start was only a first guess.
 pub struct SystemClock {
     wall_at_start: Moment,
     boot_at_start: Duration,
     since_boot: fn() -> Duration,
-    /// Milliseconds that the wall was behind at start.
-    behind: AtomicU64,
+    /// Milliseconds that the wall was behind at start; negative: ahead.
+    behind: AtomicI64,
 }
 
 impl SystemClock {
@@ -58,15 +63,16 @@ impl SystemClock {
             wall_at_start: Moment::from_unix_millis(0) + wall.unwrap_or_default(),
             boot_at_start: since_boot(),
             since_boot,
-            behind: AtomicU64::new(0),
+            behind: AtomicI64::new(0),
         }
     }
 }
 
 impl Clock for SystemClock {
     fn now(&self) -> Moment {
-        let behind = Duration::from_millis(self.behind.load(Ordering::Relaxed));
-        self.wall_at_start + (self.since_boot)().saturating_sub(self.boot_at_start) + behind
+        let guess = self.wall_at_start + (self.since_boot)().saturating_sub(self.boot_at_start);
+        let behind = self.behind.load(Ordering::Relaxed);
+        Moment::from_unix_millis(guess.unix_millis().saturating_add_signed(behind))
     }
 
     fn not_before(&self, moment: Moment) {
@@ -76,8 +82,24 @@ impl Clock for SystemClock {
                 ?behind,
                 "the system's clock is behind the time of the last stop; going on from there"
             );
-            self.behind.fetch_add(behind.as_millis() as u64, Ordering::Relaxed);
+            self.behind.fetch_add(behind.as_millis() as i64, Ordering::Relaxed);
         }
+    }
+
+    fn follow(&self, earliest: Moment, latest: Moment) {
+        let now = self.now();
+        let correction = match now {
+            now if now < earliest => earliest.since(now).as_millis() as i64,
+            now if now > latest => -(now.since(latest).as_millis() as i64),
+            _ => return,
+        };
+        if correction.unsigned_abs() >= WORTH_TELLING.as_millis() as u64 {
+            tracing::warn!(
+                correction_millis = correction,
+                "the system's clock and the store's do not agree; going on with the store's"
+            );
+        }
+        self.behind.fetch_add(correction, Ordering::Relaxed);
     }
 }
 
@@ -119,6 +141,8 @@ impl Entropy for SystemEntropy {
 mod tests {
     use super::*;
 
+    use std::sync::atomic::AtomicU64;
+
     static BOOT_MILLIS: AtomicU64 = AtomicU64::new(5_000);
 
     /// Only the monotonic clock moves this one; the wall is not asked again.
@@ -128,7 +152,7 @@ mod tests {
             wall_at_start: Moment::from_unix_millis(1_000_000),
             boot_at_start: Duration::from_millis(5_000),
             since_boot: || Duration::from_millis(BOOT_MILLIS.load(Ordering::Relaxed)),
-            behind: AtomicU64::new(0),
+            behind: AtomicI64::new(0),
         };
         assert_eq!(clock.now(), Moment::from_unix_millis(1_000_000));
         BOOT_MILLIS.store(7_500, Ordering::Relaxed);
@@ -152,6 +176,26 @@ mod tests {
         working.join().expect("it ends");
         assert!(own() >= before + Duration::from_millis(50), "{:?} after {before:?}", own());
         assert!(cpu_time(u32::MAX).is_err(), "there is no such process");
+    }
+
+    #[test]
+    fn it_comes_into_line_with_another_clock() {
+        let clock = SystemClock {
+            wall_at_start: Moment::from_unix_millis(1_000_000),
+            boot_at_start: Duration::ZERO,
+            since_boot: || Duration::ZERO,
+            behind: AtomicI64::new(0),
+        };
+        let at = Moment::from_unix_millis;
+        for (earliest, latest, then) in [
+            (999_000, 1_001_000, 1_000_000), // It may well be right.
+            (5_000_000, 5_000_010, 5_000_000),
+            (5_000_005, 5_000_100, 5_000_005),
+            (1_000, 1_020, 1_020),
+        ] {
+            clock.follow(at(earliest), at(latest));
+            assert_eq!(clock.now(), at(then), "{earliest} to {latest}");
+        }
     }
 
     #[test]

@@ -56,11 +56,16 @@ impl From<Moment> for std::time::SystemTime {
 }
 
 /// Tells the time. Two readings never go backwards, whatever an operator does
-/// to the wall clock meanwhile: deadlines are judged by it.
+/// to the wall clock meanwhile: deadlines are judged by it. See [`follow`](Self::follow).
 pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Moment;
 
     /// Moves the clock on to `moment`, if it is behind. Called once, before the
     /// clock is read: what is stored was written at `moment`.
     fn not_before(&self, moment: Moment);
+
+    /// Brings the clock into line with another one, by which all judge who share a
+    /// store: there it is between these two moments by now. The one case in which
+    /// a reading may be before an earlier one.
+    fn follow(&self, earliest: Moment, latest: Moment);
 }

@@ -179,7 +179,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// How many sessions are stored; see [`Store::count`].
-    pub fn count(&self) -> u64 {
+    pub fn count(&self) -> Option<u64> {
         self.store.count()
     }
 

@@ -17,10 +17,11 @@ pub enum Granularity {
 }
 
 impl Granularity {
-    const AUTO_FRACTION: u32 = 64;
-    const AUTO_LIMIT: Duration = Duration::from_secs(60);
+    pub const AUTO_FRACTION: u32 = 64;
+    pub const AUTO_LIMIT: Duration = Duration::from_secs(60);
 
-    fn of(self, duration: Duration) -> Duration {
+    /// For an idle lifetime of `duration`.
+    pub fn of(self, duration: Duration) -> Duration {
         match self {
             Self::Auto => (duration / Self::AUTO_FRACTION).min(Self::AUTO_LIMIT),
             Self::Fixed(granularity) => granularity.min(duration),

@@ -21,7 +21,8 @@ use super::{
 /// a change is answered it is as durable as the store's configuration says.
 ///
 /// A record is kept until it is destroyed or its deadline has passed and a
-/// cleanup met it; reading does not judge deadlines.
+/// cleanup met it, or until the store itself removes what is over; reading does
+/// not judge deadlines.
 pub trait Store: Send + Sync + 'static {
     /// The record under `id`, if the store has it in memory. `None` tells nothing:
     /// ask one of the others. Does not wait.
@@ -82,12 +83,13 @@ pub trait Store: Send + Sync + 'static {
     /// `limit` entries, so that one call is short.
     fn cleanup(&self, now: Moment, limit: usize) -> impl Future<Output = Result<Swept>> + Send;
 
-    /// An error when the store can not keep its promises any more until it is
-    /// opened again. Does not wait.
+    /// An error when the store can not serve: for good, until it is opened again,
+    /// or until what it depends on is back. Does not wait.
     fn check(&self) -> Result<()>;
 
-    /// How many records are kept, expired ones included until they are swept.
-    fn count(&self) -> u64;
+    /// How many records are kept, expired ones included until they are swept;
+    /// `None`: the store does not know.
+    fn count(&self) -> Option<u64>;
 }
 
 /// The outcome of a touch.
@@ -171,15 +173,16 @@ impl StoreError {
     }
 
     /// The store has too much to do already.
-    pub fn overloaded(doing: &'static str) -> Self {
-        let source = "too many operations are waiting for the disk".into();
-        Self { kind: StoreErrorKind::Overloaded, doing, source }
+    pub fn overloaded(
+        doing: &'static str,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self { kind: StoreErrorKind::Overloaded, doing, source: source.into() }
     }
 
     /// There is no room for more.
-    pub fn full(doing: &'static str) -> Self {
-        let source = "the disk is nearly full".into();
-        Self { kind: StoreErrorKind::Full, doing, source }
+    pub fn full(doing: &'static str, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { kind: StoreErrorKind::Full, doing, source: source.into() }
     }
 
     /// What is stored makes no sense.

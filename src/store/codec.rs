@@ -27,7 +27,12 @@ use crate::session::{
 };
 
 const LAYOUT: u8 = 1;
-const FIXED_LEN: usize = 1 + VerifierHash::LEN + 4 * 8 + 2;
+/// Octets that come first and hold all but the principal and the data.
+pub const HEADER_LEN: usize = 1 + VerifierHash::LEN + 4 * 8;
+/// Where the deadline is.
+pub const DEADLINE_AT: usize = 1 + VerifierHash::LEN + 2 * 8;
+/// No record is shorter.
+pub const RECORD_MIN_LEN: usize = HEADER_LEN + 2;
 
 /// Why bytes are no record.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -44,7 +49,7 @@ pub enum DecodeError {
 pub fn encode(record: &Record, bytes: &mut Vec<u8>) {
     let principal = record.principal.as_bytes();
     let data = record.data.text();
-    bytes.reserve_exact(FIXED_LEN + principal.len() + data.len());
+    bytes.reserve_exact(RECORD_MIN_LEN + principal.len() + data.len());
     bytes.put_u8(LAYOUT);
     bytes.put_slice(record.verifier.as_bytes());
     bytes.put_u64(record.version);
@@ -65,7 +70,7 @@ pub fn decode(mut bytes: Bytes) -> Result<Record, DecodeError> {
         Some(&LAYOUT) => {}
         Some(&found) => return Err(DecodeError::UnknownLayout { found }),
     }
-    if len < FIXED_LEN {
+    if len < RECORD_MIN_LEN {
         return Err(cut_short);
     }
     bytes.advance(1);
@@ -142,8 +147,8 @@ mod tests {
     fn damage_is_named() {
         let found = decode(Bytes::from_static(b"\x09rest"));
         assert_eq!(found, Err(DecodeError::UnknownLayout { found: 9 }));
-        let found = decode(Bytes::from_static(&LAYOUT_1[..FIXED_LEN + 2]));
-        assert_eq!(found, Err(DecodeError::CutShort { len: FIXED_LEN + 2 }));
+        let found = decode(Bytes::from_static(&LAYOUT_1[..RECORD_MIN_LEN + 2]));
+        assert_eq!(found, Err(DecodeError::CutShort { len: RECORD_MIN_LEN + 2 }));
         assert_eq!(decode(Bytes::new()), Err(DecodeError::CutShort { len: 0 }));
         let mut broken = LAYOUT_1.to_vec();
         *broken.last_mut().expect("not empty") = 0xff;

@@ -167,7 +167,7 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn count(&self) -> u64 {
-        self.state.lock().records.len() as u64
+    fn count(&self) -> Option<u64> {
+        Some(self.state.lock().records.len() as u64)
     }
 }

@@ -4,12 +4,13 @@
 //! | file | holds |
 //! |---|---|
 //! | [`sled`] | the embedded database, the default |
+//! | [`redis`] | Redis and Valkey, for those who outgrow one machine |
 //! | [`memory`] | for tests and `--dev` |
 //! | [`codec`] | a record in bytes |
 
 use std::sync::Arc;
 
-use self::{memory::MemoryStore, sled::SledStore};
+use self::{memory::MemoryStore, redis::RedisStore, sled::SledStore};
 use crate::session::{
     clock::Moment,
     id::PublicId,
@@ -19,12 +20,14 @@ use crate::session::{
 
 pub mod codec;
 pub mod memory;
+pub mod redis;
 pub mod sled;
 
 /// A store of whatever kind the configuration names.
 pub enum AnyStore {
     Memory(MemoryStore),
     Sled(SledStore),
+    Redis(RedisStore),
 }
 
 macro_rules! each {
@@ -32,6 +35,7 @@ macro_rules! each {
         match $self {
             AnyStore::Memory($store) => $call,
             AnyStore::Sled($store) => $call,
+            AnyStore::Redis($store) => $call,
         }
     };
 }
@@ -78,7 +82,7 @@ impl Store for AnyStore {
         each!(self, store => store.check())
     }
 
-    fn count(&self) -> u64 {
+    fn count(&self) -> Option<u64> {
         each!(self, store => store.count())
     }
 }

@@ -391,7 +391,7 @@ impl<S: Store> Store for Buggy<S> {
         self.inner.store.check()
     }
 
-    fn count(&self) -> u64 {
+    fn count(&self) -> Option<u64> {
         self.inner.store.count()
     }
 }

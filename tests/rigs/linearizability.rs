@@ -33,7 +33,7 @@ use crate::{
     model::{Answer, Change, Held, Millis, Rules, SessionNumber, TokenNumber},
     names::{Names, options},
     rig::{self, Form, Random, SeededEntropy, TaskClock},
-    stores::{Kind, Restless, open},
+    stores::{self, EitherOf, Kind, Restless, open},
 };
 
 const CLIENTS: u64 = 8;
@@ -390,15 +390,19 @@ fn durability(seed: u64) -> Durability {
 }
 
 fn hunt(kind: Kind) {
+    let Some(redis) = stores::Engine::start(kind) else { return };
     let form = Form::of_environment();
     let first = form.seed();
     let seeds = form.pick(20, 200, 2_000);
     let runtime =
-        Builder::new_multi_thread().worker_threads(4).enable_time().build().expect("a runtime");
+        Builder::new_multi_thread().worker_threads(4).enable_all().build().expect("a runtime");
     let mut total = Tally::default();
     for seed in first..first + seeds {
         let directory = tempfile::tempdir().expect("a scratch folder");
-        let opened = open(kind, directory.path(), durability(seed));
+        // A redis store connects on the runtime.
+        let entered = runtime.enter();
+        let opened = open(kind, &redis, directory.path(), durability(seed));
+        drop(entered);
         let tally = runtime.block_on(run(opened.store, seed));
         total.add(tally.unwrap_or_else(|why| panic!("{kind:?}, {why}")));
     }
@@ -421,6 +425,39 @@ fn sled_with_a_table() {
 #[test]
 fn sled_without_a_table() {
     hunt(Kind::SledWithoutTable);
+}
+
+#[test]
+fn redis() {
+    hunt(Kind::Redis);
+}
+
+#[test]
+fn redis_cluster() {
+    hunt(Kind::RedisCluster);
+}
+
+/// Several daemons on one Redis: what one does the other sees.
+#[test]
+fn redis_of_two_daemons() {
+    let Some(redis) = stores::Engine::start(Kind::Redis) else { return };
+    let form = Form::of_environment();
+    let (first, seeds) = (form.seed(), form.pick(20, 200, 2_000));
+    let runtime =
+        Builder::new_multi_thread().worker_threads(4).enable_all().build().expect("a runtime");
+    let mut total = Tally::default();
+    for seed in first..first + seeds {
+        let world = seed.to_string();
+        let entered = runtime.enter();
+        let store = EitherOf::new(redis.store(&world), redis.store(&world));
+        drop(entered);
+        let tally = runtime.block_on(run(store, seed));
+        total.add(tally.unwrap_or_else(|why| panic!("two daemons, {why}")));
+    }
+    let Tally { sessions, operations, overlapping, hardest } = total;
+    rig::report(&format!(
+        "rig linearizability: Redis of two daemons, {form:?}, seed {first}: {seeds} seeds, {operations} operations on {sessions} sessions, {overlapping} of them at the same time as others, at most {hardest} situations in a search"
+    ));
 }
 
 /// Seeds within which each bug must be caught.

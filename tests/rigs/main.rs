@@ -38,6 +38,7 @@ mod model;
 mod names;
 mod power_loss;
 mod random;
+mod redis_faults;
 mod rig;
 mod state_machine;
 mod steps;

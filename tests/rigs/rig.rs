@@ -65,6 +65,8 @@ impl Clock for TaskClock {
 
     /// The rigs start no daemon, and their time never goes back.
     fn not_before(&self, _: Moment) {}
+
+    fn follow(&self, _: Moment, _: Moment) {}
 }
 
 /// Secret number `epoch` signs, it and all before it verify.

@@ -1,7 +1,10 @@
 //! A state machine: random operations, one after the other, on an engine and on
 //! the model. After each step both must say the same.
 
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use proptest::{
     prelude::*,
@@ -19,7 +22,7 @@ use crate::{
     model::Rules,
     rig::{self, Form, Random},
     steps::{Step, durability, rules, step},
-    stores::{Kind, Opened, open},
+    stores::{Engine, Kind, Opened, open},
 };
 
 const MAX_STEPS: usize = 60;
@@ -27,6 +30,7 @@ const MAX_STEPS: usize = 60;
 /// A store as it is, in a directory of its own.
 struct Real {
     kind: Kind,
+    engine: Rc<Engine>,
     durability: Durability,
     database: Option<SledDatabase>,
     // After the database, because fields are dropped in order.
@@ -34,9 +38,9 @@ struct Real {
 }
 
 impl Real {
-    fn new(kind: Kind, durability: Durability) -> Self {
+    fn new(kind: Kind, engine: &Rc<Engine>, durability: Durability) -> Self {
         let directory = tempfile::tempdir().expect("a scratch folder");
-        Self { kind, durability, directory, database: None }
+        Self { kind, engine: Rc::clone(engine), durability, directory, database: None }
     }
 }
 
@@ -44,13 +48,18 @@ impl World for Real {
     type Store = AnyStore;
 
     fn open(&mut self) -> AnyStore {
-        let Opened { database, store } = open(self.kind, self.directory.path(), self.durability);
+        let Opened { database, store } =
+            open(self.kind, &self.engine, self.directory.path(), self.durability);
         self.database = database;
         store
     }
 
     fn lasts(&self) -> bool {
         self.kind != Kind::Memory
+    }
+
+    fn sweeps(&self) -> bool {
+        !self.kind.is_redis()
     }
 
     fn close(&mut self) {
@@ -89,6 +98,7 @@ fn test_rng(random: &mut Random) -> TestRng {
 }
 
 fn hunt(kind: Kind) {
+    let Some(engine) = Engine::start(kind).map(Rc::new) else { return };
     let form = Form::of_environment();
     let seed = form.seed();
     let config = Config {
@@ -103,14 +113,14 @@ fn hunt(kind: Kind) {
     let mut random = Random::stream(seed, kind as u64);
     let rng = test_rng(&mut random);
     let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let steps_run = Cell::new(0);
     let answers = RefCell::default();
     let strategy = (rules(), durability(), prop::collection::vec(step(), 1..=MAX_STEPS));
     let outcome =
         TestRunner::new_with_rng(config, rng).run(&strategy, |(rules, durability, steps)| {
             steps_run.set(steps_run.get() + steps.len());
-            let world = Real::new(kind, durability);
+            let world = Real::new(kind, &engine, durability);
             runtime.block_on(run(world, rules, steps, &answers))
         });
     let steps_run = steps_run.get();
@@ -144,6 +154,16 @@ fn sled_with_a_table() {
 #[test]
 fn sled_without_a_table() {
     hunt(Kind::SledWithoutTable);
+}
+
+#[test]
+fn redis() {
+    hunt(Kind::Redis);
+}
+
+#[test]
+fn redis_cluster() {
+    hunt(Kind::RedisCluster);
 }
 
 /// A memory store with a bug.

@@ -1,6 +1,13 @@
 //! The stores that a rig runs over, and what it puts around them.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use sessiond::{
@@ -13,11 +20,15 @@ use sessiond::{
     store::{
         AnyStore,
         memory::MemoryStore,
+        redis::{RedisDatabase, RedisStore},
         sled::{Durability, OnDamage, SledDatabase, SledOptions},
     },
 };
 
-use crate::rig::Random;
+use crate::{
+    rig::{Random, TaskClock},
+    support::redis::{RedisCluster, RedisServer, is_missing, options},
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -25,6 +36,45 @@ pub enum Kind {
     SledWithTable,
     /// The table is so small that nothing stays in it.
     SledWithoutTable,
+    /// One server.
+    Redis,
+    RedisCluster,
+}
+
+impl Kind {
+    pub fn is_redis(self) -> bool {
+        matches!(self, Self::Redis | Self::RedisCluster)
+    }
+}
+
+/// Redis for a whole rig, or nothing for what needs none: a server takes a moment
+/// to start, and a cluster seconds.
+pub enum Engine {
+    None,
+    Server(RedisServer),
+    Cluster(RedisCluster),
+}
+
+impl Engine {
+    /// `None`, with a word on stderr, where there is no `redis-server`.
+    pub fn start(kind: Kind) -> Option<Self> {
+        Some(match kind {
+            Kind::Memory | Kind::SledWithTable | Kind::SledWithoutTable => Self::None,
+            _ if is_missing() => return None,
+            Kind::Redis => Self::Server(RedisServer::start()),
+            Kind::RedisCluster => Self::Cluster(RedisCluster::start(3, 0)),
+        })
+    }
+
+    /// A store in it, with keys of its own for each `world`. Needs a tokio runtime.
+    pub fn store(&self, world: &str) -> RedisStore {
+        let url = match self {
+            Self::None => panic!("expected a kind that needs redis"),
+            Self::Server(server) => server.url(),
+            Self::Cluster(cluster) => cluster.url(),
+        };
+        RedisDatabase::start(options(&url, world), Arc::new(TaskClock)).store("rig")
+    }
 }
 
 /// A store, and the database that it is in.
@@ -33,9 +83,15 @@ pub struct Opened {
     pub store: AnyStore,
 }
 
-/// Opens a store in `directory`. A memory store is always a new one.
-pub fn open(kind: Kind, directory: &Path, durability: Durability) -> Opened {
+/// Opens a store in `directory`, or the one of that name in `engine`. A memory store
+/// is always a new one.
+pub fn open(kind: Kind, engine: &Engine, directory: &Path, durability: Durability) -> Opened {
     let cache_bytes = match kind {
+        Kind::Redis | Kind::RedisCluster => {
+            let world = directory.file_name().expect("a folder has a name").to_string_lossy();
+            let store = AnyStore::Redis(engine.store(world.trim_start_matches('.')));
+            return Opened { database: None, store };
+        }
         Kind::Memory => {
             let store = AnyStore::Memory(MemoryStore::default());
             return Opened { database: None, store };
@@ -101,8 +157,67 @@ impl<S: Store> Store for Shared<S> {
         self.0.check()
     }
 
-    fn count(&self) -> u64 {
+    fn count(&self) -> Option<u64> {
         self.0.count()
+    }
+}
+
+/// Two handles of one store, each taken in turn.
+pub struct EitherOf<S> {
+    stores: [S; 2],
+    taken: AtomicUsize,
+}
+
+impl<S: Store> EitherOf<S> {
+    pub fn new(one: S, other: S) -> Self {
+        Self { stores: [one, other], taken: AtomicUsize::new(0) }
+    }
+
+    fn next(&self) -> &S {
+        &self.stores[self.taken.fetch_add(1, Ordering::Relaxed) % 2]
+    }
+}
+
+impl<S: Store> Store for EitherOf<S> {
+    async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
+        self.next().read(id).await
+    }
+
+    async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
+        self.next().touch(id, touch).await
+    }
+
+    async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
+        self.next().create(id, record).await
+    }
+
+    async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
+        self.next().write(id, update).await
+    }
+
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+        self.next().destroy(id, claim).await
+    }
+
+    async fn list(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        self.next().list(principal, after, limit).await
+    }
+
+    async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
+        self.next().cleanup(now, limit).await
+    }
+
+    fn check(&self) -> Result<()> {
+        self.next().check()
+    }
+
+    fn count(&self) -> Option<u64> {
+        self.next().count()
     }
 }
 
@@ -180,7 +295,7 @@ impl<S: Store> Store for Restless<S> {
         self.store.check()
     }
 
-    fn count(&self) -> u64 {
+    fn count(&self) -> Option<u64> {
         self.store.count()
     }
 }

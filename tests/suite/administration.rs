@@ -10,7 +10,7 @@ use tonic::Code;
 
 use crate::{
     over_every_store,
-    support::daemon::{Daemon, assert_fault},
+    support::daemon::{Daemon, assert_fault, swept},
 };
 
 over_every_store!(
@@ -30,7 +30,7 @@ async fn cleanup_says_how_many_it_removed(backend: Backend) {
     daemon.clock.advance(Duration::from_secs(1000));
     let alive = daemon.visitor("{}").await;
     daemon.clock.advance(Duration::from_secs(1000));
-    assert_eq!(daemon.cleanup().await, 10);
+    assert_eq!(daemon.cleanup().await, swept(backend, 10));
     assert_eq!(daemon.cleanup().await, 0);
     assert_eq!(daemon.state(&alive).await, SessionState::Active);
 }
@@ -48,12 +48,15 @@ async fn cleanup_can_be_for_one_engine(backend: Backend) {
         daemon.admin.clone().cleanup(request).await.map(|answer| answer.into_inner().removed)
     };
     assert_eq!(sweep("shop").await.expect("answered"), 0);
-    assert_eq!(sweep("default").await.expect("answered"), 1);
+    assert_eq!(sweep("default").await.expect("answered"), swept(backend, 1));
     let error = sweep("nope").await.expect_err("no such engine");
     assert_fault(&error, Code::InvalidArgument, "UNKNOWN_ENGINE", Some("engine"));
 }
 
 async fn the_task_sweeps_by_itself(backend: Backend) {
+    if swept(backend, 1) == 0 {
+        return; // There is nothing to do for it.
+    }
     let daemon = Daemon::with(backend, |config| {
         config.cleanup.interval = Span(Duration::from_millis(20));
         config.cleanup.slice = 4;
@@ -113,7 +116,6 @@ async fn metrics_tell_and_give_nothing_away(backend: Backend) {
         r#"sessiond_requests_total{rpc="Resolve",state="NONE"} 1"#,
         r#"sessiond_requests_total{rpc="Destroy",state="ACTIVE"} 1"#,
         r#"sessiond_request_duration_seconds_count{rpc="Resolve"} 2"#,
-        r#"sessiond_sessions{engine="default"} 0"#,
         r#"sessiond_sessions_created_total{engine="default"} 2"#,
         r#"sessiond_sessions_destroyed_total{engine="default"} 2"#,
         r#"sessiond_sessions_revoked_total{engine="default"} 1"#,
@@ -126,6 +128,9 @@ async fn metrics_tell_and_give_nothing_away(backend: Backend) {
     ] {
         assert!(page.lines().any(|found| found == line), "expected {line} in:\n{page}");
     }
+    let counted = page.lines().any(|found| found == r#"sessiond_sessions{engine="default"} 0"#);
+    let known = swept(backend, 1) == 1;
+    assert_eq!(counted, known, "a line for who knows the number, and none for who does not");
     for secret in [id.as_str(), "hunter2", "ann@", browser.header().as_str()] {
         assert!(!page.contains(secret), "the page gives {secret} away");
     }

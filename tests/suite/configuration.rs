@@ -141,8 +141,16 @@ fn what_is_wrong_is_named_with_its_source_and_what_is_allowed() {
             "cleanup.slice in the file FILE: expected a whole number, found -1",
         ),
         (
-            "[store]\nbackend = \"redis\"",
-            "store.backend in the file FILE: expected one of \"sled\", \"memory\", found \"redis\"",
+            "[store]\nbackend = \"etcd\"",
+            "store.backend in the file FILE: expected one of \"sled\", \"redis\", \"memory\", found \"etcd\"",
+        ),
+        (
+            "[store.redis]\nurl = \"http://u:hunter2@a\"",
+            "store.redis.url in the file FILE: expected a URL such as \"redis://127.0.0.1:6379\", \"redis+sentinel://host:26379,host:26379/service\" or \"redis+cluster://host:6379,host:6379\"; rediss is the same over TLS, found something else",
+        ),
+        (
+            "[store.redis]\npassword = [\"hunter2\"]",
+            "store.redis.password in the file FILE: expected a string, found something else",
         ),
         ("[store", "the file FILE: line 1: unclosed table, expected `]`"),
         (
@@ -175,6 +183,21 @@ fn what_is_wrong_is_named_with_its_source_and_what_is_allowed() {
     let expected = "log.level in --set log.level: expected one of \"error\", \"warn\", \"info\", \
                     \"debug\", \"trace\", found \"loud\"";
     assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn no_password_is_shown() {
+    let settings = pairs(&[
+        ("store.redis.url", "redis://someone:hunter2@redis.example:6379/1"),
+        ("store.redis.password", "hunter2"),
+    ]);
+    let config = load(Sources { settings, ..sources() }).expect("each value is possible");
+    assert_eq!(config.store.redis.url.password.as_str(), "hunter2", "it is there");
+    for shown in [config.to_toml(), format!("{config:?}")] {
+        assert!(!shown.contains("hunter2") && !shown.contains("someone"), "{shown}");
+        assert!(shown.contains("redis.example:6379/1"), "{shown}");
+    }
+    assert!(config.to_toml().contains("password = \"(not shown)\""));
 }
 
 #[test]
@@ -218,6 +241,38 @@ fn what_can_not_work_together_is_refused() {
             "listen: 127.0.0.1:8 is listed twice",
         ),
         (vec![("store.sled.path", "")], "store.sled.path: expected a directory"),
+        (
+            vec![("store.redis.key_prefix", "{app}")],
+            "store.redis.key_prefix: expected 1 to 64 letters, digits, \"_\", \"-\", \".\", \":\" and \"/\", found \"{app}\"",
+        ),
+        (
+            vec![("store.redis.connections", "0")],
+            "store.redis.connections: expected 1 to 64, found 0",
+        ),
+        (
+            vec![("store.redis.timeout", "61s")],
+            "store.redis.timeout: expected at most 1m, found 1m 1s",
+        ),
+        (
+            vec![("store.redis.wait_replicas", "1"), ("store.redis.wait_timeout", "1s")],
+            "store.redis.wait_timeout: expected less than store.redis.timeout, which is 1s, found 1s",
+        ),
+        (
+            vec![("store.redis.tls.ca_file", "x")],
+            "store.redis.tls: is for a URL that begins with rediss",
+        ),
+        (
+            vec![("store.redis.url", "rediss://a"), ("store.redis.tls.key_file", "x")],
+            "store.redis.tls: expected both",
+        ),
+        (
+            vec![("store.redis.sentinel_username", "x")],
+            "store.redis.sentinel_password_file: is for a URL that begins with redis+sentinel",
+        ),
+        (
+            vec![("store.backend", "redis"), ("store.redis.password_file", "/nope")],
+            "store.redis.password_file: the file can not be read",
+        ),
         (vec![("listen.grpc", "")], "listen.grpc: expected at least one address"),
         (vec![("listen.tls.cert_file", "x")], "listen.tls: expected both"),
         (vec![("listen.tls.client_ca_file", "x")], "listen.tls.client_ca_file: needs"),

@@ -13,8 +13,14 @@ use sessiond::{
     },
     store::{
         memory::MemoryStore,
+        redis::{RedisDatabase, RedisStore},
         sled::{Durability, OnDamage, SledDatabase, SledOptions, SledStore},
     },
+};
+
+use crate::support::{
+    daemon::TestClock,
+    redis::{RedisCluster, RedisServer, is_missing, options},
 };
 
 const NOW: Moment = Moment::from_unix_millis(1_000_000);
@@ -84,22 +90,32 @@ async fn create(store: &impl Store, id: PublicId, record: Record) -> Arc<Record>
     created.expect("the id is free")
 }
 
-/// All properties, on a store that is empty.
+/// What every store does, on one that is empty.
+async fn keeps_sessions(store: Arc<impl Store>) {
+    creates_once(store.as_ref()).await;
+    touches_what_is_live(store.as_ref()).await;
+    writes_what_is_live(store.as_ref()).await;
+    refuses_without_a_trace(store.as_ref()).await;
+    destroys_for_good(store.as_ref()).await;
+    destroys_by_claim(store.as_ref()).await;
+    lists_a_principal_in_pages(store.as_ref()).await;
+    lists_what_it_has_become(store.as_ref()).await;
+    lists_what_stays_while_others_come_and_go(store.as_ref()).await;
+    keeps_writes_in_step(store).await;
+}
+
+/// What a store does beside that has to be swept, on one that is empty.
+async fn sweeps(store: &impl Store) {
+    sweeps_what_has_expired(store).await;
+    sweeps_after_a_shortened_deadline(store).await;
+    says_what_it_swept(store).await;
+    lists_until_it_is_swept(store).await;
+    counts_what_it_keeps(store).await;
+}
+
 async fn conforms(store: impl Store) {
-    creates_once(&store).await;
-    touches_what_is_live(&store).await;
-    writes_what_is_live(&store).await;
-    refuses_without_a_trace(&store).await;
-    destroys_for_good(&store).await;
-    sweeps_what_has_expired(&store).await;
-    sweeps_after_a_shortened_deadline(&store).await;
-    says_what_it_swept(&store).await;
-    destroys_by_claim(&store).await;
-    lists_a_principal_in_pages(&store).await;
-    lists_what_it_has_become(&store).await;
-    lists_what_stays_while_others_come_and_go(&store).await;
-    counts_what_it_keeps(&store).await;
-    keeps_writes_in_step(Arc::new(store)).await;
+    sweeps(&store).await;
+    keeps_sessions(Arc::new(store)).await;
 }
 
 async fn creates_once(store: &impl Store) {
@@ -208,7 +224,7 @@ async fn sweep(store: &impl Store, now: Moment) -> usize {
 async fn sweeps_what_has_expired(store: &impl Store) {
     let far = Duration::from_secs(1_000_000);
     sweep(store, NOW + far).await;
-    assert_eq!(store.count(), 0, "a sweep removes all that has expired");
+    assert_eq!(store.count(), Some(0), "a sweep removes all that has expired");
     let start = NOW + far;
     for number in 0..20 {
         let deadline = start + Duration::from_secs(100 + u64::from(number));
@@ -233,7 +249,7 @@ async fn sweeps_what_has_expired(store: &impl Store) {
     assert_eq!(sweep(store, at(199)).await, 10);
     assert!(stored(store, id(103)).await.is_some());
     assert_eq!(sweep(store, at(200)).await, 1, "until its own deadline");
-    assert_eq!(store.count(), 0);
+    assert_eq!(store.count(), Some(0));
 }
 
 async fn sweeps_after_a_shortened_deadline(store: &impl Store) {
@@ -349,11 +365,16 @@ async fn lists_what_it_has_become(store: &impl Store) {
     give("", 3).await;
     assert_eq!(list(store, "emil").await, [], "after it became anonymous");
     give("emil", 4).await;
+    assert_eq!(list(store, "emil").await, [id(550)], "and his again");
+}
+
+async fn lists_until_it_is_swept(store: &impl Store) {
+    create(store, id(560), Record { principal: principal("gus"), ..record() }).await;
     let far = NOW + Duration::from_secs(6_000_000);
-    let due = store.list(principal("emil"), None, 9).await.expect("the store works");
+    let due = store.list(principal("gus"), None, 9).await.expect("the store works");
     assert!(due.records[0].1.deadline < far, "listed until it is swept");
     sweep(store, far).await;
-    assert_eq!(list(store, "emil").await, [], "after the sweep");
+    assert_eq!(list(store, "gus").await, [], "after the sweep");
 }
 
 /// Pages go on while others come and go; what stays is in them, once.
@@ -388,17 +409,17 @@ async fn lists_what_stays_while_others_come_and_go(store: &impl Store) {
 }
 
 async fn counts_what_it_keeps(store: &impl Store) {
-    assert_eq!(store.count(), 0);
+    assert_eq!(store.count(), Some(0));
     let start = NOW + Duration::from_secs(9_000_000);
     for number in 0..5 {
         create(store, id(300 + number), Record { deadline: start, ..record() }).await;
     }
-    assert_eq!(store.count(), 5);
+    assert_eq!(store.count(), Some(5));
     store.destroy(id(300), own(1)).await.expect("the store works");
     store.destroy(id(300), own(1)).await.expect("the store works");
-    assert_eq!(store.count(), 4);
+    assert_eq!(store.count(), Some(4));
     assert_eq!(sweep(store, start).await, 4);
-    assert_eq!(store.count(), 0);
+    assert_eq!(store.count(), Some(0));
 }
 
 /// Many writers on one record: every version is given once, no write is lost.
@@ -496,7 +517,7 @@ async fn sled_keeps_records_over_a_restart() {
     let (_database, store) = sled(&directory, 1 << 20);
     assert_eq!(stored(&store, id(1)).await, Some(after));
     assert_eq!(stored(&store, id(2)).await, None);
-    assert_eq!(store.count(), 1);
+    assert_eq!(store.count(), Some(1));
     assert_eq!(sweep(&store, NOW + DURATION * 3).await, 1, "the index was kept, too");
 }
 
@@ -514,7 +535,7 @@ async fn sled_does_what_was_begun() {
     // Waits for what is being done.
     drop((database, store));
     let (_database, store) = sled(&directory, 1 << 20);
-    assert_eq!(store.count(), 50, "creations that were given up and yet done");
+    assert_eq!(store.count(), Some(50), "creations that were given up and yet done");
 }
 
 /// Engines share a database and see nothing of each other.
@@ -530,4 +551,24 @@ async fn sled_keeps_engines_apart() {
     let mut engines = database.engines();
     engines.sort();
     assert_eq!(engines, ["default", "second"]);
+}
+
+fn redis(url: &str) -> RedisStore {
+    RedisDatabase::start(options(url, "sessiond"), TestClock::new()).store("default")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_on_one_server() {
+    if !is_missing() {
+        let server = RedisServer::start();
+        keeps_sessions(Arc::new(redis(&server.url()))).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_in_a_cluster() {
+    if !is_missing() {
+        let cluster = RedisCluster::start(3, 0);
+        keeps_sessions(Arc::new(redis(&cluster.url()))).await;
+    }
 }

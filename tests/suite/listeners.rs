@@ -2,9 +2,6 @@
 
 use std::{fs, path::Path, path::PathBuf};
 
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-};
 use sessiond::{
     grpc::wire::{
         CleanupRequest, session_admin_service_client::SessionAdminServiceClient,
@@ -15,7 +12,7 @@ use sessiond::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::{
     Code, Request, Status,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+    transport::{Channel, ClientTlsConfig, Endpoint, Identity},
 };
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -24,60 +21,9 @@ use tonic_reflection::pb::{v1, v1alpha};
 
 use crate::support::{
     daemon::{Daemon, assert_fault, set},
+    papers::Papers,
     program::{Program, run, stderr},
 };
-
-/// A CA, a certificate for the server and one for a client, as PEM files.
-struct Papers {
-    directory: tempfile::TempDir,
-}
-
-impl Papers {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().expect("a scratch folder");
-        let mut params = CertificateParams::new(vec![]).expect("no names");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"))
-            .expect("a CA");
-        let papers = Self { directory };
-        papers.write("ca.pem", &ca.pem());
-        for (name, host, usage) in [
-            ("server", "localhost", ExtendedKeyUsagePurpose::ServerAuth),
-            ("client", "a-client", ExtendedKeyUsagePurpose::ClientAuth),
-        ] {
-            let mut params = CertificateParams::new(vec![host.to_owned()]).expect("a name");
-            params.extended_key_usages = vec![usage];
-            let key = KeyPair::generate().expect("a key");
-            let cert = params.signed_by(&key, &ca).expect("a certificate");
-            papers.write(&format!("{name}.pem"), &cert.pem());
-            papers.write(&format!("{name}.key"), &key.serialize_pem());
-        }
-        papers
-    }
-
-    fn write(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.path(name);
-        fs::write(&path, text).expect("a file");
-        path
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn setting(&self, key: &str, name: &str) -> String {
-        format!("--set={key}={}", self.path(name).display())
-    }
-
-    fn text(&self, name: &str) -> String {
-        fs::read_to_string(self.path(name)).expect("a file")
-    }
-
-    fn tls(&self) -> ClientTlsConfig {
-        let ca = Certificate::from_pem(self.text("ca.pem"));
-        ClientTlsConfig::new().ca_certificate(ca).domain_name("localhost")
-    }
-}
 
 fn endpoint(scheme: &str, address: &str) -> Endpoint {
     Endpoint::from_shared(format!("{scheme}://{address}")).expect("an address")

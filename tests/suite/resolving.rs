@@ -12,7 +12,7 @@ use crate::{
     over_every_store,
     support::{
         browser::{Browser, cookie_header, token},
-        daemon::{Daemon, SECRET, data, set},
+        daemon::{Daemon, SECRET, data, set, swept},
     },
 };
 
@@ -65,7 +65,9 @@ async fn every_state_has_its_cause(backend: Backend) {
     assert_eq!(answer.state(), SessionState::Expired);
     assert!(answer.set_cookie.is_empty(), "Resolve never sends a deletion cookie");
     daemon.cleanup().await;
-    assert_eq!(daemon.state(&rolled).await, SessionState::NotFound, "swept");
+    if swept(backend, 1) == 1 {
+        assert_eq!(daemon.state(&rolled).await, SessionState::NotFound, "swept");
+    }
 }
 
 async fn nothing_is_stored_for_a_visitor(backend: Backend) {
@@ -77,6 +79,9 @@ async fn nothing_is_stored_for_a_visitor(backend: Backend) {
     }
     daemon.clock.advance(Duration::from_secs(365 * 24 * 3600));
     assert_eq!(daemon.cleanup().await, 0, "there is nothing to sweep");
+    if let Some(redis) = daemon.redis() {
+        assert_eq!(redis.ask(&["DBSIZE"]), ":0\r\n", "there is no key");
+    }
 }
 
 async fn create_makes_a_session_with_an_id_of_its_own(backend: Backend) {

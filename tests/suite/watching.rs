@@ -16,7 +16,7 @@ use tonic::{Code, Status, Streaming};
 use crate::{
     over_every_store,
     support::{
-        daemon::{Daemon, START, assert_fault, login, millis, set},
+        daemon::{Daemon, START, assert_fault, login, millis, set, swept},
         program::PATIENCE,
     },
 };
@@ -130,7 +130,10 @@ async fn what_expires_is_told_once(backend: Backend) {
     // Over by now, though it was not swept yet.
     assert_eq!(daemon.destroy(&late).await.destroyed, 0);
     assert_eq!(told(&mut events).await, (Kind::Expired, "ann".to_owned(), Cause::Unspecified));
-    assert_eq!(daemon.cleanup().await, 7);
+    assert_eq!(daemon.cleanup().await, swept(backend, 7));
+    if swept(backend, 1) == 0 {
+        return; // What a store removes by itself it does not tell.
+    }
     let mut found = Vec::new();
     for _ in 0..7 {
         let event = next(&mut events).await;

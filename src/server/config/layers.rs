@@ -21,6 +21,8 @@ use super::Config;
 
 /// What a variable's name begins with.
 const PREFIX: &str = "SESSIOND_";
+/// Keys whose values are not repeated.
+const SECRETS: [&str; 4] = ["secrets", "password", "sentinel_password", "url"];
 /// What stands between the levels of a key in a variable's name.
 const LEVELS: &str = "__";
 
@@ -219,7 +221,7 @@ fn explain(figment: &Figment, error: figment::Error) -> ConfigError {
     let metadata = figment.find_metadata(&key).or(error.metadata.as_ref());
     let source = metadata.map(|metadata| metadata.name.to_string()).unwrap_or_default();
     // What is found is not repeated where it may be a secret.
-    let secret = path.iter().any(|level| level == "secrets");
+    let secret = path.iter().any(|level| SECRETS.contains(&level.as_str()));
     let found = |found: &dyn fmt::Display| {
         if secret { "something else".to_owned() } else { found.to_string() }
     };
@@ -238,7 +240,7 @@ fn explain(figment: &Figment, error: figment::Error) -> ConfigError {
             };
             format!("expected {expected}, found {}", found(&shown(actual)))
         }
-        _ if secret => "is not as expected: a list of texts".to_owned(),
+        _ if secret => "is not as expected: text, or a list of texts".to_owned(),
         kind => kind.to_string(),
     };
     ConfigError::of(&source, &key, problem)

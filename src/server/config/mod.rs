@@ -1,7 +1,8 @@
 //! The configuration: what may be set, and what is set when nothing is said.
 //!
 //! Parsing binds nothing and opens nothing. [`layers`] reads the sources,
-//! [`policy`] checks what no single value can show and makes the engines' rules.
+//! [`policy`] checks what no single value can show and makes the engines' rules,
+//! [`redis`] has the keys of `[store.redis]`.
 //! `config/sessiond.toml` says what each key means.
 
 use std::{collections::BTreeMap, path::PathBuf};
@@ -18,12 +19,14 @@ use crate::{
 
 pub use self::{
     layers::{ConfigError, Sources, load},
-    policy::{Checked, check},
+    policy::{Checked, StoreChoice, check},
+    redis::{RedisConfig, RedisTlsConfig},
     text::{AddrOrOff, ListenAddr, SecretText, Size, SizeOrNone, Span, SpanOrAuto, SpanOrNone},
 };
 
 mod layers;
 mod policy;
+mod redis;
 mod text;
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -148,11 +151,12 @@ impl Default for CookieConfig {
 pub struct StoreConfig {
     pub backend: Backend,
     pub sled: SledConfig,
+    pub redis: RedisConfig,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { backend: Backend::Sled, sled: SledConfig::default() }
+        Self { backend: Backend::Sled, sled: SledConfig::default(), redis: RedisConfig::default() }
     }
 }
 
@@ -160,6 +164,7 @@ impl Default for StoreConfig {
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
     Sled,
+    Redis,
     Memory,
 }
 

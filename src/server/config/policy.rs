@@ -9,14 +9,17 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::{Config, ConfigError, EngineConfig, ListenAddr};
-use crate::session::{
-    cookie,
-    cookie::{Cookie, CookieAttributes},
-    engine::Policy,
-    lifetime::{Granularity, Lifetime, MAX_DURATION},
-    principals::Limit,
-    token::{Keyring, Secret},
+use super::{Backend, Config, ConfigError, EngineConfig, ListenAddr, redis};
+use crate::{
+    session::{
+        cookie,
+        cookie::{Cookie, CookieAttributes},
+        engine::Policy,
+        lifetime::{Granularity, Lifetime, MAX_DURATION},
+        principals::Limit,
+        token::{Keyring, Secret},
+    },
+    store::redis::RedisOptions,
 };
 
 /// What a message needs beside the data: the Cookie header and field names.
@@ -28,8 +31,17 @@ pub struct Checked {
     pub engines: BTreeMap<String, Policy>,
     /// Bearer tokens; empty: none are asked for.
     pub tokens: Vec<Zeroizing<String>>,
+    pub store: StoreChoice,
     /// What an operator should know, a sentence each.
     pub warnings: Vec<String>,
+}
+
+/// Which store, with what was read from files for it.
+#[derive(Debug)]
+pub enum StoreChoice {
+    Memory,
+    Sled,
+    Redis(Box<RedisOptions>),
 }
 
 /// Checks what no single value can show, reads the files of secrets and
@@ -46,6 +58,12 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
     if config.store.sled.path.as_os_str().is_empty() {
         return Err(ConfigError::new("store.sled.path", "expected a directory, found \"\""));
     }
+    redis::check(&config.store.redis)?;
+    let store = match config.store.backend {
+        Backend::Memory => StoreChoice::Memory,
+        Backend::Sled => StoreChoice::Sled,
+        Backend::Redis => StoreChoice::Redis(Box::new(redis::options(&config.store.redis)?)),
+    };
     let mut engines = BTreeMap::new();
     for (name, engine) in &config.engine {
         let policy = policy(name, engine, &mut warnings)?;
@@ -59,7 +77,7 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
         }
         engines.insert(name.clone(), policy);
     }
-    Ok(Checked { engines, tokens, warnings })
+    Ok(Checked { engines, tokens, store, warnings })
 }
 
 fn policy(
@@ -177,7 +195,7 @@ fn tokens(config: &Config) -> Result<Vec<Zeroizing<String>>, ConfigError> {
 }
 
 /// `None` when no file is named.
-fn read_lines(key: &str, path: &Path) -> Result<Option<Zeroizing<String>>, ConfigError> {
+pub fn read_lines(key: &str, path: &Path) -> Result<Option<Zeroizing<String>>, ConfigError> {
     if path.as_os_str().is_empty() {
         return Ok(None);
     }
@@ -188,7 +206,7 @@ fn read_lines(key: &str, path: &Path) -> Result<Option<Zeroizing<String>>, Confi
 }
 
 /// The lines that say something, without the white space round them.
-fn lines(text: &str) -> impl Iterator<Item = &str> {
+pub fn lines(text: &str) -> impl Iterator<Item = &str> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     text.lines().map(str::trim).filter(|line| !line.is_empty())
 }

@@ -10,6 +10,8 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::store::redis::{EXPECTED_URL, RedisUrl, UnfitUrl};
+
 /// Reads and writes a type as text, by its `FromStr` and `Display`.
 macro_rules! as_text {
     ($type:ty, $expected:expr) => {
@@ -241,14 +243,31 @@ impl fmt::Display for AddrOrOff {
 
 as_text!(AddrOrOff, "an address such as \"127.0.0.1:9464\", or \"\" for none");
 
-/// A secret in the configuration. Shows its type only, wherever it is written.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+impl Serialize for RedisUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for RedisUrl {
+    /// The error does not repeat the text, which may hold a password.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = zeroize::Zeroizing::new(String::deserialize(deserializer)?);
+        text.parse().map_err(|UnfitUrl| {
+            de::Error::invalid_value(de::Unexpected::Other("something else"), &EXPECTED_URL)
+        })
+    }
+}
+
+/// A secret in the configuration. Shows its type only, wherever it is written, and
+/// whether there is one.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct SecretText(pub String);
 
 impl Serialize for SecretText {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("(not shown)")
+        serializer.serialize_str(if self.0.is_empty() { "" } else { "(not shown)" })
     }
 }
 

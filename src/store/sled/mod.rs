@@ -265,7 +265,12 @@ impl SledStore {
             }),
         };
         let queued = self.owner.threads.run(job);
-        let wake_up = queued.map_err(|_| StoreError::overloaded("take another operation"))?;
+        let wake_up = queued.map_err(|_| {
+            StoreError::overloaded(
+                "take another operation",
+                "too many operations are waiting for the disk",
+            )
+        })?;
         if let Some(wake_up) = wake_up {
             // After those who run before it, who may have work for the threads, too.
             tokio::spawn(async { drop(wake_up) });
@@ -381,7 +386,7 @@ impl Store for SledStore {
         self.inner.shared.committer.check()
     }
 
-    fn count(&self) -> u64 {
-        self.inner.count.load(Ordering::Acquire)
+    fn count(&self) -> Option<u64> {
+        Some(self.inner.count.load(Ordering::Acquire))
     }
 }

@@ -210,7 +210,11 @@ impl Records {
     }
 
     fn check_room(&self, needed: Room, doing: &'static str) -> Result<()> {
-        if self.room() >= needed { Ok(()) } else { Err(StoreError::full(doing)) }
+        if self.room() >= needed {
+            Ok(())
+        } else {
+            Err(StoreError::full(doing, "the disk is nearly full"))
+        }
     }
 
     /// Looks at an index entry that is due: removes the record if its deadline

@@ -9,6 +9,9 @@ pub mod oplog;
 #[path = "../../suite/support/program.rs"]
 #[allow(dead_code)]
 pub mod program;
+#[path = "../../suite/support/redis.rs"]
+#[allow(dead_code)]
+pub mod redis;
 pub mod small_disk;
 pub mod story;
 pub mod victim;

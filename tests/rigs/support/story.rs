@@ -135,7 +135,7 @@ pub async fn judge(data: &Path, stories: &[Story], cut: u64, untold: usize) -> F
         };
         findings.push((kind, detail));
     }
-    let count = store.count() as usize;
+    let count = store.count().expect("sled counts") as usize;
     if !(present..=present + untold).contains(&count) {
         findings.push(("unknown records", format!("{count} are there, {present} are known")));
     }

@@ -18,7 +18,7 @@ use sessiond::{
     },
     server::{
         Server, Surroundings,
-        config::{AddrOrOff, Backend, Config, ListenAddr, SecretText},
+        config::{AddrOrOff, Backend, Config, ListenAddr, SecretText, Span},
         system::SystemEntropy,
     },
     session::{
@@ -30,7 +30,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt;
 
-use super::browser::Browser;
+use super::{browser::Browser, redis::RedisServer};
 
 pub const SECRET: &str = "a-signing-secret-for-tests-long-enough";
 pub const START: Moment = Moment::from_unix_millis(1_800_000_000_000);
@@ -56,6 +56,9 @@ impl Clock for TestClock {
     fn not_before(&self, moment: Moment) {
         self.0.fetch_max(moment.unix_millis(), Ordering::SeqCst);
     }
+
+    /// The test's time is the time.
+    fn follow(&self, _: Moment, _: Moment) {}
 }
 
 /// A running daemon. It is stopped by `stop`, or cut off when dropped.
@@ -70,7 +73,13 @@ pub struct Daemon {
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<Result<(), StoreError>>,
     // Held for its Drop; shared by a daemon that is started again.
-    directory: Arc<tempfile::TempDir>,
+    scratch: Arc<Scratch>,
+}
+
+/// What a daemon keeps its sessions in.
+struct Scratch {
+    directory: tempfile::TempDir,
+    redis: Option<RedisServer>,
 }
 
 impl Daemon {
@@ -80,10 +89,20 @@ impl Daemon {
 
     /// A daemon whose configuration is `--dev`'s, on port 0, with changes.
     pub async fn with(backend: Backend, change: impl FnOnce(&mut Config)) -> Self {
-        let directory = Arc::new(tempfile::tempdir().expect("a scratch folder"));
+        let backend = in_force(backend);
+        let scratch = Arc::new(Scratch {
+            directory: tempfile::tempdir().expect("a scratch folder"),
+            redis: (backend == Backend::Redis).then(RedisServer::start),
+        });
         let mut config = Config::dev();
         config.store.backend = backend;
-        config.store.sled.path = directory.path().join("data");
+        config.store.sled.path = scratch.directory.path().join("data");
+        if let Some(redis) = &scratch.redis {
+            config.store.redis.url = redis.url().parse().expect("a URL");
+            // So that a busy machine is no failure.
+            config.store.redis.timeout = Span::secs(30);
+            config.store.redis.connect_timeout = Span::secs(10);
+        }
         config.listen.grpc = vec!["127.0.0.1:0".parse().expect("an address")];
         config.listen.admin = config.listen.grpc.clone();
         config.listen.metrics = AddrOrOff(None);
@@ -93,10 +112,10 @@ impl Daemon {
                 engine.cookie.secrets = vec![SecretText(SECRET.to_owned())];
             }
         }
-        Self::run(config, TestClock::new(), directory).await
+        Self::run(config, TestClock::new(), scratch).await
     }
 
-    async fn run(config: Config, clock: Arc<TestClock>, directory: Arc<tempfile::TempDir>) -> Self {
+    async fn run(config: Config, clock: Arc<TestClock>, scratch: Arc<Scratch>) -> Self {
         let surroundings =
             Surroundings { clock: Arc::clone(&clock) as _, entropy: Arc::new(SystemEntropy) };
         let server = Server::build(config.clone(), surroundings).await.expect("the daemon starts");
@@ -122,7 +141,7 @@ impl Daemon {
             metrics: addresses.metrics,
             stop: Some(stop),
             running,
-            directory,
+            scratch,
         }
     }
 
@@ -131,7 +150,12 @@ impl Daemon {
         drop(self.stop.take());
         let stopped = self.running.await.expect("the daemon stops without a panic");
         stopped.expect("the store is synced");
-        Stopped { config: self.config, clock: self.clock, directory: self.directory }
+        Stopped { config: self.config, clock: self.clock, scratch: self.scratch }
+    }
+
+    /// The server that it keeps its sessions in.
+    pub fn redis(&self) -> Option<&RedisServer> {
+        self.scratch.redis.as_ref()
     }
 
     /// Where the admin service listens.
@@ -245,11 +269,27 @@ impl Daemon {
     }
 }
 
+/// The backend that a test asks for, or the one that the whole suite is to run
+/// with: SESSIOND_TEST_BACKEND=redis.
+pub fn in_force(asked: Backend) -> Backend {
+    match std::env::var("SESSIOND_TEST_BACKEND").as_deref() {
+        Err(_) | Ok("") => asked,
+        Ok("redis") => Backend::Redis,
+        Ok(other) => panic!("SESSIOND_TEST_BACKEND is {other:?}, expected redis or nothing"),
+    }
+}
+
+/// What a cleanup of this store says when so many sessions are over: Redis removes
+/// them by itself, by its own clock.
+pub fn swept(backend: Backend, count: u64) -> u64 {
+    if in_force(backend) == Backend::Redis { 0 } else { count }
+}
+
 /// A daemon that was stopped, to be started again on the same store.
 pub struct Stopped {
     pub config: Config,
     clock: Arc<TestClock>,
-    directory: Arc<tempfile::TempDir>,
+    scratch: Arc<Scratch>,
 }
 
 impl Stopped {
@@ -259,7 +299,7 @@ impl Stopped {
     }
 
     pub async fn start(self) -> Daemon {
-        Daemon::run(self.config, self.clock, self.directory).await
+        Daemon::run(self.config, self.clock, self.scratch).await
     }
 }
 

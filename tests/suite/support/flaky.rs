@@ -108,7 +108,7 @@ impl Store for FlakyStore {
         Ok(())
     }
 
-    fn count(&self) -> u64 {
+    fn count(&self) -> Option<u64> {
         self.store.count()
     }
 }

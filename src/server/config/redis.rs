@@ -1,0 +1,184 @@
+//! `[store.redis]`: what may be set, and what it makes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::{ConfigError, SecretText, Span, policy::read_lines};
+use crate::store::redis::{Login, RedisOptions, RedisUrl, Target, Tls, Wait};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RedisConfig {
+    pub url: RedisUrl,
+    pub username: String,
+    pub password_file: PathBuf,
+    pub password: SecretText,
+    pub sentinel_username: String,
+    pub sentinel_password_file: PathBuf,
+    pub sentinel_password: SecretText,
+    pub key_prefix: String,
+    pub timeout: Span,
+    pub connect_timeout: Span,
+    pub connections: u32,
+    pub max_pending: u32,
+    pub expiry_grace: Span,
+    pub wait_replicas: u32,
+    pub wait_timeout: Span,
+    pub tls: RedisTlsConfig,
+}
+
+impl Default for RedisConfig {
+    fn default() -> Self {
+        Self {
+            url: "redis://127.0.0.1:6379".parse().expect("a URL"),
+            username: String::new(),
+            password_file: PathBuf::new(),
+            password: SecretText::default(),
+            sentinel_username: String::new(),
+            sentinel_password_file: PathBuf::new(),
+            sentinel_password: SecretText::default(),
+            key_prefix: "sessiond".to_owned(),
+            timeout: Span::secs(1),
+            connect_timeout: Span::secs(1),
+            connections: 1,
+            max_pending: 4096,
+            expiry_grace: Span::secs(60),
+            wait_replicas: 0,
+            wait_timeout: Span(Duration::from_millis(500)),
+            tls: RedisTlsConfig::default(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RedisTlsConfig {
+    pub ca_file: PathBuf,
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+}
+
+/// The index of principals takes it that a change of five minutes ago is on its way
+/// no more.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Checks the values. Reads no file.
+pub fn check(redis: &RedisConfig) -> Result<(), ConfigError> {
+    let key = |key: &str| format!("store.redis.{key}");
+    let clean = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '/');
+    let prefix = redis.key_prefix.as_str();
+    // No braces, which would put all sessions into one slot, and nothing that means
+    // something in a pattern of Redis.
+    if prefix.is_empty() || prefix.len() > 64 || !prefix.chars().all(clean) {
+        let problem = format!(
+            "expected 1 to 64 letters, digits, \"_\", \"-\", \".\", \":\" and \"/\", found {prefix:?}"
+        );
+        return Err(ConfigError::new(key("key_prefix"), problem));
+    }
+    for (name, count, most) in
+        [("connections", redis.connections, 64), ("max_pending", redis.max_pending, 1 << 20)]
+    {
+        if !(1..=most).contains(&count) {
+            let problem = format!("expected 1 to {most}, found {count}");
+            return Err(ConfigError::new(key(name), problem));
+        }
+    }
+    if redis.timeout.0 > LONGEST_TIMEOUT {
+        let problem =
+            format!("expected at most {}, found {}", Span(LONGEST_TIMEOUT), redis.timeout);
+        return Err(ConfigError::new(key("timeout"), problem));
+    }
+    if redis.wait_replicas > 0 && redis.wait_timeout.0 >= redis.timeout.0 {
+        let problem = format!(
+            "expected less than store.redis.timeout, which is {}, found {}",
+            redis.timeout, redis.wait_timeout
+        );
+        return Err(ConfigError::new(key("wait_timeout"), problem));
+    }
+    let named = |path: &Path| !path.as_os_str().is_empty();
+    let RedisTlsConfig { ca_file, cert_file, key_file } = &redis.tls;
+    if named(cert_file) != named(key_file) {
+        let problem =
+            "expected both store.redis.tls.cert_file and store.redis.tls.key_file, or neither";
+        return Err(ConfigError::new(key("tls"), problem));
+    }
+    if !redis.url.tls && (named(ca_file) || named(cert_file)) {
+        let problem = "is for a URL that begins with rediss";
+        return Err(ConfigError::new(key("tls"), problem));
+    }
+    let sentinels = !redis.sentinel_username.is_empty()
+        || named(&redis.sentinel_password_file)
+        || !redis.sentinel_password.0.is_empty();
+    if sentinels && !matches!(redis.url.target, Target::Sentinel { .. }) {
+        let problem = "is for a URL that begins with redis+sentinel or rediss+sentinel";
+        return Err(ConfigError::new(key("sentinel_password_file"), problem));
+    }
+    Ok(())
+}
+
+/// Reads the files and makes what the store takes.
+pub fn options(redis: &RedisConfig) -> Result<RedisOptions, ConfigError> {
+    let pem = |name: &str, path: &Path| {
+        if path.as_os_str().is_empty() {
+            return Ok(Vec::new());
+        }
+        let unreadable = |error| {
+            let problem = format!("the file can not be read: {error}");
+            ConfigError::new(format!("store.redis.tls.{name}"), problem)
+        };
+        fs::read(path).map_err(unreadable)
+    };
+    Ok(RedisOptions {
+        url: redis.url.clone(),
+        login: Login {
+            username: redis.username.clone(),
+            password: password("password_file", &redis.password_file, &redis.password)?,
+        },
+        sentinel_login: Login {
+            username: redis.sentinel_username.clone(),
+            password: password(
+                "sentinel_password_file",
+                &redis.sentinel_password_file,
+                &redis.sentinel_password,
+            )?,
+        },
+        tls: Tls {
+            roots: pem("ca_file", &redis.tls.ca_file)?,
+            certificate: pem("cert_file", &redis.tls.cert_file)?,
+            key: pem("key_file", &redis.tls.key_file)?.into(),
+        },
+        key_prefix: redis.key_prefix.clone(),
+        timeout: redis.timeout.0,
+        connect_timeout: redis.connect_timeout.0,
+        connections: redis.connections as usize,
+        max_pending: redis.max_pending as usize,
+        expiry_grace: redis.expiry_grace.0,
+        wait: (redis.wait_replicas > 0)
+            .then_some(Wait { replicas: redis.wait_replicas, timeout: redis.wait_timeout.0 }),
+    })
+}
+
+/// The first line of the file, or else the value.
+fn password(
+    name: &str,
+    file: &Path,
+    inline: &SecretText,
+) -> Result<Zeroizing<String>, ConfigError> {
+    let key = format!("store.redis.{name}");
+    match read_lines(&key, file)? {
+        None => Ok(Zeroizing::new(inline.0.clone())),
+        Some(text) => match super::policy::lines(&text).next() {
+            Some(line) => Ok(Zeroizing::new(line.to_owned())),
+            None => Err(ConfigError::new(
+                key,
+                "the file holds no password, expected it on the first line",
+            )),
+        },
+    }
+}

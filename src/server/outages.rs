@@ -1,0 +1,236 @@
+//! What the log says of a store that fails.
+//!
+//! Each caller is told, and a store that is away fails thousands of calls a
+//! second. So the log has a line when an outage begins, one a minute while it goes
+//! on, and one when it is over: when the store works and has not failed for
+//! [`QUIET`], so that one that fails now and then fills no log either. Of records
+//! that can not be read each is worth a line, and a flood of them is not.
+//!
+//! Overload is counted and not told, and a store that is full tells it itself.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+
+use crate::session::store::{StoreError, StoreErrorKind};
+
+/// Without a failure for so long, a store that works works again.
+const QUIET: Duration = Duration::from_secs(10);
+const MINUTE: Duration = Duration::from_secs(60);
+/// Unreadable records that are told within a minute.
+const UNREADABLE_TOLD: u32 = 10;
+
+/// What is known of one engine's store.
+pub struct Outages {
+    engine: String,
+    /// Whether there is an outage: all that a store that works has to look at.
+    fails: AtomicBool,
+    outage: Mutex<Option<Outage>>,
+    unreadable: Mutex<Option<Unreadable>>,
+}
+
+struct Outage {
+    began: Instant,
+    last_failure: Instant,
+    last_told: Instant,
+    failures: u64,
+}
+
+struct Unreadable {
+    minute_began: Instant,
+    told: u32,
+    untold: u64,
+}
+
+impl Outages {
+    pub fn new(engine: &str) -> Self {
+        Self {
+            engine: engine.to_owned(),
+            fails: AtomicBool::new(false),
+            outage: Mutex::new(None),
+            unreadable: Mutex::new(None),
+        }
+    }
+
+    /// The store has done what it was asked to.
+    pub fn worked(&self, now: impl FnOnce() -> Instant) {
+        if self.fails.load(Ordering::Relaxed) {
+            self.may_be_over(now());
+        }
+    }
+
+    pub fn failed(&self, error: &StoreError, now: Instant) {
+        match error.kind {
+            StoreErrorKind::Unavailable => self.unavailable(error, now),
+            StoreErrorKind::Unreadable => self.unreadable(error, now),
+            StoreErrorKind::Overloaded | StoreErrorKind::Full => {}
+        }
+    }
+
+    fn unavailable(&self, error: &StoreError, now: Instant) {
+        let (engine, cause) = (&self.engine, cause(error));
+        let mut outage = self.outage.lock();
+        let Some(outage) = outage.as_mut() else {
+            *outage = Some(Outage { began: now, last_failure: now, last_told: now, failures: 1 });
+            self.fails.store(true, Ordering::Relaxed);
+            tracing::error!(
+                engine,
+                cause,
+                "the store fails, told once a minute while it does: {error}"
+            );
+            return;
+        };
+        outage.failures += 1;
+        outage.last_failure = now;
+        if now.saturating_duration_since(outage.last_told) >= MINUTE {
+            outage.last_told = now;
+            let failures = outage.failures;
+            tracing::error!(engine, cause, failures, "the store fails still: {error}");
+        }
+    }
+
+    fn may_be_over(&self, now: Instant) {
+        let mut outage = self.outage.lock();
+        let over =
+            outage.take_if(|outage| now.saturating_duration_since(outage.last_failure) >= QUIET);
+        if let Some(Outage { began, last_failure, failures, .. }) = over {
+            self.fails.store(false, Ordering::Relaxed);
+            let (engine, seconds) = (&self.engine, (last_failure - began).as_secs());
+            tracing::info!(engine, failures, seconds, "the store works again");
+        }
+    }
+
+    fn unreadable(&self, error: &StoreError, now: Instant) {
+        let mut unreadable = self.unreadable.lock();
+        let fresh = Unreadable { minute_began: now, told: 0, untold: 0 };
+        let is_over =
+            |minute: &Unreadable| now.saturating_duration_since(minute.minute_began) >= MINUTE;
+        let untold = unreadable.take_if(|minute| is_over(minute)).map_or(0, |minute| minute.untold);
+        let minute = unreadable.get_or_insert(fresh);
+        if minute.told == UNREADABLE_TOLD {
+            minute.untold += 1;
+            return;
+        }
+        minute.told += 1;
+        tracing::error!(engine = self.engine, cause = cause(error), untold, "{error}");
+    }
+}
+
+fn cause(error: &StoreError) -> String {
+    std::error::Error::source(error).map(ToString::to_string).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, sync::Arc};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(octets);
+            Ok(octets.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is logged meanwhile, by line.
+    fn logged(work: impl FnOnce()) -> Vec<String> {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .with_ansi(false)
+            .without_time()
+            .with_target(false)
+            .finish();
+        tracing::subscriber::with_default(log, work);
+        let text = String::from_utf8(std::mem::take(&mut lines.0.lock())).expect("text");
+        text.lines().map(|line| line.trim_start().to_owned()).collect()
+    }
+
+    fn away() -> StoreError {
+        StoreError::unavailable("read a record", "nobody answers")
+    }
+
+    #[test]
+    fn an_outage_is_two_lines() {
+        let (outages, start) = (Outages::new("default"), Instant::now());
+        let at = |millis| start + Duration::from_millis(millis);
+        let lines = logged(|| {
+            outages.worked(|| at(0));
+            for call in 0..10_000 {
+                outages.failed(&away(), at(call));
+            }
+            outages.worked(|| at(19_999));
+            outages.worked(|| at(20_000));
+        });
+        let expected = [
+            "ERROR the store fails, told once a minute while it does: the store could not read a record: \
+             this says nothing about the session; try again engine=\"default\" cause=\"nobody answers\"",
+            "INFO the store works again engine=\"default\" failures=10000 seconds=9",
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn one_that_goes_on_is_told_once_a_minute() {
+        let (outages, start) = (Outages::new("default"), Instant::now());
+        let lines = logged(|| {
+            for second in 0..150 {
+                let now = start + Duration::from_secs(second);
+                outages.failed(&away(), now);
+                // Another part of the store works.
+                outages.worked(|| now);
+            }
+        });
+        assert_eq!(lines.len(), 3, "when it began, and after one minute and two: {lines:#?}");
+        assert!(lines[1].contains("failures=61"), "{lines:#?}");
+    }
+
+    #[test]
+    fn the_next_outage_is_told_anew() {
+        let (outages, start) = (Outages::new("default"), Instant::now());
+        let lines = logged(|| {
+            outages.failed(&away(), start);
+            outages.worked(|| start + QUIET);
+            outages.failed(&away(), start + QUIET);
+        });
+        assert_eq!(lines.len(), 3, "{lines:#?}");
+        assert!(lines[2].starts_with("ERROR"), "{lines:#?}");
+    }
+
+    #[test]
+    fn a_flood_of_damaged_records_is_cut_and_counted() {
+        let (outages, start) = (Outages::new("default"), Instant::now());
+        let damaged = || StoreError::unreadable("read a record", "cut short");
+        let lines = logged(|| {
+            for _ in 0..1000 {
+                outages.failed(&damaged(), start);
+            }
+            outages.failed(&damaged(), start + MINUTE);
+            outages.worked(|| start + MINUTE);
+        });
+        assert_eq!(lines.len(), 11, "{lines:#?}");
+        assert!(lines[10].contains("untold=990"), "{lines:#?}");
+    }
+
+    #[test]
+    fn what_is_told_elsewhere_is_not_told_here() {
+        let outages = Outages::new("default");
+        let lines = logged(|| {
+            outages.failed(&StoreError::full("write", "full"), Instant::now());
+            outages.failed(&StoreError::overloaded("write", "busy"), Instant::now());
+        });
+        assert_eq!(lines, [""; 0]);
+    }
+}

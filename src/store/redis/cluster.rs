@@ -1,0 +1,357 @@
+//! A cluster: who holds which slot, and what to do when that has changed.
+//!
+//! Not with the crate's own cluster client: it sends a command again when its
+//! connection breaks, and a change that was made twice is a different answer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::RwLock;
+use redis::{Cmd, Value, from_redis_value};
+use tokio::{
+    sync::{Notify, watch},
+    task::AbortHandle,
+    time::{sleep, timeout},
+};
+
+use super::{
+    command::Command,
+    connect::{Access, Connector, Place},
+    failure::{Failure, answer},
+    server::{Manner, Server},
+    time::Timekeeper,
+    url::Address,
+};
+
+const SLOTS: usize = 16384;
+/// A command is sent on so many times.
+const MOST_REDIRECTIONS: usize = 8;
+/// How long to wait when a key is between two servers.
+const BETWEEN_SERVERS: Duration = Duration::from_millis(20);
+/// How often the map is asked for when all is well.
+const MAP_INTERVAL: Duration = Duration::from_secs(10);
+/// And at most, when it is not.
+const MAP_PAUSE: Duration = Duration::from_millis(100);
+
+/// A handle of the map. Its task ends with it.
+pub struct Cluster {
+    shared: Arc<Shared>,
+    task: AbortHandle,
+}
+
+struct Shared {
+    access: Arc<Access>,
+    time: Arc<Timekeeper>,
+    manner: Manner,
+    seeds: Vec<Address>,
+    map: RwLock<Map>,
+    /// The map does not fit any more.
+    outdated: Notify,
+    /// The outcome of the last try to learn the map; `None`: there was none yet.
+    learned: watch::Sender<Option<Result<(), Failure>>>,
+}
+
+/// Who holds which slot.
+struct Map {
+    holders: Vec<Option<Arc<Server>>>,
+    /// Those that hold slots, and those that a redirection named.
+    servers: BTreeMap<Address, Arc<Server>>,
+    /// All nodes, replicas too: any of them can be asked.
+    nodes: BTreeSet<Address>,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Cluster {
+    /// Starts to learn the map. Needs a tokio runtime.
+    pub fn start(
+        access: Arc<Access>,
+        time: Arc<Timekeeper>,
+        manner: Manner,
+        seeds: Vec<Address>,
+    ) -> Self {
+        let map =
+            Map { holders: vec![None; SLOTS], servers: BTreeMap::new(), nodes: BTreeSet::new() };
+        let shared = Arc::new(Shared {
+            access,
+            time,
+            manner,
+            seeds,
+            map: RwLock::new(map),
+            outdated: Notify::new(),
+            learned: watch::Sender::new(None),
+        });
+        let task = tokio::spawn(keep_learning(Arc::clone(&shared))).abort_handle();
+        Self { shared, task }
+    }
+
+    /// Sends a command to whoever holds its key.
+    pub async fn run(&self, command: &Command<'_>) -> Result<Value, Failure> {
+        let shared = &self.shared;
+        let slot = slot(command.key);
+        self.first_learned().await;
+        let holder = shared.map.read().holders[slot].clone();
+        let Some(mut server) = holder else {
+            shared.outdated.notify_one();
+            let known = shared.learned.borrow().clone();
+            let why = format!("no server is known for slot {slot}");
+            return Err(known.and_then(Result::err).unwrap_or(Failure::Unreached(why)));
+        };
+        let mut asking = false;
+        let mut last = Failure::Unreached("it was sent on too many times".to_owned());
+        for _ in 0..MOST_REDIRECTIONS {
+            last = match server.run(command, asking).await {
+                Ok(value) => return Ok(value),
+                Err(why) => why,
+            };
+            match &last {
+                Failure::Refused { code, text } if code == "MOVED" || code == "ASK" => {
+                    asking = code == "ASK";
+                    if !asking {
+                        shared.outdated.notify_one();
+                    }
+                    let Some(address) = redirection(text) else {
+                        return Err(last);
+                    };
+                    server = shared.server(address);
+                }
+                Failure::Refused { code, .. } if code == "TRYAGAIN" => {
+                    sleep(BETWEEN_SERVERS).await;
+                }
+                Failure::Unreached(_) | Failure::Lost(_) => {
+                    shared.outdated.notify_one();
+                    return Err(last);
+                }
+                _ => return Err(last),
+            }
+        }
+        Err(last)
+    }
+
+    async fn first_learned(&self) {
+        if self.shared.learned.borrow().is_none() {
+            // An error would mean that the sender is gone, and it is in self.
+            let _ = self.shared.learned.subscribe().wait_for(Option::is_some).await;
+        }
+    }
+
+    /// An error when none of its servers can be reached. Does not wait.
+    pub fn check(&self) -> Result<(), Failure> {
+        let map = self.shared.map.read();
+        let mut failure = match &*self.shared.learned.borrow() {
+            Some(Err(why)) => why.clone(),
+            _ => Failure::Unreached("no server is known yet".to_owned()),
+        };
+        for server in map.servers.values() {
+            match server.check() {
+                Ok(()) => return Ok(()),
+                Err(why) => failure = why,
+            }
+        }
+        Err(failure)
+    }
+
+    /// Waits until the map is known and its servers were tried.
+    pub async fn tried(&self) -> Result<(), Failure> {
+        self.first_learned().await;
+        self.shared.learned.borrow().clone().unwrap_or(Ok(()))?;
+        let servers: Vec<_> = self.shared.map.read().servers.values().cloned().collect();
+        for server in servers {
+            server.tried().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// The server at `address`, which may be new to us.
+    fn server(&self, address: Address) -> Arc<Server> {
+        let mut map = self.map.write();
+        let start = || Arc::new(self.start(&address));
+        Arc::clone(map.servers.entry(address.clone()).or_insert_with(start))
+    }
+
+    fn start(&self, address: &Address) -> Server {
+        Server::start(&self.connector(address), &self.time, self.manner)
+    }
+
+    fn connector(&self, address: &Address) -> Connector {
+        Connector { access: Arc::clone(&self.access), place: Place::Node(address.clone()) }
+    }
+
+    /// Asks those who answer quickest first: servers that are connected, then the
+    /// other nodes and the seeds.
+    async fn learn(&self) -> Result<(), Failure> {
+        let mut command = Cmd::new();
+        command.arg("CLUSTER").arg("SLOTS");
+        let (connected, others) = {
+            let map = self.map.read();
+            let connected: Vec<_> = map
+                .servers
+                .iter()
+                .filter(|(_, server)| server.check().is_ok())
+                .map(|(address, server)| (address.clone(), Arc::clone(server)))
+                .collect();
+            let mut others = map.nodes.clone();
+            others.extend(self.seeds.iter().cloned());
+            others.retain(|node| connected.iter().all(|(address, _)| address != node));
+            (connected, others)
+        };
+        let limit = self.access.timeout;
+        let late = || Failure::Lost(format!("no answer within {limit:?}"));
+        let mut problems = Vec::new();
+        for (address, server) in connected {
+            let asked = timeout(limit, server.ask(&command)).await;
+            match asked.unwrap_or_else(|_| Err(late())).and_then(|map| self.install(map, &address))
+            {
+                Ok(()) => return Ok(()),
+                Err(why) => problems.push(format!("{address}: {why}")),
+            }
+        }
+        for address in others {
+            let connector = self.connector(&address);
+            let ask = async {
+                let (_, mut connection) = connector.connect().await?;
+                answer(connection.send_packed_command(&command).await?)
+            };
+            let asked = timeout(limit, ask).await;
+            match asked.unwrap_or_else(|_| Err(late())).and_then(|map| self.install(map, &address))
+            {
+                Ok(()) => return Ok(()),
+                Err(why) => problems.push(format!("{address}: {why}")),
+            }
+        }
+        Err(Failure::Unreached(format!("no node tells the slots: {}", problems.join("; "))))
+    }
+
+    /// Takes over what CLUSTER SLOTS has told. Servers that stay keep their
+    /// connections.
+    fn install(&self, told: Value, by: &Address) -> Result<(), Failure> {
+        let ranges = ranges(told, by).ok_or(Failure::Absurd)?;
+        if ranges.is_empty() {
+            return Err(Failure::Unreached("it is in no cluster that holds slots".to_owned()));
+        }
+        let mut map = self.map.write();
+        let mut servers = BTreeMap::new();
+        let mut holders = vec![None; SLOTS];
+        map.nodes = ranges.iter().flat_map(|range| range.nodes.iter().cloned()).collect();
+        for range in &ranges {
+            let Some(primary) = range.nodes.first() else { continue };
+            let server = servers.entry(primary.clone()).or_insert_with(|| {
+                let known = map.servers.get(primary).cloned();
+                known.unwrap_or_else(|| Arc::new(self.start(primary)))
+            });
+            if range.first == 0 {
+                self.time.follow(primary.clone());
+            }
+            for slot in holders.get_mut(range.first..=range.last).ok_or(Failure::Absurd)? {
+                *slot = Some(Arc::clone(server));
+            }
+        }
+        map.servers = servers;
+        map.holders = holders;
+        Ok(())
+    }
+
+    fn all_is_well(&self) -> bool {
+        self.map.read().servers.values().all(|server| server.check().is_ok())
+    }
+}
+
+/// Learns the map when it is outdated, when a server is not reached, and now and
+/// then.
+async fn keep_learning(shared: Arc<Shared>) {
+    let mut told = false;
+    loop {
+        let outcome = shared.learn().await;
+        match &outcome {
+            Ok(()) => told = false,
+            Err(why) if !told => {
+                tracing::error!(
+                    "the map of the cluster is not known, trying again and again: {why}"
+                );
+                told = true;
+            }
+            Err(_) => {}
+        }
+        let interval = match outcome.is_ok() && shared.all_is_well() {
+            true => MAP_INTERVAL,
+            false => MAP_PAUSE * 2,
+        };
+        shared.learned.send_replace(Some(outcome));
+        sleep(MAP_PAUSE).await;
+        let _ = timeout(interval, shared.outdated.notified()).await;
+    }
+}
+
+struct Range {
+    first: usize,
+    last: usize,
+    /// The primary comes first.
+    nodes: Vec<Address>,
+}
+
+fn ranges(told: Value, by: &Address) -> Option<Vec<Range>> {
+    let Value::Array(ranges) = told else { return None };
+    ranges.into_iter().map(|range| self::range(range, by)).collect()
+}
+
+fn range(told: Value, by: &Address) -> Option<Range> {
+    let Value::Array(told) = told else { return None };
+    let mut told = told.into_iter();
+    let mut number = || from_redis_value::<usize>(told.next()?).ok();
+    let (first, last) = (number()?, number()?);
+    let nodes: Option<Vec<_>> = told.map(|node| self::node(node, by)).collect();
+    Some(Range { first, last, nodes: nodes? })
+}
+
+/// A node without a host is where we asked.
+fn node(told: Value, by: &Address) -> Option<Address> {
+    let Value::Array(told) = told else { return None };
+    let mut told = told.into_iter();
+    let host: Option<String> = from_redis_value(told.next()?).ok()?;
+    let port: u16 = from_redis_value(told.next()?).ok()?;
+    let host = host.filter(|host| !host.is_empty() && host != "?");
+    Some(Address { host: host.unwrap_or_else(|| by.host.clone()), port })
+}
+
+/// The address in "3999 127.0.0.1:6381".
+fn redirection(text: &str) -> Option<Address> {
+    let (host, port) = text.split_whitespace().nth(1)?.rsplit_once(':')?;
+    (!host.is_empty()).then_some(())?;
+    Some(Address { host: host.to_owned(), port: port.parse().ok()? })
+}
+
+/// CRC16 (XMODEM) of the key. Keys have no braces: see `key_prefix`.
+fn slot(key: &str) -> usize {
+    usize::from(crc16::State::<crc16::XMODEM>::calculate(key.as_bytes())) % SLOTS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_redis() {
+        // CLUSTER KEYSLOT of these keys.
+        assert_eq!(slot("123456789"), 0x31c3 % SLOTS);
+        assert_eq!(slot("foo"), 12182);
+    }
+
+    #[test]
+    fn redirections_are_read() {
+        let address = redirection("3999 127.0.0.1:6381").expect("an address");
+        assert_eq!((address.host.as_str(), address.port), ("127.0.0.1", 6381));
+        let address = redirection("0 fd00::1:6381").expect("an address");
+        assert_eq!((address.host.as_str(), address.port), ("fd00::1", 6381));
+        assert_eq!(redirection("3999 :6381"), None);
+        assert_eq!(redirection("3999"), None);
+    }
+}

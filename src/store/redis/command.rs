@@ -1,0 +1,179 @@
+//! What is asked of Redis: commands and scripts on one key each.
+//!
+//! A script runs on one key and as one step, in any slot of a cluster. It holds
+//! no more of the rules than it must: `touch` has to judge a deadline where the
+//! record is, or a Resolve would take two round trips, and `destroy` a claim. Tests
+//! hold them against [`Touch::apply`] and [`Claim::holds`]. All else is decided here
+//! and stored when the record is still the one that was read.
+
+use std::{sync::LazyLock, time::Duration};
+
+use redis::Cmd;
+
+use crate::{
+    session::{
+        clock::Moment,
+        lifetime::Granularity,
+        record::{Claim, Touch},
+    },
+    store::codec::{DEADLINE_AT, HEADER_LEN, RECORD_MIN_LEN},
+};
+
+/// A command on one key.
+pub struct Command<'a> {
+    pub verb: Verb,
+    pub key: &'a str,
+    pub arguments: Vec<Vec<u8>>,
+    /// It may change the record, and the change should outlive the server.
+    pub durable: bool,
+}
+
+/// What to do with the key.
+#[derive(Clone, Copy)]
+pub enum Verb {
+    /// A command of Redis: the key comes first.
+    Plain(&'static str),
+    Script(&'static LazyLock<Script>),
+}
+
+/// A program that Redis runs.
+pub struct Script {
+    code: String,
+    /// By which a server knows it.
+    hash: String,
+}
+
+impl Script {
+    pub fn new(code: String) -> Self {
+        Self { hash: redis::Script::new(&code).get_hash().to_owned(), code }
+    }
+}
+
+impl Command<'_> {
+    pub fn to_cmd(&self) -> Cmd {
+        match self.verb {
+            Verb::Plain(name) => self.with_arguments(redis::cmd(name)),
+            Verb::Script(script) => self.of_script("EVALSHA", &script.hash),
+        }
+    }
+
+    /// The same for a server that does not know the script; `None`: it is none.
+    pub fn to_cmd_with_source(&self) -> Option<Cmd> {
+        match self.verb {
+            Verb::Plain(_) => None,
+            Verb::Script(script) => Some(self.of_script("EVAL", &script.code)),
+        }
+    }
+
+    fn of_script(&self, command: &str, script: &str) -> Cmd {
+        let mut cmd = redis::cmd(command);
+        cmd.arg(script).arg(1);
+        self.with_arguments(cmd)
+    }
+
+    fn with_arguments(&self, mut cmd: Cmd) -> Cmd {
+        cmd.arg(self.key);
+        for argument in &self.arguments {
+            cmd.arg(argument.as_slice());
+        }
+        cmd
+    }
+}
+
+/// Gives the record; with its new deadline, if that was due to be moved.
+///
+/// Numbers of Lua are exact up to 2^53, which is the year 287396 in milliseconds.
+/// The life in Redis is stretched before the deadline is moved, so that what ends
+/// in between ends late and not early.
+pub static TOUCH: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(format!(
+        r"local record = redis.call('GET', KEYS[1])
+if not record or #record < {RECORD_MIN_LEN} then return record end
+local layout, verifier, _, created, deadline, own = struct.unpack('>Bc32I8I8I8I8', record)
+if layout ~= 1 or verifier ~= ARGV[1] then return record end
+local now, duration, granularity = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+if own > 0 then
+  duration = own
+  granularity = math.min(tonumber(ARGV[5]) or math.ceil(own / {AUTO_FRACTION}), tonumber(ARGV[6]), own)
+end
+local last = math.huge
+if ARGV[7] ~= '' then last = created + tonumber(ARGV[7]) end
+if now >= math.min(deadline, last) or deadline >= math.min(now + duration, last) then return record end
+deadline = math.min(now + duration + granularity, last)
+redis.call('PEXPIRE', KEYS[1], string.format('%.0f', deadline - now + tonumber(ARGV[8])))
+redis.call('SETRANGE', KEYS[1], {DEADLINE_AT}, struct.pack('>I8', deadline))
+return {{record, string.format('%.0f', deadline)}}"
+    ))
+});
+
+const AUTO_FRACTION: u32 = Granularity::AUTO_FRACTION;
+
+/// Arguments of [`TOUCH`].
+pub fn touch_arguments(touch: &Touch, grace: Duration) -> Vec<Vec<u8>> {
+    let Touch { verifier, lifetime, now } = touch;
+    let number = |number: u64| number.to_string().into_bytes();
+    let granularity = lifetime.granularity.of(lifetime.duration);
+    let (own_granularity, own_limit) = match lifetime.granularity {
+        Granularity::Auto => (Vec::new(), number(millis(Granularity::AUTO_LIMIT))),
+        Granularity::Fixed(fixed) => (number(millis(fixed)), number(u64::MAX)),
+    };
+    vec![
+        verifier.as_bytes().to_vec(),
+        number(now.unix_millis()),
+        number(millis(lifetime.duration)),
+        number(millis(granularity)),
+        own_granularity,
+        own_limit,
+        lifetime.absolute.map(|absolute| number(millis(absolute))).unwrap_or_default(),
+        number(millis(grace)),
+    ]
+}
+
+/// Stores a record in place of the one with the same header, and says 1; else
+/// gives what is there. The header holds all that any change changes: a Write the
+/// version, a touch the deadline.
+pub static REPLACE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(format!(
+        r"if redis.call('GETRANGE', KEYS[1], 0, {last}) ~= ARGV[1] then return redis.call('GET', KEYS[1]) end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1",
+        last = HEADER_LEN - 1
+    ))
+});
+
+/// Removes the record if the claim holds, and gives it in an array; else gives what
+/// is there.
+pub static DESTROY: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(format!(
+        r"local record = redis.call('GET', KEYS[1])
+if not record or #record < {RECORD_MIN_LEN} then return record end
+local layout, verifier, _, length = struct.unpack('>Bc32c32H', record)
+if layout ~= 1 or #record < {RECORD_MIN_LEN} + length then return record end
+local principal = string.sub(record, {RECORD_MIN_LEN} + 1, {RECORD_MIN_LEN} + length)
+local holds = ARGV[1] == '{OPERATOR}'
+  or ARGV[1] == '{VERIFIER}' and verifier == ARGV[2]
+  or ARGV[1] == '{PRINCIPAL}' and principal == ARGV[2]
+if not holds then return record end
+redis.call('DEL', KEYS[1])
+return {{record}}"
+    ))
+});
+
+const VERIFIER: &str = "verifier";
+const PRINCIPAL: &str = "principal";
+const OPERATOR: &str = "operator";
+
+/// Arguments of [`DESTROY`].
+pub fn destroy_arguments(claim: &Claim) -> Vec<Vec<u8>> {
+    let (kind, value) = match claim {
+        Claim::Verifier(verifier) => (VERIFIER, verifier.as_bytes().to_vec()),
+        Claim::Principal(principal) => (PRINCIPAL, principal.as_bytes().to_vec()),
+        Claim::Operator => (OPERATOR, Vec::new()),
+    };
+    vec![kind.as_bytes().to_vec(), value]
+}
+
+/// Whole milliseconds, up, as [`Moment`] adds them.
+pub fn millis(span: Duration) -> u64 {
+    (Moment::from_unix_millis(0) + span).unix_millis()
+}

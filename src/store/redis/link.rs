@@ -1,0 +1,255 @@
+//! A connection to one Redis server that is kept up.
+//!
+//! A task of its own makes the connection, asks for the server's time once a
+//! second, and makes the connection anew when it is lost, when the answer does not
+//! come, or when another server is the primary by now. Commands of different requests share the connection and its round trips.
+//!
+//! A command is never sent twice: whether one that was lost took effect is not
+//! known, and its caller is told so.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use redis::{
+    Cmd, Pipeline, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+};
+use tokio::{sync::watch, task::AbortHandle, time::timeout};
+
+use super::{
+    connect::Connector,
+    failure::{Failure, answer},
+    time::Timekeeper,
+    url::Address,
+};
+
+/// How often the server is asked for its time.
+const BEAT: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// A handle of the connection. Its task ends with it.
+pub struct Link {
+    state: watch::Receiver<State>,
+    /// The number of a connection that somebody found broken.
+    broken: watch::Sender<u64>,
+    task: AbortHandle,
+}
+
+#[derive(Clone)]
+enum State {
+    /// The first try after the start or a loss: worth waiting for.
+    Connecting,
+    Up(Up),
+    /// The last try has failed.
+    Down(Failure),
+}
+
+#[derive(Clone)]
+struct Up {
+    connection: MultiplexedConnection,
+    number: u64,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Link {
+    /// Starts to connect. Needs a tokio runtime.
+    pub fn start(connector: Connector, time: Arc<Timekeeper>) -> Self {
+        let (state, receiver) = watch::channel(State::Connecting);
+        let (broken, found_broken) = watch::channel(0);
+        let keeper = Keeper { connector, time, state, broken: found_broken };
+        let task = tokio::spawn(keeper.run()).abort_handle();
+        Self { state: receiver, broken, task }
+    }
+
+    /// Sends one command and waits for its answer.
+    pub async fn send(&self, command: &Cmd) -> Result<Value, Failure> {
+        let Up { mut connection, number } = self.up().await?;
+        let answered = connection.send_packed_command(command).await;
+        self.heed(number, answered.map_err(Failure::from).and_then(answer))
+    }
+
+    /// Sends several commands in one go. Each has its answer.
+    pub async fn send_all(
+        &self,
+        commands: &Pipeline,
+    ) -> Result<Vec<Result<Value, Failure>>, Failure> {
+        let Up { mut connection, number } = self.up().await?;
+        let count = commands.len();
+        let answered = connection.req_packed_commands(commands, 0, count).await;
+        let answers = self.heed(number, answered.map_err(Failure::from))?;
+        let heeded = |value| self.heed(number, answer(value));
+        Ok(answers.into_iter().map(heeded).collect())
+    }
+
+    /// An error when the last try to connect has failed. Does not wait.
+    pub fn check(&self) -> Result<(), Failure> {
+        match &*self.state.borrow() {
+            State::Up(_) => Ok(()),
+            State::Connecting => Err(Failure::Unreached("connecting".to_owned())),
+            State::Down(why) => Err(why.clone()),
+        }
+    }
+
+    /// Waits for the outcome of the try that is under way.
+    pub async fn tried(&self) -> Result<(), Failure> {
+        self.up().await.map(drop)
+    }
+
+    async fn up(&self) -> Result<Up, Failure> {
+        if let State::Up(up) = &*self.state.borrow() {
+            return Ok(up.clone());
+        }
+        let mut state = self.state.clone();
+        let tried = state.wait_for(|state| !matches!(state, State::Connecting)).await;
+        match tried.as_deref() {
+            Ok(State::Up(up)) => Ok(up.clone()),
+            Ok(State::Down(why)) => Err(why.clone()),
+            _ => Err(Failure::Unreached("it is being closed".to_owned())),
+        }
+    }
+
+    /// Has the connection made anew when the outcome says that it is of no use.
+    fn heed<T>(&self, number: u64, outcome: Result<T, Failure>) -> Result<T, Failure> {
+        // READONLY: the primary became a replica, and may be elsewhere now.
+        let useless = |failure: &Failure| {
+            matches!(failure, Failure::Lost(_)) || failure.is_refused_as(&["READONLY"])
+        };
+        if outcome.as_ref().is_err_and(useless) {
+            self.broken.send_if_modified(|broken| {
+                let newer = *broken < number;
+                *broken = number.max(*broken);
+                newer
+            });
+        }
+        outcome
+    }
+}
+
+/// What the task of a link has.
+struct Keeper {
+    connector: Connector,
+    time: Arc<Timekeeper>,
+    state: watch::Sender<State>,
+    broken: watch::Receiver<u64>,
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        let mut pauses = Pauses::default();
+        let mut number = 0;
+        let mut told: Option<String> = None;
+        loop {
+            match self.connect().await {
+                Ok((address, connection)) => {
+                    number += 1;
+                    if told.take().is_some() {
+                        tracing::info!(server = %address, "redis is reached again");
+                    }
+                    let up = Up { connection, number };
+                    self.state.send_replace(State::Up(up.clone()));
+                    let since = Instant::now();
+                    let why = self.watch_over(&address, up).await;
+                    self.state.send_replace(State::Connecting);
+                    tracing::warn!(server = %address, "the connection is lost, connecting again: {why}");
+                    told = Some(String::new());
+                    // One that was lost at once is no reason to hurry.
+                    if since.elapsed() > LONGEST_PAUSE {
+                        pauses = Pauses::default();
+                        continue;
+                    }
+                }
+                Err(why) => {
+                    let text = why.to_string();
+                    if told.as_ref() != Some(&text) {
+                        let server = self.connector.to_string();
+                        tracing::error!(server, "no connection, trying again and again: {why}");
+                        told = Some(text);
+                    }
+                    self.state.send_replace(State::Down(why));
+                }
+            }
+            tokio::time::sleep(pauses.next()).await;
+        }
+    }
+
+    async fn connect(&self) -> Result<(Address, MultiplexedConnection), Failure> {
+        let limit = self.connector.timeout();
+        let attempt = async {
+            let (address, mut connection) = self.connector.connect().await?;
+            // Before anything is judged by our clock, it has to agree with theirs.
+            self.beat(&address, &mut connection).await?;
+            Ok((address, connection))
+        };
+        let slow = || Err(Failure::Unreached(format!("no connection within {limit:?}")));
+        timeout(limit, attempt).await.unwrap_or_else(|_| slow())
+    }
+
+    /// Returns when the connection is of no use any more, and why.
+    async fn watch_over(&mut self, address: &Address, mut up: Up) -> Failure {
+        let limit = self.connector.timeout();
+        loop {
+            let found_broken = self.broken.wait_for(|broken| *broken >= up.number);
+            if timeout(BEAT, found_broken).await.is_ok() {
+                return Failure::Lost("a command was lost with it".to_owned());
+            }
+            match timeout(limit, self.beat(address, &mut up.connection)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(why)) => return why,
+                Err(_) => return Failure::Lost(format!("no answer within {limit:?}")),
+            }
+        }
+    }
+
+    async fn beat(
+        &self,
+        address: &Address,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(), Failure> {
+        let time = async {
+            let asked = Instant::now();
+            let told = connection.send_packed_command(&redis::cmd("TIME")).await?;
+            self.time.heard(address, answer(told)?, asked.elapsed())
+        };
+        let (told, deposed) = tokio::join!(time, self.connector.is_deposed(address));
+        match deposed {
+            Some(by) => Err(Failure::Unreached(format!("{by} is the primary by now"))),
+            None => told,
+        }
+    }
+}
+
+/// Longer and longer, up to a limit, and each a little off, so that many daemons do
+/// not come back in step.
+#[derive(Default)]
+struct Pauses {
+    last: Duration,
+}
+
+impl Pauses {
+    fn next(&mut self) -> Duration {
+        self.last = (self.last * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        self.last.mul_f64(0.5 + 0.5 * rand::random::<f64>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_limit() {
+        let mut pauses = Pauses::default();
+        let taken: Vec<_> = (0..20).map(|_| pauses.next()).collect();
+        assert!(taken[0] <= FIRST_PAUSE, "{taken:?}");
+        assert!(taken.iter().all(|pause| *pause <= LONGEST_PAUSE), "{taken:?}");
+        assert!(taken[19] >= LONGEST_PAUSE / 2, "{taken:?}");
+    }
+}

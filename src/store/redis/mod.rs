@@ -1,0 +1,494 @@
+//! The redis store: Redis 7 or Valkey, one server, behind Sentinels, or a cluster.
+//!
+//! Each session is one key, `PREFIX:ENGINE:PUBLIC_ID`, a string with the record as
+//! [`codec`] writes it. Several daemons may share it; nothing is kept here.
+//!
+//! | verb | what is sent | round trips |
+//! |---|---|---|
+//! | read | GET | 1 |
+//! | touch | a script: gives the record, and moves its deadline if that is due | 1 |
+//! | create | SET NX PX | 1 |
+//! | write | GET, then a script: replaces the record if it is still the one that was read | 2, and 1 more each time it was not |
+//! | destroy | a script: removes the record if the claim holds | 1 |
+//! | list | a script on the index, then GETs, all at once | 2, and 1 more when an entry is to be dropped |
+//!
+//! A session that becomes a principal's, by a create or a write, costs one more: its
+//! entry in the index of [`principals`] comes first.
+//!
+//! Redis itself removes what is over: each key lives for `expiry_grace` longer than
+//! its session. So there is no index by deadline, nothing to sweep, and nobody knows
+//! how many sessions there are.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`url`] | where Redis is |
+//! | [`command`] | what is asked of it |
+//! | [`principals`] | which sessions are whose |
+//! | [`server`], [`link`] | one server, and a connection that is kept up |
+//! | [`cluster`] | who holds which slot |
+//! | [`connect`] | how connections are made, and how Sentinels are asked |
+//! | [`time`] | whose time it is |
+//! | [`failure`] | what can go wrong, and what it means |
+
+mod cluster;
+mod command;
+mod connect;
+mod failure;
+mod link;
+mod principals;
+mod server;
+mod time;
+mod url;
+
+use std::{
+    collections::hash_map::RandomState,
+    hash::BuildHasher,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use redis::Value;
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time::{sleep, timeout},
+};
+
+use self::{
+    cluster::Cluster,
+    command::{Command, DESTROY, REPLACE, TOUCH, Verb, destroy_arguments, millis, touch_arguments},
+    connect::{Access, Connector, Place},
+    failure::Failure,
+    server::{Manner, Server},
+    time::Timekeeper,
+};
+pub use self::{
+    connect::{Login, Tls},
+    server::Wait,
+    url::{Address, EXPECTED as EXPECTED_URL, RedisUrl, Target, UnfitUrl},
+};
+use super::codec;
+use crate::session::{
+    clock::{Clock, Moment},
+    id::PublicId,
+    record::{Claim, Principal, Record, Touch, Update},
+    store::{Change, Listed, Result, Store, StoreError, StoreErrorKind, Swept, Touched, Written},
+};
+
+/// Where and how records are kept.
+#[derive(Clone)]
+pub struct RedisOptions {
+    pub url: RedisUrl,
+    /// Instead of the URL's, unless it is empty.
+    pub login: Login,
+    pub sentinel_login: Login,
+    /// Used when the URL asks for TLS.
+    pub tls: Tls,
+    /// What every key begins with.
+    pub key_prefix: String,
+    /// The longest that one operation may take, whatever it consists of.
+    pub timeout: Duration,
+    pub connect_timeout: Duration,
+    /// To each server.
+    pub connections: usize,
+    /// Operations that may wait for an answer at a time; more are refused.
+    pub max_pending: usize,
+    /// How long Redis keeps a record past its deadline.
+    pub expiry_grace: Duration,
+    /// Replicas that must confirm a change; `None`: none need to.
+    pub wait: Option<Wait>,
+}
+
+/// Redis with a store for each engine. A clone is another handle.
+#[derive(Clone)]
+pub struct RedisDatabase {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    servers: Servers,
+    key_prefix: String,
+    timeout: Duration,
+    connect_timeout: Duration,
+    expiry_grace: Duration,
+    pending: Semaphore,
+    turns: Turns,
+    /// Redis has refused a change for lack of memory.
+    full: AtomicBool,
+}
+
+enum Servers {
+    One(Server),
+    Cluster(Cluster),
+}
+
+impl RedisDatabase {
+    /// Starts to connect and goes on trying. `clock` is brought into line with the
+    /// time of Redis. Needs a tokio runtime.
+    pub fn start(options: RedisOptions, clock: Arc<dyn Clock>) -> Self {
+        let RedisUrl { tls, username, password, target } = options.url;
+        let login = Login {
+            username: first(options.login.username, username),
+            password: match options.login.password.is_empty() {
+                true => password,
+                false => options.login.password,
+            },
+        };
+        let access = Arc::new(Access {
+            tls: tls.then_some(options.tls),
+            servers: login,
+            sentinels: options.sentinel_login,
+            timeout: options.connect_timeout,
+            probe_key: format!("{}:probe", options.key_prefix),
+        });
+        let time = Arc::new(Timekeeper::new(clock));
+        let manner = Manner { connections: options.connections, wait: options.wait };
+        let one = |place| {
+            let connector = Connector { access: Arc::clone(&access), place };
+            Servers::One(Server::start(&connector, &time, manner))
+        };
+        let servers = match target {
+            Target::Server { address, database } => one(Place::Server { address, database }),
+            Target::Sentinel { sentinels, service, database } => {
+                let (sentinels, service) = (sentinels.into(), service.into());
+                one(Place::Primary { sentinels, service, database })
+            }
+            Target::Cluster { seeds } => {
+                Servers::Cluster(Cluster::start(access, time, manner, seeds))
+            }
+        };
+        let shared = Shared {
+            servers,
+            key_prefix: options.key_prefix,
+            timeout: options.timeout,
+            connect_timeout: options.connect_timeout,
+            expiry_grace: options.expiry_grace,
+            pending: Semaphore::new(options.max_pending),
+            turns: Turns::new(),
+            full: AtomicBool::new(false),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Waits for the outcome of the first try to connect, for a bounded time.
+    pub async fn first_contact(&self) -> Result<()> {
+        let shared = &self.shared;
+        let tried = async {
+            match &shared.servers {
+                Servers::One(server) => server.tried().await,
+                Servers::Cluster(cluster) => cluster.tried().await,
+            }
+        };
+        let outcome = timeout(shared.connect_timeout * 2, tried).await;
+        let late = || Err(Failure::Unreached("it takes too long".to_owned()));
+        outcome.unwrap_or_else(|_| late()).map_err(|why| why.while_doing(CONNECT, ""))
+    }
+
+    /// The store of the engine called `name`.
+    pub fn store(&self, name: &str) -> RedisStore {
+        let prefix = format!("{}:{name}:", self.shared.key_prefix);
+        RedisStore { prefix: prefix.into(), shared: Arc::clone(&self.shared) }
+    }
+}
+
+fn first(one: String, other: String) -> String {
+    if one.is_empty() { other } else { one }
+}
+
+/// Writers of one daemon take turns on a session, first come, first served: so
+/// only writers of different daemons ever meet. Two sessions may share a turn.
+struct Turns {
+    stripes: Vec<Mutex<()>>,
+    hasher: RandomState,
+}
+
+impl Turns {
+    const COUNT: usize = 1024;
+
+    fn new() -> Self {
+        let stripes = (0..Self::COUNT).map(|_| Mutex::new(())).collect();
+        Self { stripes, hasher: RandomState::new() }
+    }
+
+    fn of(&self, id: PublicId) -> &Mutex<()> {
+        let hash = self.hasher.hash_one(id);
+        &self.stripes[hash as usize % Self::COUNT]
+    }
+}
+
+/// Records of one engine, in Redis. A clone is another handle.
+#[derive(Clone)]
+pub struct RedisStore {
+    /// Of its keys.
+    prefix: Arc<str>,
+    shared: Arc<Shared>,
+}
+
+const CONNECT: &str = "reach redis";
+const READ: &str = "read a record";
+const TOUCH_IT: &str = "touch a record";
+const CREATE: &str = "keep a new record";
+const WRITE: &str = "change a record";
+const DESTROY_IT: &str = "remove a record";
+const LIST: &str = "list the sessions of a principal";
+
+/// Writers that meet again and again step aside for up to so long.
+const STEP_ASIDE: Duration = Duration::from_millis(5);
+
+impl RedisStore {
+    fn key(&self, id: PublicId) -> String {
+        format!("{}{id}", self.prefix)
+    }
+
+    /// Runs an operation, which takes no longer than the configuration says.
+    async fn bounded<T>(
+        &self,
+        doing: &'static str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let shared = &self.shared;
+        let place = shared.pending.try_acquire();
+        let _place = place.map_err(|_| StoreError::overloaded(doing, WAITING))?;
+        match timeout(shared.timeout, work).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let late = Failure::Lost(format!("no answer within {:?}", shared.timeout));
+                Err(late.while_doing(doing, ""))
+            }
+        }
+    }
+
+    async fn run(&self, doing: &'static str, command: Command<'_>) -> Result<Value> {
+        let outcome = match &self.shared.servers {
+            Servers::One(server) => server.run(&command, false).await,
+            Servers::Cluster(cluster) => cluster.run(&command).await,
+        };
+        let outcome = outcome.map_err(|why| why.while_doing(doing, command.key));
+        self.tell_of_memory(doing, &outcome);
+        outcome
+    }
+
+    /// Once when it begins and once when it is over, because callers are told each
+    /// time.
+    fn tell_of_memory(&self, doing: &'static str, outcome: &Result<Value>) {
+        let full = &self.shared.full;
+        match outcome {
+            Err(error)
+                if error.kind == StoreErrorKind::Full && !full.swap(true, Ordering::Relaxed) =>
+            {
+                let cause = std::error::Error::source(error).map(ToString::to_string);
+                tracing::error!(
+                    cause,
+                    "redis has no memory left: creations and changes are refused"
+                );
+            }
+            Ok(_) if matches!(doing, CREATE | WRITE) && full.load(Ordering::Relaxed) => {
+                full.store(false, Ordering::Relaxed);
+                tracing::info!("redis has memory again");
+            }
+            _ => {}
+        }
+    }
+
+    async fn get(&self, doing: &'static str, key: &str) -> Result<Option<Bytes>> {
+        let verb = Verb::Plain("GET");
+        let get = Command { verb, key, arguments: Vec::new(), durable: false };
+        bytes(self.run(doing, get).await?, doing, key)
+    }
+
+    /// How long a key has to live, in milliseconds.
+    fn life(&self, record: &Record, now: Moment) -> Vec<u8> {
+        self.life_until(record.deadline, now)
+    }
+
+    fn life_until(&self, end: Moment, now: Moment) -> Vec<u8> {
+        let life = millis(end.since(now)).saturating_add(millis(self.shared.expiry_grace));
+        life.clamp(1, MAX_LIFE).to_string().into_bytes()
+    }
+}
+
+const WAITING: &str = "too many operations are waiting for redis; see store.redis.max_pending";
+
+/// Redis counts in 63 bits, from 1970 on: a few thousand years are enough.
+const MAX_LIFE: u64 = 1 << 47;
+
+/// What the key holds; `None`: nothing.
+fn bytes(value: Value, doing: &'static str, key: &str) -> Result<Option<Bytes>> {
+    match value {
+        Value::Nil => Ok(None),
+        Value::BulkString(bytes) => Ok(Some(bytes.into())),
+        _ => Err(Failure::Absurd.while_doing(doing, key)),
+    }
+}
+
+fn decode(bytes: Bytes, doing: &'static str, key: &str) -> Result<Record> {
+    let unreadable = |error| StoreError::unreadable(doing, format!("{key}: {error}"));
+    codec::decode(bytes).map_err(unreadable)
+}
+
+fn encode(record: &Record) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    codec::encode(record, &mut bytes);
+    bytes
+}
+
+impl Store for RedisStore {
+    async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
+        self.bounded(READ, async {
+            let key = self.key(id);
+            let found = self.get(READ, &key).await?;
+            found.map(|bytes| decode(bytes, READ, &key).map(Arc::new)).transpose()
+        })
+        .await
+    }
+
+    async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
+        self.bounded(TOUCH_IT, async {
+            let key = self.key(id);
+            let arguments = touch_arguments(&touch, self.shared.expiry_grace);
+            let verb = Verb::Script(&TOUCH);
+            let command = Command { verb, key: &key, arguments, durable: false };
+            let (found, deadline) = match self.run(TOUCH_IT, command).await? {
+                Value::Array(answer) => {
+                    let [record, deadline] = <[_; 2]>::try_from(answer)
+                        .map_err(|_| Failure::Absurd.while_doing(TOUCH_IT, &key))?;
+                    let deadline = redis::from_redis_value::<u64>(deadline)
+                        .map_err(|_| Failure::Absurd.while_doing(TOUCH_IT, &key))?;
+                    (record, Some(Moment::from_unix_millis(deadline)))
+                }
+                found => (found, None),
+            };
+            let Some(bytes) = bytes(found, TOUCH_IT, &key)? else {
+                return Ok(None);
+            };
+            let mut record = decode(bytes, TOUCH_IT, &key)?;
+            let before = record.deadline;
+            record.deadline = deadline.unwrap_or(before);
+            let record = Arc::new(record);
+            self.renew(id, before, &record, touch.now);
+            Ok(Some(Touched { record, moved: deadline.is_some() }))
+        })
+        .await
+    }
+
+    async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
+        self.bounded(CREATE, async {
+            let key = self.key(id);
+            self.index(id, &record, record.create_time).await?;
+            let life = self.life(&record, record.create_time);
+            let arguments = vec![encode(&record), b"NX".to_vec(), b"PX".to_vec(), life];
+            let verb = Verb::Plain("SET");
+            let command = Command { verb, key: &key, arguments, durable: true };
+            match self.run(CREATE, command).await? {
+                Value::Okay => Ok(Some(Arc::new(record))),
+                Value::Nil => Ok(None),
+                _ => Err(Failure::Absurd.while_doing(CREATE, &key)),
+            }
+        })
+        .await
+    }
+
+    async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
+        self.bounded(WRITE, async {
+            let key = self.key(id);
+            let _turn = self.shared.turns.of(id).lock().await;
+            let mut stored = self.get(WRITE, &key).await?;
+            loop {
+                let Some(bytes) = stored else {
+                    return Ok(None);
+                };
+                let header = bytes.get(..codec::HEADER_LEN).unwrap_or_default().to_vec();
+                let before = decode(bytes, WRITE, &key)?;
+                let after = match update.apply(&before) {
+                    Ok(record) => record,
+                    Err(refusal) => return Ok(Some(Err(refusal))),
+                };
+                if after.principal != before.principal {
+                    // Anew each time: what was read before may have been dropped since.
+                    self.index(id, &after, update.now).await?;
+                }
+                let arguments = vec![header, encode(&after), self.life(&after, update.now)];
+                let verb = Verb::Script(&REPLACE);
+                let command = Command { verb, key: &key, arguments, durable: true };
+                stored = match self.run(WRITE, command).await? {
+                    Value::Int(1) => {
+                        let change = Change { before: Arc::new(before), after: Arc::new(after) };
+                        self.follow(id, &change, update.now);
+                        return Ok(Some(Ok(change)));
+                    }
+                    found => self::bytes(found, WRITE, &key)?,
+                };
+                // Another daemon was quicker. It has others waiting, perhaps.
+                sleep(STEP_ASIDE.mul_f64(rand::random())).await;
+            }
+        })
+        .await
+    }
+
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+        self.bounded(DESTROY_IT, async {
+            let key = self.key(id);
+            let arguments = destroy_arguments(&claim);
+            let verb = Verb::Script(&DESTROY);
+            let command = Command { verb, key: &key, arguments, durable: true };
+            // What was removed is in an array.
+            let (found, removed) = match self.run(DESTROY_IT, command).await? {
+                Value::Array(answer) => {
+                    let [record] = <[_; 1]>::try_from(answer)
+                        .map_err(|_| Failure::Absurd.while_doing(DESTROY_IT, &key))?;
+                    (record, true)
+                }
+                found => (found, false),
+            };
+            let Some(bytes) = bytes(found, DESTROY_IT, &key)? else {
+                return Ok(None);
+            };
+            let record = decode(bytes, DESTROY_IT, &key)?;
+            if !removed {
+                return Ok(None);
+            }
+            self.unindex(id, &record);
+            Ok(Some(Arc::new(record)))
+        })
+        .await
+    }
+
+    async fn list(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        if principal.is_anonymous() {
+            return Ok(Listed::default());
+        }
+        self.bounded(LIST, self.list_in_slice(&principal, after, limit)).await
+    }
+
+    /// Redis sweeps by itself.
+    async fn cleanup(&self, _: Moment, _: usize) -> Result<Swept> {
+        Ok(Swept::default())
+    }
+
+    fn check(&self) -> Result<()> {
+        let checked = match &self.shared.servers {
+            Servers::One(server) => server.check(),
+            Servers::Cluster(cluster) => cluster.check(),
+        };
+        checked.map_err(|why| why.while_doing(CONNECT, ""))
+    }
+
+    /// To count its keys Redis would have to look at all of them.
+    fn count(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl std::fmt::Debug for RedisOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RedisOptions({})", self.url)
+    }
+}

@@ -1,0 +1,356 @@
+//! The index of principals: which sessions are whose.
+//!
+//! A key for each principal, `PREFIX:ENGINE:p:HASH`, in a slot of its own: a sorted
+//! set whose scores are all 0, so that it is ordered by its members. A member,
+//! an [`Entry`], is 36 octets, integers big-endian:
+//!
+//! | octets | field |
+//! |---|---|
+//! | 12 | public id |
+//! | 8 | the version at which the session became the principal's, or a later one |
+//! | 8 | when the entry was written, ms, by the server's clock |
+//! | 8 | when the session is over at the latest, ms, by the server's clock |
+//!
+//! There is no transaction over two keys. An entry is written before the session
+//! is the principal's and removed after, so what a crash leaves is an entry too
+//! many, and whoever meets one judges it by its record ([`Entry::is_void`]). An
+//! entry that a change on its way may need is left alone: it has a later version
+//! than the record, or the record has yet to be created, and it is young. What is
+//! removed is removed as it was read, so one that was written anew stays.
+//!
+//! Nobody tells the index that Redis has removed a session. So each new entry
+//! drops some that are past their end, and the key has a life of its own.
+//!
+//! **Ends.** Deadlines fall into cells of [`CELL`]. When a touch or a Write moves one
+//! into another cell, the entry is written anew, which nobody waits for. An entry,
+//! and the key it is in, last until a cell after the one that the deadline is in,
+//! and as long again as the session then has to live, see [`end`]. So a touch's
+//! renewal may be lost, and the entry still ends no earlier than its session, if
+//! the next one is not.
+
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use redis::{Value, from_redis_value};
+use sha2::{Digest, Sha256};
+
+use super::{
+    LIST, RedisStore,
+    command::{Command, Script, Verb, millis},
+    decode,
+    failure::Failure,
+};
+use crate::session::{
+    clock::Moment,
+    id::PublicId,
+    record::{Principal, Record},
+    store::{Change, Listed, Result, StoreErrorKind},
+};
+
+const CELL: Duration = Duration::from_secs(24 * 3600);
+/// A change of longer ago is on its way no more: `store.redis.timeout` is at most a
+/// minute.
+const SETTLED: Duration = Duration::from_secs(300);
+/// Records that a list asks for at a time.
+const READ_AT_ONCE: usize = 100;
+/// More than this is not asked for in one go.
+const LONGEST_SLICE: usize = 1000;
+
+const INDEX: &str = "index a principal";
+const UNINDEX: &str = "drop an entry of a principal";
+
+/// Writes an entry in place of earlier ones of its session, has the key live as
+/// long, and drops some entries that are past their end. The life is stretched
+/// also when there is no memory for the entry: then it may be there already.
+static WRITE_ENTRY: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"local time = redis.call('TIME')
+local now, life = time[1] * 1000 + math.floor(time[2] / 1000), tonumber(ARGV[3])
+local entry = ARGV[1] .. ARGV[2] .. struct.pack('>I8I8', now, now + life)
+local written = redis.pcall('ZADD', KEYS[1], 0, entry)
+if redis.call('PTTL', KEYS[1]) < life then redis.call('PEXPIRE', KEYS[1], string.format('%.0f', life)) end
+if type(written) == 'table' then return written end
+redis.call('ZREMRANGEBYLEX', KEYS[1], '[' .. ARGV[1], '(' .. entry)
+for _, other in ipairs(redis.call('ZRANDMEMBER', KEYS[1], 4)) do
+  if #other == #entry and struct.unpack('>I8', other, 29) < now then redis.call('ZREM', KEYS[1], other) end
+end
+return 1"
+            .to_owned(),
+    )
+});
+
+/// The server's time, and some entries in their order.
+static READ_ENTRIES: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+return {now, redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], '+', 'LIMIT', 0, ARGV[2])}"
+            .to_owned(),
+    )
+});
+
+/// A member of the index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    member: Vec<u8>,
+    id: PublicId,
+    version: u64,
+    written: Moment,
+}
+
+impl Entry {
+    const LEN: usize = PublicId::LEN + 3 * 8;
+
+    /// `None` when it is none of ours.
+    fn of(member: Vec<u8>) -> Option<Self> {
+        let octets: &[u8; Self::LEN] = member.as_slice().try_into().ok()?;
+        let (id, numbers) = octets.split_first_chunk::<{ PublicId::LEN }>()?;
+        let number = |at: usize| numbers[at..at + 8].try_into().ok().map(u64::from_be_bytes);
+        let (id, version) = (PublicId::from_bytes(*id), number(0)?);
+        let written = Moment::from_unix_millis(number(8)?);
+        Some(Self { id, version, written, member })
+    }
+
+    /// Whether nothing can need it any more. `stored` is what its session was
+    /// found to be after the entry was read, and it is not the principal's.
+    fn is_void(&self, stored: Option<&Record>, now: Moment) -> bool {
+        let change_may_come = match stored {
+            Some(record) => record.version < self.version,
+            // Whoever writes changes what is there.
+            None => self.version <= 1,
+        };
+        !change_may_come || now.since(self.written) > SETTLED
+    }
+}
+
+/// The number of the cell.
+fn cell(deadline: Moment) -> u64 {
+    deadline.unix_millis() / millis(CELL)
+}
+
+/// When the index may forget a session that has this deadline, as of `now`. As long
+/// as it lives no touch brings it further than `deadline` and its life again, and
+/// the cell of that is over by then.
+fn end(deadline: Moment, now: Moment) -> Moment {
+    let cells = cell(deadline).saturating_add(2).saturating_mul(millis(CELL));
+    Moment::from_unix_millis(cells) + deadline.since(now)
+}
+
+impl RedisStore {
+    fn index_key(&self, principal: &Principal) -> String {
+        // Half of the hash: should two principals share it, their sessions stand
+        // together, and the record says whose each is.
+        let hash = &Sha256::digest(principal.as_bytes())[..16];
+        format!("{}p:{}", self.prefix, BASE64URL.encode(hash))
+    }
+
+    /// Call it before `record`, which was read or made just now, is stored.
+    pub(super) async fn index(&self, id: PublicId, record: &Record, now: Moment) -> Result<()> {
+        if record.principal.is_anonymous() {
+            return Ok(());
+        }
+        self.write_entry(id, record, now, true).await
+    }
+
+    async fn write_entry(
+        &self,
+        id: PublicId,
+        record: &Record,
+        now: Moment,
+        durable: bool,
+    ) -> Result<()> {
+        let key = self.index_key(&record.principal);
+        let version = record.version.to_be_bytes().to_vec();
+        let life = self.life_until(end(record.deadline, now), now);
+        let arguments = vec![id.as_bytes().to_vec(), version, life];
+        let verb = Verb::Script(&WRITE_ENTRY);
+        let command = Command { verb, key: &key, arguments, durable };
+        match self.run(INDEX, command).await? {
+            Value::Int(1) => Ok(()),
+            _ => Err(Failure::Absurd.while_doing(INDEX, &key)),
+        }
+    }
+
+    /// After a Write.
+    pub(super) fn follow(&self, id: PublicId, change: &Change, now: Moment) {
+        let Change { before, after } = change;
+        if before.principal == after.principal {
+            self.renew(id, before.deadline, after, now);
+        } else {
+            self.unindex(id, before);
+        }
+    }
+
+    /// Writes the entry anew if the deadline, which was at `before`, has moved into
+    /// another cell. Nobody waits for that: it
+    /// has a cell's time for another try.
+    pub(super) fn renew(&self, id: PublicId, before: Moment, record: &Arc<Record>, now: Moment) {
+        if record.principal.is_anonymous() || cell(record.deadline) <= cell(before) {
+            return;
+        }
+        let record = Arc::clone(record);
+        self.aside(|store| async move { store.write_entry(id, &record, now, false).await });
+    }
+
+    /// Drops the entries of a session that is `last`'s principal's no more. Nobody
+    /// waits for that: what stays is dropped by a list, or ends by itself.
+    ///
+    /// Of no later version: the session may be the same principal's again.
+    pub(super) fn unindex(&self, id: PublicId, last: &Record) {
+        if last.principal.is_anonymous() {
+            return;
+        }
+        let key = self.index_key(&last.principal);
+        let of_session = [b"[", id.as_bytes().as_slice()].concat();
+        let up_to = [of_session.as_slice(), &last.version.to_be_bytes(), &[0xff; 17]].concat();
+        self.aside(|store| async move {
+            let verb = Verb::Plain("ZREMRANGEBYLEX");
+            let arguments = vec![of_session, up_to];
+            store.run(UNINDEX, Command { verb, key: &key, arguments, durable: false }).await
+        });
+    }
+
+    /// Runs what nobody waits for, if there is room for it.
+    fn aside<T: Send, F>(&self, work: impl FnOnce(RedisStore) -> F)
+    where
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let work = work(self.clone());
+        let store = self.clone();
+        tokio::spawn(async move { drop(store.bounded(INDEX, work).await) });
+    }
+
+    /// See [`Store::list`](crate::session::store::Store::list).
+    pub(super) async fn list_in_slice(
+        &self,
+        principal: &Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        let mut listed = Listed::default();
+        let limit = limit.clamp(1, LONGEST_SLICE);
+        let key = self.index_key(principal);
+        let (now, mut entries) = self.entries(&key, after, limit + 1).await?;
+        if entries.len() > limit {
+            entries.truncate(limit);
+            listed.next = entries.last().map(|entry| entry.id);
+        }
+        // A session may have several entries, one after the other.
+        let mut ids: Vec<_> = entries.iter().map(|entry| entry.id).collect();
+        ids.dedup();
+        let found = stream::iter(ids)
+            .map(|id| async move { Ok((id, self.found(id).await?)) })
+            .buffered(READ_AT_ONCE);
+        let found: Vec<(PublicId, Found)> = found.try_collect().await?;
+        let mut void = Vec::new();
+        for (id, found) in found {
+            let stored = match found {
+                Found::Record(record) if record.principal == *principal => {
+                    listed.records.push((id, record));
+                    continue;
+                }
+                Found::Unreadable => continue,
+                Found::Record(record) => Some(record),
+                Found::Nothing => None,
+            };
+            let entries = entries.iter().filter(|entry| entry.id == id);
+            let entries = entries.filter(|entry| entry.is_void(stored.as_deref(), now));
+            void.extend(entries.map(|entry| entry.member.clone()));
+        }
+        if !void.is_empty() {
+            let verb = Verb::Plain("ZREM");
+            let drop = Command { verb, key: &key, arguments: void, durable: false };
+            // The answer is good all the same; the next list tries again.
+            let _ = self.run(UNINDEX, drop).await;
+        }
+        Ok(listed)
+    }
+
+    async fn entries(
+        &self,
+        key: &str,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<(Moment, Vec<Entry>)> {
+        let absurd = || Failure::Absurd.while_doing(LIST, key);
+        let from = match after {
+            None => b"-".to_vec(),
+            Some(id) => [b"(", id.as_bytes().as_slice(), &[0xff; Entry::LEN]].concat(),
+        };
+        let arguments = vec![from, limit.to_string().into_bytes()];
+        let verb = Verb::Script(&READ_ENTRIES);
+        let command = Command { verb, key, arguments, durable: false };
+        let answer = self.run(LIST, command).await?;
+        let (now, members): (u64, Vec<Vec<u8>>) = from_redis_value(answer).map_err(|_| absurd())?;
+        let entries = members.into_iter().map(Entry::of).collect::<Option<_>>();
+        Ok((Moment::from_unix_millis(now), entries.ok_or_else(absurd)?))
+    }
+
+    async fn found(&self, id: PublicId) -> Result<Found> {
+        let key = self.key(id);
+        let read = async {
+            let found = self.get(LIST, &key).await?;
+            found.map(|bytes| decode(bytes, LIST, &key).map(Arc::new)).transpose()
+        };
+        match read.await {
+            Ok(Some(record)) => Ok(Found::Record(record)),
+            Ok(None) => Ok(Found::Nothing),
+            Err(error) if error.kind == StoreErrorKind::Unreadable => Ok(Found::Unreadable),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+enum Found {
+    Record(Arc<Record>),
+    /// Left for whoever repairs it, and its entry with it.
+    Unreadable,
+    Nothing,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// A session that is touched while it lives, and no two renewals in a row come
+        /// to nothing.
+        #[test]
+        fn the_end_is_not_before_a_deadline_though_a_renewal_is_lost(
+            start in 0..3 * 86_400_000u64,
+            duration in prop_oneof![1..172_800_000u64, 1..34_560_000_000u64],
+            granularity in 0..60_000u64,
+            steps in prop::collection::vec((0.0..1.0f64, any::<bool>()), 1..60),
+        ) {
+            let ahead = Duration::from_millis(duration + granularity);
+            let mut now = Moment::from_unix_millis(start);
+            let mut deadline = now + Duration::from_millis(duration);
+            let mut kept = end(deadline, now);
+            let mut lost_before = false;
+            for (wait, is_lost) in steps {
+                now = now + deadline.since(now).mul_f64(wait);
+                let moved = now + ahead;
+                if cell(moved) > cell(deadline) {
+                    lost_before = is_lost && !lost_before;
+                    if !lost_before {
+                        kept = end(moved, now);
+                    }
+                }
+                deadline = moved;
+                prop_assert!(kept > deadline, "{kept:?} is not after {deadline:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_end_of_time_has_an_end() {
+        let last = Moment::from_unix_millis(u64::MAX);
+        assert_eq!(end(last, Moment::from_unix_millis(0)), last);
+    }
+}

@@ -1,0 +1,257 @@
+//! Where Redis is: the URL of `store.redis.url`.
+//!
+//! | URL | reaches |
+//! |---|---|
+//! | `redis://host:6379/0` | one server |
+//! | `redis+sentinel://host:26379,host:26379/service` | the primary that Sentinels know as `service` |
+//! | `redis+cluster://host:6379,host:6379` | a cluster, by some of its nodes |
+//!
+//! `rediss` in place of `redis` is the same over TLS. A user name and a password
+//! may stand before the hosts (`user:password@`), with `%` escapes; files and the
+//! environment are better places. The password is never shown.
+
+use std::{fmt, str::FromStr};
+
+use percent_encoding::percent_decode_str;
+use zeroize::Zeroizing;
+
+const REDIS_PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
+
+/// Where Redis is, and how it is reached.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisUrl {
+    pub tls: bool,
+    /// Empty: the default user.
+    pub username: String,
+    /// Empty: none.
+    pub password: Zeroizing<String>,
+    pub target: Target,
+}
+
+/// Who answers for a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    Server { address: Address, database: u32 },
+    Sentinel { sentinels: Vec<Address>, service: String, database: u32 },
+    Cluster { seeds: Vec<Address> },
+}
+
+/// A host and a port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address {
+    /// A name or an IP address, without brackets.
+    pub host: String,
+    pub port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// A text is no such URL. Does not repeat it: it may hold a password.
+#[derive(Debug, thiserror::Error)]
+#[error("expected {EXPECTED}")]
+pub struct UnfitUrl;
+
+pub const EXPECTED: &str = "a URL such as \"redis://127.0.0.1:6379\", \
+     \"redis+sentinel://host:26379,host:26379/service\" or \"redis+cluster://host:6379,host:6379\"; \
+     rediss is the same over TLS";
+
+impl FromStr for RedisUrl {
+    type Err = UnfitUrl;
+
+    fn from_str(text: &str) -> Result<Self, UnfitUrl> {
+        let (scheme, rest) = text.split_once("://").ok_or(UnfitUrl)?;
+        let (transport, kind) = scheme.split_once('+').unwrap_or((scheme, ""));
+        let tls = match transport {
+            "redis" => false,
+            "rediss" => true,
+            _ => return Err(UnfitUrl),
+        };
+        let (user, rest) = match rest.rsplit_once('@') {
+            Some((user, rest)) => (user, rest),
+            None => ("", rest),
+        };
+        let (username, password) = user.split_once(':').unwrap_or((user, ""));
+        let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let hosts = |port| -> Result<Vec<_>, UnfitUrl> {
+            hosts.split(',').map(|host| address(host, port)).collect()
+        };
+        let target = match kind {
+            "" => {
+                let [address] = <[_; 1]>::try_from(hosts(REDIS_PORT)?).map_err(|_| UnfitUrl)?;
+                Target::Server { address, database: database(path)? }
+            }
+            "sentinel" => {
+                let (service, number) = path.split_once('/').unwrap_or((path, ""));
+                if service.is_empty() {
+                    return Err(UnfitUrl);
+                }
+                Target::Sentinel {
+                    sentinels: hosts(SENTINEL_PORT)?,
+                    service: decoded(service)?,
+                    database: database(number)?,
+                }
+            }
+            // A cluster has one database.
+            "cluster" if path.is_empty() => Target::Cluster { seeds: hosts(REDIS_PORT)? },
+            _ => return Err(UnfitUrl),
+        };
+        let (username, password) = (decoded(username)?, Zeroizing::new(decoded(password)?));
+        Ok(Self { tls, username, password, target })
+    }
+}
+
+fn address(text: &str, default_port: u16) -> Result<Address, UnfitUrl> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']').ok_or(UnfitUrl)?;
+            (host, port.strip_prefix(':').or(port.is_empty().then_some("")).ok_or(UnfitUrl)?)
+        }
+        None => text.split_once(':').unwrap_or((text, "")),
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let valid = match text.starts_with('[') {
+        true => host.parse::<std::net::Ipv6Addr>().is_ok(),
+        false => !host.is_empty() && host.chars().all(plain),
+    };
+    if !valid {
+        return Err(UnfitUrl);
+    }
+    let port = if port.is_empty() { default_port } else { port.parse().map_err(|_| UnfitUrl)? };
+    Ok(Address { host: host.to_owned(), port })
+}
+
+fn database(text: &str) -> Result<u32, UnfitUrl> {
+    if text.is_empty() { Ok(0) } else { text.parse().map_err(|_| UnfitUrl) }
+}
+
+fn decoded(text: &str) -> Result<String, UnfitUrl> {
+    let decoded = percent_decode_str(text).decode_utf8().map_err(|_| UnfitUrl)?;
+    Ok(decoded.into_owned())
+}
+
+impl fmt::Display for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let transport = if self.tls { "rediss" } else { "redis" };
+        let user = match (self.username.is_empty(), self.password.is_empty()) {
+            (true, true) => "",
+            (_, true) => "(user not shown)@",
+            (_, false) => "(password not shown)@",
+        };
+        let list =
+            |hosts: &[Address]| hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let slash = |database: u32| match database {
+            0 => String::new(),
+            number => format!("/{number}"),
+        };
+        match &self.target {
+            Target::Server { address, database } => {
+                write!(f, "{transport}://{user}{address}{}", slash(*database))
+            }
+            Target::Sentinel { sentinels, service, database } => {
+                let (sentinels, database) = (list(sentinels), slash(*database));
+                write!(f, "{transport}+sentinel://{user}{sentinels}/{service}{database}")
+            }
+            Target::Cluster { seeds } => write!(f, "{transport}+cluster://{user}{}", list(seeds)),
+        }
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RedisUrl({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(host: &str, port: u16) -> Address {
+        Address { host: host.to_owned(), port }
+    }
+
+    fn target(text: &str) -> Target {
+        text.parse::<RedisUrl>().unwrap_or_else(|_| panic!("{text} is a URL")).target
+    }
+
+    #[test]
+    fn every_form_is_read() {
+        assert_eq!(
+            target("redis://localhost"),
+            Target::Server { address: at("localhost", 6379), database: 0 }
+        );
+        assert_eq!(
+            target("rediss://[::1]:7000/3"),
+            Target::Server { address: at("::1", 7000), database: 3 }
+        );
+        let sentinels = vec![at("a", 26379), at("b", 5000)];
+        let service = "main".to_owned();
+        assert_eq!(
+            target("redis+sentinel://a,b:5000/main/2"),
+            Target::Sentinel { sentinels, service, database: 2 }
+        );
+        assert_eq!(
+            target("rediss+cluster://10.0.0.1:7001,c.example"),
+            Target::Cluster { seeds: vec![at("10.0.0.1", 7001), at("c.example", 6379)] }
+        );
+        for (text, tls) in
+            [("redis://a", false), ("rediss://a", true), ("rediss+cluster://a", true)]
+        {
+            assert_eq!(text.parse::<RedisUrl>().expect(text).tls, tls, "{text}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_read_and_never_shown() {
+        let url: RedisUrl = "redis://us%40er:hunter%3a2@a:1/2".parse().expect("a URL");
+        assert_eq!((url.username.as_str(), url.password.as_str()), ("us@er", "hunter:2"));
+        for shown in [url.to_string(), format!("{url:?}")] {
+            assert!(shown.contains("@a:1/2"), "{shown}");
+            assert!(!shown.contains("hunter") && !shown.contains("us@er"), "{shown}");
+        }
+        let url: RedisUrl = "redis://:hunter2@a".parse().expect("a URL");
+        assert_eq!((url.username.as_str(), url.password.as_str()), ("", "hunter2"));
+    }
+
+    #[test]
+    fn what_is_shown_without_credentials_is_read_again() {
+        for text in [
+            "redis://127.0.0.1:6379",
+            "rediss://[::1]:7000/3",
+            "redis+sentinel://a:26379,b:5000/main/2",
+            "rediss+cluster://10.0.0.1:7001,c.example:6379",
+        ] {
+            assert_eq!(text.parse::<RedisUrl>().expect(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn unfit_text_is_refused() {
+        for text in [
+            "",
+            "127.0.0.1:6379",
+            "http://a",
+            "redis://",
+            "redis://a,b",
+            "redis://a:70000",
+            "redis://a/first",
+            "redis://[a]",
+            "redis://a b",
+            "redis://a?db=1",
+            "redis+sentinel://a,b",
+            "redis+cluster://a/1",
+            "redis+cluster://a,,b",
+            "redis+ring://a",
+        ] {
+            assert!(text.parse::<RedisUrl>().is_err(), "{text:?} is no URL");
+        }
+    }
+}

@@ -1,0 +1,508 @@
+//! A Redis that stops, dies, or is succeeded by a replica, under the daemon's
+//! feet. Every call is answered within its deadline, with UNAVAILABLE while there
+//! is no Redis and never with "no session"; then all goes on without a restart.
+//!
+//! What a failover loses and brings back is counted and printed, without WAIT and
+//! with it. What is not a failover must lose nothing.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use rustix::process::Signal;
+use sessiond::grpc::wire::{
+    DestroyRequest, ResolveRequest, SessionState, WriteRequest,
+    session_service_client::SessionServiceClient,
+};
+use tonic::{
+    Code, Request, Status,
+    transport::{Channel, Endpoint},
+};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic_types::StatusExt;
+
+use crate::{
+    rig::{self, Form, Random},
+    support::{
+        browser::Browser,
+        program::{PATIENCE, Program},
+        redis::{RedisCluster, RedisServer, is_missing},
+    },
+};
+
+const CLIENTS: u64 = 8;
+/// Of every call. The daemon gives up on Redis after a second.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// How long all is well before the fault and after it.
+const WELL: Duration = Duration::from_millis(700);
+/// Successes in a row by which a client has recovered.
+const RECOVERED: usize = 30;
+
+const SECRET: &str = "--set=engine.default.cookie.secrets=a-signing-secret-for-tests-long-enough";
+
+/// A daemon on this Redis.
+fn daemon(url: &str, settings: &[&str]) -> Program {
+    let url = format!("--set=store.redis.url={url}");
+    let all: Vec<_> = ["--set=store.backend=redis", &url, SECRET]
+        .into_iter()
+        .chain(settings.iter().copied())
+        .collect();
+    Program::serve(&all)
+}
+
+const WAIT: &[&str] = &["--set=store.redis.wait_replicas=1"];
+
+async fn channel(program: &Program) -> Channel {
+    let address = format!("http://{}", program.address("grpc"));
+    Endpoint::from_shared(address).expect("an address").connect().await.expect("it listens")
+}
+
+/// What was acknowledged of a session.
+enum Known {
+    /// At this version at least.
+    Live {
+        browser: Browser,
+        version: u64,
+    },
+    Destroyed {
+        browser: Browser,
+    },
+}
+
+/// What all clients have met.
+#[derive(Default)]
+struct Met {
+    operations: AtomicUsize,
+    refused: AtomicUsize,
+    /// Acknowledged and then gone.
+    lost_sessions: AtomicUsize,
+    lost_writes: AtomicUsize,
+    /// Destroyed, acknowledged, and then there.
+    back: AtomicUsize,
+    last_refusal: Mutex<Option<Instant>>,
+    /// What is never right, whatever happens to Redis.
+    findings: Mutex<Vec<String>>,
+    healed: AtomicBool,
+    recovered: AtomicUsize,
+    over: AtomicBool,
+}
+
+impl Met {
+    fn count(&self, what: impl Fn(&Self) -> &AtomicUsize) {
+        what(self).fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The one error that callers may see.
+    fn refuse(&self, call: &str, status: &Status) {
+        self.count(|met| &met.refused);
+        *self.last_refusal.lock() = Some(Instant::now());
+        let details = status.get_error_details();
+        let reason = details.error_info().map(|info| info.reason.as_str());
+        let retry = details.retry_info().is_some();
+        if (status.code(), reason, retry) != (Code::Unavailable, Some("STORE_UNAVAILABLE"), true) {
+            self.findings.lock().push(format!("{call}: {status:?}"));
+        }
+    }
+}
+
+struct Client {
+    calls: SessionServiceClient<Channel>,
+    random: Random,
+    met: Arc<Met>,
+    known: Vec<Known>,
+}
+
+fn call<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(DEADLINE);
+    request
+}
+
+impl Client {
+    /// Goes on until it is over, and then looks at everything again.
+    async fn run(mut self) {
+        let mut in_a_row = 0;
+        let mut recovered = false;
+        while !self.met.over.load(Ordering::SeqCst) {
+            self.met.count(|met| &met.operations);
+            if self.step().await.is_ok() {
+                in_a_row += 1;
+            } else {
+                in_a_row = 0;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            if !self.met.healed.load(Ordering::SeqCst) {
+                in_a_row = 0;
+            }
+            if in_a_row >= RECOVERED && !recovered {
+                recovered = true;
+                self.met.count(|met| &met.recovered);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        while let Some(known) = self.known.pop() {
+            self.look(known).await.expect("all is well by now");
+        }
+    }
+
+    async fn step(&mut self) -> Result<(), ()> {
+        let choice = self.random.below(10);
+        if self.known.is_empty() || choice == 0 {
+            return self.create().await;
+        }
+        let at = self.random.below(self.known.len() as u64) as usize;
+        let known = self.known.swap_remove(at);
+        match (choice, known) {
+            (1..5, Known::Live { browser, version }) => self.write(browser, version).await,
+            (5, Known::Live { browser, .. }) => self.destroy(browser).await,
+            (_, known) => {
+                let known = self.look(known).await?;
+                self.known.extend(known);
+                Ok(())
+            }
+        }
+    }
+
+    async fn create(&mut self) -> Result<(), ()> {
+        let write = WriteRequest { set: b"{\"n\":0}".as_slice().into(), ..Default::default() };
+        let created = self.calls.write(call(write)).await;
+        let created = created.map_err(|status| self.met.refuse("create", &status))?.into_inner();
+        self.known.push(Known::Live { browser: Browser::with(&created.set_cookie), version: 1 });
+        Ok(())
+    }
+
+    async fn write(&mut self, browser: Browser, version: u64) -> Result<(), ()> {
+        let write = WriteRequest {
+            credential: browser.credential(),
+            set: format!("{{\"n\":{version}}}").into(),
+            ..Default::default()
+        };
+        match self.calls.write(call(write)).await {
+            Ok(written) => {
+                let found = written.into_inner().session.expect("a session").version;
+                if found <= version {
+                    self.met.count(|met| &met.lost_writes);
+                }
+                self.known.push(Known::Live { browser, version: found });
+                Ok(())
+            }
+            Err(status) if status.code() == Code::NotFound => {
+                self.met.count(|met| &met.lost_sessions);
+                Ok(())
+            }
+            Err(status) => {
+                // It may have been written, which the next look allows for.
+                self.met.refuse("write", &status);
+                self.known.push(Known::Live { browser, version });
+                Err(())
+            }
+        }
+    }
+
+    async fn destroy(&mut self, browser: Browser) -> Result<(), ()> {
+        let destroy = DestroyRequest { credential: browser.credential(), ..Default::default() };
+        match self.calls.destroy(call(destroy)).await {
+            Ok(destroyed) => {
+                if destroyed.into_inner().destroyed == 0 {
+                    self.met.count(|met| &met.lost_sessions);
+                }
+                self.known.push(Known::Destroyed { browser });
+                Ok(())
+            }
+            Err(status) => {
+                // Nobody knows about this one any more.
+                self.met.refuse("destroy", &status);
+                Err(())
+            }
+        }
+    }
+
+    /// Holds what was acknowledged against what is there; `None`: it is lost.
+    async fn look(&mut self, known: Known) -> Result<Option<Known>, ()> {
+        let (Known::Live { browser, .. } | Known::Destroyed { browser }) = &known;
+        let resolve = ResolveRequest { credential: browser.credential(), ..Default::default() };
+        let resolved = match self.calls.resolve(call(resolve)).await {
+            Ok(resolved) => resolved.into_inner(),
+            Err(status) => {
+                self.met.refuse("resolve", &status);
+                self.known.push(known);
+                return Err(());
+            }
+        };
+        let there = resolved.state() == SessionState::Active;
+        Ok(match known {
+            Known::Live { browser, version } if there => {
+                let found = resolved.session.expect("a session").version;
+                if found < version {
+                    self.met.count(|met| &met.lost_writes);
+                }
+                Some(Known::Live { browser, version: found })
+            }
+            Known::Live { .. } => {
+                self.met.count(|met| &met.lost_sessions);
+                None
+            }
+            Known::Destroyed { .. } if there => {
+                self.met.count(|met| &met.back);
+                None
+            }
+            destroyed => Some(destroyed),
+        })
+    }
+}
+
+/// What a fault has cost.
+#[derive(Debug)]
+struct Cost {
+    lost_sessions: usize,
+    lost_writes: usize,
+    back: usize,
+}
+
+impl Cost {
+    #[track_caller]
+    fn assert_none(&self) {
+        let Self { lost_sessions, lost_writes, back } = self;
+        assert_eq!((*lost_sessions, *lost_writes, *back), (0, 0, 0), "{self:?}");
+    }
+}
+
+/// Clients at work, a fault in the midst of it, and work until all have recovered.
+async fn endure(name: &str, program: &Program, fault: impl AsyncFnOnce()) -> Cost {
+    let seed = Form::of_environment().seed();
+    let channel = channel(program).await;
+    let met = Arc::new(Met::default());
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let client = Client {
+                calls: SessionServiceClient::new(channel.clone()),
+                random: Random::stream(seed, number),
+                met: Arc::clone(&met),
+                known: Vec::new(),
+            };
+            tokio::spawn(client.run())
+        })
+        .collect();
+    tokio::time::sleep(WELL).await;
+    assert_eq!(met.refused.load(Ordering::SeqCst), 0, "{name}: all is well before the fault");
+    let since = Instant::now();
+    fault().await;
+    met.healed.store(true, Ordering::SeqCst);
+    while met.recovered.load(Ordering::SeqCst) < CLIENTS as usize {
+        let findings = met.findings.lock().clone();
+        assert!(since.elapsed() < PATIENCE, "{name}: expected to recover: {findings:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(WELL).await;
+    met.over.store(true, Ordering::SeqCst);
+    for client in clients {
+        client.await.expect("a client ends without a panic");
+    }
+    let number = |count: &AtomicUsize| count.load(Ordering::SeqCst);
+    let cost = Cost {
+        lost_sessions: number(&met.lost_sessions),
+        lost_writes: number(&met.lost_writes),
+        back: number(&met.back),
+    };
+    let outage = met.last_refusal.lock().map_or(Duration::ZERO, |last| last - since);
+    rig::report(&format!(
+        "rig redis faults: {name}, seed {seed}: {} operations, {} refused, the last one {:.1} s after the fault; {} sessions lost, {} writes lost, {} back",
+        number(&met.operations),
+        number(&met.refused),
+        outage.as_secs_f64(),
+        cost.lost_sessions,
+        cost.lost_writes,
+        cost.back,
+    ));
+    let findings = met.findings.lock();
+    assert!(
+        findings.is_empty(),
+        "{name}: {} findings: {:#?}",
+        findings.len(),
+        &findings[..findings.len().min(5)]
+    );
+    cost
+}
+
+async fn pause(millis: u64) {
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+}
+
+async fn wait_for_health(program: &Program, status: ServingStatus) {
+    let mut health = HealthClient::new(channel(program).await);
+    let since = Instant::now();
+    loop {
+        let answer =
+            health.check(HealthCheckRequest::default()).await.expect("probes are answered");
+        if answer.into_inner().status() == status {
+            return;
+        }
+        assert!(since.elapsed() < PATIENCE, "health should be {status:?} by now");
+        pause(20).await;
+    }
+}
+
+/// Kept on its disk, so nothing may be lost.
+const LASTING: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_server_that_is_killed_and_started_again() {
+    if is_missing() {
+        return;
+    }
+    let mut server = RedisServer::with(LASTING);
+    let program = daemon(&server.url(), &[]);
+    let cost = endure("killed and restarted", &program, async || {
+        server.kill();
+        wait_for_health(&program, ServingStatus::NotServing).await;
+        server.restart();
+        wait_for_health(&program, ServingStatus::Serving).await;
+    });
+    cost.await.assert_none();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_server_that_is_paused() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let program = daemon(&server.url(), &[]);
+    let cost = endure("paused for 3 s", &program, async || {
+        server.signal(Signal::STOP);
+        pause(3_000).await;
+        server.signal(Signal::CONT);
+    });
+    cost.await.assert_none();
+}
+
+/// A primary, its replica, and a Sentinel that has seen both.
+struct Watched {
+    primary: RedisServer,
+    replica: RedisServer,
+    sentinel: RedisServer,
+}
+
+impl Watched {
+    fn start() -> Self {
+        let primary = RedisServer::start();
+        let of = format!("127.0.0.1 {}", primary.port);
+        let replica = RedisServer::with(&["--replicaof", &of, "--repl-diskless-sync-delay", "0"]);
+        replica.wait_for(&["INFO", "replication"], "master_link_status:up");
+        let sentinel = RedisServer::sentinel(&format!(
+            "sentinel monitor main {of} 1\n\
+             sentinel down-after-milliseconds main 500\n\
+             sentinel failover-timeout main 3000\n"
+        ));
+        let port = replica.port.to_string();
+        sentinel.wait_for(&["SENTINEL", "REPLICAS", "main"], &port);
+        Self { primary, replica, sentinel }
+    }
+
+    fn daemon(&self, settings: &[&str]) -> Program {
+        daemon(&format!("redis+sentinel://127.0.0.1:{}/main", self.sentinel.port), settings)
+    }
+
+    fn wait_for_promotion(&self) {
+        self.replica.wait_for(&["ROLE"], "master");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_primary_that_dies_behind_sentinels() {
+    if is_missing() {
+        return;
+    }
+    let mut watched = Watched::start();
+    let program = watched.daemon(&[]);
+    endure("failover by sentinel, primary killed", &program, async || {
+        watched.primary.kill();
+        watched.wait_for_promotion();
+    })
+    .await;
+}
+
+/// With WAIT the replica that takes over has all that was acknowledged. It is the
+/// only one, so changes are refused from then on, until it has a replica itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_primary_that_dies_behind_sentinels_with_wait() {
+    if is_missing() {
+        return;
+    }
+    let mut watched = Watched::start();
+    let program = watched.daemon(WAIT);
+    let cost = endure("failover by sentinel, primary killed, WAIT 1", &program, async || {
+        watched.primary.kill();
+        watched.wait_for_promotion();
+        // As Sentinel tells it; it comes back empty, as a replica.
+        let of = format!("127.0.0.1 {}", watched.replica.port);
+        watched.primary =
+            RedisServer::with(&["--replicaof", &of, "--repl-diskless-sync-delay", "0"]);
+        watched.primary.wait_for(&["INFO", "replication"], "master_link_status:up");
+    });
+    cost.await.assert_none();
+}
+
+/// It goes on as if it were the primary for some seconds, until it is told.
+async fn a_primary_that_comes_back(name: &str, settings: &[&str]) -> Cost {
+    let watched = Watched::start();
+    let program = watched.daemon(settings);
+    endure(name, &program, async || {
+        watched.primary.signal(Signal::STOP);
+        watched.wait_for_promotion();
+        pause(500).await;
+        watched.primary.signal(Signal::CONT);
+        watched.primary.wait_for(&["ROLE"], "slave");
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_primary_that_is_paused_behind_sentinels() {
+    if !is_missing() {
+        a_primary_that_comes_back("failover by sentinel, primary paused", &[]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_primary_that_is_paused_behind_sentinels_with_wait() {
+    if !is_missing() {
+        let name = "failover by sentinel, primary paused, WAIT 1";
+        a_primary_that_comes_back(name, WAIT).await.assert_none();
+    }
+}
+
+async fn a_cluster_that_loses_a_primary(name: &str, settings: &[&str]) -> Cost {
+    // Two replicas of each with WAIT, so that one is left to confirm.
+    let replicas = if settings.is_empty() { 1 } else { 2 };
+    let mut cluster = RedisCluster::start(3, replicas);
+    let program = daemon(&cluster.url(), settings);
+    endure(name, &program, async || {
+        cluster.nodes[0].kill();
+        cluster.nodes[1].wait_for(&["CLUSTER", "INFO"], "cluster_state:fail");
+        cluster.nodes[1].wait_for(&["CLUSTER", "INFO"], "cluster_state:ok");
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_primary_that_dies_in_a_cluster() {
+    if !is_missing() {
+        a_cluster_that_loses_a_primary("failover in a cluster, primary killed", &[]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_primary_that_dies_in_a_cluster_with_wait() {
+    if !is_missing() {
+        let name = "failover in a cluster, primary killed, WAIT 1";
+        a_cluster_that_loses_a_primary(name, WAIT).await;
+    }
+}

@@ -1,0 +1,346 @@
+//! The redis store's index of principals: what a crash leaves, what goes by itself,
+//! and that it ends no earlier than its sessions.
+
+use std::time::Duration;
+
+use sessiond::{
+    session::{
+        clock::Moment,
+        data::Data,
+        id::{PublicId, VerifierHash},
+        lifetime::{Granularity, Lifetime},
+        record::{Claim, Edit, Principal, Record, Touch, Update},
+        store::{Store, StoreErrorKind},
+    },
+    store::{
+        codec,
+        redis::{RedisDatabase, RedisOptions, RedisStore},
+    },
+};
+
+use crate::support::{
+    daemon::TestClock,
+    redis::{RedisServer, ask_octets, is_missing, options},
+};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const HOUR: Duration = Duration::from_secs(3600);
+/// Noon.
+const NOW: Moment =
+    Moment::from_unix_millis(1_800_000_000_000 - 1_800_000_000_000 % 86_400_000 + 43_200_000);
+const LIFETIME: Lifetime =
+    Lifetime { duration: HOUR, granularity: Granularity::Fixed(Duration::ZERO), absolute: None };
+
+fn id(number: u32) -> PublicId {
+    let mut bytes = [7; 12];
+    bytes[..4].copy_from_slice(&number.to_be_bytes());
+    PublicId::from_bytes(bytes)
+}
+
+fn principal(name: &str) -> Principal {
+    Principal::new(name.as_bytes()).expect("short")
+}
+
+fn record(name: &str) -> Record {
+    Record {
+        verifier: VerifierHash::from_bytes([1; 32]),
+        version: 1,
+        create_time: NOW,
+        deadline: NOW + HOUR,
+        duration: None,
+        principal: principal(name),
+        data: Data::EMPTY,
+    }
+}
+
+fn update(name: &str) -> Update {
+    Update {
+        verifier: VerifierHash::from_bytes([1; 32]),
+        lifetime: LIFETIME,
+        now: NOW,
+        if_version: None,
+        edit: Edit { replace: false, unset: vec![], set: Data::EMPTY, limit_bytes: 1000 },
+        next_verifier: VerifierHash::from_bytes([1; 32]),
+        roll: false,
+        principal: Some(principal(name)),
+        duration: None,
+    }
+}
+
+fn touch(now: Moment) -> Touch {
+    Touch { verifier: VerifierHash::from_bytes([1; 32]), lifetime: LIFETIME, now }
+}
+
+fn store_with(server: &RedisServer, change: impl FnOnce(&mut RedisOptions)) -> RedisStore {
+    let mut options = options(&server.url(), "sessiond");
+    change(&mut options);
+    RedisDatabase::start(options, TestClock::new()).store("default")
+}
+
+fn store(server: &RedisServer) -> RedisStore {
+    store_with(server, |_| {})
+}
+
+async fn create(store: &RedisStore, id: PublicId, name: &str) {
+    store.create(id, record(name)).await.expect("the store works").expect("the id is free");
+}
+
+async fn listed(store: &RedisStore, name: &str) -> Vec<PublicId> {
+    let listed = store.list(principal(name), None, 1000).await.expect("the store works");
+    assert_eq!(listed.next, None);
+    listed.records.into_iter().map(|(id, _)| id).collect()
+}
+
+/// The keys of the index.
+fn index_keys(server: &RedisServer) -> Vec<String> {
+    let answer = server.ask(&["KEYS", "sessiond:default:p:*"]);
+    answer.lines().filter(|line| line.starts_with("sessiond:")).map(str::to_owned).collect()
+}
+
+/// The key of the one principal that there is.
+fn index_key(server: &RedisServer) -> String {
+    let keys = index_keys(server);
+    assert_eq!(keys.len(), 1, "{keys:?}");
+    keys.into_iter().next().expect("one")
+}
+
+fn number(answer: &str) -> i64 {
+    answer.trim().trim_start_matches(':').parse().expect("a number")
+}
+
+fn entries(server: &RedisServer, key: &str) -> i64 {
+    number(&server.ask(&["ZCARD", key]))
+}
+
+/// Milliseconds, by the server's clock.
+fn server_time(server: &RedisServer) -> u64 {
+    let answer = server.ask(&["TIME"]);
+    let seconds = answer.lines().nth(2).expect("seconds");
+    seconds.parse::<u64>().expect("a number") * 1000
+}
+
+/// An entry by hand, as the module's table has it.
+fn put_entry(server: &RedisServer, key: &str, id: PublicId, version: u64, written: u64, end: u64) {
+    let mut entry = id.as_bytes().to_vec();
+    for number in [version, written, end] {
+        entry.extend(number.to_be_bytes());
+    }
+    let added = ask_octets(server.port, &[b"ZADD", key.as_bytes(), b"0", &entry]);
+    assert_eq!(added, b":1\r\n");
+}
+
+fn put_record(server: &RedisServer, id: PublicId, record: &Record) {
+    let mut bytes = Vec::new();
+    codec::encode(record, &mut bytes);
+    let key = format!("sessiond:default:{id}");
+    assert_eq!(ask_octets(server.port, &[b"SET", key.as_bytes(), &bytes]), b"+OK\r\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn anonymous_sessions_cost_nothing() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let store = store(&server);
+    create(&store, id(1), "").await;
+    store.touch(id(1), touch(NOW + DAY / 48)).await.expect("works").expect("there");
+    let written = store.write(id(1), update("").into()).await.expect("works").expect("there");
+    written.expect("it is taken");
+    store.destroy(id(1), Claim::Operator).await.expect("works").expect("there");
+    let nobodys = store.list(Principal::default(), None, 9).await.expect("the store works");
+    assert_eq!(nobodys.records, []);
+    let asked = server.ask(&["INFO", "commandstats"]);
+    for command in ["cmdstat_zadd", "cmdstat_zrem", "cmdstat_zrange"] {
+        assert!(!asked.contains(command), "{command} was asked for: {asked}");
+    }
+}
+
+/// An entry comes first: what is in between is one too many, never one missing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_did_not_come_is_not_listed() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let user = "ACL SETUSER app on >hunter2 ~sessiond:* +@all -set";
+    server.ask(&user.split(' ').collect::<Vec<_>>());
+    let stops_half_way = store_with(&server, |options| {
+        options.login.username = "app".to_owned();
+        options.login.password = "hunter2".to_owned().into();
+    });
+    stops_half_way.create(id(1), record("ann")).await.expect_err("no SET");
+    let store = store(&server);
+    create(&store, id(2), "").await;
+    stops_half_way.write(id(2), update("ann").into()).await.expect_err("no SET");
+    let key = index_key(&server);
+    assert_eq!(entries(&server, &key), 2, "both entries came first");
+    assert_eq!(listed(&store, "ann").await, []);
+    assert_eq!(entries(&server, &key), 2, "the changes may be on their way still");
+    create(&store, id(1), "ann").await;
+    store.write(id(2), update("ann").into()).await.expect("works").expect("there").expect("taken");
+    assert_eq!(listed(&store, "ann").await, [id(1), id(2)]);
+    assert_eq!(entries(&server, &key), 2, "one for each");
+}
+
+/// Each half-written state, and who may still need it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_drops_what_nothing_can_need() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let store = store(&server);
+    create(&store, id(0), "ann").await;
+    let key = index_key(&server);
+    let (young, old) = (server_time(&server), server_time(&server) - 400_000);
+    let end = young + 1_000_000_000;
+    let bobs = |version| Some(Record { version, ..record("bob") });
+    let cases = [
+        (1, young, None, true, "a creation on its way"),
+        (1, old, None, false, "a creation that never came, or a session that is over"),
+        (2, young, None, false, "a session that is over: only a creation makes one"),
+        (3, young, bobs(2), true, "a login on its way"),
+        (3, old, bobs(2), false, "a login that never came"),
+        (3, young, bobs(3), false, "a login that another change came before"),
+        (3, young, bobs(4), false, "a session that has changed hands"),
+    ];
+    for (at, (version, written, stored, ..)) in cases.iter().enumerate() {
+        let id = id(1 + at as u32);
+        put_entry(&server, &key, id, *version, *written, end);
+        if let Some(record) = stored {
+            put_record(&server, id, record);
+        }
+    }
+    // Of an id that two entries name, and of a record that nobody can read.
+    put_entry(&server, &key, id(0), 9, old, end);
+    put_entry(&server, &key, id(20), 1, old, end);
+    server.ask(&["SET", &format!("sessiond:default:{}", id(20)), "mine"]);
+    assert_eq!(listed(&store, "ann").await, [id(0)]);
+    for (at, (.., stays, what)) in cases.iter().enumerate() {
+        let id = id(1 + at as u32);
+        let (from, to) = (
+            [b"[", id.as_bytes().as_slice()].concat(),
+            [b"[", id.as_bytes().as_slice(), &[0xff]].concat(),
+        );
+        let counted = ask_octets(server.port, &[b"ZLEXCOUNT", key.as_bytes(), &from, &to]);
+        let expected = if *stays { b":1\r\n" } else { b":0\r\n" };
+        assert_eq!(counted, expected, "{what}");
+    }
+    assert_eq!(entries(&server, &key), 2 + 2 + 1, "what is unreadable is left as it is");
+}
+
+/// Whoever ends a session tidies up, and takes no later entry along.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ends_is_tidied_up() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let store = store(&server);
+    create(&store, id(1), "ann").await;
+    create(&store, id(2), "ann").await;
+    let key = index_key(&server);
+    for round in 0..50 {
+        for name in ["", "ann"] {
+            let written = store.write(id(1), update(name).into()).await.expect("works");
+            written.expect("there").expect("taken");
+        }
+        assert_eq!(listed(&store, "ann").await, [id(1), id(2)], "after {round} logouts and logins");
+    }
+    store.destroy(id(1), Claim::Principal(principal("ann"))).await.expect("works").expect("there");
+    server.wait_for(&["ZCARD", &key], ":1\r\n");
+    store.destroy(id(2), Claim::Operator).await.expect("works").expect("there");
+    server.wait_for(&["EXISTS", &key], ":0\r\n");
+    // Of a login that comes after the end of ann's hold on it.
+    create(&store, id(3), "ann").await;
+    let now = server_time(&server);
+    put_entry(&server, &key, id(3), 3, now, now + 1_000_000_000);
+    store.write(id(3), update("").into()).await.expect("works").expect("there").expect("taken");
+    server.wait_for(&["ZCARD", &key], ":1\r\n");
+}
+
+/// Redis removes sessions untold.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_that_are_over_go_with_new_ones() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let store = store(&server);
+    create(&store, id(1000), "ann").await;
+    let key = index_key(&server);
+    let long_ago = server_time(&server) - 1_000_000_000;
+    for number in 0..100 {
+        put_entry(&server, &key, id(number), 1, long_ago, long_ago + 1);
+    }
+    for number in 1001..1100 {
+        create(&store, id(number), "ann").await;
+    }
+    let found = entries(&server, &key);
+    assert!((100..=110).contains(&found), "expected 100 live ones and few others, found {found}");
+    assert_eq!(listed(&store, "ann").await.len(), 100);
+    assert_eq!(entries(&server, &key), 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_index_ends_no_earlier_than_its_sessions() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let store = store_with(&server, |options| options.expiry_grace = Duration::from_secs(7));
+    create(&store, id(1), "ann").await;
+    let key = index_key(&server);
+    let near = |key: &str, expected: Duration| {
+        let expected = expected.as_millis() as i64 + 7_000;
+        let found = number(&server.ask(&["PTTL", key]));
+        assert!((expected - 20_000..=expected).contains(&found), "{found}, not {expected} ms");
+    };
+    // From noon to the end of tomorrow, and the session's life again.
+    near(&key, HOUR * 37);
+    let shorter = Record { deadline: NOW + Duration::from_secs(1), ..record("ann") };
+    store.create(id(2), shorter).await.expect("works").expect("the id is free");
+    near(&key, HOUR * 37);
+    let added = || {
+        let asked = server.ask(&["INFO", "commandstats"]);
+        let line = asked.lines().find(|line| line.starts_with("cmdstat_zadd:"));
+        line.and_then(|line| line.split(['=', ',']).nth(1)).expect("a count").to_owned()
+    };
+    let before = added();
+    for minutes in 1..600 {
+        let now = NOW + Duration::from_secs(60 * minutes);
+        assert!(store.touch(id(1), touch(now)).await.expect("works").expect("there").moved);
+    }
+    assert_eq!(added(), before, "touches within a day say nothing to the index");
+    // At 22:50, and at 23:40: now the deadline is tomorrow.
+    server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    for minutes in [650, 700] {
+        let now = NOW + Duration::from_secs(60 * minutes);
+        assert!(store.touch(id(1), touch(now)).await.expect("works").expect("there").moved);
+    }
+    let renewed = || number(&server.ask(&["PTTL", &key])) > (HOUR * 40).as_millis() as i64;
+    let since = std::time::Instant::now();
+    while !renewed() {
+        assert!(since.elapsed() < crate::support::program::PATIENCE, "also without memory");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A login that there is no room for leaves nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_memory_a_login_is_refused() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let store = store(&server);
+    create(&store, id(1), "").await;
+    server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    let created = store.create(id(2), record("ann")).await.expect_err("there is no room");
+    let written = store.write(id(1), update("ann").into()).await.expect_err("there is no room");
+    for error in [created, written] {
+        assert_eq!(error.kind, StoreErrorKind::Full, "{error}");
+    }
+    assert_eq!(index_keys(&server), [""; 0]);
+}

@@ -1,0 +1,502 @@
+//! What is special about the redis store: its scripts, the life of its keys, and
+//! a Redis that refuses.
+
+use std::{error::Error, sync::Arc, time::Duration};
+
+use proptest::{
+    prelude::*,
+    test_runner::{Config, FileFailurePersistence, TestCaseError, TestRunner},
+};
+use sessiond::{
+    session::{
+        clock::Moment,
+        data::Data,
+        id::{PublicId, VerifierHash},
+        lifetime::{Granularity, Lifetime},
+        record::{Claim, Edit, Principal, Record, Touch, Update},
+        store::{Store, StoreError, StoreErrorKind},
+    },
+    store::{
+        codec,
+        redis::{RedisDatabase, RedisOptions, RedisStore, Wait},
+    },
+};
+
+use crate::support::{
+    daemon::TestClock,
+    redis::{RedisServer, ask_octets, is_missing, options},
+};
+
+const NOW: Moment = Moment::from_unix_millis(1_000_000);
+const LIFETIME: Lifetime = Lifetime {
+    duration: Duration::from_secs(100),
+    granularity: Granularity::Fixed(Duration::from_secs(10)),
+    absolute: None,
+};
+const ID: PublicId = PublicId::from_bytes([0xfb; 12]);
+/// Of [`ID`], in the store called "default".
+const KEY: &str = "sessiond:default:-_v7-_v7-_v7-_v7";
+const VERIFIER: VerifierHash = VerifierHash::from_bytes([1; 32]);
+const OWN: Claim = Claim::Verifier(VERIFIER);
+
+fn record() -> Record {
+    Record {
+        verifier: VERIFIER,
+        version: 1,
+        create_time: NOW,
+        deadline: LIFETIME.deadline(NOW, None, NOW),
+        duration: None,
+        principal: Principal::default(),
+        data: Data::EMPTY,
+    }
+}
+
+fn touch(now: Moment) -> Touch {
+    Touch { verifier: VERIFIER, lifetime: LIFETIME, now }
+}
+
+fn update(text: &'static str) -> Arc<Update> {
+    Arc::new(Update {
+        verifier: VERIFIER,
+        lifetime: LIFETIME,
+        now: NOW,
+        if_version: None,
+        edit: Edit {
+            replace: false,
+            unset: vec![],
+            set: Data::parse(bytes::Bytes::from_static(text.as_bytes())).expect("JSON"),
+            limit_bytes: 1 << 20,
+        },
+        next_verifier: VerifierHash::from_bytes([2; 32]),
+        roll: false,
+        principal: None,
+        duration: None,
+    })
+}
+
+fn store_with(server: &RedisServer, change: impl FnOnce(&mut RedisOptions)) -> RedisStore {
+    let mut options = options(&server.url(), "sessiond");
+    change(&mut options);
+    RedisDatabase::start(options, TestClock::new()).store("default")
+}
+
+fn store(server: &RedisServer) -> RedisStore {
+    store_with(server, |_| {})
+}
+
+async fn create(store: &RedisStore) {
+    store.create(ID, record()).await.expect("the store works").expect("the id is free");
+}
+
+/// The error is of this kind, and the log says this.
+#[track_caller]
+fn assert_told(error: &StoreError, kind: StoreErrorKind, cause: &str) {
+    let found = error.source().expect("a store error has a cause").to_string();
+    assert_eq!(error.kind, kind, "{found}");
+    assert!(found.contains(cause), "expected {cause:?} in {found:?}");
+}
+
+fn encoded(record: &Record) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    codec::encode(record, &mut bytes);
+    bytes
+}
+
+prop_compose! {
+    /// A record and a touch near all the edges that the rule has.
+    fn record_and_touch()(
+        duration in prop_oneof![1..2_000u64, 1..34_560_000_000u64],
+        nanos in prop_oneof![Just(0), 1..1_000_000u32],
+        fixed in prop::option::of(prop_oneof![Just(0), 1..70_000u64]),
+        absolute in prop::option::of(1..40_000_000_000u64),
+        own in prop::option::of(prop_oneof![1..200u64, 1..34_560_000_000u64]),
+        created in prop_oneof![0..5_000u64, Just(1_800_000_000_000)],
+        age in prop_oneof![0..3_000u64, 0..40_000_000_000u64],
+        left in prop_oneof![-3..3i64, -70_000..70_000i64, -4_000_000_000..40_000_000_000i64],
+        toward_promise in any::<bool>(),
+        same_verifier in prop::bool::weighted(0.9),
+    ) -> (Record, Touch) {
+        let duration = Duration::from_millis(duration) + Duration::from_nanos(nanos.into());
+        let granularity = match fixed {
+            None => Granularity::Auto,
+            Some(millis) => Granularity::Fixed(Duration::from_millis(millis)
+                + Duration::from_nanos(nanos.into())),
+        };
+        let lifetime =
+            Lifetime { duration, granularity, absolute: absolute.map(Duration::from_millis) };
+        let create_time = Moment::from_unix_millis(created);
+        let now = created + age;
+        let own = own.map(Duration::from_millis);
+        // Either about now, or about where a touch begins to matter.
+        let base = match toward_promise {
+            true => Moment::from_unix_millis(now) + lifetime.duration(own),
+            false => Moment::from_unix_millis(now),
+        };
+        let deadline = Moment::from_unix_millis(base.unix_millis().saturating_add_signed(left));
+        let verifier = VerifierHash::from_bytes([if same_verifier { 1 } else { 2 }; 32]);
+        let record = Record { create_time, deadline, duration: own, ..record() };
+        (record, Touch { verifier, lifetime, now: Moment::from_unix_millis(now) })
+    }
+}
+
+prop_compose! {
+    /// A record and a claim that are about each other.
+    fn record_and_claim()(
+        whose in name(),
+        claimed in prop_oneof![Just(None), name().prop_map(Some)],
+        kind in 0..5,
+        verifier in prop_oneof![Just([1; 32]), any::<[u8; 32]>()],
+        flipped in prop::option::of(0..32usize),
+        data in prop_oneof![Just("{}"), Just(r#"{"ann":"ann"}"#)],
+    ) -> (Record, Claim) {
+        let principal = |name: &str| Principal::new(name.as_bytes()).expect("short");
+        let mut presented = verifier;
+        if let Some(at) = flipped {
+            presented[at] ^= 1;
+        }
+        let claim = match kind {
+            0 | 1 => Claim::Verifier(VerifierHash::from_bytes(presented)),
+            2 | 3 => Claim::Principal(principal(&claimed.unwrap_or_else(|| whose.clone()))),
+            _ => Claim::Operator,
+        };
+        let data = Data::parse(bytes::Bytes::from_static(data.as_bytes())).expect("JSON");
+        let verifier = VerifierHash::from_bytes(verifier);
+        (Record { verifier, principal: principal(&whose), data, ..record() }, claim)
+    }
+}
+
+fn name() -> impl Strategy<Value = String> {
+    let long = "a".repeat(Principal::MAX_LEN);
+    let names = ["", "a", "an", "ann", "ann\0", "operator", "zo\u{eb}", "{}"].map(str::to_owned);
+    prop_oneof![
+        prop::sample::select(names.to_vec()),
+        Just(long.clone()),
+        Just(long[1..].to_owned()),
+        "[a-b]{0,2}",
+    ]
+}
+
+/// The other rule that is also written in a script.
+#[test]
+fn the_script_judges_a_claim_as_the_rule_does() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let store = runtime.block_on(async { store(&server) });
+    let failure_persistence = Some(Box::new(FileFailurePersistence::Off) as _);
+    let config = Config { cases: 1_000, failure_persistence, ..Config::default() };
+    let held = std::cell::Cell::new(0);
+    let outcome = TestRunner::new(config).run(&record_and_claim(), |(record, claim)| {
+        ask_octets(server.port, &[b"SET", KEY.as_bytes(), &encoded(&record)]);
+        let holds = claim.holds(&record);
+        held.set(held.get() + u32::from(holds));
+        let removed = runtime.block_on(store.destroy(ID, claim)).expect("the store works");
+        let kept = runtime.block_on(store.read(ID)).expect("the store works");
+        let (expected_removed, expected_kept) =
+            if holds { (Some(record), None) } else { (None, Some(record)) };
+        prop_assert_eq!(removed.as_deref(), expected_removed.as_ref());
+        prop_assert_eq!(kept.as_deref(), expected_kept.as_ref());
+        Ok::<_, TestCaseError>(())
+    });
+    outcome.unwrap_or_else(|error| panic!("{error}"));
+    assert!((200..800).contains(&held.get()), "both outcomes are common: {held:?} held");
+}
+
+/// A rule that is also written in a script.
+#[test]
+fn the_script_judges_a_touch_as_the_rule_does() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let store = runtime.block_on(async { store(&server) });
+    let failure_persistence = Some(Box::new(FileFailurePersistence::Off) as _);
+    let config = Config { cases: 2_000, failure_persistence, ..Config::default() };
+    let moved = std::cell::Cell::new(0);
+    let outcome = TestRunner::new(config).run(&record_and_touch(), |(record, touch)| {
+        let key = KEY.as_bytes();
+        ask_octets(server.port, &[b"SET", key, &encoded(&record), b"PX", b"100000000000"]);
+        let expected = touch.apply(&record);
+        moved.set(moved.get() + u32::from(expected.is_some()));
+        let found = runtime.block_on(store.touch(ID, touch)).expect("the store works");
+        let found = found.expect("it is there");
+        prop_assert_eq!(found.moved, expected.is_some());
+        let after = Record { deadline: expected.unwrap_or(record.deadline), ..record };
+        prop_assert_eq!(found.record.as_ref(), &after);
+        let kept = runtime.block_on(store.read(ID)).expect("the store works");
+        prop_assert_eq!(kept, Some(Arc::new(after)));
+        Ok::<_, TestCaseError>(())
+    });
+    outcome.unwrap_or_else(|error| panic!("{error}"));
+    assert!((200..1800).contains(&moved.get()), "both outcomes are common: {moved:?} moved");
+}
+
+/// Milliseconds that the key has to live.
+fn life(server: &RedisServer) -> i64 {
+    let answer = server.ask(&["PTTL", KEY]);
+    answer.trim().trim_start_matches(':').parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_lives_a_little_longer_than_its_session() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let store = store_with(&server, |options| options.expiry_grace = Duration::from_secs(7));
+    create(&store).await;
+    let near = |expected: i64| {
+        let found = life(&server);
+        assert!((expected - 5_000..=expected).contains(&found), "{found}, expected {expected} ms");
+    };
+    near(117_000);
+    let later = NOW + Duration::from_secs(50);
+    assert!(store.touch(ID, touch(later)).await.expect("works").expect("there").moved);
+    near(117_000);
+    let short = Update { duration: Some(Duration::from_secs(20)), ..(*update("{}")).clone() };
+    let written = store.write(ID, Arc::new(short)).await.expect("works").expect("there");
+    written.expect("it is taken");
+    near(20_000 + 10_000 + 7_000);
+}
+
+/// Without anybody's help.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_over_goes_by_itself() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let store = store_with(&server, |options| options.expiry_grace = Duration::from_millis(1));
+    let short = Record { deadline: NOW + Duration::from_millis(30), ..record() };
+    store.create(ID, short).await.expect("the store works").expect("the id is free");
+    server.wait_for(&["EXISTS", KEY], ":0");
+    assert_eq!(store.read(ID).await.expect("the store works"), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_foreign_value_is_named_and_left_alone() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let store = store(&server);
+    let mut damaged = encoded(&record());
+    *damaged.last_mut().expect("not empty") = 0xff;
+    let other_layout = [&[9], &encoded(&record())[1..]].concat();
+    let values: [(&[&[u8]], &str); 5] = [
+        (&[b"RPUSH", KEY.as_bytes(), b"mine"], "WRONGTYPE"),
+        (&[b"SET", KEY.as_bytes(), b"mine"], "a record of layout 109 was found"),
+        (&[b"SET", KEY.as_bytes(), b"\x01mine"], "a record of 5 bytes is cut short"),
+        (&[b"SET", KEY.as_bytes(), &other_layout], "a record of layout 9 was found"),
+        (&[b"SET", KEY.as_bytes(), &damaged], "text that is not UTF-8"),
+    ];
+    for (set, cause) in values {
+        server.ask(&["DEL", KEY]);
+        ask_octets(server.port, set);
+        let before = server.ask(&["DUMP", KEY]);
+        let unreadable = |error: &StoreError| {
+            assert_told(error, StoreErrorKind::Unreadable, cause);
+            assert_told(error, StoreErrorKind::Unreadable, KEY);
+        };
+        unreadable(&store.read(ID).await.expect_err(cause));
+        if set[2] != damaged {
+            // Of a record that is damaged at its end these would be right to begin.
+            unreadable(&store.touch(ID, touch(NOW)).await.expect_err(cause));
+            unreadable(&store.destroy(ID, OWN).await.expect_err(cause));
+        }
+        unreadable(&store.write(ID, update("{}")).await.expect_err(cause));
+        assert!(store.create(ID, record()).await.expect("the store works").is_none(), "{cause}");
+        assert_eq!(server.ask(&["DUMP", KEY]), before, "{cause}: it is as it was");
+    }
+    server.ask(&["DEL", KEY]);
+    create(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_memory_sessions_go_on_and_new_ones_are_refused() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let store = store(&server);
+    create(&store).await;
+    let other = PublicId::from_bytes([3; 12]);
+    store.create(other, record()).await.expect("the store works").expect("the id is free");
+    server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    let full = |error: &StoreError| assert_told(error, StoreErrorKind::Full, "OOM");
+    let third = PublicId::from_bytes([4; 12]);
+    full(&store.create(third, record()).await.expect_err("there is no room"));
+    full(&store.write(ID, update("{}")).await.expect_err("there is no room"));
+    let later = NOW + Duration::from_secs(50);
+    let touched = store.touch(ID, touch(later)).await.expect("a touch needs no room");
+    assert!(touched.expect("it is there").moved);
+    assert!(store.read(ID).await.expect("a read needs no room").is_some());
+    assert!(store.destroy(other, OWN).await.expect("it makes room").is_some());
+    server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    store.create(third, record()).await.expect("there is room again").expect("the id is free");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_is_refused_until_it_is_promoted() {
+    if is_missing() {
+        return;
+    }
+    let (primary, server) = (RedisServer::start(), RedisServer::start());
+    let store = store(&server);
+    create(&store).await;
+    server.ask(&["REPLICAOF", "127.0.0.1", &primary.port.to_string()]);
+    let unavailable =
+        |error: &StoreError| assert_told(error, StoreErrorKind::Unavailable, "it is a replica");
+    unavailable(
+        &store
+            .destroy(ID, OWN)
+            .await
+            .map(|_| ())
+            .and(refusal(&store).await)
+            .expect_err("it is a replica"),
+    );
+    server.ask(&["REPLICAOF", "NO", "ONE"]);
+    recovered(&store).await;
+}
+
+/// The first answer that is none of a connection being made.
+async fn refusal(store: &RedisStore) -> Result<(), StoreError> {
+    store.create(PublicId::from_bytes([5; 12]), record()).await.map(drop)
+}
+
+/// Waits until the store works.
+async fn recovered(store: &RedisStore) {
+    let waiting = async {
+        while store.read(ID).await.is_err() || store.check().is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let patience = crate::support::program::PATIENCE;
+    tokio::time::timeout(patience, waiting).await.expect("it recovers by itself");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_permission_is_named() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let user = "ACL SETUSER app on >hunter2 ~sessiond:* +@all -setrange -set";
+    server.ask(&user.split(' ').collect::<Vec<_>>());
+    let as_app = |options: &mut RedisOptions| {
+        options.login.username = "app".to_owned();
+        options.login.password = "hunter2".to_owned().into();
+    };
+    let limited = store_with(&server, as_app);
+    create(&store(&server)).await;
+    let unavailable =
+        |error: &StoreError, cause| assert_told(error, StoreErrorKind::Unavailable, cause);
+    let other = PublicId::from_bytes([3; 12]);
+    unavailable(&limited.create(other, record()).await.expect_err("no SET"), "'set'");
+    unavailable(&limited.write(ID, update("{}")).await.expect_err("no SET"), "+set +setrange");
+    let later = NOW + Duration::from_secs(50);
+    let before = server.ask(&["GET", KEY]);
+    unavailable(&limited.touch(ID, touch(later)).await.expect_err("no SETRANGE"), "+set +setrange");
+    assert_eq!(server.ask(&["GET", KEY]), before, "nothing is half done");
+    assert!(limited.read(ID).await.expect("GET is allowed").is_some());
+    assert!(limited.touch(ID, touch(NOW)).await.expect("nothing is due").is_some());
+    assert!(life(&server) > 100_000, "and nothing ends early");
+    server.ask(&["ACL", "SETUSER", "app", "+@all"]);
+    assert!(limited.touch(ID, touch(later)).await.expect("it is allowed").expect("there").moved);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_password_is_told_and_not_repeated() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::with(&["--requirepass", "correct"]);
+    let with = |password: &str| {
+        let password = password.to_owned().into();
+        store_with(&server, |options| options.login.password = password)
+    };
+    let error = with("hunter2").read(ID).await.expect_err("the password is wrong");
+    assert_eq!(error.kind, StoreErrorKind::Unavailable);
+    let text = error.source().expect("a cause").to_string();
+    assert!(text.contains("assword"), "{text}");
+    assert!(!text.contains("hunter2") && !text.contains("correct"), "{text}");
+    let error = store(&server).read(ID).await.expect_err("no password");
+    assert_told(&error, StoreErrorKind::Unavailable, "NOAUTH");
+    assert_eq!(with("correct").read(ID).await.expect("the password is right"), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scripts_that_redis_forgot_are_sent_again() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let store = store(&server);
+    create(&store).await;
+    for _ in 0..2 {
+        server.ask(&["SCRIPT", "FLUSH"]);
+        assert!(store.touch(ID, touch(NOW)).await.expect("the store works").is_some());
+        let written = store.write(ID, update("{}")).await.expect("the store works");
+        written.expect("it is there").expect("it is taken");
+    }
+    server.ask(&["SCRIPT", "FLUSH"]);
+    assert!(store.destroy(ID, OWN).await.expect("the store works").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_than_may_wait_is_refused() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let store = Arc::new(store_with(&server, |options| options.max_pending = 3));
+    create(&store).await;
+    server.signal(rustix::process::Signal::STOP);
+    let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(store.read(ID))).collect();
+    for read in &mut waiting {
+        assert!(futures_util::poll!(read).is_pending(), "redis does not answer");
+    }
+    let error = store.read(ID).await.expect_err("three are waiting");
+    assert_told(&error, StoreErrorKind::Overloaded, "store.redis.max_pending");
+    server.signal(rustix::process::Signal::CONT);
+    for read in waiting {
+        assert!(read.await.expect("redis goes on").is_some());
+    }
+    assert!(store.read(ID).await.expect("there is room").is_some());
+}
+
+/// A change is acknowledged when a replica has it, and not before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_wait_for_replicas() {
+    if is_missing() {
+        return;
+    }
+    let primary = RedisServer::start();
+    let replica = RedisServer::with(&["--replicaof", &format!("127.0.0.1 {}", primary.port)]);
+    replica.wait_for(&["INFO", "replication"], "master_link_status:up");
+    let wait = Wait { replicas: 1, timeout: Duration::from_millis(200) };
+    let store = store_with(&primary, |options| options.wait = Some(wait));
+    create(&store).await;
+    assert_eq!(replica.ask(&["EXISTS", KEY]), ":1\r\n", "the replica has it by now");
+    store.write(ID, update("{}")).await.expect("works").expect("there").expect("taken");
+
+    replica.signal(rustix::process::Signal::STOP);
+    let cause = "confirmed by 0 replicas, store.redis.wait_replicas asks for 1";
+    let unconfirmed = |error: &StoreError| assert_told(error, StoreErrorKind::Unavailable, cause);
+    unconfirmed(&store.write(ID, update("{}")).await.expect_err("the replica has stopped"));
+    assert!(store.touch(ID, touch(NOW)).await.expect("a touch does not wait").is_some());
+    unconfirmed(&store.destroy(ID, OWN).await.expect_err("the replica has stopped"));
+    // It is gone, and yet nobody may rely on that.
+    assert_eq!(primary.ask(&["EXISTS", KEY]), ":0\r\n");
+    unconfirmed(&store.destroy(ID, OWN).await.expect_err("the replica has stopped"));
+    replica.signal(rustix::process::Signal::CONT);
+    let confirmed = async { while store.destroy(ID, OWN).await.is_err() {} };
+    let patience = crate::support::program::PATIENCE;
+    tokio::time::timeout(patience, confirmed).await.expect("the replica goes on");
+    assert_eq!(replica.ask(&["EXISTS", KEY]), ":0\r\n", "the replica knows it by now");
+}

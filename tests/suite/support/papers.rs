@@ -1,0 +1,63 @@
+//! Certificates and keys, made anew for each test.
+
+use std::{fs, path::PathBuf};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair,
+};
+use tonic::transport::{Certificate, ClientTlsConfig};
+
+/// A CA, a certificate for the server and one for a client, as PEM files.
+pub struct Papers {
+    directory: tempfile::TempDir,
+}
+
+impl Papers {
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a scratch folder");
+        let mut params = CertificateParams::new(vec![]).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"))
+            .expect("a CA");
+        let papers = Self { directory };
+        papers.write("ca.pem", &ca.pem());
+        for (name, host, usage) in [
+            ("server", "localhost", ExtendedKeyUsagePurpose::ServerAuth),
+            ("client", "a-client", ExtendedKeyUsagePurpose::ClientAuth),
+        ] {
+            let mut params = CertificateParams::new(vec![host.to_owned()]).expect("a name");
+            params.extended_key_usages = vec![usage];
+            // OpenSSL takes a certificate whose subject is its issuer's for self-signed.
+            params.distinguished_name.push(DnType::CommonName, host);
+            let key = KeyPair::generate().expect("a key");
+            let cert = params.signed_by(&key, &ca).expect("a certificate");
+            papers.write(&format!("{name}.pem"), &cert.pem());
+            papers.write(&format!("{name}.key"), &key.serialize_pem());
+        }
+        papers
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, text).expect("a file");
+        path
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn setting(&self, key: &str, name: &str) -> String {
+        format!("--set={key}={}", self.path(name).display())
+    }
+
+    pub fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).expect("a file")
+    }
+
+    pub fn tls(&self) -> ClientTlsConfig {
+        let ca = Certificate::from_pem(self.text("ca.pem"));
+        ClientTlsConfig::new().ca_certificate(ca).domain_name("localhost")
+    }
+}

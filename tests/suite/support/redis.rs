@@ -1,0 +1,266 @@
+//! Real Redis servers, started on free ports and ended with their handles.
+//!
+//! A machine without `redis-server` skips what needs one, with a word on stderr;
+//! with SESSIOND_TEST_REQUIRE_REDIS=1, as in CI, the test fails.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use sessiond::store::redis::{Login, RedisOptions, Tls};
+
+use super::program::PATIENCE;
+
+const REQUIRE: &str = "SESSIOND_TEST_REQUIRE_REDIS";
+
+static MISSING: LazyLock<Option<String>> = LazyLock::new(|| {
+    let asked = Command::new("redis-server").arg("--version").output();
+    asked.err().map(|error| format!("redis-server can not be run: {error}"))
+});
+
+/// True, with a word on stderr, where there is no `redis-server`.
+pub fn is_missing() -> bool {
+    let Some(why) = &*MISSING else { return false };
+    assert!(std::env::var_os(REQUIRE).is_none(), "{REQUIRE} is set, and {why}");
+    eprintln!("skipped: {why}");
+    true
+}
+
+/// Patient, so that a busy machine is no failure.
+pub fn options(url: &str, key_prefix: &str) -> RedisOptions {
+    RedisOptions {
+        url: url.parse().expect("a URL"),
+        login: Login::default(),
+        sentinel_login: Login::default(),
+        tls: Tls::default(),
+        key_prefix: key_prefix.to_owned(),
+        timeout: Duration::from_secs(20),
+        connect_timeout: Duration::from_secs(5),
+        connections: 1,
+        max_pending: 1000,
+        expiry_grace: Duration::from_secs(3600),
+        wait: None,
+    }
+}
+
+/// A server of its own.
+pub struct RedisServer {
+    child: Option<Child>,
+    pub port: u16,
+    arguments: Vec<String>,
+    sentinel: bool,
+    directory: tempfile::TempDir,
+}
+
+impl RedisServer {
+    pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// With these arguments, such as `--maxmemory 10mb`; `{port}` is its port.
+    pub fn with(arguments: &[&str]) -> Self {
+        Self::on_a_free_port(arguments, None)
+    }
+
+    /// A Sentinel with this configuration.
+    pub fn sentinel(configuration: &str) -> Self {
+        Self::on_a_free_port(&[], Some(configuration))
+    }
+
+    fn on_a_free_port(arguments: &[&str], sentinel: Option<&str>) -> Self {
+        let directory = tempfile::tempdir().expect("a scratch folder");
+        if let Some(configuration) = sentinel {
+            let path = directory.path().join("sentinel.conf");
+            std::fs::write(path, configuration).expect("the scratch folder can be written");
+        }
+        let mut server = Self {
+            child: None,
+            port: 0,
+            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            sentinel: sentinel.is_some(),
+            directory,
+        };
+        // Somebody else may take the port in between: another one, then.
+        for _ in 0..20 {
+            server.port = free_port();
+            if server.run() {
+                return server;
+            }
+        }
+        panic!("expected redis-server to start: {}", server.log());
+    }
+
+    /// Whether it came up.
+    fn run(&mut self) -> bool {
+        let mut command = Command::new("redis-server");
+        if self.sentinel {
+            command.arg(self.directory.path().join("sentinel.conf")).arg("--sentinel");
+        } else {
+            command.args(["--save", "", "--enable-debug-command", "yes"]);
+        }
+        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"]);
+        command.arg("--dir").arg(self.directory.path());
+        let port = self.port.to_string();
+        command.args(self.arguments.iter().map(|argument| argument.replace("{port}", &port)));
+        if self.arguments.iter().any(|argument| argument == "--cluster-enabled") {
+            command.args(["--cluster-port", &free_port().to_string()]);
+        }
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server can be run");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let log = self.directory.path().join("log");
+        let mut log = std::fs::File::options().append(true).create(true).open(log).expect("a log");
+        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        let ready = lines.by_ref().any(|line| {
+            let _ = writeln!(log, "{line}");
+            line.contains("Ready to accept connections") || line.contains("+monitor master")
+        });
+        // Whoever writes to a pipe that nobody reads has to stop.
+        std::thread::spawn(move || {
+            for line in lines {
+                let _ = writeln!(log, "{line}");
+            }
+        });
+        self.child = Some(child);
+        if !ready {
+            self.kill();
+        }
+        ready
+    }
+
+    /// What it wrote.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("the server was started");
+        kill_process(Pid::from_child(child), signal).expect("the server is there");
+    }
+
+    /// kill -9, and waits for the end.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Starts it again, on the same port.
+    pub fn restart(&mut self) {
+        self.kill();
+        let since = Instant::now();
+        while !self.run() {
+            assert!(since.elapsed() < PATIENCE, "expected it to start again: {}", self.log());
+        }
+    }
+
+    /// Sends a command and gives the answer as it came.
+    pub fn ask(&self, words: &[&str]) -> String {
+        ask(self.port, words)
+    }
+
+    /// Sends a command until its answer has this in it.
+    pub fn wait_for(&self, words: &[&str], expected: &str) {
+        let since = Instant::now();
+        loop {
+            let answer = self.ask(words);
+            if answer.contains(expected) {
+                return;
+            }
+            assert!(since.elapsed() < PATIENCE, "{words:?}: expected {expected:?} in {answer:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// A command in the protocol's own words, so that no client of ours is trusted.
+pub fn ask(port: u16, words: &[&str]) -> String {
+    let words: Vec<_> = words.iter().map(|word| word.as_bytes()).collect();
+    let answer = ask_octets(port, &words);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+pub fn ask_octets(port: u16, words: &[&[u8]]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("redis is there");
+    let mut request = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        request.extend(format!("${}\r\n", word.len()).into_bytes());
+        request.extend_from_slice(word);
+        request.extend(b"\r\n");
+    }
+    stream.write_all(&request).expect("redis takes it");
+    // It answers, and then sees that there is no more to come.
+    stream.shutdown(Shutdown::Write).expect("the connection is there");
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    answer
+}
+
+/// A cluster of its own: the primaries first, then as many replicas of each as
+/// asked for.
+pub struct RedisCluster {
+    pub nodes: Vec<RedisServer>,
+}
+
+impl RedisCluster {
+    pub fn start(primaries: usize, replicas: usize) -> Self {
+        Self::with(primaries, replicas, &[])
+    }
+
+    pub fn with(primaries: usize, replicas: usize, arguments: &[&str]) -> Self {
+        let cluster =
+            "--cluster-enabled yes --cluster-node-timeout 1000 --repl-diskless-sync-delay 0";
+        let cluster: Vec<_> = cluster.split(' ').collect();
+        let all: Vec<_> = cluster.iter().chain(arguments).copied().collect();
+        let count = primaries * (1 + replicas);
+        let nodes: Vec<_> = (0..count).map(|_| RedisServer::with(&all)).collect();
+        let mut command = Command::new("redis-cli");
+        command.args(["--cluster", "create"]);
+        command.args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)));
+        command.args(["--cluster-replicas", &replicas.to_string(), "--cluster-yes"]);
+        let output = command.output().expect("redis-cli can be run");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "expected a cluster: {text}");
+        let cluster = Self { nodes };
+        for node in &cluster.nodes {
+            node.wait_for(&["CLUSTER", "INFO"], "cluster_state:ok");
+            node.wait_for(&["CLUSTER", "INFO"], &format!("cluster_known_nodes:{count}"));
+        }
+        // A replica that never had its primary's data does not take over.
+        for replica in &cluster.nodes[primaries..] {
+            replica.wait_for(&["INFO", "replication"], "master_link_status:up");
+        }
+        cluster
+    }
+
+    pub fn url(&self) -> String {
+        let nodes: Vec<_> =
+            self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        format!("redis+cluster://{}", nodes.join(","))
+    }
+}
