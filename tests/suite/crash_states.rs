@@ -149,7 +149,9 @@ async fn mended(state: impl FnOnce(&Raw), what: &str) {
     state(&raw);
     raw.close();
     let (database, store) = open(directory.path());
+    assert_eq!(store.count(), None, "{what}: opening does not wait until all are counted");
     sweep(&store).await;
+    assert_eq!(store.count(), Some(5), "{what}: a sweep has counted them");
     let entries = store.index_entries().expect("counted");
     assert_eq!(entries.principals, WHOLE.principals, "{what}: after one sweep");
     assert_eq!(listed(&store, "ann").await, [id(1), id(2), id(3)], "{what}");
@@ -158,6 +160,7 @@ async fn mended(state: impl FnOnce(&Raw), what: &str) {
     drop((database, store));
     // A clean stop says so, and the next start has nothing to do.
     let (_database, store) = open(directory.path());
+    assert_eq!(store.count(), Some(5), "{what}: a clean stop leaves the number behind");
     assert_eq!(sweep(&store).await, 0, "{what}: after a clean stop");
     // What only the deadline's entry tells of goes with its moment.
     store.cleanup(DEADLINE, 1000).await.expect("the store works");

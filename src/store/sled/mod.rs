@@ -10,7 +10,7 @@
 //! store's own.
 //!
 //! [`records`] is the part that may wait for the disk, [`principals`] its index of
-//! whose sessions they are, [`threads`] is where it runs, [`committer`] makes
+//! whose sessions they are, [`tally`] their number, [`threads`] is where it runs, [`committer`] makes
 //! changes durable, [`open`] opens the data directory, [`snapshots`] judges what
 //! sled keeps there beside its log, [`quarantine`] moves aside what is damaged.
 
@@ -21,17 +21,10 @@ mod quarantine;
 mod records;
 mod snapshots;
 mod space;
+mod tally;
 mod threads;
 
-use std::{
-    fs::File,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{fs::File, path::PathBuf, sync::Arc, time::Duration};
 
 use quick_cache::{Weighter, sync::Cache};
 use sled::Tree;
@@ -43,6 +36,7 @@ use self::{
     principals::Doubts,
     records::{Kept, Locks, Records},
     space::Space,
+    tally::Tally,
     threads::Threads,
 };
 pub use self::{
@@ -176,7 +170,8 @@ impl SledDatabase {
         let records = tree(RECORDS)?;
         // Taken out, so that after a crash the records are counted anew.
         let kept = self.shared().meta.remove(format!("{COUNT}{name}")).map_err(unreadable)?;
-        let count = kept.as_deref().and_then(millis).unwrap_or_else(|| records.len() as u64);
+        let kept = kept.as_deref().and_then(number_of);
+        let count = kept.or_else(|| records.is_empty().then_some(0));
         let principals = tree(PRINCIPALS)?;
         let whole = self.shared().meta.remove(format!("{WHOLE}{name}")).map_err(unreadable)?;
         let is_whole = whole.is_some() || records.is_empty() && principals.is_empty();
@@ -188,7 +183,7 @@ impl SledDatabase {
                 principals,
                 doubts: Doubts::new(is_whole),
                 records,
-                count: AtomicU64::new(count),
+                tally: Tally::new(count),
                 shared: Arc::clone(self.shared()),
             }),
             owner: Arc::clone(&self.owner),
@@ -200,7 +195,7 @@ impl SledDatabase {
         let path = &self.shared().options.path;
         let mark =
             self.shared().meta.get(TIME).map_err(|error| unreadable_database(path, &error))?;
-        Ok(mark.as_deref().and_then(millis).map(Moment::from_unix_millis))
+        Ok(mark.as_deref().and_then(number_of).map(Moment::from_unix_millis))
     }
 
     /// Keeps `now` as the latest time. May wait for the disk.
@@ -223,7 +218,7 @@ impl SledDatabase {
     }
 }
 
-fn millis(bytes: &[u8]) -> Option<u64> {
+fn number_of(bytes: &[u8]) -> Option<u64> {
     bytes.try_into().ok().map(u64::from_be_bytes)
 }
 
@@ -387,6 +382,6 @@ impl Store for SledStore {
     }
 
     fn count(&self) -> Option<u64> {
-        Some(self.inner.count.load(Ordering::Acquire))
+        self.inner.tally.known()
     }
 }

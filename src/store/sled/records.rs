@@ -15,10 +15,7 @@
 use std::{
     collections::hash_map::RandomState,
     hash::BuildHasher,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -26,7 +23,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use sled::Tree;
 
-use super::{COUNT, IndexEntries, Shared, WHOLE, principals::Doubts, space::Room};
+use super::{COUNT, IndexEntries, Shared, WHOLE, principals::Doubts, space::Room, tally::Tally};
 use crate::{
     session::{
         clock::Moment,
@@ -75,15 +72,16 @@ pub struct Records {
     /// See [`principals`](super::principals).
     pub principals: Tree,
     pub doubts: Doubts,
-    pub count: AtomicU64,
+    pub tally: Tally,
     pub shared: Arc<Shared>,
 }
 
 impl Drop for Records {
     fn drop(&mut self) {
-        let count = self.count.load(Ordering::Acquire).to_be_bytes();
         // The committer's last flush takes it along; without it they are counted.
-        let _ = self.shared.meta.insert(format!("{COUNT}{}", self.name), &count);
+        if let Some(count) = self.tally.known() {
+            let _ = self.shared.meta.insert(format!("{COUNT}{}", self.name), &count.to_be_bytes());
+        }
         if self.doubts.are_settled() {
             let _ = self.shared.meta.insert(format!("{WHOLE}{}", self.name), &[]);
         }
@@ -135,8 +133,7 @@ impl Records {
         let indexed = record.deadline;
         self.index(indexed, id)?;
         self.index_principal(&record.principal, id)?;
-        self.put(id, Kept { record: Arc::clone(&record), indexed })?;
-        self.count.fetch_add(1, Ordering::AcqRel);
+        self.tally.add(id, || self.put(id, Kept { record: Arc::clone(&record), indexed }))?;
         Ok(Some(record))
     }
 
@@ -190,6 +187,7 @@ impl Records {
             let removed = self.sweep(due, id, now)?;
             swept.removed.extend(removed.map(|principal| Expired { id, principal }));
         }
+        swept.examined += self.tally.count_on(&self.records, limit - swept.examined)?;
         swept.examined += self.settle_doubts(limit - swept.examined)?;
         // Asked anew: the loop may not see the entries that it has moved itself.
         let first = self.expiry.first().map_err(|error| StoreError::unavailable(SWEEP, error))?;
@@ -312,10 +310,10 @@ impl Records {
 
     /// Call it under the lock of `id`.
     fn remove(&self, id: PublicId) -> Result<()> {
-        let removed = self.change("remove a record", 0, || self.records.remove(id.as_bytes()));
-        self.in_step(id, removed, None)?;
-        self.count.fetch_sub(1, Ordering::AcqRel);
-        Ok(())
+        self.tally.remove(id, || {
+            let removed = self.change("remove a record", 0, || self.records.remove(id.as_bytes()));
+            self.in_step(id, removed, None)
+        })
     }
 
     /// Makes the table say what sled says. After a failure that is not known,
