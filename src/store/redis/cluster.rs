@@ -218,7 +218,7 @@ impl Shared {
         for address in others {
             let connector = self.connector(&address);
             let ask = async {
-                let (_, mut connection) = connector.connect().await?;
+                let mut connection = connector.connect().await?.connection;
                 answer(connection.send_packed_command(&command).await?)
             };
             let asked = timeout(limit, ask).await;

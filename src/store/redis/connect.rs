@@ -1,7 +1,15 @@
 //! How connections are made: to one server, or to the primary that Sentinels name.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
+use parking_lot::Mutex;
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, IntoConnectionInfo,
     RedisConnectionInfo, TlsCertificates, Value, aio::MultiplexedConnection, from_redis_value,
@@ -122,9 +130,40 @@ pub enum Place {
         sentinels: Arc<[Address]>,
         service: Arc<str>,
         database: u32,
+        naming: Arc<Naming>,
     },
     /// A node of a cluster.
     Node(Address),
+}
+
+/// Who the primary is, as the Sentinels told last. All connections go by it, so that
+/// none still reads from the old primary when another has written to the new one.
+#[derive(Default)]
+pub struct Naming {
+    primary: Mutex<Option<Address>>,
+    /// How often another one was named.
+    changes: AtomicU64,
+}
+
+impl Naming {
+    /// Returns the number of this naming.
+    fn told(&self, named: &Address) -> u64 {
+        let mut primary = self.primary.lock();
+        if primary.as_ref() != Some(named) {
+            *primary = Some(named.clone());
+            self.changes.fetch_add(1, Ordering::Release);
+        }
+        self.changes.load(Ordering::Acquire)
+    }
+}
+
+/// A connection that is ready for commands.
+pub struct Connected {
+    pub connection: MultiplexedConnection,
+    /// Where it leads.
+    pub address: Address,
+    /// See [`Connector::naming`].
+    pub naming: u64,
 }
 
 impl fmt::Display for Connector {
@@ -141,27 +180,38 @@ impl Connector {
         self.access.timeout
     }
 
-    /// A connection that is ready for commands, and where it leads.
-    pub async fn connect(&self) -> Result<(Address, MultiplexedConnection), Failure> {
-        let (address, database) = match &self.place {
-            Place::Node(address) => (address.clone(), 0),
-            Place::Server { address, database } => (address.clone(), *database),
-            Place::Primary { sentinels, service, database } => {
-                (self.primary(sentinels, service).await?, *database)
+    /// Grows when another server is named the primary: connections made before are
+    /// not to be used any more.
+    pub fn naming(&self) -> u64 {
+        match &self.place {
+            Place::Primary { naming, .. } => naming.changes.load(Ordering::Acquire),
+            Place::Server { .. } | Place::Node(_) => 0,
+        }
+    }
+
+    pub async fn connect(&self) -> Result<Connected, Failure> {
+        let (address, database, naming) = match &self.place {
+            Place::Node(address) => (address.clone(), 0, 0),
+            Place::Server { address, database } => (address.clone(), *database, 0),
+            Place::Primary { sentinels, service, database, naming } => {
+                let named = self.primary(sentinels, service).await?;
+                let number = naming.told(&named);
+                (named, *database, number)
             }
         };
         let mut connection = self.access.connect(&address, &self.access.servers, database).await?;
         if !matches!(self.place, Place::Node(_)) {
             self.try_out(&mut connection).await?;
         }
-        Ok((address, connection))
+        Ok(Connected { connection, address, naming })
     }
 
     /// Who is the primary instead of `address`, if the Sentinels say so. A primary
     /// that was away may not know it, and what is written there is lost.
     pub async fn is_deposed(&self, address: &Address) -> Option<Address> {
-        let Place::Primary { sentinels, service, .. } = &self.place else { return None };
+        let Place::Primary { sentinels, service, naming, .. } = &self.place else { return None };
         let named = self.primary(sentinels, service).await.ok()?;
+        naming.told(&named);
         (named != *address).then_some(named)
     }
 

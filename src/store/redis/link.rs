@@ -2,7 +2,9 @@
 //!
 //! A task of its own makes the connection, asks for the server's time once a
 //! second, and makes the connection anew when it is lost, when the answer does not
-//! come, or when another server is the primary by now. Commands of different requests share the connection and its round trips.
+//! come, or when another server is the primary by now. What one link learns of the
+//! primary holds for all of them at once. Commands of different requests share the
+//! connection and its round trips.
 //!
 //! A command is never sent twice: whether one that was lost took effect is not
 //! known, and its caller is told so.
@@ -19,7 +21,7 @@ use redis::{
 use tokio::{sync::watch, task::AbortHandle, time::timeout};
 
 use super::{
-    connect::Connector,
+    connect::{Connected, Connector},
     failure::{Failure, answer},
     time::Timekeeper,
     url::Address,
@@ -32,6 +34,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// A handle of the connection. Its task ends with it.
 pub struct Link {
+    connector: Connector,
     state: watch::Receiver<State>,
     /// The number of a connection that somebody found broken.
     broken: watch::Sender<u64>,
@@ -51,6 +54,7 @@ enum State {
 struct Up {
     connection: MultiplexedConnection,
     number: u64,
+    naming: u64,
 }
 
 impl Drop for Link {
@@ -64,14 +68,14 @@ impl Link {
     pub fn start(connector: Connector, time: Arc<Timekeeper>) -> Self {
         let (state, receiver) = watch::channel(State::Connecting);
         let (broken, found_broken) = watch::channel(0);
-        let keeper = Keeper { connector, time, state, broken: found_broken };
+        let keeper = Keeper { connector: connector.clone(), time, state, broken: found_broken };
         let task = tokio::spawn(keeper.run()).abort_handle();
-        Self { state: receiver, broken, task }
+        Self { connector, state: receiver, broken, task }
     }
 
     /// Sends one command and waits for its answer.
     pub async fn send(&self, command: &Cmd) -> Result<Value, Failure> {
-        let Up { mut connection, number } = self.up().await?;
+        let Up { mut connection, number, .. } = self.up().await?;
         let answered = connection.send_packed_command(command).await;
         self.heed(number, answered.map_err(Failure::from).and_then(answer))
     }
@@ -81,7 +85,7 @@ impl Link {
         &self,
         commands: &Pipeline,
     ) -> Result<Vec<Result<Value, Failure>>, Failure> {
-        let Up { mut connection, number } = self.up().await?;
+        let Up { mut connection, number, .. } = self.up().await?;
         let count = commands.len();
         let answered = connection.req_packed_commands(commands, 0, count).await;
         let answers = self.heed(number, answered.map_err(Failure::from))?;
@@ -104,30 +108,50 @@ impl Link {
     }
 
     async fn up(&self) -> Result<Up, Failure> {
-        if let State::Up(up) = &*self.state.borrow() {
-            return Ok(up.clone());
+        let settled = self.settled(&self.state.borrow());
+        if let Some(settled) = settled {
+            return settled;
         }
         let mut state = self.state.clone();
-        let tried = state.wait_for(|state| !matches!(state, State::Connecting)).await;
-        match tried.as_deref() {
-            Ok(State::Up(up)) => Ok(up.clone()),
-            Ok(State::Down(why)) => Err(why.clone()),
-            _ => Err(Failure::Unreached("it is being closed".to_owned())),
+        while state.changed().await.is_ok() {
+            let settled = self.settled(&state.borrow_and_update());
+            if let Some(settled) = settled {
+                return settled;
+            }
+        }
+        Err(Failure::Unreached("it is being closed".to_owned()))
+    }
+
+    /// `None`: worth waiting for.
+    fn settled(&self, state: &State) -> Option<Result<Up, Failure>> {
+        match state {
+            State::Connecting => None,
+            State::Up(up) if up.naming == self.connector.naming() => Some(Ok(up.clone())),
+            State::Up(up) => {
+                self.abandon(up.number);
+                None
+            }
+            State::Down(why) => Some(Err(why.clone())),
         }
     }
 
-    /// Has the connection made anew when the outcome says that it is of no use.
+    /// Has the connection made anew, unless it was already.
+    fn abandon(&self, number: u64) {
+        self.broken.send_if_modified(|broken| {
+            let newer = *broken < number;
+            *broken = number.max(*broken);
+            newer
+        });
+    }
+
+    /// Abandons the connection when the outcome says that it is of no use.
     fn heed<T>(&self, number: u64, outcome: Result<T, Failure>) -> Result<T, Failure> {
         // READONLY: the primary became a replica, and may be elsewhere now.
         let useless = |failure: &Failure| {
             matches!(failure, Failure::Lost(_)) || failure.is_refused_as(&["READONLY"])
         };
         if outcome.as_ref().is_err_and(useless) {
-            self.broken.send_if_modified(|broken| {
-                let newer = *broken < number;
-                *broken = number.max(*broken);
-                newer
-            });
+            self.abandon(number);
         }
         outcome
     }
@@ -148,12 +172,12 @@ impl Keeper {
         let mut told: Option<String> = None;
         loop {
             match self.connect().await {
-                Ok((address, connection)) => {
+                Ok(Connected { connection, address, naming }) => {
                     number += 1;
                     if told.take().is_some() {
                         tracing::info!(server = %address, "redis is reached again");
                     }
-                    let up = Up { connection, number };
+                    let up = Up { connection, number, naming };
                     self.state.send_replace(State::Up(up.clone()));
                     let since = Instant::now();
                     let why = self.watch_over(&address, up).await;
@@ -180,13 +204,13 @@ impl Keeper {
         }
     }
 
-    async fn connect(&self) -> Result<(Address, MultiplexedConnection), Failure> {
+    async fn connect(&self) -> Result<Connected, Failure> {
         let limit = self.connector.timeout();
         let attempt = async {
-            let (address, mut connection) = self.connector.connect().await?;
+            let mut made = self.connector.connect().await?;
             // Before anything is judged by our clock, it has to agree with theirs.
-            self.beat(&address, &mut connection).await?;
-            Ok((address, connection))
+            self.beat(&made.address, &mut made.connection).await?;
+            Ok(made)
         };
         let slow = || Err(Failure::Unreached(format!("no connection within {limit:?}")));
         timeout(limit, attempt).await.unwrap_or_else(|_| slow())
@@ -198,7 +222,10 @@ impl Keeper {
         loop {
             let found_broken = self.broken.wait_for(|broken| *broken >= up.number);
             if timeout(BEAT, found_broken).await.is_ok() {
-                return Failure::Lost("a command was lost with it".to_owned());
+                return Failure::Lost(match up.naming == self.connector.naming() {
+                    true => "a command was lost with it".to_owned(),
+                    false => "another server is the primary by now".to_owned(),
+                });
             }
             match timeout(limit, self.beat(address, &mut up.connection)).await {
                 Ok(Ok(())) => {}
@@ -208,20 +235,19 @@ impl Keeper {
         }
     }
 
+    /// The Sentinels are asked after the server has answered: one that hung may have
+    /// been replaced meanwhile.
     async fn beat(
         &self,
         address: &Address,
         connection: &mut MultiplexedConnection,
     ) -> Result<(), Failure> {
-        let time = async {
-            let asked = Instant::now();
-            let told = connection.send_packed_command(&redis::cmd("TIME")).await?;
-            self.time.heard(address, answer(told)?, asked.elapsed())
-        };
-        let (told, deposed) = tokio::join!(time, self.connector.is_deposed(address));
-        match deposed {
+        let asked = Instant::now();
+        let told = connection.send_packed_command(&redis::cmd("TIME")).await?;
+        self.time.heard(address, answer(told)?, asked.elapsed())?;
+        match self.connector.is_deposed(address).await {
             Some(by) => Err(Failure::Unreached(format!("{by} is the primary by now"))),
-            None => told,
+            None => Ok(()),
         }
     }
 }

@@ -154,7 +154,7 @@ impl RedisDatabase {
             Target::Server { address, database } => one(Place::Server { address, database }),
             Target::Sentinel { sentinels, service, database } => {
                 let (sentinels, service) = (sentinels.into(), service.into());
-                one(Place::Primary { sentinels, service, database })
+                one(Place::Primary { sentinels, service, database, naming: Arc::default() })
             }
             Target::Cluster { seeds } => {
                 Servers::Cluster(Cluster::start(access, time, manner, seeds))
