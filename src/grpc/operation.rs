@@ -140,7 +140,8 @@ impl<S: Store> Operation<S> for Resolve<S> {
 
     async fn run(self) -> Result<(ResolveResponse, Outcome), Error> {
         let Self { engine, presented, options } = self;
-        let is_followed = options.create && engine.is_followed();
+        let may_create = options.create || presented.may_be_adopted();
+        let is_followed = may_create && engine.is_followed();
         let resolution =
             to_its_end(is_followed, async move { engine.resolve(&presented, options).await });
         Ok(resolved(resolution.await?))
@@ -191,7 +192,10 @@ impl<S: Store> Operation<S> for Touch<S> {
     }
 
     async fn run(self) -> Result<(TouchResponse, Outcome), Error> {
-        Ok(touched(self.engine.touch(&self.presented).await?))
+        let Self { engine, presented } = self;
+        let is_followed = presented.may_be_adopted() && engine.is_followed();
+        let touching = to_its_end(is_followed, async move { engine.touch(&presented).await });
+        Ok(touched(touching.await?))
     }
 }
 

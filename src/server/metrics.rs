@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{FutureExt, future::BoxFuture};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -22,6 +23,7 @@ use crate::{
         watchers::Watchers,
     },
     session::{
+        adoption::{Foreign, ForeignId, Source},
         clock::Moment,
         credential::Absence,
         id::PublicId,
@@ -141,6 +143,12 @@ impl Metrics {
     pub fn measured<S: Store>(&self, engine: &str, store: S) -> Measured<S> {
         let metrics = StoreMetrics::new(&self.stores, engine);
         Measured { store, metrics }
+    }
+
+    /// A source of sessions to adopt, likewise.
+    pub fn measured_source(&self, engine: &str, source: impl Source) -> Arc<dyn Source> {
+        let verb = VerbMetrics::new(&self.stores, engine, FETCH);
+        Arc::new(MeasuredSource { source, verb, outages: Outages::new(engine) })
     }
 
     /// The text that Prometheus reads.
@@ -294,15 +302,6 @@ const VERBS: [&str; 7] = ["read", "touch", "create", "write", "destroy", "list",
 impl StoreMetrics {
     fn new(families: &StoreFamilies, engine: &str) -> Self {
         let label = OfEngine { engine: engine.to_owned() };
-        let verb = |operation| {
-            let label = OfOperation { engine: engine.to_owned(), operation };
-            let durations = families.durations.as_ref();
-            VerbMetrics {
-                duration: durations
-                    .map_or_else(histogram, |family| family.get_or_create_owned(&label)),
-                errors: families.errors.get_or_create_owned(&label),
-            }
-        };
         Self {
             recalled: families.recalled.get_or_create_owned(&label),
             created: families.created.get_or_create_owned(&label),
@@ -311,24 +310,55 @@ impl StoreMetrics {
             swept: families.swept.get_or_create_owned(&label),
             examined: families.examined.get_or_create_owned(&label),
             lag: families.lag.get_or_create_owned(&label),
-            verbs: VERBS.map(verb),
+            verbs: VERBS.map(|verb| VerbMetrics::new(families, engine, verb)),
             outages: Outages::new(engine),
         }
     }
 
     async fn time<T>(&self, verb: Verb, work: impl Future<Output = Result<T>>) -> Result<T> {
+        self.verbs[verb as usize].time(&self.outages, work).await
+    }
+}
+
+impl VerbMetrics {
+    fn new(families: &StoreFamilies, engine: &str, operation: &'static str) -> Self {
+        let label = OfOperation { engine: engine.to_owned(), operation };
+        let durations = families.durations.as_ref();
+        Self {
+            duration: durations.map_or_else(histogram, |family| family.get_or_create_owned(&label)),
+            errors: families.errors.get_or_create_owned(&label),
+        }
+    }
+
+    async fn time<T>(&self, outages: &Outages, work: impl Future<Output = Result<T>>) -> Result<T> {
         let started = Instant::now();
         let outcome = work.await;
-        let metrics = &self.verbs[verb as usize];
-        metrics.duration.observe(started.elapsed().as_secs_f64());
+        self.duration.observe(started.elapsed().as_secs_f64());
         match &outcome {
-            Ok(_) => self.outages.worked(Instant::now),
+            Ok(_) => outages.worked(Instant::now),
             Err(error) => {
-                metrics.errors.inc();
-                self.outages.failed(error, Instant::now());
+                self.errors.inc();
+                outages.failed(error, Instant::now());
             }
         }
         outcome
+    }
+}
+
+/// The one operation of a source.
+const FETCH: &str = "fetch";
+
+/// A source of sessions to adopt whose work is counted and timed, and whose failures
+/// are logged.
+struct MeasuredSource<T> {
+    source: T,
+    verb: VerbMetrics,
+    outages: Outages,
+}
+
+impl<T: Source> Source for MeasuredSource<T> {
+    fn fetch<'a>(&'a self, id: &'a ForeignId) -> BoxFuture<'a, Result<Option<Foreign>>> {
+        self.verb.time(&self.outages, self.source.fetch(id)).boxed()
     }
 }
 

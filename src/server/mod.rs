@@ -17,7 +17,12 @@
 //! | [`system`] | the system's clock and randomness |
 //! | [`log`] | the log |
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
@@ -25,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
-    config::{Checked, Config, ConfigError, ListenAddr, StoreChoice},
+    config::{AdoptChoice, Checked, Config, ConfigError, ListenAddr, StoreChoice},
     gate::Gate,
     listen::{BindError, ConnectionLimit, Listener},
     metrics::{Measured, Metrics},
@@ -34,11 +39,17 @@ use self::{
 };
 use crate::{
     grpc::{auth::BearerAuth, engines::Engines, watchers::Watchers},
-    session::{clock::Clock, engine::Engine, id::Entropy, store::StoreError},
+    session::{
+        adoption::{Adoption, Application},
+        clock::Clock,
+        engine::Engine,
+        id::Entropy,
+        store::StoreError,
+    },
     store::{
         AnyStore,
         memory::MemoryStore,
-        redis::RedisDatabase,
+        redis::{ForeignRedis, RedisDatabase},
         sled::{OpenError, SledDatabase, SledOptions},
     },
 };
@@ -64,6 +75,10 @@ type DaemonStore = Measured<AnyStore>;
 const TIME_MARK_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the stores are asked whether they can keep their promises.
 const FITNESS_INTERVAL: Duration = Duration::from_secs(1);
+/// After the name of an engine: the marks of what it has adopted. No request can
+/// name an engine so.
+const MARKS: &str = "/adopted";
+
 /// Checks a configuration as [`Server::build`] does, its files included, and
 /// gives what an operator should know. Binds and opens nothing.
 pub fn check(config: &Config) -> Result<Vec<String>, ConfigError> {
@@ -321,7 +336,7 @@ async fn bind(addresses: &[ListenAddr]) -> Result<Vec<Listener>, BindError> {
 
 async fn engines(
     config: &Config,
-    checked: Checked,
+    mut checked: Checked,
     metrics: &Metrics,
     watchers: &Arc<Watchers>,
     surroundings: Surroundings,
@@ -338,30 +353,51 @@ async fn engines(
             Database::Redis(database)
         }
     };
-    if let Database::Sled(database) = &database {
-        if let Some(mark) = database.time_mark()? {
-            surroundings.clock.not_before(mark);
-        }
-        for name in database.engines() {
-            if !checked.engines.contains_key(&name) {
-                tracing::warn!(
-                    engine = name,
-                    "the data directory holds sessions of an engine that is not configured; they are kept"
-                );
-            }
-        }
+    if let Database::Sled(database) = &database
+        && let Some(mark) = database.time_mark()?
+    {
+        surroundings.clock.not_before(mark);
     }
-    let mut engines = BTreeMap::new();
-    for (number, (name, policy)) in checked.engines.into_iter().enumerate() {
+    let mut numbers = 0..=u16::MAX;
+    let mut store = |name: &str| -> Result<DaemonStore, StartError> {
         let store = match &database {
             Database::Memory => AnyStore::Memory(MemoryStore::default()),
-            Database::Sled(database) => AnyStore::Sled(database.store(&name, number as u16)?),
-            Database::Redis(database) => AnyStore::Redis(database.store(&name)),
+            Database::Sled(database) => {
+                let number = numbers.next().expect("there are fewer engines than numbers");
+                AnyStore::Sled(database.store(name, number)?)
+            }
+            Database::Redis(database) => AnyStore::Redis(database.store(name)),
         };
-        let store = metrics.measured(&name, store);
+        Ok(metrics.measured(name, store))
+    };
+    let mut known = match &database {
+        Database::Sled(database) => BTreeSet::from_iter(database.engines()),
+        Database::Memory | Database::Redis(_) => BTreeSet::new(),
+    };
+    let mut engines = BTreeMap::new();
+    for (name, policy) in checked.engines {
         let Surroundings { clock, entropy } = &surroundings;
-        let engine = Engine::new(&name, policy, store, Arc::clone(clock), Arc::clone(entropy));
-        engines.insert(name, Arc::new(engine.telling(Arc::clone(watchers) as _)));
+        let engine =
+            Engine::new(&name, policy, store(&name)?, Arc::clone(clock), Arc::clone(entropy));
+        let mut engine = engine.telling(Arc::clone(watchers) as _);
+        known.remove(&name);
+        let marks = format!("{name}{MARKS}");
+        let choice = checked.adoptions.remove(&name);
+        // What is left of an adoption that is over is swept all the same.
+        if known.remove(&marks) || choice.is_some() {
+            let from = choice.map(|AdoptChoice { redis, reading, remember }| Application {
+                source: metrics.measured_source(&marks, ForeignRedis::start(&redis, reading)),
+                remember,
+            });
+            engine = engine.adopting(Adoption { marks: store(&marks)?, from });
+        }
+        engines.insert(name, Arc::new(engine));
+    }
+    for name in known {
+        tracing::warn!(
+            engine = name,
+            "the data directory holds sessions of an engine that is not configured; they are kept"
+        );
     }
     Ok((Engines::new(engines), database))
 }

@@ -1,6 +1,7 @@
 //! Credentials: from what a request presents to the ids it proves.
 
 use super::{
+    adoption::ForeignId,
     cookie::{Cookie, candidates},
     id::{PublicId, SessionId, VerifierHash},
     token::Keyring,
@@ -54,34 +55,65 @@ pub struct Presented {
     // Nearly every request proves one id: it needs no allocation.
     first: Option<Proven>,
     rest: Vec<Proven>,
+    /// What may be ids of the application's, whose sessions are adopted.
+    foreign: Vec<ForeignId>,
     /// The answer when none of the proven ids is live.
     absence: Absence,
 }
 
 impl Presented {
-    pub(super) fn new(credential: Credential<'_>, cookie: &Cookie, keyring: &Keyring) -> Self {
-        let mut presented = Self { first: None, rest: Vec::new(), absence: Absence::None };
+    /// `adopts`: what is signed may be an id of the application's.
+    pub(super) fn new(
+        credential: Credential<'_>,
+        cookie: &Cookie,
+        keyring: &Keyring,
+        adopts: bool,
+    ) -> Self {
+        let mut presented = Self::nothing(Absence::None);
         match credential {
             Credential::Absent => {}
-            Credential::Token(value) => presented.offer(value, keyring),
+            Credential::Token(value) => presented.offer(value, keyring, adopts),
             Credential::CookieHeader(header) => {
                 for value in candidates(header, cookie.name()) {
-                    presented.offer(value, keyring);
+                    presented.offer(value, keyring, adopts);
                 }
             }
         }
         presented
     }
 
-    fn offer(&mut self, value: &[u8], keyring: &Keyring) {
-        let Some(authentic) = keyring.verify(value) else {
+    fn nothing(absence: Absence) -> Self {
+        Self { first: None, rest: Vec::new(), foreign: Vec::new(), absence }
+    }
+
+    /// These ids alone: of sessions that were adopted.
+    pub(super) fn adopted(proven: Vec<Proven>) -> Self {
+        let mut presented = Self::nothing(Absence::NotFound);
+        proven.into_iter().for_each(|proven| presented.push(proven));
+        presented
+    }
+
+    /// These ids, too.
+    pub(super) fn and(&self, proven: Vec<Proven>) -> Self {
+        let mut presented = self.clone();
+        proven.into_iter().for_each(|proven| presented.push(proven));
+        presented
+    }
+
+    fn offer(&mut self, value: &[u8], keyring: &Keyring, adopts: bool) {
+        let foreign = |text: &[u8]| adopts.then(|| ForeignId::new(text)).flatten();
+        let Some((authentic, foreign)) = keyring.verify_and(value, foreign) else {
             self.absence = self.absence.max(Absence::Invalid);
             return;
         };
         self.absence = self.absence.max(Absence::NotFound);
-        // A text that is no id of ours names no session.
+        self.foreign.extend(foreign);
+        // A text that is no id of ours names no session of ours.
         let Some(id) = authentic.id else { return };
-        let proven = Proven { verifier: id.verifier_hash(), id, outdated: authentic.outdated };
+        self.push(Proven { verifier: id.verifier_hash(), id, outdated: authentic.outdated });
+    }
+
+    fn push(&mut self, proven: Proven) {
         match self.first {
             None => self.first = Some(proven),
             Some(_) => self.rest.push(proven),
@@ -93,9 +125,24 @@ impl Presented {
         self.first.iter().chain(&self.rest)
     }
 
-    /// The public ids of the sessions that an operation may reach with this.
+    /// What may be ids of the application's, in the order they were presented.
+    pub(super) fn foreign(&self) -> &[ForeignId] {
+        &self.foreign
+    }
+
+    /// Whether an operation may make a session of this.
+    pub fn may_be_adopted(&self) -> bool {
+        !self.foreign.is_empty()
+    }
+
+    /// What an operation may reach with this: the public ids of sessions. An adopted
+    /// session may be reached by the application's id, too, and that knows only what
+    /// the first id of the session ends in: so that stands for the session as well.
     pub fn sessions(&self) -> impl Iterator<Item = PublicId> + '_ {
-        self.proven().map(Proven::public)
+        let ours = self.proven().map(|proven| proven.verifier);
+        let theirs = self.foreign.iter().map(|foreign| foreign.derived().verifier_hash());
+        let ends = ours.filter(|_| self.may_be_adopted()).chain(theirs);
+        self.proven().map(Proven::public).chain(ends.map(|hash| hash.shortened()))
     }
 
     pub fn absence(&self) -> Absence {

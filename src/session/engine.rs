@@ -10,6 +10,7 @@
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use super::{
+    adoption::Adoption,
     clock::{Clock, Moment},
     cookie::Cookie,
     credential::{Absence, Credential, Presented, Proven},
@@ -44,9 +45,10 @@ pub struct Engine<S> {
     pub(super) policy: Policy,
     pub(super) store: S,
     pub(super) clock: Arc<dyn Clock>,
-    entropy: Arc<dyn Entropy>,
+    pub(super) entropy: Arc<dyn Entropy>,
     audience: Arc<dyn Audience>,
     pub(super) turns: Turns,
+    pub(super) adoption: Option<Adoption<S>>,
 }
 
 /// A session as callers see it.
@@ -166,7 +168,13 @@ impl<S: Store> Engine<S> {
     ) -> Self {
         let turns = Turns::new(policy.limit.is_some());
         let audience = Arc::new(Nobody);
-        Self { name: name.into(), policy, store, clock, entropy, audience, turns }
+        let name = name.into();
+        Self { name, policy, store, clock, entropy, audience, turns, adoption: None }
+    }
+
+    /// The same engine, adopting sessions of an application.
+    pub fn adopting(self, adoption: Adoption<S>) -> Self {
+        Self { adoption: Some(adoption), ..self }
     }
 
     /// The same engine, telling `audience` what happens to its sessions.
@@ -193,15 +201,16 @@ impl<S: Store> Engine<S> {
     }
 
     /// Whether a change is to be run to its end although nobody waits for it any
-    /// more. Else it would be missing in what watchers are told, or a login
-    /// whose turn is over would still be under way and exceed the limit.
+    /// more. Else it would be missing in what watchers are told, a login whose turn
+    /// is over would still be under way and exceed the limit, or a session that is
+    /// being adopted would be left without its mark.
     pub fn is_followed(&self) -> bool {
-        self.policy.limit.is_some() || self.audience.is_listening()
+        self.policy.limit.is_some() || self.adopts() || self.audience.is_listening()
     }
 
     /// The ids that a credential proves. Asks no store.
     pub fn present(&self, credential: Credential<'_>) -> Presented {
-        Presented::new(credential, &self.policy.cookie, &self.policy.keyring)
+        Presented::new(credential, &self.policy.cookie, &self.policy.keyring, self.adopts())
     }
 
     /// What [`resolve`](Self::resolve) would give, if no store has to be waited for
@@ -233,7 +242,7 @@ impl<S: Store> Engine<S> {
         presented: &Presented,
         options: ResolveOptions,
     ) -> Result<Resolution> {
-        match self.find(presented, self.slides(options)).await? {
+        match self.find_or_adopt(presented, self.slides(options)).await? {
             Ok((session, notice)) => Ok(Resolution::Active(session, notice)),
             Err(_) if options.create => {
                 let (session, notice) = self.create(WriteOptions::default()).await?;
@@ -248,7 +257,7 @@ impl<S: Store> Engine<S> {
         &self,
         presented: &Presented,
     ) -> Result<std::result::Result<(Session, Notice), Absence>> {
-        self.find(presented, true).await
+        self.find_or_adopt(presented, true).await
     }
 
     /// Creates a session.
@@ -290,11 +299,26 @@ impl<S: Store> Engine<S> {
         }
     }
 
-    /// Changes a live session; never creates one.
+    /// Changes a live session; creates none, but that it may adopt one.
     pub async fn write(
         &self,
         presented: &Presented,
         options: WriteOptions,
+    ) -> Result<(Session, Notice)> {
+        match self.write_known(presented, &options).await {
+            Err(Error::SessionGone) => {}
+            outcome => return outcome,
+        }
+        match self.adopt(presented).await? {
+            None => Err(Error::SessionGone),
+            Some(adopted) => self.write_known(&Presented::adopted(adopted), &options).await,
+        }
+    }
+
+    async fn write_known(
+        &self,
+        presented: &Presented,
+        options: &WriteOptions,
     ) -> Result<(Session, Notice)> {
         let turn = self.turn(options.principal.as_ref()).await;
         for proven in presented.proven() {
@@ -314,7 +338,7 @@ impl<S: Store> Engine<S> {
                 lifetime: self.policy.lifetime,
                 now,
                 if_version: options.if_version.map(NonZeroU64::get),
-                edit: self.edit(&options),
+                edit: self.edit(options),
                 next_verifier: next.verifier_hash(),
                 roll: options.roll,
                 principal: options.principal.clone(),
@@ -353,6 +377,14 @@ impl<S: Store> Engine<S> {
     /// The others come first: should it fail halfway, the credential is still
     /// good for another try.
     pub async fn destroy(&self, presented: &Presented, scope: Scope) -> Result<Destroyed> {
+        // What is not here yet has to be, so that it can end.
+        match self.adopt(presented).await? {
+            None => self.destroy_known(presented, scope).await,
+            Some(adopted) => self.destroy_known(&presented.and(adopted), scope).await,
+        }
+    }
+
+    async fn destroy_known(&self, presented: &Presented, scope: Scope) -> Result<Destroyed> {
         let own = match scope {
             Scope::This => Vec::new(),
             Scope::Others | Scope::All => self.own(presented).await?,
@@ -399,7 +431,13 @@ impl<S: Store> Engine<S> {
         Ok(Some(ended))
     }
 
-    fn tell(&self, session: PublicId, principal: &Principal, time: Moment, happening: Happening) {
+    pub(super) fn tell(
+        &self,
+        session: PublicId,
+        principal: &Principal,
+        time: Moment,
+        happening: Happening,
+    ) {
         if self.audience.is_listening() {
             let engine = &self.name;
             self.audience.tell(Event { engine, session, principal, time, happening });
@@ -419,6 +457,11 @@ impl<S: Store> Engine<S> {
     /// Sweeps all that has expired, slice by slice, and says how many sessions
     /// were removed. Others get their turn between two slices.
     pub async fn sweep(&self, slice: usize) -> Result<u64> {
+        if let Some(Adoption { marks, .. }) = &self.adoption {
+            while marks.cleanup(self.clock.now(), slice).await?.examined >= slice {
+                tokio::task::yield_now().await;
+            }
+        }
         let mut removed = 0;
         loop {
             let swept = self.cleanup(slice).await?;
@@ -453,11 +496,12 @@ impl<S: Store> Engine<S> {
                 Err(why) => absence = absence.max(why),
             }
         }
-        Some(Err(absence))
+        // It may be a session of the application's.
+        (!presented.may_be_adopted()).then_some(Err(absence))
     }
 
     /// The first of the presented sessions that is live, touched if `slide`.
-    async fn find(
+    pub(super) async fn find(
         &self,
         presented: &Presented,
         slide: bool,

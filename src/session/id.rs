@@ -75,6 +75,13 @@ impl VerifierHash {
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+
+    /// A name for the verifier, where a public id is the name of a session.
+    pub fn shortened(&self) -> PublicId {
+        let mut bytes = [0; PublicId::LEN];
+        bytes.copy_from_slice(&self.0[..PublicId::LEN]);
+        PublicId(bytes)
+    }
 }
 
 impl PartialEq for VerifierHash {
@@ -90,6 +97,9 @@ impl fmt::Debug for VerifierHash {
         f.write_str("VerifierHash")
     }
 }
+
+/// So that no other hash of the same text is the same.
+const DERIVATION: &[u8] = b"sessiond: the id of an application\0";
 
 /// A whole session id: who holds it, signed, holds the session.
 #[derive(Clone)]
@@ -113,6 +123,22 @@ impl SessionId {
         let mut verifier = [0; 12];
         entropy.fill(&mut verifier);
         Self { public, verifier }
+    }
+
+    /// Always the same for a text, which may be an application's id: half of it says
+    /// where something about that text is kept, the other half proves that somebody
+    /// knows the text.
+    pub fn derived(text: &[u8]) -> Self {
+        let digest = Sha256::new().chain_update(DERIVATION).chain_update(text).finalize();
+        let mut id = Self { public: PublicId([0; 12]), verifier: [0; 12] };
+        id.public.0.copy_from_slice(&digest[..12]);
+        id.verifier.copy_from_slice(&digest[12..24]);
+        id
+    }
+
+    /// The same verifier for another session.
+    pub fn with_public(&self, public: PublicId) -> Self {
+        Self { public, ..self.clone() }
     }
 
     pub fn public(&self) -> PublicId {

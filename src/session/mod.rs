@@ -5,12 +5,14 @@
 //! |---|---|
 //! | [`engine`] | the operations: resolve, touch, create, write, destroy, cleanup |
 //! | [`principals`] | all sessions of a principal: list and end them, and their limit |
+//! | [`adoption`] | sessions that an application kept itself before |
 //! | [`event`] | what happens to sessions, for those who watch |
 //! | [`credential`] | from a Cookie header or token to proven ids |
 //! | [`id`], [`token`], [`cookie`] | session ids, their signatures, the two cookie headers |
 //! | [`record`], [`data`], [`lifetime`] | what is kept, and what may change in it |
 //! | [`store`], [`clock`] | what the engine asks of the world |
 
+pub mod adoption;
 pub mod clock;
 pub mod cookie;
 pub mod credential;

@@ -127,6 +127,15 @@ impl Keyring {
     ///
     /// `None` when it is malformed or signed by no known secret.
     pub fn verify(&self, value: &[u8]) -> Option<Authentic> {
+        self.verify_and(value, |_| ()).map(|(authentic, ())| authentic)
+    }
+
+    /// The same, and what `take` makes of the text that was signed.
+    pub fn verify_and<T>(
+        &self,
+        value: &[u8],
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Option<(Authentic, T)> {
         let value: Cow<'_, [u8]> = percent_decode(value).into();
         let signed = value.strip_prefix(b"s:").unwrap_or(&value);
         let dot = signed.iter().rposition(|&octet| octet == b'.')?;
@@ -141,7 +150,8 @@ impl Keyring {
             .keys
             .iter()
             .position(|key| key.clone().chain_update(text).verify_slice(&bytes).is_ok())?;
-        Some(Authentic { id: SessionId::from_text(text), outdated: matched != 0 })
+        let authentic = Authentic { id: SessionId::from_text(text), outdated: matched != 0 };
+        Some((authentic, take(text)))
     }
 }
 

@@ -266,6 +266,29 @@ fn what_can_not_work_together_is_refused() {
             "store.redis.tls: expected both",
         ),
         (
+            vec![("engine.default.adopt.timeout", "61s")],
+            "engine.default.adopt.timeout: expected at most 1m, found 1m 1s",
+        ),
+        (
+            vec![("engine.default.adopt.principal", "user")],
+            "engine.default.adopt.principal: expected \"\" or a JSON pointer such as \"/passport/user\", found \"user\"",
+        ),
+        (
+            vec![("engine.default.adopt.remember", "401days")],
+            "engine.default.adopt.remember: expected at most 400days, found",
+        ),
+        (
+            vec![("engine.default.adopt.key_prefix", "a\nb")],
+            "engine.default.adopt.key_prefix: expected at most 128 bytes of text",
+        ),
+        (
+            vec![
+                ("engine.default.adopt.from", "express-session"),
+                ("engine.default.adopt.password_file", "/nope"),
+            ],
+            "engine.default.adopt.password_file: the file can not be read",
+        ),
+        (
             vec![("store.redis.sentinel_username", "x")],
             "store.redis.sentinel_password_file: is for a URL that begins with redis+sentinel",
         ),
@@ -328,7 +351,7 @@ fn what_can_not_work_together_is_refused() {
 fn a_configuration_without_engines_is_refused() {
     let config = from_file("[engine]\n").expect("an empty table can be read");
     let error = check(&config).expect_err("it would serve nobody").to_string();
-    assert_eq!(error, "engine: expected 1 to 65535 engines, found 0");
+    assert_eq!(error, "engine: expected 1 to 32767 engines, found 0");
 }
 
 #[test]

@@ -4,11 +4,13 @@
 //! run the built program. All listen on port 0 and run in parallel.
 
 mod administration;
+mod adoption;
 mod concurrency;
 mod configuration;
 mod conformance;
 mod crash_states;
 mod destroying;
+mod express;
 mod faults;
 mod frontends;
 mod golden;

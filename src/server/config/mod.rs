@@ -2,7 +2,7 @@
 //!
 //! Parsing binds nothing and opens nothing. [`layers`] reads the sources,
 //! [`policy`] checks what no single value can show and makes the engines' rules,
-//! [`redis`] has the keys of `[store.redis]`.
+//! [`redis`] has the keys of `[store.redis]`, [`adopt`] those of `[engine.NAME.adopt]`.
 //! `config/sessiond.toml` says what each key means.
 
 use std::{collections::BTreeMap, path::PathBuf};
@@ -18,12 +18,14 @@ use crate::{
 };
 
 pub use self::{
+    adopt::{AdoptChoice, AdoptConfig, AdoptFrom},
     layers::{ConfigError, Sources, load},
     policy::{Checked, StoreChoice, check},
     redis::{RedisConfig, RedisTlsConfig},
     text::{AddrOrOff, ListenAddr, SecretText, Size, SizeOrNone, Span, SpanOrAuto, SpanOrNone},
 };
 
+mod adopt;
 mod layers;
 mod policy;
 mod redis;
@@ -95,6 +97,7 @@ pub struct EngineConfig {
     pub max_sessions_per_principal: u32,
     pub on_limit: OnLimit,
     pub cookie: CookieConfig,
+    pub adopt: AdoptConfig,
 }
 
 impl Default for EngineConfig {
@@ -108,6 +111,7 @@ impl Default for EngineConfig {
             max_sessions_per_principal: 0,
             on_limit: OnLimit::RefuseNewest,
             cookie: CookieConfig::default(),
+            adopt: AdoptConfig::default(),
         }
     }
 }

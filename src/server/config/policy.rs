@@ -9,7 +9,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::{Backend, Config, ConfigError, EngineConfig, ListenAddr, redis};
+use super::{AdoptChoice, Backend, Config, ConfigError, EngineConfig, ListenAddr, adopt, redis};
 use crate::{
     session::{
         cookie,
@@ -22,6 +22,8 @@ use crate::{
     store::redis::RedisOptions,
 };
 
+/// Each may have two stores, which are numbered in 16 bits.
+const MOST_ENGINES: usize = (u16::MAX / 2) as usize;
 /// What a message needs beside the data: the Cookie header and field names.
 const MESSAGE_OVERHEAD_BYTES: u64 = 64 << 10;
 
@@ -29,6 +31,8 @@ const MESSAGE_OVERHEAD_BYTES: u64 = 64 << 10;
 #[derive(Debug)]
 pub struct Checked {
     pub engines: BTreeMap<String, Policy>,
+    /// Of the engines that adopt sessions.
+    pub adoptions: BTreeMap<String, AdoptChoice>,
     /// Bearer tokens; empty: none are asked for.
     pub tokens: Vec<Zeroizing<String>>,
     pub store: StoreChoice,
@@ -51,8 +55,9 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
     let tokens = tokens(config)?;
     check_listeners(config, !tokens.is_empty())?;
     check_limits(config)?;
-    if !(1..=usize::from(u16::MAX)).contains(&config.engine.len()) {
-        let problem = format!("expected 1 to 65535 engines, found {}", config.engine.len());
+    if !(1..=MOST_ENGINES).contains(&config.engine.len()) {
+        let problem =
+            format!("expected 1 to {MOST_ENGINES} engines, found {}", config.engine.len());
         return Err(ConfigError::new("engine", problem));
     }
     if config.store.sled.path.as_os_str().is_empty() {
@@ -62,9 +67,12 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
     let store = match config.store.backend {
         Backend::Memory => StoreChoice::Memory,
         Backend::Sled => StoreChoice::Sled,
-        Backend::Redis => StoreChoice::Redis(Box::new(redis::options(&config.store.redis)?)),
+        Backend::Redis => {
+            StoreChoice::Redis(Box::new(redis::options("store.redis", &config.store.redis)?))
+        }
     };
     let mut engines = BTreeMap::new();
+    let mut adoptions = BTreeMap::new();
     for (name, engine) in &config.engine {
         let policy = policy(name, engine, &mut warnings)?;
         let message = config.limits.max_message_bytes.0;
@@ -75,9 +83,10 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
             );
             return Err(ConfigError::new(format!("engine.{name}.max_data_bytes"), problem));
         }
+        adoptions.extend(adopt::check(name, engine)?.map(|adoption| (name.clone(), adoption)));
         engines.insert(name.clone(), policy);
     }
-    Ok(Checked { engines, tokens, store, warnings })
+    Ok(Checked { engines, adoptions, tokens, store, warnings })
 }
 
 fn policy(

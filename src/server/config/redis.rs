@@ -89,11 +89,6 @@ pub fn check(redis: &RedisConfig) -> Result<(), ConfigError> {
             return Err(ConfigError::new(key(name), problem));
         }
     }
-    if redis.timeout.0 > LONGEST_TIMEOUT {
-        let problem =
-            format!("expected at most {}, found {}", Span(LONGEST_TIMEOUT), redis.timeout);
-        return Err(ConfigError::new(key("timeout"), problem));
-    }
     if redis.wait_replicas > 0 && redis.wait_timeout.0 >= redis.timeout.0 {
         let problem = format!(
             "expected less than store.redis.timeout, which is {}, found {}",
@@ -101,11 +96,22 @@ pub fn check(redis: &RedisConfig) -> Result<(), ConfigError> {
         );
         return Err(ConfigError::new(key("wait_timeout"), problem));
     }
+    check_access("store.redis", redis)
+}
+
+/// Checks how a Redis is reached. `table`: where that is configured.
+pub fn check_access(table: &str, redis: &RedisConfig) -> Result<(), ConfigError> {
+    let key = |key: &str| format!("{table}.{key}");
+    if redis.timeout.0 > LONGEST_TIMEOUT {
+        let problem =
+            format!("expected at most {}, found {}", Span(LONGEST_TIMEOUT), redis.timeout);
+        return Err(ConfigError::new(key("timeout"), problem));
+    }
     let named = |path: &Path| !path.as_os_str().is_empty();
     let RedisTlsConfig { ca_file, cert_file, key_file } = &redis.tls;
     if named(cert_file) != named(key_file) {
         let problem =
-            "expected both store.redis.tls.cert_file and store.redis.tls.key_file, or neither";
+            format!("expected both {table}.tls.cert_file and {table}.tls.key_file, or neither");
         return Err(ConfigError::new(key("tls"), problem));
     }
     if !redis.url.tls && (named(ca_file) || named(cert_file)) {
@@ -123,14 +129,14 @@ pub fn check(redis: &RedisConfig) -> Result<(), ConfigError> {
 }
 
 /// Reads the files and makes what the store takes.
-pub fn options(redis: &RedisConfig) -> Result<RedisOptions, ConfigError> {
+pub fn options(table: &str, redis: &RedisConfig) -> Result<RedisOptions, ConfigError> {
     let pem = |name: &str, path: &Path| {
         if path.as_os_str().is_empty() {
             return Ok(Vec::new());
         }
         let unreadable = |error| {
             let problem = format!("the file can not be read: {error}");
-            ConfigError::new(format!("store.redis.tls.{name}"), problem)
+            ConfigError::new(format!("{table}.tls.{name}"), problem)
         };
         fs::read(path).map_err(unreadable)
     };
@@ -138,11 +144,12 @@ pub fn options(redis: &RedisConfig) -> Result<RedisOptions, ConfigError> {
         url: redis.url.clone(),
         login: Login {
             username: redis.username.clone(),
-            password: password("password_file", &redis.password_file, &redis.password)?,
+            password: password(table, "password_file", &redis.password_file, &redis.password)?,
         },
         sentinel_login: Login {
             username: redis.sentinel_username.clone(),
             password: password(
+                table,
                 "sentinel_password_file",
                 &redis.sentinel_password_file,
                 &redis.sentinel_password,
@@ -166,11 +173,12 @@ pub fn options(redis: &RedisConfig) -> Result<RedisOptions, ConfigError> {
 
 /// The first line of the file, or else the value.
 fn password(
+    table: &str,
     name: &str,
     file: &Path,
     inline: &SecretText,
 ) -> Result<Zeroizing<String>, ConfigError> {
-    let key = format!("store.redis.{name}");
+    let key = format!("{table}.{name}");
     match read_lines(&key, file)? {
         None => Ok(Zeroizing::new(inline.0.clone())),
         Some(text) => match super::policy::lines(&text).next() {

@@ -329,20 +329,30 @@ fn redirection(text: &str) -> Option<Address> {
     Some(Address { host: host.to_owned(), port: port.parse().ok()? })
 }
 
-/// CRC16 (XMODEM) of the key. Keys have no braces: see `key_prefix`.
+/// CRC16 (XMODEM) of the key, or of what stands between its first braces. Keys of ours
+/// have none.
 fn slot(key: &str) -> usize {
-    usize::from(crc16::State::<crc16::XMODEM>::calculate(key.as_bytes())) % SLOTS
+    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+    let hashed = tag.map(|(tag, _)| tag).filter(|tag| !tag.is_empty()).unwrap_or(key);
+    usize::from(crc16::State::<crc16::XMODEM>::calculate(hashed.as_bytes())) % SLOTS
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn slot_of_all(key: &str) -> usize {
+        usize::from(crc16::State::<crc16::XMODEM>::calculate(key.as_bytes())) % SLOTS
+    }
+
     #[test]
     fn slots_are_those_of_redis() {
         // CLUSTER KEYSLOT of these keys.
         assert_eq!(slot("123456789"), 0x31c3 % SLOTS);
         assert_eq!(slot("foo"), 12182);
+        assert_eq!(slot("{foo}bar{baz}"), 12182);
+        assert_eq!(slot("a{}b{foo}"), slot_of_all("a{}b{foo}"));
+        assert_eq!(slot("}foo{"), slot_of_all("}foo{"));
     }
 
     #[test]

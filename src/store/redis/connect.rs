@@ -30,8 +30,8 @@ pub struct Access {
     pub sentinels: Login,
     /// How long a connection may take to be made, or to answer a probe.
     pub timeout: Duration,
-    /// For what is tried out on a new connection.
-    pub probe_key: String,
+    /// What a new connection is tried out with; `None`: it is only read from.
+    pub probe_key: Option<String>,
 }
 
 /// PEM texts; empty: the system's roots, and no certificate of our own.
@@ -200,8 +200,10 @@ impl Connector {
             }
         };
         let mut connection = self.access.connect(&address, &self.access.servers, database).await?;
-        if !matches!(self.place, Place::Node(_)) {
-            self.try_out(&mut connection).await?;
+        if let Some(key) = &self.access.probe_key
+            && !matches!(self.place, Place::Node(_))
+        {
+            self.try_out(&mut connection, key).await?;
         }
         Ok(Connected { connection, address, naming })
     }
@@ -242,9 +244,13 @@ impl Connector {
 
     /// A server that can not be written to is none to be used: a replica, or one
     /// that is still loading. Other refusals are left to the commands they meet.
-    async fn try_out(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
+    async fn try_out(
+        &self,
+        connection: &mut MultiplexedConnection,
+        key: &str,
+    ) -> Result<(), Failure> {
         let mut command = Cmd::new();
-        command.arg("DEL").arg(&self.access.probe_key);
+        command.arg("DEL").arg(key);
         match answer(connection.send_packed_command(&command).await?) {
             Err(why)
                 if why.is_refused_as(&[

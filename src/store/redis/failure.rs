@@ -90,7 +90,7 @@ fn advice(code: &str, text: &str) -> &'static str {
         "NOPERM" => PERMISSIONS,
         // What NOPERM becomes within a script.
         "ERR" if text.contains("can't run this command") => PERMISSIONS,
-        "NOAUTH" => "; set store.redis.password_file",
+        "NOAUTH" => "; set the password_file beside its url",
         "OOM" => "; raise maxmemory",
         "MOVED" => "; it is a node of a cluster: use redis+cluster://",
         _ => "",

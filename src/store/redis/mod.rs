@@ -24,6 +24,7 @@
 //! | [`url`] | where Redis is |
 //! | [`command`] | what is asked of it |
 //! | [`principals`] | which sessions are whose |
+//! | [`foreign`] | the sessions of an application that are adopted: another Redis, read only |
 //! | [`server`], [`link`] | one server, and a connection that is kept up |
 //! | [`cluster`] | who holds which slot |
 //! | [`connect`] | how connections are made, and how Sentinels are asked |
@@ -34,6 +35,7 @@ mod cluster;
 mod command;
 mod connect;
 mod failure;
+mod foreign;
 mod link;
 mod principals;
 mod server;
@@ -67,6 +69,7 @@ use self::{
 };
 pub use self::{
     connect::{Login, Tls},
+    foreign::ForeignRedis,
     server::Wait,
     url::{Address, EXPECTED as EXPECTED_URL, RedisUrl, Target, UnfitUrl},
 };
@@ -125,41 +128,68 @@ enum Servers {
     Cluster(Cluster),
 }
 
-impl RedisDatabase {
-    /// Starts to connect and goes on trying. `clock` is brought into line with the
-    /// time of Redis. Needs a tokio runtime.
-    pub fn start(options: RedisOptions, clock: Arc<dyn Clock>) -> Self {
-        let RedisUrl { tls, username, password, target } = options.url;
+impl Servers {
+    /// Starts to connect. `probe_key`: what they are tried out with, unless they are
+    /// only read from.
+    fn start(options: &RedisOptions, probe_key: Option<String>, time: Timekeeper) -> Self {
+        let RedisUrl { tls, username, password, target } = options.url.clone();
+        let named = &options.login;
         let login = Login {
-            username: first(options.login.username, username),
-            password: match options.login.password.is_empty() {
-                true => password,
-                false => options.login.password,
-            },
+            username: if named.username.is_empty() { username } else { named.username.clone() },
+            password: if named.password.is_empty() { password } else { named.password.clone() },
         };
         let access = Arc::new(Access {
-            tls: tls.then_some(options.tls),
+            tls: tls.then(|| options.tls.clone()),
             servers: login,
-            sentinels: options.sentinel_login,
+            sentinels: options.sentinel_login.clone(),
             timeout: options.connect_timeout,
-            probe_key: format!("{}:probe", options.key_prefix),
+            probe_key,
         });
-        let time = Arc::new(Timekeeper::new(clock));
+        let time = Arc::new(time);
         let manner = Manner { connections: options.connections, wait: options.wait };
         let one = |place| {
             let connector = Connector { access: Arc::clone(&access), place };
-            Servers::One(Server::start(&connector, &time, manner))
+            Self::One(Server::start(&connector, &time, manner))
         };
-        let servers = match target {
+        match target {
             Target::Server { address, database } => one(Place::Server { address, database }),
             Target::Sentinel { sentinels, service, database } => {
                 let (sentinels, service) = (sentinels.into(), service.into());
                 one(Place::Primary { sentinels, service, database, naming: Arc::default() })
             }
-            Target::Cluster { seeds } => {
-                Servers::Cluster(Cluster::start(access, time, manner, seeds))
-            }
-        };
+            Target::Cluster { seeds } => Self::Cluster(Cluster::start(access, time, manner, seeds)),
+        }
+    }
+
+    async fn run(&self, command: &Command<'_>) -> std::result::Result<Value, Failure> {
+        match self {
+            Self::One(server) => server.run(command, false).await,
+            Self::Cluster(cluster) => cluster.run(command).await,
+        }
+    }
+
+    /// Waits for the outcome of the tries to connect that are under way.
+    async fn tried(&self) -> std::result::Result<(), Failure> {
+        match self {
+            Self::One(server) => server.tried().await,
+            Self::Cluster(cluster) => cluster.tried().await,
+        }
+    }
+
+    fn check(&self) -> std::result::Result<(), Failure> {
+        match self {
+            Self::One(server) => server.check(),
+            Self::Cluster(cluster) => cluster.check(),
+        }
+    }
+}
+
+impl RedisDatabase {
+    /// Starts to connect and goes on trying. `clock` is brought into line with the
+    /// time of Redis. Needs a tokio runtime.
+    pub fn start(options: RedisOptions, clock: Arc<dyn Clock>) -> Self {
+        let probe_key = format!("{}:probe", options.key_prefix);
+        let servers = Servers::start(&options, Some(probe_key), Timekeeper::new(clock));
         let shared = Shared {
             servers,
             key_prefix: options.key_prefix,
@@ -176,13 +206,7 @@ impl RedisDatabase {
     /// Waits for the outcome of the first try to connect, for a bounded time.
     pub async fn first_contact(&self) -> Result<()> {
         let shared = &self.shared;
-        let tried = async {
-            match &shared.servers {
-                Servers::One(server) => server.tried().await,
-                Servers::Cluster(cluster) => cluster.tried().await,
-            }
-        };
-        let outcome = timeout(shared.connect_timeout * 2, tried).await;
+        let outcome = timeout(shared.connect_timeout * 2, shared.servers.tried()).await;
         let late = || Err(Failure::Unreached("it takes too long".to_owned()));
         outcome.unwrap_or_else(|_| late()).map_err(|why| why.while_doing(CONNECT, ""))
     }
@@ -192,10 +216,6 @@ impl RedisDatabase {
         let prefix = format!("{}:{name}:", self.shared.key_prefix);
         RedisStore { prefix: prefix.into(), shared: Arc::clone(&self.shared) }
     }
-}
-
-fn first(one: String, other: String) -> String {
-    if one.is_empty() { other } else { one }
 }
 
 /// Writers of one daemon take turns on a session, first come, first served: so
@@ -262,10 +282,7 @@ impl RedisStore {
     }
 
     async fn run(&self, doing: &'static str, command: Command<'_>) -> Result<Value> {
-        let outcome = match &self.shared.servers {
-            Servers::One(server) => server.run(&command, false).await,
-            Servers::Cluster(cluster) => cluster.run(&command).await,
-        };
+        let outcome = self.shared.servers.run(&command).await;
         let outcome = outcome.map_err(|why| why.while_doing(doing, command.key));
         self.tell_of_memory(doing, &outcome);
         outcome
@@ -474,11 +491,7 @@ impl Store for RedisStore {
     }
 
     fn check(&self) -> Result<()> {
-        let checked = match &self.shared.servers {
-            Servers::One(server) => server.check(),
-            Servers::Cluster(cluster) => cluster.check(),
-        };
-        checked.map_err(|why| why.while_doing(CONNECT, ""))
+        self.shared.servers.check().map_err(|why| why.while_doing(CONNECT, ""))
     }
 
     /// To count its keys Redis would have to look at all of them.

@@ -15,14 +15,21 @@ use crate::session::clock::{Clock, Moment};
 
 /// Brings a clock into line with the server's.
 pub struct Timekeeper {
-    clock: Arc<dyn Clock>,
+    /// `None`: nobody's.
+    clock: Option<Arc<dyn Clock>>,
     /// Whom to listen to; `None`: anybody.
     server: RwLock<Option<Address>>,
 }
 
 impl Timekeeper {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, server: RwLock::new(None) }
+        Self { clock: Some(clock), server: RwLock::new(None) }
+    }
+
+    /// Of servers that are no store of ours: their time is asked for, to see that they
+    /// are there, and does not matter.
+    pub fn idle() -> Self {
+        Self { clock: None, server: RwLock::new(None) }
     }
 
     /// Listens to this server only.
@@ -35,9 +42,10 @@ impl Timekeeper {
         let (seconds, micros): (u64, u64) =
             from_redis_value(answer).map_err(|_| Failure::Absurd)?;
         let told = Moment::from_unix_millis(seconds * 1000 + micros / 1000);
+        let Some(clock) = &self.clock else { return Ok(()) };
         if self.server.read().as_ref().is_none_or(|followed| followed == server) {
             // It was read when the command arrived, some time since it was sent.
-            self.clock.follow(told, told + ago + Duration::from_millis(1));
+            clock.follow(told, told + ago + Duration::from_millis(1));
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 pub mod browser;
 pub mod daemon;
 pub mod flaky;
+pub mod frontend;
 pub mod papers;
 pub mod program;
 pub mod redis;

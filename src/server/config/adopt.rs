@@ -1,0 +1,153 @@
+//! `[engine.NAME.adopt]`: what may be set, and what it makes.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ConfigError, EngineConfig, SecretText, Span,
+    redis::{self, RedisConfig, RedisTlsConfig},
+};
+use crate::{
+    session::{
+        adoption::{Format, Reading},
+        lifetime::MAX_DURATION,
+    },
+    store::redis::{RedisOptions, RedisUrl},
+};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdoptConfig {
+    pub from: AdoptFrom,
+    pub url: RedisUrl,
+    pub username: String,
+    pub password_file: PathBuf,
+    pub password: SecretText,
+    pub sentinel_username: String,
+    pub sentinel_password_file: PathBuf,
+    pub sentinel_password: SecretText,
+    pub key_prefix: String,
+    pub principal: String,
+    pub remember: Span,
+    pub timeout: Span,
+    pub connect_timeout: Span,
+    pub tls: RedisTlsConfig,
+}
+
+impl Default for AdoptConfig {
+    fn default() -> Self {
+        let RedisConfig { url, timeout, connect_timeout, .. } = RedisConfig::default();
+        Self {
+            from: AdoptFrom::Off,
+            url,
+            username: String::new(),
+            password_file: PathBuf::new(),
+            password: SecretText::default(),
+            sentinel_username: String::new(),
+            sentinel_password_file: PathBuf::new(),
+            sentinel_password: SecretText::default(),
+            key_prefix: AUTO.to_owned(),
+            principal: String::new(),
+            remember: Span::secs(90 * 24 * 60 * 60),
+            timeout,
+            connect_timeout,
+            tls: RedisTlsConfig::default(),
+        }
+    }
+}
+
+/// Whose sessions are adopted.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AdoptFrom {
+    Off,
+    ExpressSession,
+    HyperExpressSession,
+}
+
+impl AdoptFrom {
+    /// How sessions are written there, and what stands before the id in a key.
+    fn manner(self) -> Option<(Format, &'static str)> {
+        match self {
+            Self::Off => None,
+            // connect-redis does so unless it is told otherwise.
+            Self::ExpressSession => Some((Format::ExpressSession, "sess:")),
+            // The examples of its documents.
+            Self::HyperExpressSession => Some((Format::HyperExpressSession, "session:")),
+        }
+    }
+}
+
+/// Whose sessions an engine adopts, and how.
+#[derive(Debug)]
+pub struct AdoptChoice {
+    pub redis: RedisOptions,
+    pub reading: Reading,
+    pub remember: std::time::Duration,
+}
+
+/// The prefix that fits `from`.
+const AUTO: &str = "auto";
+const MOST_PREFIX: usize = 128;
+
+/// Checks the values, and reads the files of what is in use. `None`: nothing is
+/// adopted.
+pub fn check(name: &str, engine: &EngineConfig) -> Result<Option<AdoptChoice>, ConfigError> {
+    let adopt = &engine.adopt;
+    let table = format!("engine.{name}.adopt");
+    let key = |key: &str| format!("{table}.{key}");
+    let prefix = adopt.key_prefix.as_str();
+    if prefix.len() > MOST_PREFIX || prefix.chars().any(char::is_control) {
+        let problem = format!("expected at most {MOST_PREFIX} bytes of text, found {prefix:?}");
+        return Err(ConfigError::new(key("key_prefix"), problem));
+    }
+    if !adopt.principal.is_empty() && !adopt.principal.starts_with('/') {
+        let problem = format!(
+            "expected \"\" or a JSON pointer such as \"/passport/user\", found {:?}",
+            adopt.principal
+        );
+        return Err(ConfigError::new(key("principal"), problem));
+    }
+    if adopt.remember.0 > MAX_DURATION {
+        let problem = format!("expected at most 400days, found {}", adopt.remember);
+        return Err(ConfigError::new(key("remember"), problem));
+    }
+    let mut access = adopt.access();
+    redis::check_access(&table, &access)?;
+    let Some((format, usual_prefix)) = adopt.from.manner() else {
+        return Ok(None);
+    };
+    if access.key_prefix == AUTO {
+        usual_prefix.clone_into(&mut access.key_prefix);
+    }
+    Ok(Some(AdoptChoice {
+        redis: redis::options(&table, &access)?,
+        reading: Reading {
+            format,
+            principal: adopt.principal.clone(),
+            max_data_bytes: engine.max_data_bytes.as_usize(),
+        },
+        remember: adopt.remember.0,
+    }))
+}
+
+impl AdoptConfig {
+    /// The application's Redis as one that could be ours.
+    fn access(&self) -> RedisConfig {
+        RedisConfig {
+            url: self.url.clone(),
+            username: self.username.clone(),
+            password_file: self.password_file.clone(),
+            password: self.password.clone(),
+            sentinel_username: self.sentinel_username.clone(),
+            sentinel_password_file: self.sentinel_password_file.clone(),
+            sentinel_password: self.sentinel_password.clone(),
+            key_prefix: self.key_prefix.clone(),
+            timeout: self.timeout,
+            connect_timeout: self.connect_timeout,
+            tls: self.tls.clone(),
+            ..RedisConfig::default()
+        }
+    }
+}

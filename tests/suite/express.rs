@@ -1,0 +1,145 @@
+//! A real Express application moves over: `tests/express`, with express-session and
+//! connect-redis from npm. `tests/express/run` runs it; the suite itself adopts what
+//! was recorded there, in `adoption`.
+
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+
+use crate::support::{
+    daemon::SECRET,
+    frontend::{Frontend, Visitor, express, node},
+    program::Program,
+    redis::{RedisServer, is_missing},
+};
+
+const RECORDED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/express/recorded.json");
+
+/// A session of the application, as a browser and its Redis have it.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// Cookies are signed with it.
+    pub secret: String,
+    /// The Cookie header.
+    pub cookie: String,
+    pub key: String,
+    pub value: String,
+}
+
+impl Recorded {
+    /// Of ann, who logged in after two visits.
+    pub fn read() -> Self {
+        let text = fs::read_to_string(RECORDED).expect("tests/express/recorded.json");
+        serde_json::from_str(&text).expect("what `tests/express/run record` writes")
+    }
+
+    fn write(&self) {
+        let text = serde_json::to_string_pretty(self).expect("texts are JSON") + "\n";
+        fs::write(RECORDED, text).expect("tests/express/recorded.json can be written");
+    }
+
+    /// The same, without what is different each time.
+    fn shape(&self) -> (usize, usize, serde_json::Value) {
+        let mut value: serde_json::Value = serde_json::from_str(&self.value).expect("JSON");
+        value["cookie"]["expires"].take();
+        (self.key.len(), self.cookie.replace("%2F", "/").replace("%2B", "+").len(), value)
+    }
+}
+
+fn only_key(redis: &RedisServer) -> String {
+    let answer = redis.ask(&["KEYS", "*"]);
+    let lines: Vec<_> = answer.lines().collect();
+    let ["*1", _, key] = lines[..] else { panic!("expected one session: {answer:?}") };
+    key.to_owned()
+}
+
+fn value(redis: &RedisServer, key: &str) -> String {
+    let answer = redis.ask(&["GET", key]);
+    answer.lines().nth(1).unwrap_or_else(|| panic!("expected a record: {answer:?}")).to_owned()
+}
+
+#[test]
+#[ignore = "needs npm and its registry: tests/express/run"]
+fn who_is_logged_in_there_is_logged_in_here() {
+    assert!(!is_missing(), "expected redis-server");
+    let mut redis = RedisServer::start();
+    let mut before = express().expect("the application can be installed");
+    before.env("REDIS", redis.url()).env("SECRET", SECRET);
+    let mut after = node().expect("the example can be installed");
+
+    let there = Frontend::start(before);
+    let ann = Visitor::new(&there);
+    ann.visit().shows(1, "nobody", "on ann's first visit there");
+    ann.visit().shows(2, "nobody", "on ann's second visit there");
+    ann.login("ann").is_ok("login there");
+    let key = only_key(&redis);
+    let found = Recorded {
+        secret: SECRET.to_owned(),
+        cookie: ann.cookie(),
+        value: value(&redis, &key),
+        key,
+    };
+    if std::env::var_os("SESSIOND_TEST_BLESS").is_some() {
+        found.write();
+    }
+    assert_eq!(found.shape(), Recorded::read().shape(), "tests/express/run record writes it anew");
+
+    let bob = Visitor::new(&there);
+    bob.visit().shows(1, "nobody", "on bob's first visit there");
+    let cat = Visitor::new(&there);
+    cat.login("cat").is_ok("login there");
+    let stolen = cat.cookie();
+    cat.logout().is_ok("logout there");
+    let dan = Visitor::new(&there);
+    dan.login("dan").is_ok("login there");
+    drop(there);
+    println!("there: ann has 2 visits and is logged in, bob has 1, cat is logged out");
+
+    let daemon = Program::serve(&[
+        "--dev",
+        "--set=engine.default.touch_granularity=30m",
+        "--set=engine.default.cookie.name=connect.sid",
+        "--set=engine.default.cookie.format=express",
+        &format!("--set=engine.default.cookie.secrets={SECRET}"),
+        "--set=engine.default.adopt.from=express-session",
+        "--set=engine.default.adopt.principal=/user",
+        &format!("--set=engine.default.adopt.url={}", redis.url()),
+    ]);
+    after.env("SESSIOND", daemon.address("grpc"));
+    let here = Frontend::start(after);
+
+    let ann = ann.at(&here);
+    let page = ann.visit();
+    page.shows(3, "ann", "on ann's first visit here: still logged in");
+    assert!(!page.set_cookie.is_empty(), "expected a cookie of ours: {page:?}");
+    assert_ne!(ann.cookie(), found.cookie, "expected a cookie of ours");
+    let page = ann.visit();
+    page.shows(4, "ann", "on ann's second visit here");
+    page.sets_no_cookie("the browser has it already");
+    let bob = bob.at(&here);
+    bob.visit().shows(2, "nobody", "on bob's first visit here");
+    Visitor::with(&here, &stolen).visit().shows(
+        1,
+        "nobody",
+        "by a cookie that was logged out there",
+    );
+    println!("here: ann is logged in on visit 3 and 4, bob is on visit 2, cat is logged out");
+
+    // What another browser still has of ann's is the same session, until it ends.
+    Visitor::with(&here, &found.cookie).visit().shows(5, "ann", "by the old cookie");
+    ann.logout().is_ok("logout here");
+    let replay = Visitor::with(&here, &found.cookie);
+    replay.visit().shows(1, "nobody", "by the old cookie, after the logout here");
+    assert_eq!(value(&redis, &found.key), found.value, "nothing is changed there");
+    println!("logged out here: the old cookie opens nothing, its record is there as it was");
+
+    redis.kill();
+    let dan = dan.at(&here);
+    let before = dan.cookie();
+    let page = dan.visit();
+    assert_eq!(page.status, 503, "expected 503 while nobody knows about dan: {page:?}");
+    page.sets_no_cookie("nobody knows anything about the session");
+    assert_eq!(dan.cookie(), before, "expected dan to keep the session");
+    bob.visit().shows(3, "nobody", "of a session that is here already");
+    println!("the old redis is gone: dan hears 503 and keeps the cookie, bob goes on");
+}

@@ -1,0 +1,257 @@
+//! Web applications in other languages, and the browser of who visits them: the
+//! example frontends, and `tests/express`, which keeps its sessions itself.
+//!
+//! The packages of each come from its registry once, into the target folder.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread::{self, JoinHandle},
+};
+
+use ureq::{
+    Agent, Body, Cookie,
+    http::{Response, Uri},
+};
+
+use super::program::PATIENCE;
+
+/// How to start the Python example, or why this machine can not.
+pub fn python() -> Result<Command, String> {
+    let requirements = here("examples/python-wsgi/requirements.txt");
+    let home = install("python", "python3", &requirements, |home| {
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(home.join("venv")))?;
+        let mut pip = Command::new(home.join("venv/bin/python"));
+        pip.args(["-m", "pip", "install", "--quiet", "--retries=1", "-r"]).arg(&requirements);
+        run(&mut pip)
+    })?;
+    let mut command = Command::new(home.join("venv/bin/python"));
+    command.arg(here("examples/python-wsgi/app.py"));
+    Ok(command)
+}
+
+/// How to start the Node example, or why this machine can not.
+pub fn node() -> Result<Command, String> {
+    let home = packages("node", "examples/node-express", &["package.json"], "install")?;
+    let mut command = Command::new("node");
+    command.arg(here("examples/node-express/app.js")).env("NODE_PATH", home.join("node_modules"));
+    Ok(command)
+}
+
+/// How to start the application of `tests/express`, likewise.
+pub fn express() -> Result<Command, String> {
+    let files = ["package-lock.json", "package.json"];
+    let home = packages("express", "tests/express", &files, "ci")?;
+    let mut command = Command::new("node");
+    command.arg(here("tests/express/app.js")).env("NODE_PATH", home.join("node_modules"));
+    Ok(command)
+}
+
+/// What `npm install` or `npm ci` makes of these files; the first names all packages.
+fn packages(name: &str, folder: &str, files: &[&str], how: &str) -> Result<PathBuf, String> {
+    let file = |name: &str| here(folder).join(name);
+    install(name, "node", &file(files[0]), |home| {
+        for name in files {
+            fs::copy(file(name), home.join(name)).expect("the file can be copied");
+        }
+        let mut npm = Command::new("npm");
+        npm.args([how, "--no-audit", "--no-fund", "--omit=dev", "--fetch-retries=1"]);
+        run(npm.current_dir(home))
+    })
+}
+
+/// A file of this repository.
+fn here(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The folder where the packages of `manifest` are. Installs them unless this
+/// version of the interpreter did so already.
+fn install(
+    name: &str,
+    interpreter: &str,
+    manifest: &Path,
+    steps: impl FnOnce(&Path) -> Result<String, String>,
+) -> Result<PathBuf, String> {
+    let version = run(Command::new(interpreter).arg("--version"))?;
+    let manifest = fs::read_to_string(manifest).expect("the manifest can be read");
+    let wanted = version + &manifest;
+
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("frontends").join(name);
+    fs::create_dir_all(&home).expect("a scratch folder");
+    let stamp = home.join("stamp");
+    // The tests may run twice at a time, in two terminals.
+    let lock = File::create(home.join("lock")).expect("a file to lock");
+    lock.lock().expect("the scratch folder can be locked");
+    if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+        return Ok(home);
+    }
+    // An installation that fails half way must not pass for a finished one.
+    let _ = fs::remove_file(&stamp);
+    steps(&home)?;
+    fs::write(&stamp, wanted).expect("the stamp can be written");
+    Ok(home)
+}
+
+/// Runs a command to its end and gives what it printed.
+fn run(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| format!("{command:?} can not run: {error}"))?;
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{command:?} failed, {}: {}", output.status, stderr.trim_end()));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A running frontend. It is killed when dropped.
+pub struct Frontend {
+    child: Child,
+    url: String,
+    stderr: Option<JoinHandle<String>>,
+}
+
+impl Frontend {
+    /// Starts a frontend and waits until it listens.
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command
+            .env("PORT", "0")
+            // gRPC would go through the machine's HTTP proxy, if it has one.
+            .env("no_grpc_proxy", "127.0.0.1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the frontend can be run");
+        let mut stderr = child.stderr.take().expect("stderr is piped");
+        let stderr = thread::spawn(move || {
+            let mut log = Vec::new();
+            let _ = stderr.read_to_end(&mut log);
+            String::from_utf8_lossy(&log).into_owned()
+        });
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let (sender, line) = mpsc::channel();
+        thread::spawn(move || {
+            let mut line = String::new();
+            let _ = BufReader::new(stdout).read_line(&mut line);
+            let _ = sender.send(line);
+        });
+        let mut frontend = Self { child, url: String::new(), stderr: Some(stderr) };
+        let line = line.recv_timeout(PATIENCE).expect("the frontend says something");
+        let url = line.trim_end().strip_prefix("listening on ");
+        frontend.url = url.unwrap_or_else(|| panic!("expected the URL, found {line:?}")).to_owned();
+        frontend
+    }
+}
+
+impl Drop for Frontend {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(log) = self.stderr.take().and_then(|reader| reader.join().ok())
+            && thread::panicking()
+        {
+            eprintln!("the frontend's log:\n{log}");
+        }
+    }
+}
+
+/// A browser that keeps cookies.
+pub struct Visitor {
+    agent: Agent,
+    url: String,
+}
+
+impl Visitor {
+    pub fn new(frontend: &Frontend) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(PATIENCE))
+            .proxy(None)
+            // A frontend may close an idle connection just when it is used again.
+            .max_idle_connections(0);
+        Self { agent: config.build().new_agent(), url: frontend.url.clone() }
+    }
+
+    /// A visitor who got hold of a cookie, `name=value`.
+    pub fn with(frontend: &Frontend, cookie: &str) -> Self {
+        let visitor = Self::new(frontend);
+        let uri: Uri = visitor.url.parse().expect("the frontend prints a URL");
+        let parsed = Cookie::parse(cookie.to_owned(), &uri).expect("a cookie");
+        visitor.agent.cookie_jar_lock().insert(parsed, &uri).expect("the jar takes it");
+        assert_eq!(visitor.cookie(), cookie, "the jar holds what was put in");
+        visitor
+    }
+
+    /// The same browser, where the site is served from now.
+    pub fn at(self, frontend: &Frontend) -> Self {
+        Self { url: frontend.url.clone(), ..self }
+    }
+
+    /// `name=value` of each cookie: what the next request will send.
+    pub fn cookie(&self) -> String {
+        let jar = self.agent.cookie_jar_lock();
+        let pairs: Vec<_> = jar.iter().map(|c| format!("{}={}", c.name(), c.value())).collect();
+        pairs.join("; ")
+    }
+
+    pub fn visit(&self) -> Page {
+        Page::read(self.agent.get(format!("{}/", self.url)).call())
+    }
+
+    pub fn login(&self, user: &str) -> Page {
+        Page::read(self.agent.post(format!("{}/login", self.url)).send_form([("user", user)]))
+    }
+
+    pub fn logout(&self) -> Page {
+        Page::read(self.agent.post(format!("{}/logout", self.url)).send_empty())
+    }
+}
+
+/// What the frontend answered.
+#[derive(Debug)]
+pub struct Page {
+    pub status: u16,
+    pub text: String,
+    pub set_cookie: Vec<String>,
+    pub retry_after: Option<String>,
+}
+
+impl Page {
+    fn read(response: Result<Response<Body>, ureq::Error>) -> Self {
+        let mut response = response.expect("the frontend answers");
+        let header = |name| {
+            let lines = response.headers().get_all(name).iter();
+            lines.map(|line| line.to_str().expect("ASCII").to_owned()).collect::<Vec<_>>()
+        };
+        Self {
+            status: response.status().as_u16(),
+            set_cookie: header("set-cookie"),
+            retry_after: header("retry-after").pop(),
+            text: response.body_mut().read_to_string().expect("a page of text"),
+        }
+    }
+
+    #[track_caller]
+    pub fn is_ok(&self, what: &str) {
+        assert_eq!(self.status, 200, "expected {what} to succeed: {self:?}");
+    }
+
+    #[track_caller]
+    pub fn shows(&self, visits: u32, user: &str, when: &str) {
+        self.is_ok(when);
+        assert_eq!(self.text, text(visits, user), "expected this {when}");
+    }
+
+    #[track_caller]
+    pub fn sets_no_cookie(&self, because: &str) {
+        assert!(self.set_cookie.is_empty(), "expected no Set-Cookie: {because}; {self:?}");
+    }
+}
+
+/// What the page of a visit says.
+pub fn text(visits: u32, user: &str) -> String {
+    format!("visits: {visits}\nuser: {user}\n")
+}
