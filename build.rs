@@ -13,7 +13,7 @@ const FILES: [&str; 2] =
 /// are none would fail the decoding, and with it a whole pipeline: in a Cookie
 /// header they must be a state, elsewhere an error that names the field. And
 /// session data is handed out from the store without a copy.
-const AS_BYTES: [(&str, &str); 13] = [
+const AS_BYTES: [(&str, &str); 15] = [
     ("Credential", "cookie_header"),
     ("Credential", "token"),
     ("Session", "data"),
@@ -27,11 +27,13 @@ const AS_BYTES: [(&str, &str); 13] = [
     ("DestroyRequest", "engine"),
     ("WatchSessionsResponse", "principal"),
     ("WatchSessionsResponse", "former_principal"),
+    ("SessionRecord", "principal"),
+    ("SessionRecord", "data"),
 ];
 
 /// Messages that carry a token, a cookie, session data or a principal. They get
 /// a `Debug` by hand (`src/grpc/wire.rs`) that prints none of it.
-const SECRETIVE: [&str; 12] = [
+const SECRETIVE: [&str; 13] = [
     "Credential",
     "Credential.kind",
     "Session",
@@ -44,6 +46,7 @@ const SECRETIVE: [&str; 12] = [
     "RevokeSessionsRequest",
     "WatchSessionsRequest",
     "WatchSessionsResponse",
+    "SessionRecord",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

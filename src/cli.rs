@@ -55,6 +55,22 @@ pub enum Command {
     /// List or end the sessions of a principal on a running daemon
     #[command(subcommand)]
     Sessions(SessionsCommand),
+    /// Print all sessions of a running daemon, a line of JSON each, for `import`: no credentials,
+    /// but all session data
+    Export {
+        #[command(flatten)]
+        client: ClientArgs,
+        #[command(flatten)]
+        args: ExportArgs,
+    },
+    /// Take over the sessions of an export into a running daemon; print how many were new, replaced
+    /// an earlier state, were there already, or were over
+    Import {
+        #[command(flatten)]
+        client: ClientArgs,
+        #[command(flatten)]
+        args: ImportArgs,
+    },
     /// Load a running daemon and print how fast it answers; makes sessions and destroys them
     Bench {
         #[command(flatten)]
@@ -132,6 +148,39 @@ pub struct ClientArgs {
     /// Give up after this long
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = timeout)]
     pub timeout: Span,
+}
+
+/// What to export, and where to.
+#[derive(Args)]
+pub struct ExportArgs {
+    /// Export this engine only
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub engine: String,
+    /// Write to this new file, which only its owner may read, instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Go on with the file of an export that was interrupted
+    #[arg(long, requires = "output")]
+    pub resume: bool,
+    /// Go on after this cursor of an export that was interrupted
+    #[arg(long, value_name = "CURSOR", conflicts_with = "resume")]
+    pub after: Option<String>,
+}
+
+/// What to import.
+#[derive(Args)]
+pub struct ImportArgs {
+    /// Read this file instead of standard input
+    #[arg(long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// Pass over the lines before this one: an import that was interrupted says which
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, hide_default_value = true, value_parser = number(1, u64::MAX))]
+    pub from_line: u64,
+    /// End the sessions of these engines that are not in the export, and were created before it
+    /// began: they ended while earlier exports were imported. Only for a daemon that serves
+    /// nobody yet
+    #[arg(long, conflicts_with = "from_line")]
+    pub mirror: bool,
 }
 
 /// What load, for how long.

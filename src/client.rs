@@ -183,7 +183,8 @@ impl Caller {
         request
     }
 
-    fn refused(&self, status: &Status) -> Problem {
+    /// For whoever typed the command.
+    pub fn refused(&self, status: &Status) -> Problem {
         format!("{} answers {:?}: {}", self.address, status.code(), status.message())
     }
 }

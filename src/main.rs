@@ -11,6 +11,7 @@ use sessiond::{
         log,
         system::{SystemClock, SystemEntropy, raise_descriptor_limit},
     },
+    session::clock::Clock,
 };
 use tokio::{
     runtime::{Builder, Runtime},
@@ -23,6 +24,7 @@ use self::cli::{Cli, Command, SessionsCommand};
 mod bench;
 mod cli;
 mod client;
+mod transfer;
 
 // sysexits.h: EX_USAGE and EX_CONFIG.
 const WRONG_USAGE: u8 = 64;
@@ -83,6 +85,19 @@ fn run(command: Command) -> Result<(), Failure> {
             let request = RevokeSessionsRequest { engine, session_ids: ids, principal };
             let revoked = one_thread()?.block_on(called.revoke(request)).map_err(fault)?;
             print(&format!("{revoked}\n"))
+        }
+        Command::Export { client, args } => {
+            let called = client::Caller::admin(client).map_err(bad_config)?;
+            let exporting = transfer::export(&called, &args, SystemClock::start().now().into());
+            let done = one_thread()?.block_on(exporting).map_err(fault)?;
+            // Standard output may be the export's.
+            eprintln!("sessiond: {done}");
+            Ok(())
+        }
+        Command::Import { client, args } => {
+            let called = client::Caller::admin(client).map_err(bad_config)?;
+            let done = one_thread()?.block_on(transfer::import(&called, &args)).map_err(fault)?;
+            print(&format!("{done}\n"))
         }
         Command::Bench { client, load } => {
             let called = client::Caller::sessions(client).map_err(bad_config)?;

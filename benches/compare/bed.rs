@@ -51,6 +51,8 @@ pub struct Bed {
     /// On one core and on two, shared with the generators.
     shared: Vec<Loaded>,
     echo: Option<Echo>,
+    /// Before the Redis that it needs: fields are dropped in order.
+    over_redis: Option<Loaded>,
     redis: Option<Redis>,
     directory: TempDir,
     notes: Vec<String>,
@@ -76,6 +78,7 @@ impl Bed {
             shared: Vec::new(),
             echo: None,
             redis: None,
+            over_redis: None,
             directory: scratch()?,
             notes: Vec::new(),
         };
@@ -87,24 +90,28 @@ impl Bed {
         });
         let any = |wanted: fn(&Row) -> bool| rows.iter().any(wanted);
         let writes = |row: &Row| matches!(row, Row::Sessiond { operation: Operation::Write, .. });
-        bed.reads = Some(bed.loaded(&bed.server_cores)?);
+        bed.reads = Some(bed.loaded(&bed.server_cores, &[])?);
         if any(writes) {
-            bed.writes = Some(bed.loaded(&bed.server_cores)?);
+            bed.writes = Some(bed.loaded(&bed.server_cores, &[])?);
         }
         if any(|row| matches!(row, Row::Shared { .. })) {
             let [first, second, ..] = cores[..] else {
                 return Err("--only: rows of two cores need a machine that has them".to_owned());
             };
-            bed.shared = vec![bed.loaded(&[first])?, bed.loaded(&[first, second])?];
+            bed.shared = vec![bed.loaded(&[first], &[])?, bed.loaded(&[first, second], &[])?];
         }
         if any(|row| matches!(row, Row::Echo { .. })) {
             bed.echo = Some(bed.start_echo()?);
         }
-        if any(|row| matches!(row, Row::Redis { .. })) {
+        if any(Row::needs_redis) {
             let data = daemon::data(DATA_BYTES);
             let mut redis =
                 Redis::start(&bed.server_cores, bed.directory.path(), bed.sessions, &data)?;
             bed.notes.push(format!("Redis {}", redis.version()?));
+            if any(|row| matches!(row, Row::OverRedis { .. })) {
+                let store = [("store.backend", "redis"), ("store.redis.url", &redis.url())];
+                bed.over_redis = Some(bed.loaded(&bed.server_cores, &store)?);
+            }
             bed.redis = Some(redis);
         }
         Ok(bed)
@@ -126,6 +133,12 @@ impl Bed {
                 let redis = self.redis.as_mut().expect("it was started for its rows");
                 redis.measure(command, pipelined, self.seconds, &self.generator.cores)
             }
+            Row::OverRedis { pipeline } => {
+                let loaded = self.over_redis.as_ref().expect("it was started for its rows");
+                let Loaded { daemon, cookies, .. } = loaded;
+                let pid = daemon.process.id();
+                self.load(&daemon.tcp, pid, cookies, Operation::Resolve, pipeline)
+            }
             Row::Shared { cores } => self.shared(cores),
             Row::Sessiond { operation, pipeline, unix } => {
                 // What is created would change what is measured next.
@@ -134,7 +147,7 @@ impl Bed {
                     Operation::Resolve | Operation::Touch => self.reads.as_ref(),
                     Operation::Write => self.writes.as_ref(),
                     Operation::Create => {
-                        fresh = self.loaded(&self.server_cores)?;
+                        fresh = self.loaded(&self.server_cores, &[])?;
                         Some(&fresh)
                     }
                 };
@@ -145,8 +158,9 @@ impl Bed {
         }
     }
 
-    /// A daemon on these cores, with a thread for each.
-    fn loaded(&self, cores: &[usize]) -> Result<Loaded, Problem> {
+    /// A daemon on these cores, with a thread for each, over the embedded store unless
+    /// `store` says otherwise.
+    fn loaded(&self, cores: &[usize], store: &[(&str, &str)]) -> Result<Loaded, Problem> {
         let directory = scratch()?;
         let threads = cores.len().max(1).to_string();
         // Two things that come rarely would come in bursts, in one window and not in
@@ -157,6 +171,7 @@ impl Bed {
             ("cleanup.interval", "1d"),
             ("engine.default.touch_granularity", "30m"),
         ];
+        let settings = [&settings[..], store].concat();
         let daemon = Daemon::start(&self.server, cores, directory.path(), &settings)?;
         let cookies = self
             .runtime

@@ -87,7 +87,7 @@ fn compare(args: &Args) -> Result<(), Problem> {
     let mut rows = chosen(&args.only)?;
     let mut notes = Vec::new();
     if let Some(missing) = redis::missing() {
-        rows.retain(|row| !matches!(row, Row::Redis { .. }));
+        rows.retain(|row| !row.needs_redis());
         notes.push(missing);
     }
     if machine::cores().len() < 2 {

@@ -89,6 +89,11 @@ impl Redis {
         Ok(redis)
     }
 
+    /// As `store.redis.url` takes it.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
     pub fn version(&mut self) -> Result<String, Problem> {
         let info = self.info("server")?;
         if !info.contains(&format!("process_id:{}\r\n", self.process.id())) {

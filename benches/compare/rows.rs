@@ -71,6 +71,11 @@ pub enum Row {
         pipeline: bool,
         unix: bool,
     },
+    /// Resolve by a daemon that keeps its sessions in that Redis. What Redis itself
+    /// spends on it comes besides.
+    OverRedis {
+        pipeline: bool,
+    },
     /// Resolve, unary, by as many threads on as many cores, which the daemon shares
     /// with its generators.
     Shared {
@@ -94,8 +99,14 @@ impl Row {
                 }
             }
         }
+        rows.extend(both.map(|pipeline| Self::OverRedis { pipeline }));
         rows.extend([1, 2].map(|cores| Self::Shared { cores }));
         rows
+    }
+
+    /// Whether it needs a Redis.
+    pub fn needs_redis(&self) -> bool {
+        matches!(self, Self::Redis { .. } | Self::OverRedis { .. })
     }
 
     /// What `--only` calls it.
@@ -107,6 +118,7 @@ impl Row {
         match self {
             Self::Echo { pipeline } => with("echo", &[(pipeline, "-pipeline")]),
             Self::Redis { command, pipelined } => with(command.name(), &[(pipelined, "-p64")]),
+            Self::OverRedis { pipeline } => with("over-redis", &[(pipeline, "-pipeline")]),
             Self::Shared { cores } => format!("shared-{cores}"),
             Self::Sessiond { operation, pipeline, unix } => {
                 with(operation.name(), &[(pipeline, "-pipeline"), (unix, "-unix")])
@@ -122,6 +134,9 @@ impl Row {
                 let how = if pipelined { "1 connection, -P 64" } else { "64 connections" };
                 let expiry = if command == RedisCommand::Set { " with EX" } else { "" };
                 format!("Redis {}{expiry}, {how}, TCP", command.name().to_uppercase())
+            }
+            Self::OverRedis { pipeline } => {
+                format!("sessiond Resolve over Redis, {}, TCP", how(pipeline))
             }
             Self::Shared { cores: 1 } => "sessiond Resolve, one core, shared".to_owned(),
             Self::Shared { cores } => format!("sessiond Resolve, {cores} cores, shared"),
@@ -181,7 +196,9 @@ const ECHO: Row = Row::Echo { pipeline: false };
 const GETEX: Row = Row::Redis { command: RedisCommand::Getex, pipelined: false };
 const GETEX_P64: Row = Row::Redis { command: RedisCommand::Getex, pipelined: true };
 
-pub const RATIOS: [Ratio; 9] = [
+const OVER_REDIS: Row = Row::OverRedis { pipeline: false };
+
+pub const RATIOS: [Ratio; 10] = [
     cost("unary Resolve / bare tonic echo", RESOLVE, ECHO, 1.15),
     cost("unary Resolve / Redis GETEX", RESOLVE, GETEX, 1.3),
     cost("Pipeline Resolve / Redis GETEX -P 64", STREAMED, GETEX_P64, 1.5),
@@ -189,6 +206,7 @@ pub const RATIOS: [Ratio; 9] = [
     cost("unix socket / TCP, unary Resolve", UNIX, RESOLVE, 0.85),
     cost("Touch / Resolve, unary", unary(Operation::Touch), RESOLVE, 1.0),
     cost("Write (flushed) / Resolve, unary", unary(Operation::Write), RESOLVE, 2.5),
+    cost("unary Resolve, over Redis / embedded store", OVER_REDIS, RESOLVE, 2.5),
     two_cores("two cores / one: operations per CPU second x cores", Sample::capacity),
     two_cores("two cores / one: operations per second, shared", |sample| sample.per_second),
 ];

@@ -33,7 +33,9 @@ use sessiond::{
         clock::Moment,
         id::PublicId,
         record::{Claim, Principal, Record, Touch, Update},
-        store::{Listed, Result, Store, StoreError, Swept, Touched, Written},
+        store::{
+            Cursor, Listed, Restored, Result, Scanned, Store, StoreError, Swept, Touched, Written,
+        },
     },
     store::memory::MemoryStore,
 };
@@ -361,6 +363,14 @@ impl Store for Hesitant {
         limit: usize,
     ) -> Result<Listed> {
         self.paused(self.store.list(principal, after, limit)).await
+    }
+
+    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
+        self.paused(self.store.scan(from, limit)).await
+    }
+
+    async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
+        self.paused(self.store.restore(id, record, now)).await
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {

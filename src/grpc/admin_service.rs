@@ -10,10 +10,11 @@ use super::{
     engines::Engines,
     fault::{Fault, Reason},
     operation::to_its_end,
-    page,
+    page, transfer,
     watchers::{Filter, Watch, Watchers},
     wire::{
-        CleanupRequest, CleanupResponse, ListSessionsRequest, ListSessionsResponse,
+        CleanupRequest, CleanupResponse, ExportSessionsRequest, ExportSessionsResponse,
+        ImportSessionsRequest, ImportSessionsResponse, ListSessionsRequest, ListSessionsResponse,
         RevokeSessionsRequest, RevokeSessionsResponse, WatchSessionsRequest,
         session_admin_service_server,
     },
@@ -22,6 +23,8 @@ use crate::session::{
     engine::Engine, id::PublicId, principals::Target, record::Principal, store::Store,
 };
 
+/// Sessions on a page of a list, unless it is asked for another size.
+const PAGE_SIZE: usize = 50;
 /// Sessions that one RevokeSessions may name.
 const MOST_IDS: usize = 1000;
 
@@ -40,7 +43,7 @@ impl<S: Store> SessionAdminService<S> {
     async fn list(&self, request: ListSessionsRequest) -> Result<ListSessionsResponse, Fault> {
         let engine = self.engines.get(request.engine.as_bytes())?;
         let principal = principal(&request.principal)?;
-        let size = page::size(request.page_size)?;
+        let size = page::size(request.page_size, PAGE_SIZE)?;
         let after = page::after(&request.page_token, engine.name(), &principal)?;
         let page = engine.list(&principal, after, size).await?;
         Ok(ListSessionsResponse {
@@ -145,6 +148,22 @@ impl<S: Store> session_admin_service_server::SessionAdminService for SessionAdmi
         request: Request<RevokeSessionsRequest>,
     ) -> Result<Response<RevokeSessionsResponse>, Status> {
         self.revoke(request.into_inner()).await.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn export_sessions(
+        &self,
+        request: Request<ExportSessionsRequest>,
+    ) -> Result<Response<ExportSessionsResponse>, Status> {
+        let page = transfer::export(&self.engines, request.into_inner()).await;
+        page.map(Response::new).map_err(Fault::into_status)
+    }
+
+    async fn import_sessions(
+        &self,
+        request: Request<ImportSessionsRequest>,
+    ) -> Result<Response<ImportSessionsResponse>, Status> {
+        let done = transfer::import(&self.engines, request.into_inner()).await;
+        done.map(Response::new).map_err(Fault::into_status)
     }
 
     type WatchSessionsStream = Watch;

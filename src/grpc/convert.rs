@@ -101,7 +101,7 @@ fn unset(key: &[u8]) -> Result<String, Fault> {
     key.map_err(|_| invalid("unset", "expected keys in UTF-8".to_owned()))
 }
 
-fn own_duration(given: &prost_types::Duration) -> Result<Duration, Fault> {
+pub fn own_duration(given: &prost_types::Duration) -> Result<Duration, Fault> {
     // A negative or a malformed one is no std::time::Duration.
     let valid = (0..1_000_000_000).contains(&given.nanos);
     let duration = Duration::try_from(*given)
@@ -126,7 +126,7 @@ pub fn timestamp(moment: Moment) -> prost_types::Timestamp {
     }
 }
 
-fn duration(duration: Duration) -> prost_types::Duration {
+pub fn duration(duration: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: duration.as_secs().try_into().unwrap_or(i64::MAX),
         nanos: duration.subsec_nanos() as i32,

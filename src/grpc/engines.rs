@@ -1,6 +1,6 @@
 //! The engines of a daemon, by name.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use super::fault::{Fault, Reason};
 use crate::session::engine::Engine;
@@ -35,6 +35,12 @@ impl<S> Engines<S> {
             let message = format!("no engine of that name is configured; expected one of: {known}");
             Fault::at(Reason::UnknownEngine, "engine", message)
         })
+    }
+
+    /// The one whose name comes after `name`.
+    pub fn after(&self, name: &str) -> Option<&Arc<Engine<S>>> {
+        let above = (Bound::Excluded(name), Bound::Unbounded);
+        self.by_name.range::<str, _>(above).next().map(|(_, engine)| engine)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Engine<S>>> {

@@ -114,6 +114,15 @@ impl Fault {
         Self { field: Some(field), ..Self::new(reason, message) }
     }
 
+    /// The same, of another field.
+    pub fn with_field(self, field: &'static str) -> Self {
+        Self { field: Some(field), ..self }
+    }
+
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     pub fn into_status(self) -> Status {
         let mut details = ErrorDetails::new();
         details.set_error_info(self.reason.name(), DOMAIN, []);

@@ -7,6 +7,7 @@
 //! | [`unary`] | the four operations as unary calls |
 //! | [`session_service`], [`admin_service`] | the two services, as tonic serves them |
 //! | [`watchers`] | what happens to sessions, to those who watch |
+//! | [`transfer`] | export and import |
 //! | [`page`] | page sizes and page tokens |
 //! | [`operation`] | Resolve, Touch, Write and Destroy, from request to response |
 //! | [`pipeline`], [`lanes`] | many operations over one stream, and their order |
@@ -27,6 +28,7 @@ mod operation;
 mod page;
 mod pipeline;
 pub mod session_service;
+mod transfer;
 pub mod unary;
 pub mod watchers;
 pub mod wire;

@@ -11,7 +11,6 @@ use sha2::{Digest, Sha256};
 use super::fault::{Fault, Reason};
 use crate::session::{id::PublicId, record::Principal};
 
-const DEFAULT_SIZE: usize = 50;
 /// Larger ones are taken for this.
 const MOST_SIZE: usize = 1000;
 
@@ -20,10 +19,10 @@ const DIGEST_LEN: usize = 8;
 const TOKEN_LEN: usize = 1 + PublicId::LEN + DIGEST_LEN;
 const TEXT_LEN: usize = TOKEN_LEN / 3 * 4;
 
-/// What `page_size` asks for; 0 leaves it to us.
-pub fn size(asked: i32) -> Result<usize, Fault> {
+/// What `page_size` asks for; 0 leaves it to us, and that is `default`.
+pub fn size(asked: i32, default: usize) -> Result<usize, Fault> {
     match usize::try_from(asked) {
-        Ok(0) => Ok(DEFAULT_SIZE),
+        Ok(0) => Ok(default),
         Ok(size) => Ok(size.min(MOST_SIZE)),
         Err(_) => {
             let problem = format!("expected 0 or more, found {asked}");
@@ -87,8 +86,8 @@ mod tests {
 
     #[test]
     fn sizes_are_bounded() {
-        let of = |asked| size(asked).map_err(|fault| fault.reason);
-        assert_eq!(of(0), Ok(DEFAULT_SIZE));
+        let of = |asked| size(asked, 50).map_err(|fault| fault.reason);
+        assert_eq!(of(0), Ok(50));
         assert_eq!((of(1), of(1000), of(i32::MAX)), (Ok(1), Ok(1000), Ok(1000)));
         assert_eq!(of(-1), Err(Reason::InvalidArgument));
     }

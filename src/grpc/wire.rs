@@ -32,4 +32,5 @@ secretive! {
     RevokeSessionsRequest => "RevokeSessionsRequest",
     WatchSessionsRequest => "WatchSessionsRequest",
     WatchSessionsResponse => "WatchSessionsResponse",
+    SessionRecord => "SessionRecord",
 }

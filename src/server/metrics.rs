@@ -28,7 +28,7 @@ use crate::{
         credential::Absence,
         id::PublicId,
         record::{Claim, Principal, Record, Touch, Update},
-        store::{Listed, Result, Store, Swept, Touched, Written},
+        store::{Cursor, Listed, Restored, Result, Scanned, Store, Swept, Touched, Written},
     },
 };
 
@@ -277,7 +277,7 @@ struct StoreMetrics {
     swept: Counter,
     examined: Counter,
     lag: Gauge<f64, std::sync::atomic::AtomicU64>,
-    verbs: [VerbMetrics; 7],
+    verbs: [VerbMetrics; VERBS.len()],
     outages: Outages,
 }
 
@@ -294,10 +294,13 @@ enum Verb {
     Write,
     Destroy,
     List,
+    Scan,
+    Restore,
     Cleanup,
 }
 
-const VERBS: [&str; 7] = ["read", "touch", "create", "write", "destroy", "list", "cleanup"];
+const VERBS: [&str; 9] =
+    ["read", "touch", "create", "write", "destroy", "list", "scan", "restore", "cleanup"];
 
 impl StoreMetrics {
     fn new(families: &StoreFamilies, engine: &str) -> Self {
@@ -410,6 +413,17 @@ impl<S: Store> Store for Measured<S> {
         limit: usize,
     ) -> Result<Listed> {
         self.metrics.time(Verb::List, self.store.list(principal, after, limit)).await
+    }
+
+    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
+        self.metrics.time(Verb::Scan, self.store.scan(from, limit)).await
+    }
+
+    async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
+        let restored =
+            self.metrics.time(Verb::Restore, self.store.restore(id, record, now)).await?;
+        self.metrics.created.inc_by(matches!(restored, Restored::Created(_)).into());
+        Ok(restored)
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {

@@ -6,6 +6,7 @@
 //! | [`engine`] | the operations: resolve, touch, create, write, destroy, cleanup |
 //! | [`principals`] | all sessions of a principal: list and end them, and their limit |
 //! | [`adoption`] | sessions that an application kept itself before |
+//! | [`transfer`] | all sessions, on their way to another store |
 //! | [`event`] | what happens to sessions, for those who watch |
 //! | [`credential`] | from a Cookie header or token to proven ids |
 //! | [`id`], [`token`], [`cookie`] | session ids, their signatures, the two cookie headers |
@@ -26,3 +27,4 @@ pub mod principals;
 pub mod record;
 pub mod store;
 pub mod token;
+pub mod transfer;

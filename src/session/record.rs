@@ -36,6 +36,12 @@ impl Record {
     pub fn size(&self) -> usize {
         size_of::<Self>() + self.principal.as_bytes().len() + self.data.text().len()
     }
+
+    /// Whether this is a later state of the session than `stored`: a Write makes a
+    /// new version, a touch of the same one a later deadline.
+    pub fn is_later_than(&self, stored: &Self) -> bool {
+        (self.version, self.deadline) > (stored.version, stored.deadline)
+    }
 }
 
 /// Whom a session belongs to: text, at most 256 bytes. Often an e-mail address:

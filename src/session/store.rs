@@ -2,6 +2,8 @@
 
 use std::{error::Error, fmt, sync::Arc};
 
+use bytes::Bytes;
+
 use super::{
     clock::Moment,
     id::PublicId,
@@ -78,6 +80,29 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<Listed>> + Send;
 
+    /// All records, a slice of about `limit` at a time, in an order of the store's own:
+    /// those after `from`, from the first one when there is none or when it is of
+    /// another store.
+    ///
+    /// A record that is there from the first call to the last is given at least once,
+    /// as it is at some moment in between; one that comes or goes meanwhile may be.
+    /// None is taken into memory, so that what is in use stays there.
+    fn scan(
+        &self,
+        from: Option<Cursor>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Scanned>> + Send;
+
+    /// Keeps a record that comes from another store, unless there is one under `id`
+    /// that is as late ([`Record::is_later_than`]). `now` says how long it has to
+    /// live.
+    fn restore(
+        &self,
+        id: PublicId,
+        record: Record,
+        now: Moment,
+    ) -> impl Future<Output = Result<Restored>> + Send;
+
     /// Removes records whose deadline is at or before `now`, in the order of
     /// deadlines, and mends what an unclean stop has left. Looks at no more than
     /// `limit` entries, so that one call is short.
@@ -105,7 +130,7 @@ pub struct Touched {
 pub type Written = std::result::Result<Change, Refusal>;
 
 /// A record before and after a write.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     pub before: Arc<Record>,
     pub after: Arc<Record>,
@@ -118,6 +143,45 @@ pub struct Listed {
     pub records: Vec<(PublicId, Arc<Record>)>,
     /// Go on after this; `None`: that was all.
     pub next: Option<PublicId>,
+}
+
+/// How far a scan has come: octets that mean something to the store that gave them,
+/// also after a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor(pub Bytes);
+
+impl Cursor {
+    /// Of a store that scans in the order of ids.
+    pub fn after(id: PublicId) -> Self {
+        Self(Bytes::copy_from_slice(id.as_bytes()))
+    }
+
+    /// The id that [`after`](Self::after) was given; `None`: it is of another store.
+    pub fn to_id(&self) -> Option<PublicId> {
+        self.0.as_ref().try_into().ok().map(PublicId::from_bytes)
+    }
+}
+
+/// A slice of all records.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Scanned {
+    /// Those whose deadline has passed included, until they are swept.
+    pub records: Vec<(PublicId, Arc<Record>)>,
+    /// Records that make no sense; the log names them.
+    pub unreadable: usize,
+    /// Go on from here; `None`: that was all.
+    pub next: Option<Cursor>,
+}
+
+/// What became of a record that came from another store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Restored {
+    /// There was none under its id.
+    Created(Arc<Record>),
+    /// It was later than the one that was there.
+    Replaced(Change),
+    /// What is there is as late.
+    Kept,
 }
 
 /// What one slice of a cleanup did.

@@ -1,7 +1,7 @@
 //! The memory store: for tests and `--dev`. Everything is gone with the process.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     ops::Bound,
     sync::Arc,
 };
@@ -12,7 +12,9 @@ use crate::session::{
     clock::Moment,
     id::PublicId,
     record::{Claim, Principal, Record, Touch, Update},
-    store::{Change, Expired, Listed, Result, Store, Swept, Touched, Written},
+    store::{
+        Change, Cursor, Expired, Listed, Restored, Result, Scanned, Store, Swept, Touched, Written,
+    },
 };
 
 /// Records of one engine, in memory.
@@ -24,7 +26,7 @@ pub struct MemoryStore {
 
 #[derive(Default)]
 struct State {
-    records: HashMap<PublicId, Kept>,
+    records: BTreeMap<PublicId, Kept>,
     /// Lazy: an entry may be earlier than its record's deadline, never later.
     /// One for each record.
     expiry: BTreeSet<(Moment, PublicId)>,
@@ -51,6 +53,29 @@ impl State {
         self.expiry.remove(&(kept.indexed, id));
         self.principals.remove(&(kept.record.principal.clone(), id));
         Some(kept.record)
+    }
+
+    fn add(&mut self, id: PublicId, record: Record) -> Arc<Record> {
+        let record = Arc::new(record);
+        let indexed = record.deadline;
+        self.expiry.insert((indexed, id));
+        self.index_principal(&record.principal, id);
+        self.records.insert(id, Kept { record: Arc::clone(&record), indexed });
+        record
+    }
+
+    fn replace(&mut self, id: PublicId, after: Record) -> Option<Change> {
+        let kept = self.records.get_mut(&id)?;
+        let after = Arc::new(after);
+        let before = std::mem::replace(&mut kept.record, Arc::clone(&after));
+        if after.deadline < kept.indexed {
+            self.index(id, after.deadline);
+        }
+        if after.principal != before.principal {
+            self.principals.remove(&(before.principal.clone(), id));
+            self.index_principal(&after.principal, id);
+        }
+        Some(Change { before, after })
     }
 
     fn index_principal(&mut self, principal: &Principal, id: PublicId) {
@@ -82,36 +107,18 @@ impl Store for MemoryStore {
 
     async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
         let mut state = self.state.lock();
-        if state.records.contains_key(&id) {
-            return Ok(None);
-        }
-        let record = Arc::new(record);
-        let indexed = record.deadline;
-        state.expiry.insert((indexed, id));
-        state.index_principal(&record.principal, id);
-        state.records.insert(id, Kept { record: Arc::clone(&record), indexed });
-        Ok(Some(record))
+        let is_taken = state.records.contains_key(&id);
+        Ok((!is_taken).then(|| state.add(id, record)))
     }
 
     async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
         let mut state = self.state.lock();
-        let Some(kept) = state.records.get_mut(&id) else {
-            return Ok(None);
-        };
-        let before = Arc::clone(&kept.record);
-        let after = match update.apply(&before) {
-            Ok(record) => Arc::new(record),
-            Err(refusal) => return Ok(Some(Err(refusal))),
-        };
-        kept.record = Arc::clone(&after);
-        if after.deadline < kept.indexed {
-            state.index(id, after.deadline);
-        }
-        if after.principal != before.principal {
-            state.principals.remove(&(before.principal.clone(), id));
-            state.index_principal(&after.principal, id);
-        }
-        Ok(Some(Ok(Change { before, after })))
+        let after = state.records.get(&id).map(|kept| update.apply(&kept.record));
+        Ok(match after {
+            None => None,
+            Some(Err(refusal)) => Some(Err(refusal)),
+            Some(Ok(after)) => state.replace(id, after).map(Ok),
+        })
     }
 
     async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
@@ -140,6 +147,30 @@ impl Store for MemoryStore {
             listed.records.push((*id, Arc::clone(&kept.record)));
         }
         Ok(listed)
+    }
+
+    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
+        let above = from.and_then(|cursor| cursor.to_id());
+        let above = above.map_or(Bound::Unbounded, Bound::Excluded);
+        let state = self.state.lock();
+        let mut scanned = Scanned::default();
+        for (id, kept) in state.records.range((above, Bound::Unbounded)) {
+            if scanned.records.len() == limit.max(1) {
+                scanned.next = scanned.records.last().map(|(id, _)| Cursor::after(*id));
+                break;
+            }
+            scanned.records.push((*id, Arc::clone(&kept.record)));
+        }
+        Ok(scanned)
+    }
+
+    async fn restore(&self, id: PublicId, record: Record, _: Moment) -> Result<Restored> {
+        let mut state = self.state.lock();
+        Ok(match state.records.get(&id) {
+            None => Restored::Created(state.add(id, record)),
+            Some(kept) if !record.is_later_than(&kept.record) => Restored::Kept,
+            Some(_) => state.replace(id, record).map_or(Restored::Kept, Restored::Replaced),
+        })
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {

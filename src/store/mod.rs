@@ -15,7 +15,7 @@ use crate::session::{
     clock::Moment,
     id::PublicId,
     record::{Claim, Principal, Record, Touch, Update},
-    store::{Listed, Result, Store, Swept, Touched, Written},
+    store::{Cursor, Listed, Restored, Result, Scanned, Store, Swept, Touched, Written},
 };
 
 pub mod codec;
@@ -72,6 +72,14 @@ impl Store for AnyStore {
         limit: usize,
     ) -> Result<Listed> {
         each!(self, store => store.list(principal, after, limit).await)
+    }
+
+    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
+        each!(self, store => store.scan(from, limit).await)
+    }
+
+    async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
+        each!(self, store => store.restore(id, record, now).await)
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {

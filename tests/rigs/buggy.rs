@@ -7,7 +7,7 @@ use sessiond::session::{
     clock::Moment,
     id::{PublicId, VerifierHash},
     record::{Claim, Principal, Record, Refusal, Touch, Update},
-    store::{Change, Listed, Result, Store, Swept, Touched, Written},
+    store::{Change, Cursor, Listed, Restored, Result, Scanned, Store, Swept, Touched, Written},
 };
 use tokio::sync::RwLock;
 
@@ -366,6 +366,14 @@ impl<S: Store> Store for Buggy<S> {
             return Ok(Listed { records: records.collect(), ..listed });
         }
         Ok(listed)
+    }
+
+    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
+        self.inner.store.scan(from, limit).await
+    }
+
+    async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
+        self.inner.store.restore(id, record, now).await
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {

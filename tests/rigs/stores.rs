@@ -15,7 +15,7 @@ use sessiond::{
         clock::Moment,
         id::PublicId,
         record::{Claim, Principal, Record, Touch, Update},
-        store::{Listed, Result, Store, Swept, Touched, Written},
+        store::{Cursor, Listed, Restored, Result, Scanned, Store, Swept, Touched, Written},
     },
     store::{
         AnyStore,
@@ -149,6 +149,14 @@ impl<S: Store> Store for Shared<S> {
         self.0.list(principal, after, limit).await
     }
 
+    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
+        self.0.scan(from, limit).await
+    }
+
+    async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
+        self.0.restore(id, record, now).await
+    }
+
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
         self.0.cleanup(now, limit).await
     }
@@ -206,6 +214,14 @@ impl<S: Store> Store for EitherOf<S> {
         limit: usize,
     ) -> Result<Listed> {
         self.next().list(principal, after, limit).await
+    }
+
+    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
+        self.next().scan(from, limit).await
+    }
+
+    async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
+        self.next().restore(id, record, now).await
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
@@ -285,6 +301,14 @@ impl<S: Store> Store for Restless<S> {
         limit: usize,
     ) -> Result<Listed> {
         self.around(self.store.list(principal, after, limit)).await
+    }
+
+    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
+        self.around(self.store.scan(from, limit)).await
+    }
+
+    async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
+        self.around(self.store.restore(id, record, now)).await
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {

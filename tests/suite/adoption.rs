@@ -7,8 +7,8 @@ use futures_util::future::{join, join_all};
 use hmac::{Hmac, KeyInit, Mac};
 use sessiond::{
     grpc::wire::{
-        DestroyScope, PipelineRequest, ResolveRequest, ResolveResponse, SessionState, WriteRequest,
-        pipeline_request::Operation,
+        DestroyScope, ExportSessionsRequest, ImportSessionsRequest, PipelineRequest,
+        ResolveRequest, ResolveResponse, SessionState, WriteRequest, pipeline_request::Operation,
     },
     server::config::{AdoptFrom, Backend, Config, SecretText, Span},
 };
@@ -29,6 +29,7 @@ use crate::{
 over_every_store!(
     a_recorded_session_of_express_goes_on,
     what_ended_here_is_not_adopted_again,
+    what_moves_stays_adopted,
     an_old_cookie_is_good_for_every_operation,
     many_requests_at_once_make_one_session,
     a_rolled_session_is_not_reached_by_the_old_cookie,
@@ -186,6 +187,34 @@ async fn what_ended_here_is_not_adopted_again(backend: Backend) {
     assert!(there.record(ID).contains("ann"), "the record there is as it was");
     // The ids that we gave are looked up there; those that were adopted are not.
     assert_eq!(there.reads() - reads, 2, "of the new cookie, for a Resolve and a Destroy");
+}
+
+/// The marks come along, or what ended would be adopted once more.
+async fn what_moves_stays_adopted(backend: Backend) {
+    if is_missing() {
+        return;
+    }
+    let there = There::start();
+    let (one, other) = (there.daemon(backend).await, there.daemon(backend).await);
+    let (alive, ended) = (there.keep("alive", ANN), there.keep("ended", ANN));
+    let before = one.resolve(&alive).await;
+    one.resolve(&ended).await;
+    one.destroy(&ended).await;
+    let page = one.admin.clone().export_sessions(ExportSessionsRequest::default()).await;
+    let records = page.expect("a page").into_inner().records;
+    assert_eq!(records.iter().filter(|record| record.adoption_mark).count(), 2);
+    let plain = Daemon::start(backend).await;
+    for (daemon, dropped) in [(&other, 0), (&plain, 2)] {
+        let request = ImportSessionsRequest { records: records.clone() };
+        let imported = daemon.admin.clone().import_sessions(request).await;
+        let imported = imported.expect("an import is answered").into_inner();
+        assert_eq!((imported.created_count, imported.dropped_count), (3 - dropped, dropped));
+    }
+    let reads = there.reads();
+    assert_eq!(id(&other.resolve(&alive).await), id(&before), "the old cookie is good for it");
+    assert_eq!(other.state(&ended).await, SessionState::NotFound);
+    assert_eq!(there.reads(), reads, "nothing was adopted again");
+    assert_eq!(plain.state(&Browser::with(&before.set_cookie)).await, SessionState::Active);
 }
 
 async fn an_old_cookie_is_good_for_every_operation(backend: Backend) {

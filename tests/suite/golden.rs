@@ -31,6 +31,8 @@ fn help() {
         vec!["cleanup", "--help"],
         vec!["sessions", "list", "--help"],
         vec!["sessions", "revoke", "--help"],
+        vec!["export", "--help"],
+        vec!["import", "--help"],
         vec!["bench", "--help"],
     ] {
         text +=

@@ -500,3 +500,34 @@ async fn changes_wait_for_replicas() {
     tokio::time::timeout(patience, confirmed).await.expect("the replica goes on");
     assert_eq!(replica.ask(&["EXISTS", KEY]), ":0\r\n", "the replica knows it by now");
 }
+
+/// What different requests ask at the same time travels together.
+#[tokio::test]
+async fn commands_of_different_requests_share_round_trips() {
+    if is_missing() {
+        return;
+    }
+    const AT_ONCE: usize = 64;
+    const ROUNDS: usize = 20;
+    let server = RedisServer::start();
+    let store = store(&server);
+    create(&store).await;
+    let counts = || {
+        let stats = server.ask(&["INFO", "stats"]);
+        ["total_commands_processed:", "total_reads_processed:"].map(|name| {
+            let count = stats.lines().find_map(|line| line.strip_prefix(name));
+            count.expect("Redis counts it").trim().parse::<usize>().expect("a number")
+        })
+    };
+    let before = counts();
+    for _ in 0..ROUNDS {
+        let touches = (0..AT_ONCE).map(|_| store.touch(ID, touch(NOW)));
+        for touched in futures_util::future::join_all(touches).await {
+            touched.expect("the store works").expect("it is there");
+        }
+    }
+    let after = counts();
+    let [commands, reads] = [0, 1].map(|at| after[at] - before[at]);
+    assert!(commands >= AT_ONCE * ROUNDS, "each is a command: {commands}");
+    assert!(reads * 8 < commands, "expected far fewer reads than commands: {reads} of {commands}");
+}

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
     time::Duration,
 };
@@ -21,6 +22,7 @@ use super::{
     command::Command,
     connect::{Access, Connector, Place},
     failure::{Failure, answer},
+    scan::{Holders, number_of},
     server::{Manner, Server},
     time::Timekeeper,
     url::Address,
@@ -57,6 +59,10 @@ struct Shared {
 /// Who holds which slot.
 struct Map {
     holders: Vec<Option<Arc<Server>>>,
+    /// All holders, in the order of their addresses.
+    primaries: Vec<Arc<Server>>,
+    /// Another one when a slot has another holder.
+    number: u64,
     /// Those that hold slots, and those that a redirection named.
     servers: BTreeMap<Address, Arc<Server>>,
     /// All nodes, replicas too: any of them can be asked.
@@ -77,8 +83,13 @@ impl Cluster {
         manner: Manner,
         seeds: Vec<Address>,
     ) -> Self {
-        let map =
-            Map { holders: vec![None; SLOTS], servers: BTreeMap::new(), nodes: BTreeSet::new() };
+        let map = Map {
+            holders: vec![None; SLOTS],
+            primaries: Vec::new(),
+            number: 0,
+            servers: BTreeMap::new(),
+            nodes: BTreeSet::new(),
+        };
         let shared = Arc::new(Shared {
             access,
             time,
@@ -133,6 +144,20 @@ impl Cluster {
             }
         }
         Err(last)
+    }
+
+    /// Those who hold slots, in the order of their addresses.
+    pub fn holders(&self) -> Result<Holders, Failure> {
+        let map = self.shared.map.read();
+        match map.holders.iter().position(Option::is_none) {
+            None => Ok(Holders { map: map.number, servers: map.primaries.clone() }),
+            Some(slot) => Err(Failure::Unreached(format!("no server is known for slot {slot}"))),
+        }
+    }
+
+    /// Asks who holds which slot now.
+    pub async fn learn(&self) -> Result<(), Failure> {
+        self.shared.learn().await
     }
 
     async fn first_learned(&self) {
@@ -255,6 +280,10 @@ impl Shared {
                 *slot = Some(Arc::clone(server));
             }
         }
+        let mut told: Vec<_> = ranges.iter().map(Range::to_string).collect();
+        told.sort_unstable();
+        map.number = number_of(told.concat().as_bytes());
+        map.primaries = servers.values().cloned().collect();
         map.servers = servers;
         map.holders = holders;
         Ok(())
@@ -296,6 +325,19 @@ struct Range {
     last: usize,
     /// The primary comes first.
     nodes: Vec<Address>,
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let primary = self.nodes.first();
+        write!(
+            f,
+            "{}-{} {};",
+            self.first,
+            self.last,
+            primary.map(Address::to_string).unwrap_or_default()
+        )
+    }
 }
 
 fn ranges(told: Value, by: &Address) -> Option<Vec<Range>> {

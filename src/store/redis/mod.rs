@@ -10,6 +10,8 @@
 //! | create | SET NX PX | 1 |
 //! | write | GET, then a script: replaces the record if it is still the one that was read | 2, and 1 more each time it was not |
 //! | destroy | a script: removes the record if the claim holds | 1 |
+//! | scan | INFO and SCAN, then GETs, all at once | 2 |
+//! | restore | as write, or as create where there is none | 2, and 1 more each time it was not |
 //! | list | a script on the index, then GETs, all at once | 2, and 1 more when an entry is to be dropped |
 //!
 //! A session that becomes a principal's, by a create or a write, costs one more: its
@@ -24,7 +26,9 @@
 //! | [`url`] | where Redis is |
 //! | [`command`] | what is asked of it |
 //! | [`principals`] | which sessions are whose |
+//! | [`scan`] | all records, one server after the other |
 //! | [`foreign`] | the sessions of an application that are adopted: another Redis, read only |
+//! | [`servers`] | one server or a cluster: who is asked |
 //! | [`server`], [`link`] | one server, and a connection that is kept up |
 //! | [`cluster`] | who holds which slot |
 //! | [`connect`] | how connections are made, and how Sentinels are asked |
@@ -38,7 +42,9 @@ mod failure;
 mod foreign;
 mod link;
 mod principals;
+mod scan;
 mod server;
+mod servers;
 mod time;
 mod url;
 
@@ -60,11 +66,9 @@ use tokio::{
 };
 
 use self::{
-    cluster::Cluster,
     command::{Command, DESTROY, REPLACE, TOUCH, Verb, destroy_arguments, millis, touch_arguments},
-    connect::{Access, Connector, Place},
     failure::Failure,
-    server::{Manner, Server},
+    servers::Servers,
     time::Timekeeper,
 };
 pub use self::{
@@ -78,7 +82,10 @@ use crate::session::{
     clock::{Clock, Moment},
     id::PublicId,
     record::{Claim, Principal, Record, Touch, Update},
-    store::{Change, Listed, Result, Store, StoreError, StoreErrorKind, Swept, Touched, Written},
+    store::{
+        Change, Cursor, Listed, Restored, Result, Scanned, Store, StoreError, StoreErrorKind,
+        Swept, Touched, Written,
+    },
 };
 
 /// Where and how records are kept.
@@ -121,67 +128,6 @@ struct Shared {
     turns: Turns,
     /// Redis has refused a change for lack of memory.
     full: AtomicBool,
-}
-
-enum Servers {
-    One(Server),
-    Cluster(Cluster),
-}
-
-impl Servers {
-    /// Starts to connect. `probe_key`: what they are tried out with, unless they are
-    /// only read from.
-    fn start(options: &RedisOptions, probe_key: Option<String>, time: Timekeeper) -> Self {
-        let RedisUrl { tls, username, password, target } = options.url.clone();
-        let named = &options.login;
-        let login = Login {
-            username: if named.username.is_empty() { username } else { named.username.clone() },
-            password: if named.password.is_empty() { password } else { named.password.clone() },
-        };
-        let access = Arc::new(Access {
-            tls: tls.then(|| options.tls.clone()),
-            servers: login,
-            sentinels: options.sentinel_login.clone(),
-            timeout: options.connect_timeout,
-            probe_key,
-        });
-        let time = Arc::new(time);
-        let manner = Manner { connections: options.connections, wait: options.wait };
-        let one = |place| {
-            let connector = Connector { access: Arc::clone(&access), place };
-            Self::One(Server::start(&connector, &time, manner))
-        };
-        match target {
-            Target::Server { address, database } => one(Place::Server { address, database }),
-            Target::Sentinel { sentinels, service, database } => {
-                let (sentinels, service) = (sentinels.into(), service.into());
-                one(Place::Primary { sentinels, service, database, naming: Arc::default() })
-            }
-            Target::Cluster { seeds } => Self::Cluster(Cluster::start(access, time, manner, seeds)),
-        }
-    }
-
-    async fn run(&self, command: &Command<'_>) -> std::result::Result<Value, Failure> {
-        match self {
-            Self::One(server) => server.run(command, false).await,
-            Self::Cluster(cluster) => cluster.run(command).await,
-        }
-    }
-
-    /// Waits for the outcome of the tries to connect that are under way.
-    async fn tried(&self) -> std::result::Result<(), Failure> {
-        match self {
-            Self::One(server) => server.tried().await,
-            Self::Cluster(cluster) => cluster.tried().await,
-        }
-    }
-
-    fn check(&self) -> std::result::Result<(), Failure> {
-        match self {
-            Self::One(server) => server.check(),
-            Self::Cluster(cluster) => cluster.check(),
-        }
-    }
 }
 
 impl RedisDatabase {
@@ -254,6 +200,13 @@ const CREATE: &str = "keep a new record";
 const WRITE: &str = "change a record";
 const DESTROY_IT: &str = "remove a record";
 const LIST: &str = "list the sessions of a principal";
+const SCAN: &str = "read all records";
+const RESTORE: &str = "keep a record of another store";
+
+/// Records that are asked for at a time.
+const READ_AT_ONCE: usize = 100;
+/// Of a record that is created.
+const FIRST_VERSION: u64 = 1;
 
 /// Writers that meet again and again step aside for up to so long.
 const STEP_ASIDE: Duration = Duration::from_millis(5);
@@ -316,6 +269,85 @@ impl RedisStore {
         bytes(self.run(doing, get).await?, doing, key)
     }
 
+    /// Reads a record that may be none, among others.
+    async fn found(&self, doing: &'static str, id: PublicId) -> Result<Found> {
+        let key = self.key(id);
+        let read = async {
+            let found = self.get(doing, &key).await?;
+            found.map(|bytes| decode(bytes, doing, &key).map(Arc::new)).transpose()
+        };
+        match read.await {
+            Ok(Some(record)) => Ok(Found::Record(record)),
+            Ok(None) => Ok(Found::Nothing),
+            Err(error) if error.kind == StoreErrorKind::Unreadable => Ok(Found::Unreadable(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps a record where there is none.
+    async fn add(
+        &self,
+        doing: &'static str,
+        id: PublicId,
+        record: Arc<Record>,
+        now: Moment,
+    ) -> Result<Option<Arc<Record>>> {
+        let key = self.key(id);
+        // Whatever its version is: to the index one that is not there yet is on its way.
+        self.index(id, &record, FIRST_VERSION, now).await?;
+        let arguments =
+            vec![encode(&record), b"NX".to_vec(), b"PX".to_vec(), self.life(&record, now)];
+        let verb = Verb::Plain("SET");
+        let command = Command { verb, key: &key, arguments, durable: true };
+        match self.run(doing, command).await? {
+            Value::Okay => Ok(Some(record)),
+            Value::Nil => Ok(None),
+            _ => Err(Failure::Absurd.while_doing(doing, &key)),
+        }
+    }
+
+    /// Changes a record: `decide` makes what is to be kept of what is there, or
+    /// refuses. It may be asked several times. `None`: there is no record.
+    async fn replace<R>(
+        &self,
+        doing: &'static str,
+        id: PublicId,
+        now: Moment,
+        decide: impl Fn(&Record) -> std::result::Result<Record, R>,
+    ) -> Result<Option<std::result::Result<Change, R>>> {
+        let key = self.key(id);
+        let _turn = self.shared.turns.of(id).lock().await;
+        let mut stored = self.get(doing, &key).await?;
+        loop {
+            let Some(bytes) = stored else {
+                return Ok(None);
+            };
+            let header = bytes.get(..codec::HEADER_LEN).unwrap_or_default().to_vec();
+            let before = decode(bytes, doing, &key)?;
+            let after = match decide(&before) {
+                Ok(record) => record,
+                Err(refusal) => return Ok(Some(Err(refusal))),
+            };
+            if after.principal != before.principal {
+                // Anew each time: what was read before may have been dropped since.
+                self.index(id, &after, after.version, now).await?;
+            }
+            let arguments = vec![header, encode(&after), self.life(&after, now)];
+            let verb = Verb::Script(&REPLACE);
+            let command = Command { verb, key: &key, arguments, durable: true };
+            stored = match self.run(doing, command).await? {
+                Value::Int(1) => {
+                    let change = Change { before: Arc::new(before), after: Arc::new(after) };
+                    self.follow(id, &change, now);
+                    return Ok(Some(Ok(change)));
+                }
+                found => self::bytes(found, doing, &key)?,
+            };
+            // Another daemon was quicker. It has others waiting, perhaps.
+            sleep(STEP_ASIDE.mul_f64(rand::random())).await;
+        }
+    }
+
     /// How long a key has to live, in milliseconds.
     fn life(&self, record: &Record, now: Moment) -> Vec<u8> {
         self.life_until(record.deadline, now)
@@ -325,6 +357,14 @@ impl RedisStore {
         let life = millis(end.since(now)).saturating_add(millis(self.shared.expiry_grace));
         life.clamp(1, MAX_LIFE).to_string().into_bytes()
     }
+}
+
+/// What a GET has found.
+enum Found {
+    Record(Arc<Record>),
+    /// Left for whoever repairs it.
+    Unreadable(StoreError),
+    Nothing,
 }
 
 const WAITING: &str = "too many operations are waiting for redis; see store.redis.max_pending";
@@ -392,57 +432,13 @@ impl Store for RedisStore {
     }
 
     async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
-        self.bounded(CREATE, async {
-            let key = self.key(id);
-            self.index(id, &record, record.create_time).await?;
-            let life = self.life(&record, record.create_time);
-            let arguments = vec![encode(&record), b"NX".to_vec(), b"PX".to_vec(), life];
-            let verb = Verb::Plain("SET");
-            let command = Command { verb, key: &key, arguments, durable: true };
-            match self.run(CREATE, command).await? {
-                Value::Okay => Ok(Some(Arc::new(record))),
-                Value::Nil => Ok(None),
-                _ => Err(Failure::Absurd.while_doing(CREATE, &key)),
-            }
-        })
-        .await
+        let now = record.create_time;
+        self.bounded(CREATE, self.add(CREATE, id, Arc::new(record), now)).await
     }
 
     async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
-        self.bounded(WRITE, async {
-            let key = self.key(id);
-            let _turn = self.shared.turns.of(id).lock().await;
-            let mut stored = self.get(WRITE, &key).await?;
-            loop {
-                let Some(bytes) = stored else {
-                    return Ok(None);
-                };
-                let header = bytes.get(..codec::HEADER_LEN).unwrap_or_default().to_vec();
-                let before = decode(bytes, WRITE, &key)?;
-                let after = match update.apply(&before) {
-                    Ok(record) => record,
-                    Err(refusal) => return Ok(Some(Err(refusal))),
-                };
-                if after.principal != before.principal {
-                    // Anew each time: what was read before may have been dropped since.
-                    self.index(id, &after, update.now).await?;
-                }
-                let arguments = vec![header, encode(&after), self.life(&after, update.now)];
-                let verb = Verb::Script(&REPLACE);
-                let command = Command { verb, key: &key, arguments, durable: true };
-                stored = match self.run(WRITE, command).await? {
-                    Value::Int(1) => {
-                        let change = Change { before: Arc::new(before), after: Arc::new(after) };
-                        self.follow(id, &change, update.now);
-                        return Ok(Some(Ok(change)));
-                    }
-                    found => self::bytes(found, WRITE, &key)?,
-                };
-                // Another daemon was quicker. It has others waiting, perhaps.
-                sleep(STEP_ASIDE.mul_f64(rand::random())).await;
-            }
-        })
-        .await
+        let decide = |before: &Record| update.apply(before);
+        self.bounded(WRITE, self.replace(WRITE, id, update.now, decide)).await
     }
 
     async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
@@ -483,6 +479,31 @@ impl Store for RedisStore {
             return Ok(Listed::default());
         }
         self.bounded(LIST, self.list_in_slice(&principal, after, limit)).await
+    }
+
+    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
+        self.bounded(SCAN, self.scan_in_slice(from, limit)).await
+    }
+
+    async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
+        let record = Arc::new(record);
+        let decide = |before: &Record| {
+            if record.is_later_than(before) { Ok(Record::clone(&record)) } else { Err(()) }
+        };
+        self.bounded(RESTORE, async {
+            // One that comes or goes in between is looked at again.
+            loop {
+                match self.replace(RESTORE, id, now, decide).await? {
+                    Some(Ok(change)) => return Ok(Restored::Replaced(change)),
+                    Some(Err(())) => return Ok(Restored::Kept),
+                    None => {}
+                }
+                if let Some(record) = self.add(RESTORE, id, Arc::clone(&record), now).await? {
+                    return Ok(Restored::Created(record));
+                }
+            }
+        })
+        .await
     }
 
     /// Redis sweeps by itself.

@@ -39,24 +39,21 @@ use redis::{Value, from_redis_value};
 use sha2::{Digest, Sha256};
 
 use super::{
-    LIST, RedisStore,
+    Found, LIST, READ_AT_ONCE, RedisStore,
     command::{Command, Script, Verb, millis},
-    decode,
     failure::Failure,
 };
 use crate::session::{
     clock::Moment,
     id::PublicId,
     record::{Principal, Record},
-    store::{Change, Listed, Result, StoreErrorKind},
+    store::{Change, Listed, Result},
 };
 
 const CELL: Duration = Duration::from_secs(24 * 3600);
 /// A change of longer ago is on its way no more: `store.redis.timeout` is at most a
 /// minute.
 const SETTLED: Duration = Duration::from_secs(300);
-/// Records that a list asks for at a time.
-const READ_AT_ONCE: usize = 100;
 /// More than this is not asked for in one go.
 const LONGEST_SLICE: usize = 1000;
 
@@ -148,23 +145,32 @@ impl RedisStore {
         format!("{}p:{}", self.prefix, BASE64URL.encode(hash))
     }
 
-    /// Call it before `record`, which was read or made just now, is stored.
-    pub(super) async fn index(&self, id: PublicId, record: &Record, now: Moment) -> Result<()> {
+    /// Call it before `record`, which was read or made just now, is stored. `version`
+    /// is the record's, or the first one where there is no record yet: else the entry
+    /// would be taken for one that is left of a session that has ended.
+    pub(super) async fn index(
+        &self,
+        id: PublicId,
+        record: &Record,
+        version: u64,
+        now: Moment,
+    ) -> Result<()> {
         if record.principal.is_anonymous() {
             return Ok(());
         }
-        self.write_entry(id, record, now, true).await
+        self.write_entry(id, record, version, now, true).await
     }
 
     async fn write_entry(
         &self,
         id: PublicId,
         record: &Record,
+        version: u64,
         now: Moment,
         durable: bool,
     ) -> Result<()> {
         let key = self.index_key(&record.principal);
-        let version = record.version.to_be_bytes().to_vec();
+        let version = version.to_be_bytes().to_vec();
         let life = self.life_until(end(record.deadline, now), now);
         let arguments = vec![id.as_bytes().to_vec(), version, life];
         let verb = Verb::Script(&WRITE_ENTRY);
@@ -193,7 +199,9 @@ impl RedisStore {
             return;
         }
         let record = Arc::clone(record);
-        self.aside(|store| async move { store.write_entry(id, &record, now, false).await });
+        self.aside(|store| async move {
+            store.write_entry(id, &record, record.version, now, false).await
+        });
     }
 
     /// Drops the entries of a session that is `last`'s principal's no more. Nobody
@@ -243,7 +251,7 @@ impl RedisStore {
         let mut ids: Vec<_> = entries.iter().map(|entry| entry.id).collect();
         ids.dedup();
         let found = stream::iter(ids)
-            .map(|id| async move { Ok((id, self.found(id).await?)) })
+            .map(|id| async move { Ok((id, self.found(LIST, id).await?)) })
             .buffered(READ_AT_ONCE);
         let found: Vec<(PublicId, Found)> = found.try_collect().await?;
         let mut void = Vec::new();
@@ -253,7 +261,8 @@ impl RedisStore {
                     listed.records.push((id, record));
                     continue;
                 }
-                Found::Unreadable => continue,
+                // Left as it is, and its entry with it.
+                Found::Unreadable(_) => continue,
                 Found::Record(record) => Some(record),
                 Found::Nothing => None,
             };
@@ -289,27 +298,6 @@ impl RedisStore {
         let entries = members.into_iter().map(Entry::of).collect::<Option<_>>();
         Ok((Moment::from_unix_millis(now), entries.ok_or_else(absurd)?))
     }
-
-    async fn found(&self, id: PublicId) -> Result<Found> {
-        let key = self.key(id);
-        let read = async {
-            let found = self.get(LIST, &key).await?;
-            found.map(|bytes| decode(bytes, LIST, &key).map(Arc::new)).transpose()
-        };
-        match read.await {
-            Ok(Some(record)) => Ok(Found::Record(record)),
-            Ok(None) => Ok(Found::Nothing),
-            Err(error) if error.kind == StoreErrorKind::Unreadable => Ok(Found::Unreadable),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-enum Found {
-    Record(Arc<Record>),
-    /// Left for whoever repairs it, and its entry with it.
-    Unreadable,
-    Nothing,
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{Cmd, Value};
+use redis::{Cmd, Pipeline, Value};
 
 use super::{command::Command, connect::Connector, failure::Failure, link::Link, time::Timekeeper};
 
@@ -75,6 +75,14 @@ impl Server {
     /// Sends a command on no key.
     pub async fn ask(&self, cmd: &Cmd) -> Result<Value, Failure> {
         self.links.next().send(cmd).await
+    }
+
+    /// Sends commands on no key in one go. Each has its answer.
+    pub async fn ask_all(
+        &self,
+        commands: &Pipeline,
+    ) -> Result<Vec<Result<Value, Failure>>, Failure> {
+        self.links.next().send_all(commands).await
     }
 
     async fn exchange(&self, cmd: Cmd, asking: bool, durable: bool) -> Result<Value, Failure> {

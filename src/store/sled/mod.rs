@@ -47,7 +47,9 @@ use crate::session::{
     clock::Moment,
     id::PublicId,
     record::{Claim, Principal, Record, Touch, Update},
-    store::{Listed, Result, Store, StoreError, Swept, Touched, Written},
+    store::{
+        Cursor, Listed, Restored, Result, Scanned, Store, StoreError, Swept, Touched, Written,
+    },
 };
 
 /// Where and how records are kept.
@@ -357,6 +359,18 @@ impl Store for SledStore {
         self.check()?;
         self.run(move |inner| Ok((inner.list(&principal, after, limit)?, Durability::Buffered)))
             .await
+    }
+
+    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
+        self.check()?;
+        self.run(move |inner| Ok((inner.scan(from.as_ref(), limit)?, Durability::Buffered))).await
+    }
+
+    async fn restore(&self, id: PublicId, record: Record, _: Moment) -> Result<Restored> {
+        self.check()?;
+        let level = self.options().write;
+        // Also when it was there: who put it there may still be waiting for the disk.
+        self.run(move |inner| Ok((inner.restore(id, record)?, level))).await
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {

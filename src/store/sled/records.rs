@@ -14,7 +14,9 @@
 
 use std::{
     collections::hash_map::RandomState,
+    error::Error,
     hash::BuildHasher,
+    ops::Bound,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,7 +31,10 @@ use crate::{
         clock::Moment,
         id::PublicId,
         record::{Claim, Principal, Record, Touch, Update},
-        store::{Change, Expired, Result, StoreError, StoreErrorKind, Swept, Touched, Written},
+        store::{
+            Change, Cursor, Expired, Restored, Result, Scanned, StoreError, StoreErrorKind, Swept,
+            Touched, Written,
+        },
     },
     store::codec,
 };
@@ -129,24 +134,35 @@ impl Records {
         if self.load(id)?.is_some() {
             return Ok(None);
         }
+        self.add(id, record).map(Some)
+    }
+
+    /// Keeps a record where there is none. Call it under the lock of `id`.
+    fn add(&self, id: PublicId, record: Record) -> Result<Arc<Record>> {
         let record = Arc::new(record);
         let indexed = record.deadline;
         self.index(indexed, id)?;
         self.index_principal(&record.principal, id)?;
         self.tally.add(id, || self.put(id, Kept { record: Arc::clone(&record), indexed }))?;
-        Ok(Some(record))
+        Ok(record)
     }
 
     pub fn write(&self, id: PublicId, update: &Update) -> Result<Option<Written>> {
         self.check_room(Room::Everything, "store more")?;
         let _lock = self.shared.locks.lock(id);
-        let Some(Kept { record: before, indexed }) = self.load(id)? else {
+        let Some(kept) = self.load(id)? else {
             return Ok(None);
         };
-        let after = match update.apply(&before) {
-            Ok(record) => Arc::new(record),
-            Err(refusal) => return Ok(Some(Err(refusal))),
-        };
+        match update.apply(&kept.record) {
+            Ok(after) => self.replace(id, kept, after).map(|change| Some(Ok(change))),
+            Err(refusal) => Ok(Some(Err(refusal))),
+        }
+    }
+
+    /// Keeps a record instead of another. Call it under the lock of `id`.
+    fn replace(&self, id: PublicId, kept: Kept, after: Record) -> Result<Change> {
+        let Kept { record: before, indexed } = kept;
+        let after = Arc::new(after);
         let has_moved = before.principal != after.principal;
         if has_moved {
             self.index_principal(&after.principal, id)?;
@@ -155,7 +171,46 @@ impl Records {
         if has_moved {
             self.unindex_principal(&before.principal, id)?;
         }
-        Ok(Some(Ok(Change { before, after })))
+        Ok(Change { before, after })
+    }
+
+    pub fn restore(&self, id: PublicId, record: Record) -> Result<Restored> {
+        self.check_room(Room::Everything, "store more")?;
+        let _lock = self.shared.locks.lock(id);
+        match self.load(id)? {
+            None => self.add(id, record).map(Restored::Created),
+            Some(kept) if record.is_later_than(&kept.record) => {
+                self.replace(id, kept, record).map(Restored::Replaced)
+            }
+            Some(_) => Ok(Restored::Kept),
+        }
+    }
+
+    pub fn scan(&self, from: Option<&Cursor>, limit: usize) -> Result<Scanned> {
+        const SCAN: &str = "read all records";
+        let above = from.and_then(Cursor::to_id);
+        let above = above.as_ref().map_or(Bound::Unbounded, |id| Bound::Excluded(id.as_bytes()));
+        let mut scanned = Scanned::default();
+        let mut latest = None;
+        let stored = self.records.range::<&[u8; PublicId::LEN], _>((above, Bound::Unbounded));
+        for (looked_at, stored) in stored.enumerate() {
+            let (key, bytes) = stored.map_err(|error| StoreError::unavailable(SCAN, error))?;
+            if looked_at == limit.max(1) {
+                scanned.next = latest.map(Cursor::after);
+                break;
+            }
+            // What is under another key is no record of ours.
+            let Ok(id) = key.as_ref().try_into().map(PublicId::from_bytes) else { continue };
+            latest = Some(id);
+            match decode(SCAN, &bytes) {
+                Ok(kept) => scanned.records.push((id, kept.record)),
+                Err(error) => {
+                    tracing::error!(%id, cause = error.source().map(ToString::to_string), "a record can not be read, and is passed over");
+                    scanned.unreadable += 1;
+                }
+            }
+        }
+        Ok(scanned)
     }
 
     pub fn destroy(&self, id: PublicId, claim: &Claim) -> Result<Option<Arc<Record>>> {
@@ -271,16 +326,7 @@ impl Records {
         const DOING: &str = "read a record";
         let stored = self.records.get(id.as_bytes());
         let stored = stored.map_err(|error| StoreError::unavailable(DOING, error))?;
-        let Some(bytes) = stored else {
-            return Ok(None);
-        };
-        let Some((indexed, record)) = bytes.split_first_chunk::<8>() else {
-            return Err(StoreError::unreadable(DOING, "it is cut short"));
-        };
-        let record = codec::decode(Bytes::copy_from_slice(record));
-        let record = record.map_err(|error| StoreError::unreadable(DOING, error))?;
-        let indexed = Moment::from_unix_millis(u64::from_be_bytes(*indexed));
-        Ok(Some(Kept { record: Arc::new(record), indexed }))
+        stored.map(|bytes| decode(DOING, &bytes)).transpose()
     }
 
     /// Writes a record and moves its index entry, if that is elsewhere now.
@@ -360,6 +406,17 @@ impl Records {
         let found = self.expiry.contains_key(entry(at, id));
         found.map_err(|error| StoreError::unavailable(SWEEP, error))
     }
+}
+
+/// What is kept under an id.
+fn decode(doing: &'static str, bytes: &[u8]) -> Result<Kept> {
+    let Some((indexed, record)) = bytes.split_first_chunk::<8>() else {
+        return Err(StoreError::unreadable(doing, "it is cut short"));
+    };
+    let record = codec::decode(Bytes::copy_from_slice(record));
+    let record = record.map_err(|error| StoreError::unreadable(doing, error))?;
+    let indexed = Moment::from_unix_millis(u64::from_be_bytes(*indexed));
+    Ok(Kept { record: Arc::new(record), indexed })
 }
 
 const ENTRY_LEN: usize = 8 + PublicId::LEN;

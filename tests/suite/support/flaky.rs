@@ -10,7 +10,9 @@ use sessiond::{
         clock::Moment,
         id::PublicId,
         record::{Claim, Principal, Record, Touch, Update},
-        store::{Listed, Result, Store, StoreError, Swept, Touched, Written},
+        store::{
+            Cursor, Listed, Restored, Result, Scanned, Store, StoreError, Swept, Touched, Written,
+        },
     },
     store::memory::MemoryStore,
 };
@@ -97,6 +99,16 @@ impl Store for FlakyStore {
     ) -> Result<Listed> {
         self.faults.pass().await?;
         self.store.list(principal, after, limit).await
+    }
+
+    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
+        self.faults.pass().await?;
+        self.store.scan(from, limit).await
+    }
+
+    async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
+        self.faults.pass().await?;
+        self.store.restore(id, record, now).await
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {

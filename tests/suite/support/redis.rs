@@ -258,6 +258,23 @@ impl RedisCluster {
         cluster
     }
 
+    /// Moves the slot of `key`, and the key in it, from one node to another.
+    pub fn move_slot(&self, key: &str, from: &RedisServer, to: &RedisServer) {
+        let slot = to.ask(&["CLUSTER", "KEYSLOT", key]);
+        let slot = slot.trim().trim_start_matches(':');
+        let id = |node: &RedisServer| {
+            node.ask(&["CLUSTER", "MYID"]).lines().nth(1).expect("an id").to_owned()
+        };
+        let (from_id, to_id) = (id(from), id(to));
+        to.ask(&["CLUSTER", "SETSLOT", slot, "IMPORTING", &from_id]);
+        from.ask(&["CLUSTER", "SETSLOT", slot, "MIGRATING", &to_id]);
+        let moved = from.ask(&["MIGRATE", "127.0.0.1", &to.port.to_string(), key, "0", "5000"]);
+        assert_eq!(moved, "+OK\r\n", "{key} moves");
+        for node in &self.nodes {
+            assert_eq!(node.ask(&["CLUSTER", "SETSLOT", slot, "NODE", &to_id]), "+OK\r\n");
+        }
+    }
+
     pub fn url(&self) -> String {
         let nodes: Vec<_> =
             self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();

@@ -1,0 +1,94 @@
+//! Redis, whatever it consists of: from the options to who is asked.
+
+use std::sync::Arc;
+
+use redis::Value;
+
+use super::{
+    RedisOptions,
+    cluster::Cluster,
+    command::Command,
+    connect::{Access, Connector, Login, Place},
+    failure::Failure,
+    scan::Holders,
+    server::{Manner, Server},
+    time::Timekeeper,
+    url::{RedisUrl, Target},
+};
+
+/// One server, or a cluster of them.
+pub enum Servers {
+    One(Arc<Server>),
+    Cluster(Cluster),
+}
+
+impl Servers {
+    /// Starts to connect. `probe_key`: what they are tried out with, unless they are
+    /// only read from.
+    pub fn start(options: &RedisOptions, probe_key: Option<String>, time: Timekeeper) -> Self {
+        let RedisUrl { tls, username, password, target } = options.url.clone();
+        let named = &options.login;
+        let login = Login {
+            username: if named.username.is_empty() { username } else { named.username.clone() },
+            password: if named.password.is_empty() { password } else { named.password.clone() },
+        };
+        let access = Arc::new(Access {
+            tls: tls.then(|| options.tls.clone()),
+            servers: login,
+            sentinels: options.sentinel_login.clone(),
+            timeout: options.connect_timeout,
+            probe_key,
+        });
+        let time = Arc::new(time);
+        let manner = Manner { connections: options.connections, wait: options.wait };
+        let one = |place| {
+            let connector = Connector { access: Arc::clone(&access), place };
+            Self::One(Arc::new(Server::start(&connector, &time, manner)))
+        };
+        match target {
+            Target::Server { address, database } => one(Place::Server { address, database }),
+            Target::Sentinel { sentinels, service, database } => {
+                let (sentinels, service) = (sentinels.into(), service.into());
+                one(Place::Primary { sentinels, service, database, naming: Arc::default() })
+            }
+            Target::Cluster { seeds } => Self::Cluster(Cluster::start(access, time, manner, seeds)),
+        }
+    }
+
+    pub async fn run(&self, command: &Command<'_>) -> Result<Value, Failure> {
+        match self {
+            Self::One(server) => server.run(command, false).await,
+            Self::Cluster(cluster) => cluster.run(command).await,
+        }
+    }
+
+    /// Waits for the outcome of the tries to connect that are under way.
+    pub async fn tried(&self) -> Result<(), Failure> {
+        match self {
+            Self::One(server) => server.tried().await,
+            Self::Cluster(cluster) => cluster.tried().await,
+        }
+    }
+
+    pub fn holders(&self) -> Result<Holders, Failure> {
+        match self {
+            Self::One(server) => Ok(Holders { map: 0, servers: vec![Arc::clone(server)] }),
+            Self::Cluster(cluster) => cluster.holders(),
+        }
+    }
+
+    /// As [`holders`](Self::holders), asked anew.
+    pub async fn holders_now(&self) -> Result<Holders, Failure> {
+        if let Self::Cluster(cluster) = self {
+            cluster.learn().await?;
+        }
+        self.holders()
+    }
+
+    pub fn check(&self) -> Result<(), Failure> {
+        match self {
+            Self::One(server) => server.check(),
+            Self::Cluster(cluster) => cluster.check(),
+        }
+    }
+}

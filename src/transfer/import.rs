@@ -1,0 +1,262 @@
+//! Import: from a file or standard input to a daemon.
+//!
+//! Records go there in batches. What is there already is passed over, so the same
+//! export may be imported again: all of it, or from the line that is told.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    io::{self, BufRead, BufReader, IsTerminal},
+    time::SystemTime,
+};
+
+use prost::Message;
+use sessiond::{
+    grpc::wire::{
+        ExportSessionsRequest, ImportSessionsRequest, ImportSessionsResponse,
+        RevokeSessionsRequest, SessionRecord,
+    },
+    session::id::PublicId,
+};
+
+use super::{
+    Admin, connect,
+    line::{Header, Line},
+    patiently, progress,
+};
+use crate::{
+    cli::ImportArgs,
+    client::{Caller, Problem},
+};
+
+/// A batch ends when it has grown to one of these. Any daemon takes a message so large.
+const BATCH_RECORDS: usize = 500;
+const BATCH_BYTES: usize = 256 << 10;
+/// The largest number of ids in a RevokeSessions.
+const REVOKED_AT_ONCE: usize = 1000;
+
+/// Imports, and says what became of the records in one line, `key=count` each.
+pub async fn import(caller: &Caller, args: &ImportArgs) -> Result<String, Problem> {
+    let input: Box<dyn BufRead> = match &args.input {
+        Some(path) => {
+            let file = File::open(path);
+            let unreadable = |error| format!("{} can not be read: {error}", path.display());
+            Box::new(BufReader::new(file.map_err(unreadable)?))
+        }
+        None if io::stdin().is_terminal() => {
+            return Err("expected an export on standard input, or a file with --input".to_owned());
+        }
+        None => Box::new(io::stdin().lock()),
+    };
+    let mut importing = Importing {
+        caller,
+        client: connect(caller).await?,
+        batch: Vec::new(),
+        batch_bytes: 0,
+        counts: ImportSessionsResponse::default(),
+        taken: Taken { line: args.from_line.saturating_sub(1), cursor: None },
+        seen: args.mirror.then(Seen::default),
+    };
+    let bar = progress("importing", None);
+    let ended = importing.run(input, args, &bar).await;
+    bar.finish_and_clear();
+    let ended = ended.map_err(|why| importing.go_on(why, args))?;
+    let ImportSessionsResponse { created_count, replaced_count, kept_count, dropped_count } =
+        importing.counts;
+    let ended = ended.map_or_else(String::new, |count| format!(" ended={count}"));
+    Ok(format!(
+        "created={created_count} replaced={replaced_count} kept={kept_count} \
+         dropped={dropped_count}{ended}"
+    ))
+}
+
+struct Importing<'c> {
+    caller: &'c Caller,
+    client: Admin,
+    batch: Vec<SessionRecord>,
+    batch_bytes: usize,
+    counts: ImportSessionsResponse,
+    taken: Taken,
+    /// `None`: nobody asks for it.
+    seen: Option<Seen>,
+}
+
+/// How far the daemon has taken the export.
+struct Taken {
+    line: u64,
+    cursor: Option<String>,
+}
+
+/// What the export holds.
+#[derive(Default)]
+struct Seen {
+    header: Option<Header>,
+    sessions: HashMap<String, HashSet<PublicId>>,
+}
+
+impl Importing<'_> {
+    /// Gives how many sessions were ended, if it was asked for.
+    async fn run(
+        &mut self,
+        input: impl BufRead,
+        args: &ImportArgs,
+        bar: &indicatif::ProgressBar,
+    ) -> Result<Option<u64>, Problem> {
+        let (mut engines, mut last) = (None, self.taken.line);
+        for (text, number) in input.lines().zip(1u64..) {
+            let text = text.map_err(|error| format!("line {number} can not be read: {error}"))?;
+            if number < args.from_line || text.trim().is_empty() {
+                continue;
+            }
+            last = number;
+            let line = Line::parse(&text).map_err(|why| format!("line {number}: {why}"))?;
+            match line {
+                _ if engines.is_some() => {
+                    return Err(format!("line {number}: something comes after the end"));
+                }
+                Line::Header(header) => {
+                    if let Some(seen) = &mut self.seen {
+                        seen.header.get_or_insert(header);
+                    }
+                }
+                Line::Record(record) => {
+                    self.add(*record);
+                    if self.batch.len() == BATCH_RECORDS || self.batch_bytes >= BATCH_BYTES {
+                        self.send(number).await?;
+                    }
+                }
+                Line::Cursor(cursor) => {
+                    self.send(number).await?;
+                    self.taken.cursor = Some(cursor);
+                }
+                Line::End(end) => {
+                    self.send(number).await?;
+                    engines = Some(end.engines);
+                }
+            }
+            bar.set_position(self.count());
+        }
+        let Some(engines) = engines else {
+            self.send(last).await?;
+            let hint = "the export ends before its end: what there is was imported, and something \
+                        may be missing";
+            return Err(hint.to_owned());
+        };
+        match self.seen.take() {
+            None => Ok(None),
+            Some(seen) => self.end_others(&engines, &seen).await.map(Some),
+        }
+    }
+
+    fn add(&mut self, record: SessionRecord) {
+        if let Some(seen) = &mut self.seen
+            && let Some(id) = PublicId::from_text(record.id.as_bytes())
+            && !record.adoption_mark
+        {
+            match seen.sessions.get_mut(&record.engine) {
+                Some(sessions) => drop(sessions.insert(id)),
+                None => drop(seen.sessions.insert(record.engine.clone(), HashSet::from([id]))),
+            }
+        }
+        self.batch_bytes += record.encoded_len();
+        self.batch.push(record);
+    }
+
+    /// Sends the batch, which is of lines up to `line`.
+    async fn send(&mut self, line: u64) -> Result<(), Problem> {
+        if !self.batch.is_empty() {
+            let request = ImportSessionsRequest { records: std::mem::take(&mut self.batch) };
+            self.batch_bytes = 0;
+            let Self { caller, client, .. } = self;
+            let response = patiently(caller, async || {
+                client.import_sessions(caller.request(request.clone())).await
+            });
+            let response = response.await?;
+            self.counts.created_count += response.created_count;
+            self.counts.replaced_count += response.replaced_count;
+            self.counts.kept_count += response.kept_count;
+            self.counts.dropped_count += response.dropped_count;
+        }
+        self.taken.line = line;
+        Ok(())
+    }
+
+    fn count(&self) -> u64 {
+        let ImportSessionsResponse { created_count, replaced_count, kept_count, dropped_count } =
+            self.counts;
+        [created_count, replaced_count, kept_count, dropped_count].map(u64::from).iter().sum()
+    }
+
+    /// Ends what is not in the export, and was created before it began.
+    async fn end_others(&mut self, engines: &[String], seen: &Seen) -> Result<u64, Problem> {
+        let Some(header) = seen.header.as_ref().filter(|header| header.after.is_none()) else {
+            let why = "--mirror needs a whole export, from its first line on: nothing was ended";
+            return Err(why.to_owned());
+        };
+        let mut ended = 0;
+        for engine in engines {
+            let nothing = HashSet::new();
+            let exported = seen.sessions.get(engine).unwrap_or(&nothing);
+            ended += self.end_others_of(engine, exported, header.export_time).await?;
+        }
+        Ok(ended)
+    }
+
+    async fn end_others_of(
+        &mut self,
+        engine: &str,
+        exported: &HashSet<PublicId>,
+        began: SystemTime,
+    ) -> Result<u64, Problem> {
+        let (mut ended, mut page_token) = (0, String::new());
+        let Self { caller, client, .. } = self;
+        loop {
+            let request =
+                ExportSessionsRequest { engine: engine.to_owned(), page_size: 0, page_token };
+            let page = patiently(caller, async || {
+                client.export_sessions(caller.request(request.clone())).await
+            });
+            let page = page.await?;
+            let is_other = |record: &SessionRecord| {
+                let id = PublicId::from_text(record.id.as_bytes());
+                let created = record.create_time.and_then(|time| SystemTime::try_from(time).ok());
+                !record.adoption_mark
+                    && id.is_some_and(|id| !exported.contains(&id))
+                    && created.is_some_and(|created| created < began)
+            };
+            let ids = page.records.into_iter().filter(is_other).map(|record| record.id);
+            let ids: Vec<_> = ids.collect();
+            for ids in ids.chunks(REVOKED_AT_ONCE) {
+                let request = RevokeSessionsRequest {
+                    engine: engine.to_owned(),
+                    session_ids: ids.to_vec(),
+                    principal: String::new(),
+                };
+                let revoked = patiently(caller, async || {
+                    client.revoke_sessions(caller.request(request.clone())).await
+                });
+                ended += u64::from(revoked.await?.revoked);
+            }
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(ended);
+            }
+        }
+    }
+
+    /// What went wrong, and how to go on.
+    fn go_on(&self, why: Problem, args: &ImportArgs) -> Problem {
+        let Taken { line, cursor } = &self.taken;
+        let next = line + 1;
+        match (&args.input, cursor) {
+            (Some(path), _) => {
+                format!("{why}; go on with --input {} --from-line {next}", path.display())
+            }
+            (None, Some(cursor)) => format!(
+                "{why}; go on with --from-line {next} of the same, or with an export --after \
+                 {cursor}"
+            ),
+            (None, None) => why,
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! The lines of an export, each a JSON object:
+//!
+//! ```text
+//! {"sessiond_export":1,"export_time":"2026-01-31T09:00:00.000Z"}
+//! {"engine":"default","id":"…","verifier_sha256":"…","version":3,"principal":"ann",
+//!  "create_time":"…","idle_deadline":"…","duration_millis":3600000,"data":{…}}
+//! {"cursor":"…"}
+//! {"end":{"record_count":1,"unreadable_count":0,"engines":["default"]}}
+//! ```
+//!
+//! The first line begins an export, a cursor says that all before it is complete and
+//! where to go on, the end that nothing is missing. The session's data stands there to
+//! the byte, but that white space between its members may be another.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde_json::value::RawValue;
+use sessiond::grpc::wire::SessionRecord;
+
+/// The layout that is written and read.
+const LAYOUT: u32 = 1;
+
+/// What a line says.
+#[derive(Debug)]
+pub enum Line {
+    Header(Header),
+    Record(Box<SessionRecord>),
+    Cursor(String),
+    End(End),
+}
+
+/// Begins an export.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
+    sessiond_export: u32,
+    /// When it began.
+    #[serde(with = "time")]
+    pub export_time: SystemTime,
+    /// The cursor that it goes on from: what comes before is elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+}
+
+/// Nothing is missing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct End {
+    pub record_count: u64,
+    /// Left out, because nobody could read them.
+    pub unreadable_count: u64,
+    /// All that were exported, also those without a session.
+    pub engines: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CursorLine {
+    cursor: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EndLine {
+    end: End,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecordLine {
+    engine: String,
+    id: String,
+    #[serde(with = "base64url")]
+    verifier_sha256: Vec<u8>,
+    version: u64,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    principal: String,
+    #[serde(with = "time")]
+    create_time: SystemTime,
+    #[serde(with = "time")]
+    idle_deadline: SystemTime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    duration_millis: Option<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    adoption_mark: bool,
+    data: Box<RawValue>,
+}
+
+/// Tells the kinds of lines apart.
+#[derive(Deserialize)]
+struct Probe {
+    sessiond_export: Option<IgnoredAny>,
+    cursor: Option<IgnoredAny>,
+    end: Option<IgnoredAny>,
+}
+
+/// Why a text is no line. Quotes nothing of it but names of keys.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    #[error("expected a line of an export, found something else at column {column}: {problem}")]
+    Syntax { column: usize, problem: String },
+    #[error("the export has layout {found}, this version reads layout {LAYOUT}")]
+    UnknownLayout { found: u32 },
+    #[error("the daemon has sent a record that makes no sense: {problem}")]
+    Record { problem: &'static str },
+}
+
+impl Header {
+    pub fn new(export_time: SystemTime, after: Option<String>) -> Self {
+        Self { sessiond_export: LAYOUT, export_time, after }
+    }
+}
+
+impl Line {
+    pub fn parse(text: &str) -> Result<Self, Unfit> {
+        let probe: Probe = from_json(text)?;
+        if probe.sessiond_export.is_some() {
+            let header: Header = from_json(text)?;
+            return match header.sessiond_export {
+                LAYOUT => Ok(Self::Header(header)),
+                found => Err(Unfit::UnknownLayout { found }),
+            };
+        }
+        if probe.cursor.is_some() {
+            return from_json(text).map(|CursorLine { cursor }| Self::Cursor(cursor));
+        }
+        if probe.end.is_some() {
+            return from_json(text).map(|EndLine { end }| Self::End(end));
+        }
+        let line: RecordLine = from_json(text)?;
+        Ok(Self::Record(Box::new(SessionRecord {
+            engine: line.engine,
+            id: line.id,
+            verifier_sha256: line.verifier_sha256.into(),
+            version: line.version,
+            principal: line.principal.into(),
+            create_time: Some(line.create_time.into()),
+            idle_deadline: Some(line.idle_deadline.into()),
+            duration: line.duration_millis.map(duration),
+            data: String::from(Box::<str>::from(line.data)).into(),
+            adoption_mark: line.adoption_mark,
+        })))
+    }
+
+    /// The line, with its end.
+    pub fn to_text(&self) -> Result<String, Unfit> {
+        let text = match self {
+            Self::Header(header) => to_json(header),
+            Self::Cursor(cursor) => to_json(&CursorLine { cursor: cursor.clone() }),
+            Self::End(end) => to_json(&EndLine { end: end.clone() }),
+            Self::Record(record) => to_json(&line(record)?),
+        };
+        Ok(text + "\n")
+    }
+}
+
+fn line(record: &SessionRecord) -> Result<RecordLine, Unfit> {
+    let unfit = |problem| Unfit::Record { problem };
+    let text =
+        |bytes: &[u8], problem| String::from_utf8(bytes.to_vec()).map_err(|_| unfit(problem));
+    let moment = |time: Option<prost_types::Timestamp>| {
+        let time = time.and_then(|time| SystemTime::try_from(time).ok());
+        time.ok_or(unfit("a time that is none"))
+    };
+    let data = text(&record.data, "data that is not UTF-8")?;
+    // Within a text JSON has no such octets, so they stand between its members.
+    let data = RawValue::from_string(data.replace(['\n', '\r'], " "));
+    let own = record.duration.map(Duration::try_from).transpose();
+    Ok(RecordLine {
+        engine: record.engine.clone(),
+        id: record.id.clone(),
+        verifier_sha256: record.verifier_sha256.to_vec(),
+        version: record.version,
+        principal: text(&record.principal, "a principal that is not UTF-8")?,
+        create_time: moment(record.create_time)?,
+        idle_deadline: moment(record.idle_deadline)?,
+        duration_millis: own
+            .map_err(|_| unfit("a duration that is none"))?
+            .map(|own| own.as_millis().try_into().unwrap_or(u64::MAX)),
+        adoption_mark: record.adoption_mark,
+        data: data.map_err(|_| unfit("data that is no JSON"))?,
+    })
+}
+
+fn duration(millis: u64) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: (millis / 1000).try_into().unwrap_or(i64::MAX),
+        nanos: (millis % 1000) as i32 * 1_000_000,
+    }
+}
+
+fn from_json<'t, T: Deserialize<'t>>(text: &'t str) -> Result<T, Unfit> {
+    serde_json::from_str(text).map_err(|error| {
+        let told = error.to_string();
+        // The place is told apart, and a line is always the first.
+        let problem = told.rsplit_once(" at line ").map_or(told.as_str(), |(what, _)| what);
+        // What it found there may be somebody's data.
+        let problem = problem.split_once(": string ").map_or(problem, |(what, _)| what);
+        Unfit::Syntax { column: error.column(), problem: problem.to_owned() }
+    })
+}
+
+fn to_json(line: &impl Serialize) -> String {
+    serde_json::to_string(line).expect("numbers, texts and JSON become JSON")
+}
+
+/// RFC 3339, to the millisecond, as records have it.
+mod time {
+    use serde::{Deserializer, Serializer, de::Error};
+
+    use super::*;
+
+    pub fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_rfc3339_millis(*time))
+    }
+
+    pub fn deserialize<'d, D: Deserializer<'d>>(deserializer: D) -> Result<SystemTime, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let time = humantime::parse_rfc3339(&text).ok().filter(|time| *time >= UNIX_EPOCH);
+        time.ok_or_else(|| D::Error::custom("expected a time such as 2026-01-31T09:00:00.000Z"))
+    }
+}
+
+mod base64url {
+    use serde::{Deserializer, Serializer, de::Error};
+
+    use super::*;
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64URL.encode(bytes))
+    }
+
+    pub fn deserialize<'d, D: Deserializer<'d>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        BASE64URL.decode(text).map_err(|_| D::Error::custom("expected base64url without padding"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record() -> SessionRecord {
+        let time = |seconds| Some(prost_types::Timestamp { seconds, nanos: 250_000_000 });
+        SessionRecord {
+            engine: "default".to_owned(),
+            id: "AAAAAAAAAAAAAAAA".to_owned(),
+            verifier_sha256: vec![7; 32].into(),
+            version: 3,
+            principal: "zoë".into(),
+            create_time: time(1_700_000_000),
+            idle_deadline: time(1_700_001_800),
+            duration: Some(duration(1500)),
+            data: r#"{"n":9007199254740993.10}"#.into(),
+            adoption_mark: false,
+        }
+    }
+
+    fn there_and_back(record: SessionRecord) -> SessionRecord {
+        let text = Line::Record(Box::new(record)).to_text().expect("a line");
+        assert_eq!(text.matches('\n').count(), 1, "one line: {text}");
+        match Line::parse(&text).expect("a line") {
+            Line::Record(record) => *record,
+            _ => panic!("it is no record any more: {text}"),
+        }
+    }
+
+    /// What an older version has written stays readable.
+    #[test]
+    fn a_record_looks_so() {
+        let text = Line::Record(Box::new(record())).to_text().expect("a line");
+        let verifier = BASE64URL.encode([7; 32]);
+        let expected = format!(
+            "{{\"engine\":\"default\",\"id\":\"AAAAAAAAAAAAAAAA\",\"verifier_sha256\":\"{verifier}\",\
+             \"version\":3,\"principal\":\"zoë\",\"create_time\":\"2023-11-14T22:13:20.250Z\",\
+             \"idle_deadline\":\"2023-11-14T22:43:20.250Z\",\"duration_millis\":1500,\
+             \"data\":{{\"n\":9007199254740993.10}}}}\n"
+        );
+        assert_eq!(text, expected);
+        assert!(there_and_back(record()) == record(), "a line is read as it was written");
+        let plain =
+            SessionRecord { principal: "".into(), duration: None, adoption_mark: true, ..record() };
+        assert!(there_and_back(plain.clone()) == plain);
+    }
+
+    #[test]
+    fn data_keeps_its_bytes_and_its_line() {
+        let data = "{\"a\" :\n 1e400,\r\n\"b\":\"x\\n\\u00e9\"}";
+        let back = there_and_back(SessionRecord { data: data.into(), ..record() });
+        assert_eq!(back.data, "{\"a\" :  1e400,  \"b\":\"x\\n\\u00e9\"}");
+    }
+
+    #[test]
+    fn the_other_lines_are_told_apart() {
+        let header = Header::new(UNIX_EPOCH + Duration::from_secs(1), Some("c".to_owned()));
+        let end = End { record_count: 1, unreadable_count: 2, engines: vec!["a".to_owned()] };
+        for line in
+            [Line::Header(header.clone()), Line::Cursor("x".to_owned()), Line::End(end.clone())]
+        {
+            let text = line.to_text().expect("a line");
+            let read = Line::parse(&text).expect("a line");
+            assert_eq!(format!("{read:?}"), format!("{line:?}"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_line_is_refused_without_a_word_of_it() {
+        for (text, expected) in [
+            ("", "EOF while parsing"),
+            ("[1]", "column 0: invalid type"),
+            (r#"{"engine":"default"}"#, "missing field `id`"),
+            (r#"{"cursor":"x","more":1}"#, "unknown field `more`"),
+            (r#"{"cursor":{"secret":1}}"#, "invalid type: map, expected a string"),
+            (r#"{"end":"secret"}"#, "invalid type"),
+            (r#"{"sessiond_export":2,"export_time":"2026-01-31T09:00:00Z"}"#, "layout 2"),
+            (r#"{"sessiond_export":1,"export_time":"secret"}"#, "expected a time such as"),
+        ] {
+            let problem = Line::parse(text).expect_err("no line").to_string();
+            assert!(problem.contains(expected), "{text}: expected {expected}, found {problem}");
+            assert!(!problem.contains("secret"), "{problem}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_judged_without_a_panic(text in "\\PC{0,80}") {
+            let _ = Line::parse(&text);
+        }
+    }
+}

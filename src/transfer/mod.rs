@@ -1,0 +1,76 @@
+//! `export` and `import`: all sessions of one daemon, in lines of JSON, to another.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`line`] | what a line says |
+//! | [`export`] | from a daemon to a file or standard output, and on from where it stopped |
+//! | [`import`] | from a file or standard input to a daemon |
+
+mod export;
+mod import;
+mod line;
+
+use std::{
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use sessiond::grpc::wire::session_admin_service_client::SessionAdminServiceClient;
+use tonic::{Code, Response, Status, transport::Channel};
+
+pub use self::{export::export, import::import};
+use crate::client::{Caller, Problem};
+
+type Admin = SessionAdminServiceClient<Channel>;
+
+/// Goes on trying for so long while the daemon is away or has too much to do.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(500);
+
+async fn connect(caller: &Caller) -> Result<Admin, Problem> {
+    // A page is as large as the records in it.
+    Ok(Admin::new(caller.connect().await?).max_decoding_message_size(usize::MAX))
+}
+
+/// Calls, and calls again if that may help. Whatever is asked here may be asked twice.
+async fn patiently<T>(
+    caller: &Caller,
+    mut call: impl AsyncFnMut() -> Result<Response<T>, Status>,
+) -> Result<T, Problem> {
+    let started = Instant::now();
+    loop {
+        match call().await {
+            Ok(response) => return Ok(response.into_inner()),
+            Err(status)
+                if matches!(
+                    status.code(),
+                    Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded
+                ) && started.elapsed() < PATIENCE =>
+            {
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(status) => return Err(caller.refused(&status)),
+        }
+    }
+}
+
+/// What a person at a terminal sees meanwhile, on standard error; others nothing.
+fn progress(doing: &'static str, total: Option<u64>) -> ProgressBar {
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let bar = ProgressBar::with_draw_target(total, target).with_message(doing);
+    style(&bar, total);
+    bar
+}
+
+fn style(bar: &ProgressBar, total: Option<u64>) {
+    let template = match total {
+        Some(_) => "{msg} [{wide_bar}] {human_pos} of about {human_len}, {per_sec}, {eta} left",
+        None => "{msg} {spinner} {human_pos}, {per_sec}, for {elapsed}",
+    };
+    bar.set_style(ProgressStyle::with_template(template).expect("the templates are well-formed"));
+}

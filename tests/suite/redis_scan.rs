@@ -1,0 +1,163 @@
+//! All records of an engine in Redis: what a scan gives, and when it begins anew.
+
+use std::collections::BTreeSet;
+
+use sessiond::{
+    session::{
+        clock::Moment,
+        data::Data,
+        id::{PublicId, VerifierHash},
+        record::{Principal, Record},
+        store::{Cursor, Store},
+    },
+    store::redis::{RedisDatabase, RedisStore},
+};
+
+use crate::support::{
+    daemon::TestClock,
+    redis::{RedisCluster, RedisServer, is_missing, options},
+};
+
+const NOW: Moment = Moment::from_unix_millis(1_800_000_000_000);
+/// More than there are on a server: one slice holds all of them.
+const ALL: usize = 10_000;
+
+fn id(number: u8) -> PublicId {
+    PublicId::from_bytes([number; 12])
+}
+
+fn ann() -> Principal {
+    Principal::new(b"ann").expect("short")
+}
+
+fn record(version: u64) -> Record {
+    Record {
+        verifier: VerifierHash::from_bytes([1; 32]),
+        version,
+        create_time: NOW,
+        deadline: NOW + std::time::Duration::from_secs(1000),
+        duration: None,
+        principal: ann(),
+        data: Data::EMPTY,
+    }
+}
+
+fn stores(url: &str, key_prefix: &str) -> (RedisStore, RedisStore) {
+    let database = RedisDatabase::start(options(url, key_prefix), TestClock::new());
+    (database.store("default"), database.store("default/adopted"))
+}
+
+/// Sessions of somebody, so that there is an index beside them.
+async fn fill(store: &RedisStore, count: u8) -> BTreeSet<PublicId> {
+    for number in 0..count {
+        store.create(id(number), record(1)).await.expect("the store works").expect("it is free");
+    }
+    (0..count).map(id).collect()
+}
+
+/// The rest of a scan: the ids, and how many records could not be read.
+async fn scan(
+    store: &RedisStore,
+    mut cursor: Option<Cursor>,
+    limit: usize,
+) -> (BTreeSet<PublicId>, usize) {
+    let (mut found, mut unreadable) = (BTreeSet::new(), 0);
+    loop {
+        let scanned = store.scan(cursor, limit).await.expect("the store works");
+        found.extend(scanned.records.into_iter().map(|(id, _)| id));
+        unreadable += scanned.unreadable;
+        cursor = scanned.next;
+        if cursor.is_none() {
+            return (found, unreadable);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_records_of_the_engine_are_given() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let (odd, marks) = stores(&server.url(), "a[b]*?-^\\");
+    let (other, _) = stores(&server.url(), "ab");
+    let expected = fill(&odd, 20).await;
+    fill(&marks, 3).await;
+    fill(&other, 30).await;
+    assert_eq!(
+        scan(&odd, None, 4).await,
+        (expected, 0),
+        "none of a mark, an index, another prefix"
+    );
+    let key = format!("ab:default:{}", id(7));
+    server.ask(&["SET", &key, "somebody else's"]);
+    let (found, unreadable) = scan(&other, None, 4).await;
+    assert_eq!((found.len(), unreadable), (29, 1), "what makes no sense is counted");
+    assert_eq!(server.ask(&["GET", &key]), "$15\r\nsomebody else's\r\n", "and left alone");
+}
+
+/// Cursors of another process of the server mean something else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_was_started_again_is_scanned_anew() {
+    if is_missing() {
+        return;
+    }
+    let mut server = RedisServer::with(&["--appendonly", "yes"]);
+    let (store, _) = stores(&server.url(), "sessiond");
+    let expected = fill(&store, 200).await;
+    let first = store.scan(None, 10).await.expect("the store works");
+    assert!(first.next.is_some() && first.records.len() < 200, "there is more");
+    server.kill();
+    server.restart();
+    // A new one: the old one has to notice the loss first.
+    let (store, _) = stores(&server.url(), "sessiond");
+    assert_eq!(scan(&store, first.next, 10).await.0, expected, "all, from the beginning");
+}
+
+/// A key that moves from a server yet to come to one that was scanned.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_moves_makes_the_scan_begin_anew() {
+    if is_missing() {
+        return;
+    }
+    let cluster = RedisCluster::start(3, 0);
+    let (store, _) = stores(&cluster.url(), "sessiond");
+    let expected = fill(&store, 100).await;
+    assert_eq!(scan(&store, None, 7).await.0, expected);
+    let first = store.scan(None, ALL).await.expect("the store works");
+    let key = |id: PublicId| format!("sessiond:default:{id}");
+    let holder = |id: PublicId| {
+        let holds = |node: &&RedisServer| node.ask(&["GET", &key(id)]).starts_with('$');
+        cluster.nodes.iter().find(holds).expect("somebody holds it")
+    };
+    let scanned = holder(first.records[0].0);
+    let moving = expected.iter().find(|id| holder(**id).port != scanned.port);
+    let moving = *moving.expect("not all are on one server");
+    cluster.move_slot(&key(moving), holder(moving), scanned);
+    let (rest, _) = scan(&store, first.next, ALL).await;
+    assert!(rest.contains(&moving), "it has moved past the scan");
+}
+
+/// A list that meets an entry before its record is there leaves it alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_forgets_nothing_that_is_being_restored() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let (store, _) = stores(&server.url(), "sessiond");
+    let lister = {
+        let (store, _) = stores(&server.url(), "sessiond");
+        tokio::spawn(async move {
+            loop {
+                store.list(ann(), None, 1000).await.expect("the store works");
+            }
+        })
+    };
+    for number in 0..=255 {
+        store.restore(id(number), record(7), NOW).await.expect("the store works");
+    }
+    lister.abort();
+    let listed = store.list(ann(), None, 1000).await.expect("the store works");
+    assert_eq!(listed.records.len(), 256, "all are found");
+}
