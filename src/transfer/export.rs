@@ -30,10 +30,11 @@ pub async fn export(
     args: &ExportArgs,
     now: SystemTime,
 ) -> Result<String, Problem> {
+    // Before a file is made, which is in the way of the next try.
+    let mut client = connect(caller).await?;
     let Some(Start { mut output, mut end, mut cursor }) = start(args, now)? else {
         return Ok("the export is complete already".to_owned());
     };
-    let mut client = connect(caller).await?;
     let bar = progress("exporting", None);
     bar.set_position(end.record_count);
     // Of the engines before this one.
@@ -172,7 +173,7 @@ fn write(output: &mut impl Write, lines: &[Line]) -> Result<(), Problem> {
 fn go_on(why: Problem, args: &ExportArgs, cursor: &str) -> Problem {
     match &args.output {
         Some(path) => format!("{why}; go on with --output {} --resume", path.display()),
-        None if cursor.is_empty() => why,
+        None if cursor == args.after.as_deref().unwrap_or_default() => why,
         None => format!("{why}; go on with --after {cursor}"),
     }
 }

@@ -11,11 +11,12 @@ mod import;
 mod line;
 
 use std::{
+    fmt::Write,
     io::IsTerminal,
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use sessiond::grpc::wire::session_admin_service_client::SessionAdminServiceClient;
 use tonic::{Code, Response, Status, transport::Channel};
 
@@ -69,8 +70,12 @@ fn progress(doing: &'static str, total: Option<u64>) -> ProgressBar {
 
 fn style(bar: &ProgressBar, total: Option<u64>) {
     let template = match total {
-        Some(_) => "{msg} [{wide_bar}] {human_pos} of about {human_len}, {per_sec}, {eta} left",
-        None => "{msg} {spinner} {human_pos}, {per_sec}, for {elapsed}",
+        Some(_) => "{msg} [{wide_bar}] {human_pos} of about {human_len}, {rate}/s, {eta} left",
+        None => "{msg} {spinner} {human_pos}, {rate}/s, for {elapsed}",
     };
-    bar.set_style(ProgressStyle::with_template(template).expect("the templates are well-formed"));
+    let style = ProgressStyle::with_template(template).expect("the templates are well-formed");
+    bar.set_style(style.with_key("rate", |state: &ProgressState, text: &mut dyn Write| {
+        // It can not fail.
+        let _ = write!(text, "{}", HumanCount(state.per_sec() as u64));
+    }));
 }
