@@ -38,6 +38,13 @@ impl PublicId {
         &self.0
     }
 
+    /// 16 characters of base64url.
+    pub fn to_text(self) -> [u8; Self::TEXT_LEN] {
+        let mut text = [0; Self::TEXT_LEN];
+        BASE64URL.encode_slice(self.0, &mut text).expect("12 bytes are 16 characters of base64url");
+        text
+    }
+
     /// `None` when `text` is not 16 characters of base64url.
     pub fn from_text(text: &[u8]) -> Option<Self> {
         if text.len() != Self::TEXT_LEN {
@@ -51,7 +58,7 @@ impl PublicId {
 
 impl fmt::Display for PublicId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&BASE64URL.encode(self.0))
+        f.write_str(std::str::from_utf8(&self.to_text()).expect("base64url is ASCII"))
     }
 }
 

@@ -56,10 +56,6 @@ impl Token {
     pub fn expose(&self) -> &str {
         &self.0
     }
-
-    pub fn into_exposed(self) -> String {
-        self.0
-    }
 }
 
 impl fmt::Debug for Token {
