@@ -128,9 +128,10 @@ fn malformed(problem: &str) -> Status {
     Fault::new(Reason::MalformedMessage, problem).into_status()
 }
 
-/// Decodes a message of a call.
-pub fn decode<M: prost::Message + Default>(message: Bytes) -> Result<M, Status> {
-    M::decode(message).map_err(|error| malformed(&format!("the message makes no sense: {error}")))
+/// Decodes a message of a call, in place: a request is large, because a Write is.
+pub fn decode(message: Bytes, request: &mut impl prost::Message) -> Result<(), Status> {
+    let problem = |error| malformed(&format!("the message makes no sense: {error}"));
+    request.merge(message).map_err(problem)
 }
 
 #[cfg(test)]

@@ -134,17 +134,19 @@ where
         };
         match inbound.poll_next(cx) {
             Poll::Pending => return false,
-            Poll::Ready(Some(message)) => match message.and_then(messages::decode) {
-                Ok(request) => self.start(request, cx),
-                Err(status) => self.close(Err(status)),
-            },
+            Poll::Ready(Some(Ok(message))) => self.start(message, cx),
+            Poll::Ready(Some(Err(status))) => self.close(Err(status)),
             Poll::Ready(None) => self.close(Ok(())),
         }
         true
     }
 
-    fn start(&mut self, request: PipelineRequest, cx: &mut Context<'_>) {
+    fn start(&mut self, message: Bytes, cx: &mut Context<'_>) {
         use pipeline_request::Operation as Of;
+        let mut request = PipelineRequest::default();
+        if let Err(status) = messages::decode(message, &mut request) {
+            return self.close(Err(status));
+        }
         let sequence = request.sequence;
         match request.operation {
             Some(Of::Resolve(request)) => {

@@ -91,7 +91,8 @@ impl<S: Store> SessionService<S> {
         B::Error: Into<BoxError>,
     {
         let message = Messages::new(body, self.max_message_bytes).only().await?;
-        let request = messages::decode(message)?;
+        let mut request = O::Request::default();
+        messages::decode(message, &mut request)?;
         let observer = self.observer.as_ref();
         let operation = operation::prepared::<S, O>(&self.engines, request, observer)
             .map_err(Fault::into_status)?;

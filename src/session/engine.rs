@@ -492,11 +492,11 @@ impl<S: Store> Engine<S> {
         for proven in presented.proven() {
             let now = self.clock.now();
             let record = self.store.recall(proven.public())?;
-            if slide && self.touch_of(proven, now).apply(&record).is_some() {
-                return None;
-            }
             match self.judge(proven, Some(Touched { record, moved: false }), now) {
-                Ok(live) => return Some(Ok(live)),
+                Ok(live) => {
+                    let is_due = slide && self.policy.lifetime.slide(&live.0.record, now).is_some();
+                    return (!is_due).then_some(Ok(live));
+                }
                 Err(why) => absence = absence.max(why),
             }
         }

@@ -91,9 +91,22 @@ impl VerifierHash {
     }
 }
 
+/// Whether two digests are the same, in constant time. By words, because subtle
+/// takes as long for each octet as for each of these.
+pub(super) fn are_same(one: &[u8; 32], other: &[u8; 32]) -> bool {
+    let words = |digest: &[u8; 32]| {
+        let mut words = [0; 4];
+        for (word, octets) in words.iter_mut().zip(digest.as_chunks().0) {
+            *word = u64::from_ne_bytes(*octets);
+        }
+        words
+    };
+    words(one).ct_eq(&words(other)).into()
+}
+
 impl PartialEq for VerifierHash {
     fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+        are_same(&self.0, &other.0)
     }
 }
 
@@ -208,6 +221,17 @@ mod tests {
         let rolled = SessionId::rolled(id.public(), &entropy);
         assert_eq!(id.public(), rolled.public());
         assert_ne!(id.verifier_hash(), rolled.verifier_hash());
+    }
+
+    #[test]
+    fn digests_are_the_same_when_every_bit_is() {
+        let digest = [0x5a; 32];
+        assert!(are_same(&digest, &digest.clone()));
+        for bit in 0..256 {
+            let mut other = digest;
+            other[bit / 8] ^= 1 << (bit % 8);
+            assert!(!are_same(&digest, &other), "bit {bit}");
+        }
     }
 
     #[test]
