@@ -1,11 +1,12 @@
 //! What do the parts of an operation cost? `cargo bench --bench parts`
 //!
 //! Beside the parts: a whole Resolve of a hot session in the process, from the
-//! request to the response (at most 1.0 µs is wanted), the same with tonic's
-//! codec round it, and 64 of them in one Pipeline. No socket is involved.
+//! message to the message (at most 1.0 µs is wanted), and 64 of them in one Pipeline.
+//! No socket and no HTTP/2 is involved.
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     hint::black_box,
     sync::{
         Arc,
@@ -16,16 +17,16 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use http::Response;
+use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use prost::Message;
 use sessiond::{
     grpc::{
         engines::Engines,
+        observer::Rpc,
         session_service::SessionService,
-        wire::{
-            PipelineRequest, ResolveRequest, pipeline_request,
-            session_service_server::{SessionService as _, SessionServiceServer},
-        },
+        wire::{PipelineRequest, ResolveRequest, pipeline_request},
     },
     server::{
         metrics::{Measured, Metrics},
@@ -48,8 +49,6 @@ use sessiond::{
 };
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
-use tonic::Request;
-use tower::Service;
 
 #[path = "support/mod.rs"]
 mod support;
@@ -76,7 +75,7 @@ criterion_main!(benches);
 fn tokens_and_cookies(criterion: &mut Criterion) {
     let keyring = keyring();
     let id = SessionId::generate(&SystemEntropy);
-    let token = keyring.sign(&id).into_exposed();
+    let token = keyring.sign(&id).expose().to_owned();
     let mut group = criterion.benchmark_group("token");
     group.bench_function("generate an id", |bench| {
         bench.iter(|| SessionId::generate(&SystemEntropy));
@@ -228,6 +227,22 @@ fn runtime() -> Runtime {
     runtime.expect("a runtime")
 }
 
+/// All that is answered, as whoever sends it takes it: how many octets.
+async fn read(answer: Response<impl Body<Data = Bytes, Error = Infallible> + Unpin>) -> usize {
+    let mut body = answer.into_body();
+    let mut len = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        match frame.into_data() {
+            Ok(data) => len += data.len(),
+            Err(frame) => {
+                let status = frame.trailers_ref().and_then(|trailers| trailers.get("grpc-status"));
+                assert!(status.is_some_and(|status| status == "0"), "it has failed: {status:?}");
+            }
+        }
+    }
+    len
+}
+
 fn resolves(criterion: &mut Criterion) {
     let runtime = runtime();
     let directory = tempfile::tempdir().expect("a directory");
@@ -249,8 +264,8 @@ fn resolves(criterion: &mut Criterion) {
             let set = Data::parse(data(DATA_BYTES).into()).expect("JSON");
             let options = WriteOptions { set, ..Default::default() };
             let (_, notice) = runtime.block_on(engine.create(options)).expect("the store works");
-            let line = notice.set_cookie.expect("a new session's").into_exposed();
-            resolve(line.split(';').next().expect("it has a pair"))
+            let line = notice.set_cookie.expect("a new session's");
+            resolve(line.expose().split(';').next().expect("it has a pair"))
         })
         .collect();
     let turn = AtomicUsize::new(0);
@@ -258,6 +273,7 @@ fn resolves(criterion: &mut Criterion) {
     let service = SessionService {
         engines: Engines::new(BTreeMap::from([("default".to_owned(), Arc::clone(&engine))])),
         observer: metrics,
+        max_message_bytes: 64 << 10,
         pipeline_in_flight: 256,
         stopping: CancellationToken::new(),
     };
@@ -277,51 +293,39 @@ fn resolves(criterion: &mut Criterion) {
             BatchSize::SmallInput,
         );
     });
-    group.bench_function("in the process, hot", |bench| {
-        bench.to_async(&runtime).iter(|| service.resolve(Request::new(request())));
-    });
 
-    let mut server = SessionServiceServer::new(service);
-    let mut call = |path: &str, messages: &[Bytes]| {
-        let mut body = BytesMut::new();
-        for message in messages {
-            body.put_u8(0);
-            body.put_u32(message.len() as u32);
-            body.put_slice(message);
-        }
-        let body = tonic::body::Body::new(Full::new(body.freeze()));
-        let request = http::Request::post(format!("/sessiond.v1.SessionService/{path}"))
-            .header("content-type", "application/grpc")
-            .body(body)
-            .expect("a request");
-        let called = server.call(request);
-        async move {
-            let answer = called.await.unwrap_or_else(|never| match never {});
-            let whole = answer.into_body().collect().await.expect("it is whole");
-            let status = whole.trailers().and_then(|trailers| trailers.get("grpc-status"));
-            assert!(status.is_none_or(|status| status == "0"), "a call has failed: {status:?}");
-            whole.to_bytes().len()
-        }
+    let framed = |message: &[u8]| {
+        let mut framed = BytesMut::new();
+        framed.put_u8(0);
+        framed.put_u32(message.len() as u32);
+        framed.put_slice(message);
+        framed.freeze()
     };
-    let encoded: Vec<Bytes> =
-        requests.iter().map(|request| request.encode_to_vec().into()).collect();
-    group.bench_function("the same with tonic's codec, unary", |bench| {
-        bench.to_async(&runtime).iter(|| {
-            let at = next(&turn, SESSIONS);
-            call("Resolve", &encoded[at..=at])
+    let unary: Vec<Bytes> =
+        requests.iter().map(|request| framed(&request.encode_to_vec())).collect();
+    group.bench_function("in the process, hot", |bench| {
+        bench.to_async(&runtime).iter(async || {
+            let body = Full::new(unary[next(&turn, SESSIONS)].clone());
+            read(service.unary(Rpc::Resolve, body).await).await
         });
     });
-    let streamed: Vec<Bytes> = requests[..PIPELINED]
-        .iter()
-        .zip(0..)
-        .map(|(request, sequence)| {
-            let operation = Some(pipeline_request::Operation::Resolve(request.clone()));
-            PipelineRequest { sequence, operation }.encode_to_vec().into()
+    let streams: Vec<Bytes> = requests
+        .chunks_exact(PIPELINED)
+        .map(|requests| {
+            let message = |(sequence, request): (u64, &ResolveRequest)| {
+                let operation = Some(pipeline_request::Operation::Resolve(request.clone()));
+                framed(&PipelineRequest { sequence, operation }.encode_to_vec())
+            };
+            let messages: Vec<Bytes> = (0..).zip(requests).map(message).collect();
+            messages.concat().into()
         })
         .collect();
     group.throughput(Throughput::Elements(PIPELINED as u64));
-    group.bench_function("64 with tonic's codec, one Pipeline", |bench| {
-        bench.to_async(&runtime).iter(|| call("Pipeline", &streamed));
+    group.bench_function("64 in one Pipeline", |bench| {
+        bench.to_async(&runtime).iter(async || {
+            let body = Full::new(streams[next(&turn, streams.len())].clone());
+            read(service.pipeline(body)).await
+        });
     });
     group.finish();
 }

@@ -20,13 +20,13 @@ use prost::Message;
 use sessiond::{
     grpc::{
         engines::Engines,
+        handler::Handler,
         observer::{Observer, Outcome, Rpc},
         session_service::SessionService,
         wire::{
             Credential, DestroyRequest, PipelineRequest, PipelineResponse, ResolveRequest,
             SessionState, TouchRequest, WriteRequest, credential::Kind,
             pipeline_request::Operation, pipeline_response::Result as Answer,
-            session_service_server::SessionServiceServer,
         },
     },
     session::{
@@ -40,8 +40,7 @@ use sessiond::{
     store::memory::MemoryStore,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
-use tower::ServiceExt;
+use tonic::{Code, Status, service::Routes};
 
 use super::cookie::{NAME, engine};
 
@@ -61,12 +60,15 @@ async fn drive(input: &[u8]) {
     let store = Hesitant::new(input);
     let engine = Arc::new(engine(store));
     let engines = Engines::new(BTreeMap::from([("default".to_owned(), engine)]));
-    let service = SessionServiceServer::new(SessionService {
+    let service = SessionService {
         engines,
         observer: Arc::new(Unseen),
+        max_message_bytes: 64 << 10,
         pipeline_in_flight: IN_FLIGHT,
         stopping: CancellationToken::new(),
-    });
+    };
+    let handler = Handler { auth: None, sessions: Some(service), routes: Routes::default() };
+    let handler = Arc::new(handler);
 
     let create = |sequence| PipelineRequest {
         sequence,
@@ -77,7 +79,7 @@ async fn drive(input: &[u8]) {
     };
     let creations: Vec<_> =
         (0..SESSIONS as u64).map(|n| frame(&create(n).encode_to_vec())).collect();
-    let (made, status) = call(service.clone(), creations.concat()).await;
+    let (made, status) = call(&handler, creations.concat()).await;
     assert_eq!(status, Code::Ok, "expected the stream of creations to end well");
     let token = |answer: &PipelineResponse| match &answer.result {
         Some(Answer::Write(write)) => write.token.clone(),
@@ -87,7 +89,7 @@ async fn drive(input: &[u8]) {
 
     let script = Script::read(input, &tokens);
     let frames: Vec<_> = script.messages.iter().map(|message| frame(message)).collect();
-    let (answers, status) = call(service, frames.concat()).await;
+    let (answers, status) = call(&handler, frames.concat()).await;
     script.judge(&answers, status);
 }
 
@@ -101,15 +103,12 @@ fn frame(message: &[u8]) -> Vec<u8> {
 }
 
 /// Sends a whole stream and gives all answers and how it ended.
-async fn call(
-    service: SessionServiceServer<SessionService<Hesitant>>,
-    body: Vec<u8>,
-) -> (Vec<PipelineResponse>, Code) {
+async fn call(handler: &Arc<Handler<Hesitant>>, body: Vec<u8>) -> (Vec<PipelineResponse>, Code) {
     let request = http::Request::post("/sessiond.v1.SessionService/Pipeline")
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(Full::new(Bytes::from(body)));
-    let answer = service.oneshot(request.expect("a valid request")).await.expect("infallible");
+    let answer = handler.handle(request.expect("a valid request")).await.expect("infallible");
     // A stream without answers may end in the headers.
     let early = Status::from_header_map(answer.headers());
     let collected = answer.into_body().collect().await.expect("the body ends in order");

@@ -6,7 +6,7 @@ use crate::session::{
     clock::Moment,
     credential::{Absence, Credential},
     data::{Data, DataError},
-    engine::{self, Notice, SetCookie, WriteOptions},
+    engine::{self, WriteOptions},
     lifetime::MAX_DURATION,
     record::Principal,
 };
@@ -34,10 +34,6 @@ pub fn absence(absence: Absence) -> wire::SessionState {
     }
 }
 
-pub fn session(session: &engine::Session) -> wire::Session {
-    wire::Session { data: session.record.data.text().clone(), ..session_without_data(session) }
-}
-
 pub fn session_without_data(session: &engine::Session) -> wire::Session {
     let record = &session.record;
     wire::Session {
@@ -49,16 +45,6 @@ pub fn session_without_data(session: &engine::Session) -> wire::Session {
         expire_time: Some(timestamp(session.expire_time)),
         duration: Some(duration(session.duration)),
     }
-}
-
-/// The values of the `set_cookie` and `token` fields.
-pub fn notice(notice: Notice) -> (Vec<String>, String) {
-    let token = notice.token.map(|token| token.into_exposed()).unwrap_or_default();
-    (set_cookie(notice.set_cookie), token)
-}
-
-pub fn set_cookie(set_cookie: Option<SetCookie>) -> Vec<String> {
-    set_cookie.map(SetCookie::into_exposed).into_iter().collect()
 }
 
 /// What a Write asks for, checked; its credential and engine aside.
@@ -119,11 +105,14 @@ pub fn own_duration(given: &prost_types::Duration) -> Result<Duration, Fault> {
 }
 
 pub fn timestamp(moment: Moment) -> prost_types::Timestamp {
+    let (seconds, nanos) = seconds_and_nanos(moment);
+    prost_types::Timestamp { seconds: seconds as i64, nanos: nanos as i32 }
+}
+
+/// Since the Unix epoch. Both are in the range of a Timestamp's fields.
+pub fn seconds_and_nanos(moment: Moment) -> (u64, u32) {
     let millis = moment.unix_millis();
-    prost_types::Timestamp {
-        seconds: (millis / 1000).try_into().unwrap_or(i64::MAX),
-        nanos: (millis % 1000) as i32 * 1_000_000,
-    }
+    (millis / 1000, (millis % 1000) as u32 * 1_000_000)
 }
 
 pub fn duration(duration: Duration) -> prost_types::Duration {

@@ -23,7 +23,7 @@ use tower::Service;
 use super::{
     auth::BearerAuth,
     fault,
-    unary::{Answer, UnaryCalls},
+    session_service::{Call, SessionService, Unary},
 };
 use crate::session::store::Store;
 
@@ -32,8 +32,8 @@ pub struct Handler<S> {
     /// Who may call; `None`: everybody. Health is open to all: probes carry no
     /// token.
     pub auth: Option<BearerAuth>,
-    /// Answered here.
-    pub unary: Option<UnaryCalls<S>>,
+    /// Whose calls are answered here.
+    pub sessions: Option<SessionService<S>>,
     /// Answer all the rest.
     pub routes: Routes,
 }
@@ -41,7 +41,7 @@ pub struct Handler<S> {
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
 /// What an answer is made of.
-pub type AnswerBody = Either<Answer, tonic::body::Body>;
+pub type AnswerBody = Either<Unary, tonic::body::Body>;
 
 type Answered = Result<Response<AnswerBody>, Infallible>;
 
@@ -65,15 +65,23 @@ impl<S: Store> Handler<S> {
         }
         let timeout = timeout(request.headers());
         let handler = Arc::clone(self);
-        if self.unary.is_some()
-            && let Some(rpc) = UnaryCalls::<S>::find(request.uri().path())
-        {
-            let body = request.into_body();
-            let work = async move {
-                let unary = handler.unary.as_ref().expect("it was there above");
-                Ok(unary.answer(rpc, body).await.map(Either::Left))
-            };
-            return Right(InTime::new(timeout, Left(work)));
+        let call = self.sessions.as_ref().zip(SessionService::<S>::find(request.uri().path()));
+        match call {
+            Some((_, Call::Unary(rpc))) => {
+                let body = request.into_body();
+                let work = async move {
+                    let sessions = handler.sessions.as_ref().expect("it was there above");
+                    Ok(sessions.unary(rpc, body).await.map(Either::Left))
+                };
+                return Right(InTime::new(timeout, Left(work)));
+            }
+            Some((sessions, Call::Pipeline)) => {
+                let answer = sessions.pipeline(request.into_body());
+                return Left(ready(Ok(
+                    answer.map(|body| Either::Right(tonic::body::Body::new(body)))
+                )));
+            }
+            None => {}
         }
         let work = Box::pin(async move {
             let Ok(answer) = handler.routes.clone().call(request).await;
@@ -84,7 +92,7 @@ impl<S: Store> Handler<S> {
 }
 
 fn refused(status: Status) -> Answered {
-    Ok(status.into_http::<Answer>().map(Either::Left))
+    Ok(status.into_http::<Unary>().map(Either::Left))
 }
 
 pin_project! {

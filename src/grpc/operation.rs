@@ -10,13 +10,13 @@ use std::{
 };
 
 use super::{
+    answer::Answer,
     convert,
     engines::Engines,
     fault::{Fault, Reason},
     observer::{Observer, Outcome, Rpc},
     wire::{
-        DestroyRequest, DestroyResponse, DestroyScope, ResolveRequest, ResolveResponse,
-        SessionState, TouchRequest, TouchResponse, WriteRequest, WriteResponse,
+        DestroyRequest, DestroyScope, ResolveRequest, SessionState, TouchRequest, WriteRequest,
     },
 };
 use crate::session::{
@@ -30,7 +30,6 @@ use crate::session::{
 /// An operation whose request is in order.
 pub trait Operation<S>: Sized + Send + 'static {
     type Request;
-    type Response;
     const RPC: Rpc;
 
     fn prepare(engines: &Engines<S>, request: Self::Request) -> Result<Self, Fault>;
@@ -41,27 +40,27 @@ pub trait Operation<S>: Sized + Send + 'static {
 
     /// What [`run`](Self::run) would give, if no store has to be waited for to know
     /// it.
-    fn recall(&self) -> Option<(Self::Response, Outcome)> {
+    fn recall(&self) -> Option<(Answer, Outcome)> {
         None
     }
 
-    fn run(self) -> impl Future<Output = Result<(Self::Response, Outcome), Error>> + Send;
+    fn run(self) -> impl Future<Output = Result<(Answer, Outcome), Error>> + Send;
 }
 
 /// Answers an operation from memory, if that is enough, and tells the observer.
-pub fn recalled<S, O: Operation<S>>(operation: &O, observer: &dyn Observer) -> Option<O::Response> {
-    let (response, outcome) = operation.recall()?;
+pub fn recalled<S, O: Operation<S>>(operation: &O, observer: &dyn Observer) -> Option<Answer> {
+    let (answer, outcome) = operation.recall()?;
     observer.finished(O::RPC, outcome, Duration::ZERO);
-    Some(response)
+    Some(answer)
 }
 
 /// Answers an operation, from memory if that is enough, and tells the observer.
 pub async fn answered<S, O: Operation<S>>(
     operation: O,
     observer: &dyn Observer,
-) -> Result<O::Response, Fault> {
+) -> Result<Answer, Fault> {
     match recalled(&operation, observer) {
-        Some(response) => Ok(response),
+        Some(answer) => Ok(answer),
         // Boxed, so that those answered from memory are small.
         None => Box::pin(observed(operation, observer)).await,
     }
@@ -71,12 +70,12 @@ pub async fn answered<S, O: Operation<S>>(
 pub async fn observed<S, O: Operation<S>>(
     operation: O,
     observer: &dyn Observer,
-) -> Result<O::Response, Fault> {
+) -> Result<Answer, Fault> {
     let started = Instant::now();
     match operation.run().await {
-        Ok((response, outcome)) => {
+        Ok((answer, outcome)) => {
             observer.finished(O::RPC, outcome, started.elapsed());
-            Ok(response)
+            Ok(answer)
         }
         Err(error) => {
             let fault = Fault::from(error);
@@ -120,7 +119,6 @@ pub struct Resolve<S> {
 
 impl<S: Store> Operation<S> for Resolve<S> {
     type Request = ResolveRequest;
-    type Response = ResolveResponse;
     const RPC: Rpc = Rpc::Resolve;
 
     fn prepare(engines: &Engines<S>, request: ResolveRequest) -> Result<Self, Fault> {
@@ -134,11 +132,11 @@ impl<S: Store> Operation<S> for Resolve<S> {
         &self.presented
     }
 
-    fn recall(&self) -> Option<(ResolveResponse, Outcome)> {
+    fn recall(&self) -> Option<(Answer, Outcome)> {
         self.engine.recall_resolve(&self.presented, self.options).map(resolved)
     }
 
-    async fn run(self) -> Result<(ResolveResponse, Outcome), Error> {
+    async fn run(self) -> Result<(Answer, Outcome), Error> {
         let Self { engine, presented, options } = self;
         let may_create = options.create || presented.may_be_adopted();
         let is_followed = may_create && engine.is_followed();
@@ -148,23 +146,26 @@ impl<S: Store> Operation<S> for Resolve<S> {
     }
 }
 
-fn resolved(resolution: Resolution) -> (ResolveResponse, Outcome) {
-    let (state, session, notice, outcome) = match resolution {
+fn resolved(resolution: Resolution) -> (Answer, Outcome) {
+    match resolution {
         Resolution::Active(session, notice) => {
-            (SessionState::Active, session, notice, Outcome::Active)
+            (found(Rpc::Resolve, SessionState::Active, session, notice), Outcome::Active)
         }
         Resolution::Created(session, notice) => {
-            (SessionState::Created, session, notice, Outcome::Created)
+            (found(Rpc::Resolve, SessionState::Created, session, notice), Outcome::Created)
         }
-        Resolution::Absent(absence) => {
-            let state = convert::absence(absence).into();
-            let response = ResolveResponse { state, ..Default::default() };
-            return (response, Outcome::Absent(absence));
-        }
-    };
-    let (set_cookie, token) = convert::notice(notice);
-    let session = Some(convert::session(&session));
-    (ResolveResponse { state: state.into(), session, set_cookie, token }, outcome)
+        Resolution::Absent(absence) => absent(Rpc::Resolve, absence),
+    }
+}
+
+fn found(rpc: Rpc, state: SessionState, session: Session, notice: Notice) -> Answer {
+    Answer { rpc, number: state as u32, session: Some(session), notice }
+}
+
+fn absent(rpc: Rpc, absence: Absence) -> (Answer, Outcome) {
+    let number = convert::absence(absence) as u32;
+    let answer = Answer { rpc, number, session: None, notice: Notice::default() };
+    (answer, Outcome::Absent(absence))
 }
 
 pub struct Touch<S> {
@@ -174,7 +175,6 @@ pub struct Touch<S> {
 
 impl<S: Store> Operation<S> for Touch<S> {
     type Request = TouchRequest;
-    type Response = TouchResponse;
     const RPC: Rpc = Rpc::Touch;
 
     fn prepare(engines: &Engines<S>, request: TouchRequest) -> Result<Self, Fault> {
@@ -187,11 +187,11 @@ impl<S: Store> Operation<S> for Touch<S> {
         &self.presented
     }
 
-    fn recall(&self) -> Option<(TouchResponse, Outcome)> {
+    fn recall(&self) -> Option<(Answer, Outcome)> {
         self.engine.recall_touch(&self.presented).map(touched)
     }
 
-    async fn run(self) -> Result<(TouchResponse, Outcome), Error> {
+    async fn run(self) -> Result<(Answer, Outcome), Error> {
         let Self { engine, presented } = self;
         let is_followed = presented.may_be_adopted() && engine.is_followed();
         let touching = to_its_end(is_followed, async move { engine.touch(&presented).await });
@@ -199,21 +199,14 @@ impl<S: Store> Operation<S> for Touch<S> {
     }
 }
 
-fn touched(found: Result<(Session, Notice), Absence>) -> (TouchResponse, Outcome) {
-    match found {
+fn touched(outcome: Result<(Session, Notice), Absence>) -> (Answer, Outcome) {
+    match outcome {
         Ok((session, notice)) => {
-            let response = TouchResponse {
-                state: SessionState::Active.into(),
-                session: Some(convert::session_without_data(&session)),
-                set_cookie: convert::set_cookie(notice.set_cookie),
-            };
-            (response, Outcome::Active)
+            // A TouchResponse has no place for a token; the Set-Cookie line holds it.
+            let notice = Notice { token: None, ..notice };
+            (found(Rpc::Touch, SessionState::Active, session, notice), Outcome::Active)
         }
-        Err(absence) => {
-            let state = convert::absence(absence).into();
-            let response = TouchResponse { state, ..Default::default() };
-            (response, Outcome::Absent(absence))
-        }
+        Err(absence) => absent(Rpc::Touch, absence),
     }
 }
 
@@ -227,7 +220,6 @@ pub struct Write<S> {
 
 impl<S: Store> Operation<S> for Write<S> {
     type Request = WriteRequest;
-    type Response = WriteResponse;
     const RPC: Rpc = Rpc::Write;
 
     fn prepare(engines: &Engines<S>, mut request: WriteRequest) -> Result<Self, Fault> {
@@ -247,7 +239,7 @@ impl<S: Store> Operation<S> for Write<S> {
         &self.presented
     }
 
-    async fn run(self) -> Result<(WriteResponse, Outcome), Error> {
+    async fn run(self) -> Result<(Answer, Outcome), Error> {
         let Self { engine, presented, create, options } = self;
         let change = to_its_end(engine.is_followed(), async move {
             if create {
@@ -257,10 +249,8 @@ impl<S: Store> Operation<S> for Write<S> {
             }
         });
         let (session, notice) = change.await?;
-        let (set_cookie, token) = convert::notice(notice);
-        let session = Some(convert::session_without_data(&session));
         let outcome = if create { Outcome::Created } else { Outcome::Active };
-        Ok((WriteResponse { session, set_cookie, token }, outcome))
+        Ok((Answer { rpc: Rpc::Write, number: 0, session: Some(session), notice }, outcome))
     }
 }
 
@@ -272,7 +262,6 @@ pub struct Destroy<S> {
 
 impl<S: Store> Operation<S> for Destroy<S> {
     type Request = DestroyRequest;
-    type Response = DestroyResponse;
     const RPC: Rpc = Rpc::Destroy;
 
     fn prepare(engines: &Engines<S>, request: DestroyRequest) -> Result<Self, Fault> {
@@ -294,7 +283,7 @@ impl<S: Store> Operation<S> for Destroy<S> {
         &self.presented
     }
 
-    async fn run(self) -> Result<(DestroyResponse, Outcome), Error> {
+    async fn run(self) -> Result<(Answer, Outcome), Error> {
         let Self { engine, presented, scope } = self;
         let absence = presented.absence();
         let change =
@@ -304,7 +293,8 @@ impl<S: Store> Operation<S> for Destroy<S> {
             );
         let destroyed = change.await?;
         let outcome = if destroyed.was_live { Outcome::Active } else { Outcome::Absent(absence) };
-        let set_cookie = convert::set_cookie(destroyed.set_cookie);
-        Ok((DestroyResponse { destroyed: destroyed.count, set_cookie }, outcome))
+        let notice = Notice { set_cookie: destroyed.set_cookie, token: None };
+        let number = destroyed.count;
+        Ok((Answer { rpc: Rpc::Destroy, number, session: None, notice }, outcome))
     }
 }

@@ -1,58 +1,78 @@
 //! Pipeline: many operations over one stream.
 //!
-//! The stream of answers drives everything: when it is polled, it runs what is
+//! The body of the answer drives everything: when it is polled, it runs what is
 //! in flight and takes in new requests, as long as fewer than the limit are in
-//! flight or wait to be sent. A client that does not read its answers is thus
+//! flight or wait to be sent, and until a frame is full. A client that does not read its answers is thus
 //! held by flow control, and costs no more than the limit.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
+    convert::Infallible,
     future::Future,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use futures_util::{
     Stream,
     stream::{FusedStream, FuturesUnordered},
 };
+use http::HeaderMap;
+use http_body::{Body, Frame};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use super::{
+    answer::{self, Answer},
     engines::Engines,
-    fault::{self, Fault, Reason},
+    fault::{Fault, Reason},
     lanes::{Lanes, Ticket},
+    messages::{self, BoxError, Messages},
     observer::Observer,
     operation::{self, Operation},
-    wire::{PipelineRequest, PipelineResponse, pipeline_request, pipeline_response},
+    session_service,
+    wire::{PipelineRequest, pipeline_request},
 };
 use crate::session::store::Store;
 
-type Answering = Pin<Box<dyn Future<Output = PipelineResponse> + Send>>;
-type Running = Pin<Box<dyn Future<Output = (Ticket, PipelineResponse)> + Send>>;
+/// What one operation comes to, and its sequence.
+type Outcome = (u64, Result<Answer, Fault>);
+type Answering = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+type Running = Pin<Box<dyn Future<Output = (Ticket, Outcome)> + Send>>;
+
+/// Answers leave when there are so many octets of them: with the next one they may
+/// be more than a frame of HTTP/2 takes, and what exceeds it costs a frame more.
+const ENOUGH_BYTES: usize = 15 << 10;
 
 /// The answers to a stream of requests.
-pub struct Pipeline<S, I> {
+pub struct Pipeline<S, B> {
     engines: Engines<S>,
     observer: Arc<dyn Observer>,
     limit: usize,
     /// `None` when no more requests will be taken.
-    inbound: Option<I>,
+    inbound: Option<Messages<B>>,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// How the stream ends once everything taken in is answered.
-    ending: Option<Status>,
+    /// The trailers, once they are known. They are sent when everything taken in is
+    /// answered.
+    ending: Option<HeaderMap>,
     lanes: Lanes,
     next_ticket: Ticket,
     running: FuturesUnordered<Running>,
     waiting: HashMap<Ticket, Answering>,
-    answers: VecDeque<PipelineResponse>,
+    /// Answers that wait to be sent, as messages.
+    answers: Vec<u8>,
+    /// How many these are.
+    unsent: usize,
+    /// Octets that were sent last: about as many will be the next time.
+    sent_bytes: usize,
 }
 
-impl<S: Store, I> Pipeline<S, I>
+impl<S: Store, B> Pipeline<S, B>
 where
-    I: Stream<Item = Result<PipelineRequest, Status>> + Send + Unpin,
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
 {
     /// Takes at most `limit` operations into flight. When `stopping` is
     /// cancelled no more are taken; what is in flight is answered, and the
@@ -61,7 +81,7 @@ where
         engines: Engines<S>,
         observer: Arc<dyn Observer>,
         limit: usize,
-        inbound: I,
+        inbound: Messages<B>,
         stopping: CancellationToken,
     ) -> Self {
         Self {
@@ -75,67 +95,76 @@ where
             next_ticket: 0,
             running: FuturesUnordered::new(),
             waiting: HashMap::new(),
-            answers: VecDeque::new(),
+            answers: Vec::new(),
+            unsent: 0,
+            sent_bytes: 0,
         }
     }
 
     fn in_flight(&self) -> usize {
-        self.running.len() + self.waiting.len() + self.answers.len()
+        self.running.len() + self.waiting.len() + self.unsent
     }
 
-    fn close(&mut self, ending: Option<Status>) {
+    /// Takes no more requests. How the stream ends is said when all is answered.
+    fn close(&mut self, ending: Result<(), Status>) {
         self.inbound = None;
-        self.ending = ending;
+        self.ending = Some(ending.map_or_else(trailers, |()| session_service::ok()));
     }
 
-    /// Takes in one request, if one is there and there is room. True when
-    /// something has changed.
-    fn take_in(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.inbound.is_some() && self.stopping.as_mut().poll(cx).is_ready() {
-            let message = "the daemon is shutting down; operations that are not answered \
-                           were not applied, send them to the next one";
-            self.close(Some(Fault::new(Reason::ShuttingDown, message).into_status()));
+    /// Answers an operation that was waited for, or takes in one request, if one is
+    /// there and there is room. True when something has changed.
+    fn step(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.running.is_terminated()
+            && let Poll::Ready(Some((ticket, outcome))) = Pin::new(&mut self.running).poll_next(cx)
+        {
+            self.answer(outcome);
+            for next in self.lanes.leave(ticket) {
+                if let Some(answering) = self.waiting.remove(&next) {
+                    self.run(next, answering);
+                }
+            }
             return true;
         }
-        if self.in_flight() >= self.limit {
-            return false;
-        }
+        self.in_flight() < self.limit && self.take_in(cx)
+    }
+
+    fn take_in(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(inbound) = &mut self.inbound else {
             return false;
         };
-        match Pin::new(inbound).poll_next(cx) {
+        match inbound.poll_next(cx) {
             Poll::Pending => return false,
-            Poll::Ready(Some(Ok(request))) => self.start(request, cx),
-            Poll::Ready(Some(Err(status))) => {
-                let status = fault::of_transport(&status).map_or(status, Fault::into_status);
-                self.close(Some(status));
-            }
-            Poll::Ready(None) => self.close(None),
+            Poll::Ready(Some(Ok(message))) => self.start(message, cx),
+            Poll::Ready(Some(Err(status))) => self.close(Err(status)),
+            Poll::Ready(None) => self.close(Ok(())),
         }
         true
     }
 
-    fn start(&mut self, request: PipelineRequest, cx: &mut Context<'_>) {
+    fn start(&mut self, message: Bytes, cx: &mut Context<'_>) {
         use pipeline_request::Operation as Of;
-        use pipeline_response::Result as Answer;
+        let mut request = PipelineRequest::default();
+        if let Err(status) = messages::decode(message, &mut request) {
+            return self.close(Err(status));
+        }
         let sequence = request.sequence;
         match request.operation {
             Some(Of::Resolve(request)) => {
-                self.start_as::<operation::Resolve<S>>(sequence, request, Answer::Resolve, cx);
+                self.start_as::<operation::Resolve<S>>(sequence, request, cx);
             }
             Some(Of::Touch(request)) => {
-                self.start_as::<operation::Touch<S>>(sequence, request, Answer::Touch, cx);
+                self.start_as::<operation::Touch<S>>(sequence, request, cx);
             }
             Some(Of::Write(request)) => {
-                self.start_as::<operation::Write<S>>(sequence, request, Answer::Write, cx);
+                self.start_as::<operation::Write<S>>(sequence, request, cx);
             }
             Some(Of::Destroy(request)) => {
-                self.start_as::<operation::Destroy<S>>(sequence, request, Answer::Destroy, cx);
+                self.start_as::<operation::Destroy<S>>(sequence, request, cx);
             }
             None => {
                 let problem = "expected one of resolve, touch, write and destroy, found none";
                 let fault = Fault::at(Reason::InvalidArgument, "operation", problem);
-                self.answers.push_back(failed(sequence, fault));
+                self.answer((sequence, Err(fault)));
             }
         }
     }
@@ -144,30 +173,26 @@ where
         &mut self,
         sequence: u64,
         request: O::Request,
-        wrap: fn(O::Response) -> pipeline_response::Result,
         cx: &mut Context<'_>,
     ) {
         let operation =
             match operation::prepared::<S, O>(&self.engines, request, self.observer.as_ref()) {
                 Ok(operation) => operation,
-                Err(fault) => return self.answers.push_back(failed(sequence, fault)),
+                Err(fault) => return self.answer((sequence, Err(fault))),
             };
         // Most are answered from memory and need no place in the lanes.
         let free = self.lanes.are_free(operation.presented().sessions());
-        if free && let Some(response) = operation::recalled(&operation, self.observer.as_ref()) {
-            let result = Some(wrap(response));
-            return self.answers.push_back(PipelineResponse { sequence, result });
+        if free && let Some(answer) = operation::recalled(&operation, self.observer.as_ref()) {
+            return self.answer((sequence, Ok(answer)));
         }
         let presented = operation.presented().clone();
         let observer = Arc::clone(&self.observer);
-        let mut answering: Answering = Box::pin(async move {
-            match operation::observed(operation, observer.as_ref()).await {
-                Ok(response) => PipelineResponse { sequence, result: Some(wrap(response)) },
-                Err(fault) => failed(sequence, fault),
-            }
-        });
-        if free && let Poll::Ready(answer) = answering.as_mut().poll(cx) {
-            return self.answers.push_back(answer);
+        let mut answering: Answering =
+            Box::pin(
+                async move { (sequence, operation::observed(operation, observer.as_ref()).await) },
+            );
+        if free && let Poll::Ready(outcome) = answering.as_mut().poll(cx) {
+            return self.answer(outcome);
         }
         let ticket = self.next_ticket;
         self.next_ticket += 1;
@@ -181,44 +206,54 @@ where
     fn run(&mut self, ticket: Ticket, answering: Answering) {
         self.running.push(Box::pin(async move { (ticket, answering.await) }));
     }
+
+    fn answer(&mut self, (sequence, outcome): Outcome) {
+        if self.answers.is_empty() {
+            self.answers.reserve(self.sent_bytes);
+        }
+        self.unsent += 1;
+        match outcome {
+            Ok(answer) => answer.put_in_pipeline(sequence, &mut self.answers),
+            Err(fault) => answer::put_fault_in_pipeline(sequence, fault, &mut self.answers),
+        }
+    }
 }
 
-fn failed(sequence: u64, fault: Fault) -> PipelineResponse {
-    let result = Some(pipeline_response::Result::Error(fault.into_message()));
-    PipelineResponse { sequence, result }
+fn trailers(status: Status) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    // What can not be written as a header is left out.
+    let _ = status.add_header(&mut trailers);
+    trailers
 }
 
-impl<S: Store, I> Stream for Pipeline<S, I>
+impl<S: Store, B> Body for Pipeline<S, B>
 where
-    I: Stream<Item = Result<PipelineRequest, Status>> + Send + Unpin,
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
 {
-    type Item = Result<PipelineResponse, Status>;
+    type Data = Bytes;
+    type Error = Infallible;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
-        loop {
-            if let Some(answer) = this.answers.pop_front() {
-                return Poll::Ready(Some(Ok(answer)));
-            }
-            if !this.running.is_terminated()
-                && let Poll::Ready(Some((ticket, answer))) =
-                    Pin::new(&mut this.running).poll_next(cx)
-            {
-                this.answers.push_back(answer);
-                for next in this.lanes.leave(ticket) {
-                    if let Some(answering) = this.waiting.remove(&next) {
-                        this.run(next, answering);
-                    }
-                }
-                continue;
-            }
-            if this.take_in(cx) {
-                continue;
-            }
-            if this.inbound.is_none() && this.in_flight() == 0 {
-                return Poll::Ready(this.ending.take().map(Err));
-            }
+        if this.inbound.is_some() && this.stopping.as_mut().poll(cx).is_ready() {
+            let message = "the daemon is shutting down; operations that are not answered \
+                           were not applied, send them to the next one";
+            this.close(Err(Fault::new(Reason::ShuttingDown, message).into_status()));
+        }
+        while this.answers.len() < ENOUGH_BYTES && this.step(cx) {}
+        if !this.answers.is_empty() {
+            this.unsent = 0;
+            let answers = std::mem::take(&mut this.answers);
+            this.sent_bytes = answers.len();
+            return Poll::Ready(Some(Ok(Frame::data(answers.into()))));
+        }
+        if this.inbound.is_some() || this.in_flight() > 0 {
             return Poll::Pending;
         }
+        Poll::Ready(this.ending.take().map(|trailers| Ok(Frame::trailers(trailers))))
     }
 }

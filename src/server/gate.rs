@@ -43,8 +43,9 @@ const STREAM_WINDOW_BYTES: u32 = 64 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
 /// What of one call may wait to be sent.
 const SEND_BUFFER_BYTES: usize = 64 << 10;
-/// What is gathered before it is written: as much as h2 gathers, and a bit.
-const WRITE_BYTES: usize = 20 << 10;
+/// What is gathered before it is written: two frames and a bit. With room for one,
+/// the answers to what a pipeline's peer sent at once cost a call to the system more.
+const WRITE_BYTES: usize = 36 << 10;
 /// RFC 9113, section 4.2: the least; a larger frame would hold up others.
 const FRAME_BYTES: u32 = 16 << 10;
 

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use tonic::{server::NamedService, service::Routes};
+use tonic::{
+    server::NamedService,
+    service::{Routes, RoutesBuilder},
+};
 use tonic_health::server::HealthReporter;
 
 use super::{DaemonStore, config::Limits};
@@ -14,12 +17,8 @@ use crate::grpc::{
     handler::Handler,
     observer::Observer,
     session_service::SessionService,
-    unary::UnaryCalls,
     watchers::Watchers,
-    wire::{
-        FILE_DESCRIPTOR_SET, session_admin_service_server::SessionAdminServiceServer,
-        session_service_server::SessionServiceServer,
-    },
+    wire::{FILE_DESCRIPTOR_SET, session_admin_service_server::SessionAdminServiceServer},
 };
 
 /// What a request for health or reflection may take; both are open to more
@@ -44,20 +43,15 @@ pub struct Services {
 impl Services {
     /// For the listeners of frontends.
     pub fn sessions(&self) -> Handler<DaemonStore> {
-        let service = SessionServiceServer::new(SessionService {
-            engines: self.engines.clone(),
-            observer: Arc::clone(&self.observer),
-            pipeline_in_flight: self.limits.pipeline_in_flight as usize,
-            stopping: self.stopping.clone(),
-        })
-        .max_decoding_message_size(self.limits.max_message_bytes.as_usize());
-        let name = <SessionServiceServer<SessionService<DaemonStore>>>::NAME;
-        let unary = UnaryCalls {
+        let sessions = SessionService {
             engines: self.engines.clone(),
             observer: Arc::clone(&self.observer),
             max_message_bytes: self.limits.max_message_bytes.as_usize(),
+            pipeline_in_flight: self.limits.pipeline_in_flight as usize,
+            stopping: self.stopping.clone(),
         };
-        Handler { auth: self.auth.clone(), unary: Some(unary), routes: self.routes(service, name) }
+        let routes = self.routes(Routes::builder(), SessionService::<DaemonStore>::NAME);
+        Handler { auth: self.auth.clone(), sessions: Some(sessions), routes }
     }
 
     /// For the listeners of operators.
@@ -70,28 +64,17 @@ impl Services {
         })
         .max_decoding_message_size(self.limits.max_message_bytes.as_usize());
         let name = <SessionAdminServiceServer<SessionAdminService<DaemonStore>>>::NAME;
-        Handler { auth: self.auth.clone(), unary: None, routes: self.routes(service, name) }
+        let mut routes = Routes::builder();
+        routes.add_service(service);
+        Handler { auth: self.auth.clone(), sessions: None, routes: self.routes(routes, name) }
     }
 
-    /// A service, with health and reflection beside it.
-    fn routes<T>(&self, service: T, name: &str) -> Routes
-    where
-        T: tower::Service<
-                http::Request<tonic::body::Body>,
-                Response = http::Response<tonic::body::Body>,
-                Error = std::convert::Infallible,
-            > + NamedService
-            + Clone
-            + Send
-            + Sync
-            + 'static,
-        T::Future: Send + 'static,
-    {
+    /// Services, with health beside them, and with reflection of the one of this name.
+    fn routes(&self, mut routes: RoutesBuilder, name: &str) -> Routes {
         let health = tonic_health::server::HealthService::from_health_reporter(self.health.clone());
         let health = tonic_health::pb::health_server::HealthServer::new(health)
             .max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
-        let mut routes = Routes::builder();
-        routes.add_service(health).add_service(service);
+        routes.add_service(health);
         if self.reflection {
             let builder = || {
                 tonic_reflection::server::Builder::configure()

@@ -24,13 +24,20 @@ const MAX_ATTRIBUTE_LEN: usize = 1024;
 /// only SP and HTAB are trimmed, and a pair of double quotes round a value is
 /// taken off (RFC 6265bis, section 4.1.1).
 pub fn candidates<'h>(header: &'h [u8], name: &'h str) -> impl Iterator<Item = &'h [u8]> {
-    header
-        .split(|&octet| octet == b';')
+    pairs(header)
         .filter_map(move |pair| {
             let equals = pair.iter().position(|&octet| octet == b'=')?;
             (trim(&pair[..equals]) == name.as_bytes()).then(|| unquote(trim(&pair[equals + 1..])))
         })
         .take(MAX_CANDIDATES)
+}
+
+/// What stands between the semicolons.
+fn pairs(header: &[u8]) -> impl Iterator<Item = &[u8]> {
+    // Octet by octet, to split a long header takes longer than to check its signature.
+    let mut from = 0;
+    let ends = memchr::memchr_iter(b';', header).chain([header.len()]);
+    ends.map(move |end| &header[std::mem::replace(&mut from, end + 1)..end])
 }
 
 fn trim(mut octets: &[u8]) -> &[u8] {

@@ -74,9 +74,13 @@ pub struct Notice {
 pub struct SetCookie(String);
 
 impl SetCookie {
+    pub(crate) fn new(line: String) -> Self {
+        Self(line)
+    }
+
     /// The value itself, for the answer to its owner and nowhere else.
-    pub fn into_exposed(self) -> String {
-        self.0
+    pub fn expose(&self) -> &str {
+        &self.0
     }
 }
 
@@ -410,8 +414,8 @@ impl<S: Store> Engine<S> {
             was_live |= ended == Some(Ended::Live);
             count += u32::from(ended == Some(Ended::Live));
         }
-        let set_cookie =
-            (presented.absence() != Absence::None).then(|| SetCookie(self.policy.cookie.delete()));
+        let set_cookie = (presented.absence() != Absence::None)
+            .then(|| SetCookie::new(self.policy.cookie.delete()));
         Ok(Destroyed { was_live, count, set_cookie })
     }
 
@@ -492,11 +496,11 @@ impl<S: Store> Engine<S> {
         for proven in presented.proven() {
             let now = self.clock.now();
             let record = self.store.recall(proven.public())?;
-            if slide && self.touch_of(proven, now).apply(&record).is_some() {
-                return None;
-            }
             match self.judge(proven, Some(Touched { record, moved: false }), now) {
-                Ok(live) => return Some(Ok(live)),
+                Ok(live) => {
+                    let is_due = slide && self.policy.lifetime.slide(&live.0.record, now).is_some();
+                    return (!is_due).then_some(Ok(live));
+                }
                 Err(why) => absence = absence.max(why),
             }
         }
@@ -581,7 +585,7 @@ impl<S: Store> Engine<S> {
             return Notice::default();
         }
         let token = self.policy.keyring.sign(id);
-        let set_cookie = SetCookie(cookie.set(&token, session.expire_time, now));
+        let set_cookie = SetCookie::new(cookie.set(&token, session.expire_time, now));
         Notice { set_cookie: Some(set_cookie), token: news.token.then_some(token) }
     }
 }

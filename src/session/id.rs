@@ -38,6 +38,13 @@ impl PublicId {
         &self.0
     }
 
+    /// 16 characters of base64url.
+    pub fn to_text(self) -> [u8; Self::TEXT_LEN] {
+        let mut text = [0; Self::TEXT_LEN];
+        BASE64URL.encode_slice(self.0, &mut text).expect("12 bytes are 16 characters of base64url");
+        text
+    }
+
     /// `None` when `text` is not 16 characters of base64url.
     pub fn from_text(text: &[u8]) -> Option<Self> {
         if text.len() != Self::TEXT_LEN {
@@ -51,7 +58,7 @@ impl PublicId {
 
 impl fmt::Display for PublicId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&BASE64URL.encode(self.0))
+        f.write_str(std::str::from_utf8(&self.to_text()).expect("base64url is ASCII"))
     }
 }
 
@@ -84,9 +91,22 @@ impl VerifierHash {
     }
 }
 
+/// Whether two digests are the same, in constant time. By words, because subtle
+/// takes as long for each octet as for each of these.
+pub(super) fn are_same(one: &[u8; 32], other: &[u8; 32]) -> bool {
+    let words = |digest: &[u8; 32]| {
+        let mut words = [0; 4];
+        for (word, octets) in words.iter_mut().zip(digest.as_chunks().0) {
+            *word = u64::from_ne_bytes(*octets);
+        }
+        words
+    };
+    words(one).ct_eq(&words(other)).into()
+}
+
 impl PartialEq for VerifierHash {
     fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+        are_same(&self.0, &other.0)
     }
 }
 
@@ -201,6 +221,17 @@ mod tests {
         let rolled = SessionId::rolled(id.public(), &entropy);
         assert_eq!(id.public(), rolled.public());
         assert_ne!(id.verifier_hash(), rolled.verifier_hash());
+    }
+
+    #[test]
+    fn digests_are_the_same_when_every_bit_is() {
+        let digest = [0x5a; 32];
+        assert!(are_same(&digest, &digest.clone()));
+        for bit in 0..256 {
+            let mut other = digest;
+            other[bit / 8] ^= 1 << (bit % 8);
+            assert!(!are_same(&digest, &other), "bit {bit}");
+        }
     }
 
     #[test]

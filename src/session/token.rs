@@ -11,7 +11,7 @@ use percent_encoding::percent_decode;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::id::SessionId;
+use super::id::{SessionId, are_same};
 
 const SIGNATURE_LEN: usize = 32;
 /// 32 octets in base64 without padding.
@@ -55,10 +55,6 @@ impl Token {
     /// The credential itself, for the answer to its owner and nowhere else.
     pub fn expose(&self) -> &str {
         &self.0
-    }
-
-    pub fn into_exposed(self) -> String {
-        self.0
     }
 }
 
@@ -136,20 +132,18 @@ impl Keyring {
         value: &[u8],
         take: impl FnOnce(&[u8]) -> T,
     ) -> Option<(Authentic, T)> {
-        let value: Cow<'_, [u8]> = percent_decode(value).into();
+        let value: Cow<'_, [u8]> = match value.contains(&b'%') {
+            true => percent_decode(value).into(),
+            false => value.into(),
+        };
         let signed = value.strip_prefix(b"s:").unwrap_or(&value);
-        let dot = signed.iter().rposition(|&octet| octet == b'.')?;
-        let (text, given) = (&signed[..dot], &signed[dot + 1..]);
-        if given.len() != SIGNATURE_TEXT_LEN {
-            return None;
-        }
+        let (text, dot_and_given) =
+            signed.split_at_checked(signed.len().checked_sub(1 + SIGNATURE_TEXT_LEN)?)?;
+        let given = dot_and_given.strip_prefix(b".")?;
         let mut bytes = [0; SIGNATURE_LEN];
-        // Strict: padding and stray bits in the last character are refused.
+        // Strict: padding, dots and stray bits in the last character are refused.
         BASE64.decode_slice_unchecked(given, &mut bytes).ok()?;
-        let matched = self
-            .keys
-            .iter()
-            .position(|key| key.clone().chain_update(text).verify_slice(&bytes).is_ok())?;
+        let matched = self.keys.iter().position(|key| are_same(&signature(key, text), &bytes))?;
         let authentic = Authentic { id: SessionId::from_text(text), outdated: matched != 0 };
         Some((authentic, take(text)))
     }

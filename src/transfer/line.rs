@@ -115,6 +115,10 @@ impl Header {
 
 impl Line {
     pub fn parse(text: &str) -> Result<Self, Unfit> {
+        // serde would take an array for an object, member by member.
+        if !text.trim_start().starts_with('{') {
+            return Err(Unfit::Syntax { column: 1, problem: "no JSON object".to_owned() });
+        }
         let probe: Probe = from_json(text)?;
         if probe.sessiond_export.is_some() {
             let header: Header = from_json(text)?;
@@ -310,8 +314,9 @@ mod tests {
     #[test]
     fn what_is_no_line_is_refused_without_a_word_of_it() {
         for (text, expected) in [
-            ("", "EOF while parsing"),
-            ("[1]", "column 0: invalid type"),
+            ("", "column 1: no JSON object"),
+            ("[1,2,3]", "column 1: no JSON object"),
+            ("{", "column 1: EOF while parsing"),
             (r#"{"engine":"default"}"#, "missing field `id`"),
             (r#"{"cursor":"x","more":1}"#, "unknown field `more`"),
             (r#"{"cursor":{"secret":1}}"#, "invalid type: map, expected a string"),

@@ -433,7 +433,7 @@ impl<W: World> Machine<W> {
         shown.why = shown.why.max(Why::NotFound);
         let Some(token) = token else {
             let stranger = SessionId::generate(SeededEntropy::new(u64::MAX).as_ref());
-            return rig::keyring(self.epoch).sign(&stranger).into_exposed();
+            return rig::keyring(self.epoch).sign(&stranger).expose().to_owned();
         };
         let outdated = token.epoch != self.epoch;
         shown.held.push(Held { session: token.session, token: token.number, outdated });

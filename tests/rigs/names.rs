@@ -91,7 +91,7 @@ impl Names {
 
     pub fn destroyed(&mut self, destroyed: Result<Destroyed>) -> Answer {
         let destroyed = destroyed.expect("a Destroy is refused only when the store fails");
-        let cookie = destroyed.set_cookie.map(|cookie| cookie.into_exposed());
+        let cookie = destroyed.set_cookie.map(|cookie| cookie.expose().to_owned());
         if let Some(line) = &cookie {
             let deletion = format!("{COOKIE_NAME}=; Max-Age=0; ");
             assert!(line.starts_with(&deletion), "expected a deletion cookie, found {line}");
@@ -137,7 +137,7 @@ impl Names {
     fn told(&mut self, notice: Notice) -> Told {
         Told {
             token: notice.token.map(|token| self.token(token.expose())),
-            cookie: notice.set_cookie.map(|line| self.cookie(&line.into_exposed())),
+            cookie: notice.set_cookie.map(|line| self.cookie(line.expose())),
         }
     }
 

@@ -5,16 +5,18 @@ use std::{
     time::Duration,
 };
 
+use hyper::{server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use sessiond::{
     grpc::{
         engines::Engines,
+        handler::Handler,
         observer::{Observer, Outcome, Rpc},
         session_service::SessionService,
         wire::{
             DestroyRequest, PipelineRequest, ResolveRequest, SessionState, TouchRequest,
             WriteRequest, pipeline_request::Operation,
             session_service_client::SessionServiceClient,
-            session_service_server::SessionServiceServer,
         },
     },
     server::{
@@ -25,9 +27,9 @@ use sessiond::{
     session::engine::Engine,
 };
 use tokio::{net::TcpListener, sync::mpsc};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status, service::Routes, transport::Channel};
 use tonic_types::StatusExt;
 
 use crate::support::{
@@ -66,16 +68,25 @@ async fn service() -> Service {
     let service = SessionService {
         engines: Engines::new([("default".to_owned(), Arc::clone(&engine))].into()),
         observer: Arc::new(Nobody),
+        max_message_bytes: 64 << 10,
         pipeline_in_flight: IN_FLIGHT,
         stopping: CancellationToken::new(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let uri = format!("http://{}", listener.local_addr().expect("an address"));
-    let server =
-        tonic::transport::Server::builder().add_service(SessionServiceServer::new(service));
-    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let handler = Handler { auth: None, sessions: Some(service), routes: Routes::default() };
+    tokio::spawn(serve(listener, Arc::new(handler)));
     let client = SessionServiceClient::connect(uri).await.expect("the service is there");
     Service { client, engine, faults, clock }
+}
+
+async fn serve(listener: TcpListener, handler: Arc<Handler<FlakyStore>>) {
+    while let Ok((connection, _)) = listener.accept().await {
+        let handler = Arc::clone(&handler);
+        let answer = service_fn(move |request| handler.handle(request));
+        let http = http2::Builder::new(TokioExecutor::new());
+        tokio::spawn(http.serve_connection(TokioIo::new(connection), answer));
+    }
 }
 
 impl Service {
