@@ -117,8 +117,11 @@ fn scale(args: &Args) -> Result<(), Problem> {
     let at_most = sweeping(&rig, &many, &few, &mut found)?.max(at_start);
 
     let memory = format!("{:.0} MiB at start, {:.0} at most", at_start / MIB, at_most / MIB);
-    let bound = args.cache as f64 * MIB;
-    found.add("resident memory / store.sled.cache_bytes", at_most / bound, 1.5, memory);
+    let cache = args.cache as f64 * MIB;
+    found.add("resident memory / store.sled.cache_bytes", at_most / cache, 1.5, memory);
+    let told = told_bytes(cache, args.sessions as f64);
+    let what = "resident memory / what the README tells";
+    found.add(what, at_most / told, 1.5, format!("{:.0} MiB", told / MIB));
     found.add("disk / raw data, at the end", disk_bytes(&many.data())? / raw, 3.0, "");
     let note = format!(
         "{}; {} live sessions of {DATA_BYTES} bytes, filled in {:.0} s, {} MiB of cache; \
@@ -131,6 +134,12 @@ fn scale(args: &Args) -> Result<(), Problem> {
         args.seconds,
     );
     found.print(&note, args.markdown)
+}
+
+/// The memory that the process takes, as the README tells (Deployment).
+fn told_bytes(cache: f64, sessions: f64) -> f64 {
+    let late = sessions.min(100_000.0) * (DATA_BYTES + 150) as f64;
+    20.0 * MIB + cache + sessions * 100.0 + late
 }
 
 /// How long it takes to serve, and how long calls take at rest and during flushes.

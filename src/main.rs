@@ -9,7 +9,7 @@ use sessiond::{
         Addresses, Server, StartError, Surroundings,
         config::{Backend, Config, ConfigError, ListenAddr},
         log,
-        system::{SystemClock, SystemEntropy, raise_descriptor_limit},
+        system::{SystemClock, SystemEntropy, keep_little_freed_memory, raise_descriptor_limit},
     },
     session::clock::Clock,
 };
@@ -123,6 +123,7 @@ fn session_line(session: &Session) -> String {
 }
 
 fn serve(config: Config, dev: bool) -> Result<(), Failure> {
+    keep_little_freed_memory();
     log::start(&config.log);
     if dev {
         let kept = match config.store.backend {
