@@ -216,8 +216,8 @@ mod tests {
         grpc::{fault::Reason, wire},
         session::{
             clock::Moment,
+            cookie::SetCookie,
             data::Data,
-            engine::SetCookie,
             id::{SessionId, VerifierHash},
             record::{Principal, Record},
             token::{Keyring, Secret},

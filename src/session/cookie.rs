@@ -1,6 +1,9 @@
 //! Cookies: reading the Cookie header, writing Set-Cookie (RFC 6265bis).
 
-use std::{fmt::Write, time::Duration};
+use std::{
+    fmt::{self, Write},
+    time::Duration,
+};
 
 use httpdate::fmt_http_date;
 use serde::{Deserialize, Serialize};
@@ -276,6 +279,26 @@ fn check_prefix(cookie: &CookieAttributes) -> Result<(), CookieError> {
 /// tchar of RFC 9110, section 5.6.2.
 fn is_token_octet(octet: u8) -> bool {
     octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet)
+}
+
+/// A Set-Cookie value. Prints its type only.
+pub struct SetCookie(String);
+
+impl SetCookie {
+    pub(crate) fn new(line: String) -> Self {
+        Self(line)
+    }
+
+    /// The value itself, for the answer to its owner and nowhere else.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SetCookie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SetCookie")
+    }
 }
 
 #[cfg(test)]

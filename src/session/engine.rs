@@ -12,7 +12,7 @@ use std::{num::NonZeroU64, sync::Arc, time::Duration};
 use super::{
     adoption::Adoption,
     clock::{Clock, Moment},
-    cookie::Cookie,
+    cookie::{Cookie, SetCookie},
     credential::{Absence, Credential, Presented, Proven},
     data::Data,
     error::{Error, Result},
@@ -68,26 +68,6 @@ pub struct Notice {
     pub set_cookie: Option<SetCookie>,
     /// When it is new to the caller.
     pub token: Option<Token>,
-}
-
-/// A Set-Cookie value. Prints its type only.
-pub struct SetCookie(String);
-
-impl SetCookie {
-    pub(crate) fn new(line: String) -> Self {
-        Self(line)
-    }
-
-    /// The value itself, for the answer to its owner and nowhere else.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for SetCookie {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SetCookie")
-    }
 }
 
 /// What a Resolve found.
