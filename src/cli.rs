@@ -63,8 +63,8 @@ pub enum Command {
         #[command(flatten)]
         args: ExportArgs,
     },
-    /// Take over the sessions of an export into a running daemon; print how many were new, replaced
-    /// an earlier state, were there already, or were over
+    /// Take over the sessions of an export into a running daemon that serves nobody yet; print how
+    /// many were new, replaced an earlier state, were there already, or were over
     Import {
         #[command(flatten)]
         client: ClientArgs,
@@ -177,8 +177,7 @@ pub struct ImportArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 1, hide_default_value = true, value_parser = number(1, u64::MAX))]
     pub from_line: u64,
     /// End the sessions of these engines that are not in the export, and were created before it
-    /// began: they ended while earlier exports were imported. Only for a daemon that serves
-    /// nobody yet
+    /// began: they ended while earlier exports were imported
     #[arg(long, conflicts_with = "from_line")]
     pub mirror: bool,
 }

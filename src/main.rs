@@ -11,7 +11,6 @@ use sessiond::{
         log,
         system::{SystemClock, SystemEntropy, keep_little_freed_memory, raise_descriptor_limit},
     },
-    session::clock::Clock,
 };
 use tokio::{
     runtime::{Builder, Runtime},
@@ -88,8 +87,7 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Export { client, args } => {
             let called = client::Caller::admin(client).map_err(bad_config)?;
-            let exporting = transfer::export(&called, &args, SystemClock::start().now().into());
-            let done = one_thread()?.block_on(exporting).map_err(fault)?;
+            let done = one_thread()?.block_on(transfer::export(&called, &args)).map_err(fault)?;
             // Standard output may be the export's.
             eprintln!("sessiond: {done}");
             Ok(())

@@ -33,6 +33,11 @@ const DEFAULT_SIZE: usize = 500;
 const MOST_RECORDS: usize = 1000;
 /// A page ends when its data has grown to this.
 const PAGE_BYTES: usize = 1 << 20;
+/// Or when so many slices have gone into it, of which most may be empty: a Redis may
+/// hold much else. So a call is short.
+const PAGE_SLICES: usize = 100;
+/// 9999-12-31T23:59:59.999Z, where timestamps end. A mark may be for ever.
+const LAST: Moment = Moment::from_unix_millis(253_402_300_799_999);
 /// Records that one call has under way at a time, so that one flush serves many.
 const AT_ONCE: usize = 64;
 
@@ -57,16 +62,17 @@ pub async fn export<S: Store>(
     let mut page = ExportSessionsResponse {
         engine: engine.name().to_owned(),
         stored_count: engine.count(),
+        page_time: Some(convert::timestamp(engine.now())),
         ..ExportSessionsResponse::default()
     };
     let mut bytes = 0;
-    loop {
+    for slice in 1.. {
         let Exported { entries, unreadable, next } = engine.export(position).await?;
         bytes += entries.iter().map(|entry| entry.record.size()).sum::<usize>();
         page.records.extend(entries.iter().map(|entry| record(engine.name(), entry)));
         page.unreadable_count += u32::try_from(unreadable).unwrap_or(u32::MAX);
         let Some(next) = next else { break };
-        if page.records.len() >= size || bytes >= PAGE_BYTES {
+        if page.records.len() >= size || bytes >= PAGE_BYTES || slice == PAGE_SLICES {
             page.next_page_token = encode(engine.name(), asked, &next);
             return Ok(page);
         }
@@ -127,8 +133,8 @@ fn record(engine: &str, Entry { kind, id, record }: &Entry) -> SessionRecord {
         verifier_sha256: Bytes::copy_from_slice(record.verifier.as_bytes()),
         version: record.version,
         principal: record.principal.as_bytes().clone(),
-        create_time: Some(convert::timestamp(record.create_time)),
-        idle_deadline: Some(convert::timestamp(record.deadline)),
+        create_time: Some(convert::timestamp(record.create_time.min(LAST))),
+        idle_deadline: Some(convert::timestamp(record.deadline.min(LAST))),
         duration: record.duration.map(convert::duration),
         data: record.data.text().clone(),
         adoption_mark: *kind == Kind::Mark,
@@ -146,16 +152,13 @@ fn entry<S: Store>(record: SessionRecord, engine: &Engine<S>) -> Result<Entry, S
         let found = record.verifier_sha256.len();
         format!("verifier_sha256: expected {} bytes, found {found}", VerifierHash::LEN)
     })?;
-    if record.version == 0 {
-        return Err("version: expected at least 1".to_owned());
+    if !(1..=i64::MAX as u64).contains(&record.version) {
+        return Err("version: expected at least 1 and less than 2^63".to_owned());
     }
-    let data = Data::parse(record.data).map_err(|error| format!("data: {error}"))?;
-    let (found, limit) = (data.text().len(), engine.max_data_bytes());
-    if found > limit {
-        return Err(format!(
-            "data: expected at most {limit} bytes, the engine's max_data_bytes, found {found}"
-        ));
-    }
+    // A copy: a slice would keep all records of the call in memory. What is larger
+    // than the engine takes now is kept, as it is when the limit is lowered.
+    let data = Data::parse(Bytes::copy_from_slice(&record.data));
+    let data = data.map_err(|error| format!("data: {error}"))?;
     let now = engine.now();
     let deadline = moment("idle_deadline", record.idle_deadline)?;
     // The longest lifetime, and one granularity, which is no longer.

@@ -180,10 +180,6 @@ impl<S: Store> Engine<S> {
         Ok(self.store.check()?)
     }
 
-    pub fn max_data_bytes(&self) -> usize {
-        self.policy.max_data_bytes
-    }
-
     pub fn now(&self) -> Moment {
         self.clock.now()
     }

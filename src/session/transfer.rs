@@ -4,7 +4,8 @@
 //! session's verifier and so no usable id; and a session that was imported is
 //! opened by the cookie that the browser has. A later state of a session takes the
 //! place of an earlier one, and never the other way round, so whatever is imported
-//! twice, or in another order, ends the same.
+//! twice, or in another order, ends the same. A session that was ended here in
+//! between is not known to have been, and comes back.
 //!
 //! The marks of [`adoption`](super::adoption) come along: without them an
 //! application's session that was ended here would be adopted once more there.

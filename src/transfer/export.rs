@@ -5,18 +5,18 @@
 //! goes on in another one.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::OpenOptions,
     io::{self, BufRead, BufReader, BufWriter, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
     time::SystemTime,
 };
 
-use sessiond::grpc::wire::ExportSessionsRequest;
+use sessiond::grpc::wire::{ExportSessionsRequest, ExportSessionsResponse};
 
 use super::{
     connect,
-    line::{End, Header, Line},
+    line::{Cursor, Header, Line, Total},
     patiently, progress, style,
 };
 use crate::{
@@ -25,57 +25,63 @@ use crate::{
 };
 
 /// Exports, and says what in a sentence.
-pub async fn export(
-    caller: &Caller,
-    args: &ExportArgs,
-    now: SystemTime,
-) -> Result<String, Problem> {
-    // Before a file is made, which is in the way of the next try.
+pub async fn export(caller: &Caller, args: &ExportArgs) -> Result<String, Problem> {
+    let mut resumed = None;
+    let mut place = Place::of(args);
+    if let Some(path) = args.output.as_deref().filter(|_| args.resume) {
+        let Some(stopped) = resume(path, &args.engine)? else {
+            return Ok("the export is complete already".to_owned());
+        };
+        place = stopped.place;
+        resumed = Some(stopped.output);
+    }
     let mut client = connect(caller).await?;
-    let Some(Start { mut output, mut end, mut cursor }) = start(args, now)? else {
-        return Ok("the export is complete already".to_owned());
-    };
     let bar = progress("exporting", None);
-    bar.set_position(end.record_count);
     // Of the engines before this one.
-    let mut before = end.record_count;
+    let mut before = 0;
+    let mut output = resumed;
     loop {
         let request = ExportSessionsRequest {
-            engine: args.engine.clone(),
+            engine: place.engine.clone(),
             page_size: 0,
-            page_token: cursor.clone(),
+            page_token: place.cursor.clone(),
         };
-        let page = patiently(caller, async || {
-            client.export_sessions(caller.request(request.clone())).await
-        });
-        let page = page.await.map_err(|why| go_on(why, args, &cursor))?;
-        if !end.engines.contains(&page.engine) {
-            before = end.record_count;
-            end.engines.push(page.engine);
+        let page =
+            patiently(async || client.export_sessions(caller.request(request.clone())).await);
+        let refused = |status| place.go_on(caller.refused(&status), args);
+        let page = page.await.map_err(refused)?;
+        // Not before: what can not begin leaves no file that is in the way.
+        if output.is_none() {
+            output = Some(begin(args, &page)?);
         }
-        end.record_count += page.records.len() as u64;
-        end.unreadable_count += u64::from(page.unreadable_count);
+        let output = output.as_mut().expect("it was opened above");
+        let total = &mut place.total;
+        if !total.engines.contains(&page.engine) {
+            before = total.record_count;
+            total.engines.push(page.engine);
+        }
+        total.record_count += page.records.len() as u64;
+        total.unreadable_count += u64::from(page.unreadable_count);
         if let Some(stored) = page.stored_count {
             bar.set_length(before + stored);
         }
         style(&bar, page.stored_count);
-        bar.set_position(end.record_count);
+        bar.set_position(total.record_count);
         let mut lines: Vec<_> =
             page.records.into_iter().map(|record| Line::Record(Box::new(record))).collect();
-        let is_last = page.next_page_token.is_empty();
-        lines.push(if is_last {
-            Line::End(end.clone())
-        } else {
-            Line::Cursor(page.next_page_token.clone())
+        let next = page.next_page_token;
+        lines.push(match next.is_empty() {
+            true => Line::End(total.clone()),
+            false => Line::Cursor(Cursor { cursor: next.clone(), so_far: total.clone() }),
         });
-        write(&mut output, &lines).map_err(|why| go_on(why, args, &cursor))?;
-        if is_last {
+        write(output, &lines).map_err(|why| place.go_on(why, args))?;
+        if next.is_empty() {
             break;
         }
-        cursor = page.next_page_token;
+        place.cursor = next;
     }
     bar.finish_and_clear();
-    let End { record_count, unreadable_count, engines } = end;
+    let Total { record_count, unreadable_count, engines } = place.total;
     let unreadable = match unreadable_count {
         0 => String::new(),
         count => format!("; {count} could not be read and are left out, see the daemon's log"),
@@ -83,22 +89,40 @@ pub async fn export(
     Ok(format!("exported {record_count} records of {}{unreadable}", engines.join(", ")))
 }
 
-/// Where to write, and what was written before.
-struct Start {
-    output: Box<dyn Write>,
-    end: End,
+/// How far an export has come.
+struct Place {
+    engine: String,
     cursor: String,
+    total: Total,
 }
 
-/// `None`: there is nothing left to do.
-fn start(args: &ExportArgs, now: SystemTime) -> Result<Option<Start>, Problem> {
-    let mut start = match &args.output {
-        None => {
-            let output = Box::new(BufWriter::new(io::stdout()));
-            let cursor = args.after.clone().unwrap_or_default();
-            Start { output, end: End::default(), cursor }
+impl Place {
+    fn of(args: &ExportArgs) -> Self {
+        let cursor = args.after.clone().unwrap_or_default();
+        Self { engine: args.engine.clone(), cursor, total: Total::default() }
+    }
+
+    /// What went wrong, and how to go on.
+    fn go_on(&self, why: Problem, args: &ExportArgs) -> Problem {
+        let Self { engine, cursor, .. } = self;
+        let has_begun = *cursor != args.after.as_deref().unwrap_or_default();
+        match &args.output {
+            Some(path) if has_begun => {
+                format!("{why}; go on with --output {} --resume", path.display())
+            }
+            None if has_begun && engine.is_empty() => format!("{why}; go on with --after {cursor}"),
+            None if has_begun => format!("{why}; go on with --engine {engine} --after {cursor}"),
+            _ => why,
         }
-        Some(path) if args.resume => return resume(path),
+    }
+}
+
+type Output = Box<dyn Write>;
+
+/// Opens what is written to, and writes the first line.
+fn begin(args: &ExportArgs, first: &ExportSessionsResponse) -> Result<Output, Problem> {
+    let mut output: Output = match &args.output {
+        None => Box::new(BufWriter::new(io::stdout())),
         Some(path) => {
             // It holds everybody's data. And what is there already stays.
             let mut options = OpenOptions::new();
@@ -111,24 +135,31 @@ fn start(args: &ExportArgs, now: SystemTime) -> Result<Option<Start>, Problem> {
                 ),
                 _ => format!("{} can not be written: {error}", path.display()),
             })?;
-            let output = Box::new(BufWriter::new(file));
-            Start { output, end: End::default(), cursor: args.after.clone().unwrap_or_default() }
+            Box::new(BufWriter::new(file))
         }
     };
-    write(&mut start.output, &[Line::Header(Header::new(now, args.after.clone()))])?;
-    Ok(Some(start))
+    let time = first.page_time.and_then(|time| SystemTime::try_from(time).ok());
+    let time = time.ok_or("the daemon does not tell the time")?;
+    let header = Header::new(args.engine.clone(), time, args.after.clone());
+    write(&mut output, &[Line::Header(header)])?;
+    Ok(output)
 }
 
-/// Cuts a file off after its last cursor.
-fn resume(path: &Path) -> Result<Option<Start>, Problem> {
+/// An export that stopped.
+struct Stopped {
+    output: Output,
+    place: Place,
+}
+
+/// Cuts a file off after its last cursor. `None`: it is complete.
+fn resume(path: &Path, engine: &str) -> Result<Option<Stopped>, Problem> {
     let problem = |what: String| format!("{} can not be resumed: {what}", path.display());
     let unreadable = |error: io::Error| problem(error.to_string());
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(unreadable)?;
     let mut reader = BufReader::new(&file);
-    let (mut end, mut cursor) = (End::default(), String::new());
+    let mut place = None;
     // Up to the last cursor, and up to where we are.
     let (mut good_bytes, mut bytes) = (0, 0);
-    let mut good = End::default();
     for number in 1u64.. {
         let mut text = String::new();
         let len = reader.read_line(&mut text).map_err(unreadable)?;
@@ -137,27 +168,35 @@ fn resume(path: &Path) -> Result<Option<Start>, Problem> {
             break;
         }
         bytes += len as u64;
-        match Line::parse(&text).map_err(|why| problem(format!("line {number}: {why}")))? {
-            Line::Header(_) if number == 1 => good_bytes = bytes,
-            _ if number == 1 => return Err(problem("it does not begin as an export does".into())),
-            Line::Header(_) => return Err(problem(format!("line {number} begins another export"))),
-            Line::Record(record) => {
-                end.record_count += 1;
-                if !end.engines.contains(&record.engine) {
-                    end.engines.push(record.engine);
+        let line = Line::parse(&text).map_err(|why| problem(format!("line {number}: {why}")))?;
+        match (line, &mut place) {
+            (Line::Header(header), None) => {
+                if !engine.is_empty() && engine != header.engine {
+                    return Err(problem(format!("it is not of the engine {engine} alone")));
                 }
+                let cursor = header.after.unwrap_or_default();
+                place = Some(Place { engine: header.engine, cursor, total: Total::default() });
+                good_bytes = bytes;
             }
-            Line::Cursor(next) => (good_bytes, good, cursor) = (bytes, end.clone(), next),
-            Line::End(_) => return Ok(None),
+            (_, None) => break,
+            (Line::Header(_), Some(_)) => {
+                return Err(problem(format!("line {number} begins another export")));
+            }
+            (Line::Record(_), Some(_)) => {}
+            (Line::Cursor(Cursor { cursor, so_far }), Some(place)) => {
+                (place.cursor, place.total) = (cursor, so_far);
+                good_bytes = bytes;
+            }
+            (Line::End(_), Some(_)) => return Ok(None),
         }
     }
-    if good_bytes == 0 {
+    let Some(place) = place else {
         return Err(problem("it does not begin as an export does".to_owned()));
-    }
-    let mut file: File = file;
+    };
+    let mut file = file;
     file.set_len(good_bytes).map_err(unreadable)?;
     file.seek(SeekFrom::End(0)).map_err(unreadable)?;
-    Ok(Some(Start { output: Box::new(BufWriter::new(file)), end: good, cursor }))
+    Ok(Some(Stopped { output: Box::new(BufWriter::new(file)), place }))
 }
 
 fn write(output: &mut impl Write, lines: &[Line]) -> Result<(), Problem> {
@@ -167,13 +206,4 @@ fn write(output: &mut impl Write, lines: &[Line]) -> Result<(), Problem> {
         output.write_all(text.as_bytes()).map_err(failed)?;
     }
     output.flush().map_err(failed)
-}
-
-/// What went wrong, and how to go on.
-fn go_on(why: Problem, args: &ExportArgs, cursor: &str) -> Problem {
-    match &args.output {
-        Some(path) => format!("{why}; go on with --output {} --resume", path.display()),
-        None if cursor == args.after.as_deref().unwrap_or_default() => why,
-        None => format!("{why}; go on with --after {cursor}"),
-    }
 }

@@ -1,7 +1,8 @@
 //! Import: from a file or standard input to a daemon.
 //!
 //! Records go there in batches. What is there already is passed over, so the same
-//! export may be imported again: all of it, or from the line that is told.
+//! export may be imported again: all of it, or from the line that is told. But what
+//! was ended there since comes back, so it is for a daemon that serves nobody yet.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,9 +20,11 @@ use sessiond::{
     session::id::PublicId,
 };
 
+use tonic::{Code, Status};
+
 use super::{
     Admin, connect,
-    line::{Header, Line},
+    line::{Cursor, Header, Line},
     patiently, progress,
 };
 use crate::{
@@ -29,9 +32,10 @@ use crate::{
     client::{Caller, Problem},
 };
 
-/// A batch ends when it has grown to one of these. Any daemon takes a message so large.
+/// A batch ends when it has grown to one of these. Any daemon takes a message so large:
+/// its max_message_bytes is at least 64 KiB, and that much above any max_data_bytes.
 const BATCH_RECORDS: usize = 500;
-const BATCH_BYTES: usize = 256 << 10;
+const BATCH_BYTES: usize = 60 << 10;
 /// The largest number of ids in a RevokeSessions.
 const REVOKED_AT_ONCE: usize = 1000;
 
@@ -51,8 +55,7 @@ pub async fn import(caller: &Caller, args: &ImportArgs) -> Result<String, Proble
     let mut importing = Importing {
         caller,
         client: connect(caller).await?,
-        batch: Vec::new(),
-        batch_bytes: 0,
+        batch: Batch::default(),
         counts: ImportSessionsResponse::default(),
         taken: Taken { line: args.from_line.saturating_sub(1), cursor: None },
         seen: args.mirror.then(Seen::default),
@@ -73,18 +76,25 @@ pub async fn import(caller: &Caller, args: &ImportArgs) -> Result<String, Proble
 struct Importing<'c> {
     caller: &'c Caller,
     client: Admin,
-    batch: Vec<SessionRecord>,
-    batch_bytes: usize,
+    batch: Batch,
     counts: ImportSessionsResponse,
     taken: Taken,
     /// `None`: nobody asks for it.
     seen: Option<Seen>,
 }
 
+/// Records that go together, and their lines.
+#[derive(Default)]
+struct Batch {
+    records: Vec<SessionRecord>,
+    lines: Vec<u64>,
+    bytes: usize,
+}
+
 /// How far the daemon has taken the export.
 struct Taken {
     line: u64,
-    cursor: Option<String>,
+    cursor: Option<Cursor>,
 }
 
 /// What the export holds.
@@ -120,27 +130,29 @@ impl Importing<'_> {
                     }
                 }
                 Line::Record(record) => {
-                    self.add(*record);
-                    if self.batch.len() == BATCH_RECORDS || self.batch_bytes >= BATCH_BYTES {
-                        self.send(number).await?;
+                    let Batch { records, bytes, .. } = &self.batch;
+                    if records.len() == BATCH_RECORDS || bytes + record.encoded_len() > BATCH_BYTES
+                    {
+                        self.send(number - 1).await?;
                     }
+                    self.add(*record, number);
                 }
                 Line::Cursor(cursor) => {
                     self.send(number).await?;
                     self.taken.cursor = Some(cursor);
                 }
-                Line::End(end) => {
+                Line::End(total) => {
                     self.send(number).await?;
-                    engines = Some(end.engines);
+                    engines = Some(total.engines);
                 }
             }
             bar.set_position(self.count());
         }
         let Some(engines) = engines else {
             self.send(last).await?;
-            let hint = "the export ends before its end: what there is was imported, and something \
-                        may be missing";
-            return Err(hint.to_owned());
+            let problem = "the export ends before its end: what there is was imported, and \
+                           something may be missing; finish it with export --resume or --after";
+            return Err(problem.to_owned());
         };
         match self.seen.take() {
             None => Ok(None),
@@ -148,7 +160,7 @@ impl Importing<'_> {
         }
     }
 
-    fn add(&mut self, record: SessionRecord) {
+    fn add(&mut self, record: SessionRecord, line: u64) {
         if let Some(seen) = &mut self.seen
             && let Some(id) = PublicId::from_text(record.id.as_bytes())
             && !record.adoption_mark
@@ -158,26 +170,44 @@ impl Importing<'_> {
                 None => drop(seen.sessions.insert(record.engine.clone(), HashSet::from([id]))),
             }
         }
-        self.batch_bytes += record.encoded_len();
-        self.batch.push(record);
+        self.batch.bytes += record.encoded_len();
+        self.batch.records.push(record);
+        self.batch.lines.push(line);
     }
 
     /// Sends the batch, which is of lines up to `line`.
     async fn send(&mut self, line: u64) -> Result<(), Problem> {
-        if !self.batch.is_empty() {
-            let request = ImportSessionsRequest { records: std::mem::take(&mut self.batch) };
-            self.batch_bytes = 0;
-            let Self { caller, client, .. } = self;
-            let response = patiently(caller, async || {
-                client.import_sessions(caller.request(request.clone())).await
-            });
-            let response = response.await?;
-            self.counts.created_count += response.created_count;
-            self.counts.replaced_count += response.replaced_count;
-            self.counts.kept_count += response.kept_count;
-            self.counts.dropped_count += response.dropped_count;
+        let Batch { records, lines, .. } = std::mem::take(&mut self.batch);
+        match self.take(&records).await {
+            Ok(()) => {}
+            Err(status) if status.code() == Code::InvalidArgument => {
+                // One by one, to tell which it is. Those before it are taken.
+                for (record, line) in records.iter().zip(lines) {
+                    let taken = self.take(std::slice::from_ref(record)).await;
+                    let refused = |status| format!("line {line}: {}", self.caller.refused(&status));
+                    taken.map_err(refused)?;
+                    self.taken.line = line;
+                }
+            }
+            Err(status) => return Err(self.caller.refused(&status)),
         }
         self.taken.line = line;
+        Ok(())
+    }
+
+    async fn take(&mut self, records: &[SessionRecord]) -> Result<(), Status> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let request = ImportSessionsRequest { records: records.to_vec() };
+        let Self { caller, client, .. } = self;
+        let response =
+            patiently(async || client.import_sessions(caller.request(request.clone())).await);
+        let response = response.await?;
+        self.counts.created_count += response.created_count;
+        self.counts.replaced_count += response.replaced_count;
+        self.counts.kept_count += response.kept_count;
+        self.counts.dropped_count += response.dropped_count;
         Ok(())
     }
 
@@ -213,10 +243,9 @@ impl Importing<'_> {
         loop {
             let request =
                 ExportSessionsRequest { engine: engine.to_owned(), page_size: 0, page_token };
-            let page = patiently(caller, async || {
-                client.export_sessions(caller.request(request.clone())).await
-            });
-            let page = page.await?;
+            let page =
+                patiently(async || client.export_sessions(caller.request(request.clone())).await);
+            let page = page.await.map_err(|status| caller.refused(&status))?;
             let is_other = |record: &SessionRecord| {
                 let id = PublicId::from_text(record.id.as_bytes());
                 let created = record.create_time.and_then(|time| SystemTime::try_from(time).ok());
@@ -232,10 +261,11 @@ impl Importing<'_> {
                     session_ids: ids.to_vec(),
                     principal: String::new(),
                 };
-                let revoked = patiently(caller, async || {
+                let revoked = patiently(async || {
                     client.revoke_sessions(caller.request(request.clone())).await
                 });
-                ended += u64::from(revoked.await?.revoked);
+                let revoked = revoked.await.map_err(|status| caller.refused(&status))?;
+                ended += u64::from(revoked.revoked);
             }
             page_token = page.next_page_token;
             if page_token.is_empty() {
@@ -249,10 +279,14 @@ impl Importing<'_> {
         let Taken { line, cursor } = &self.taken;
         let next = line + 1;
         match (&args.input, cursor) {
+            // From the middle of it nobody can say what is not in it.
+            _ if args.mirror => {
+                format!("{why}; import it again from its first line, with --mirror")
+            }
             (Some(path), _) => {
                 format!("{why}; go on with --input {} --from-line {next}", path.display())
             }
-            (None, Some(cursor)) => format!(
+            (None, Some(Cursor { cursor, .. })) => format!(
                 "{why}; go on with --from-line {next} of the same, or with an export --after \
                  {cursor}"
             ),

@@ -1,10 +1,10 @@
 //! The lines of an export, each a JSON object:
 //!
 //! ```text
-//! {"sessiond_export":1,"export_time":"2026-01-31T09:00:00.000Z"}
+//! {"sessiond_export":1,"engine":"","export_time":"2026-01-31T09:00:00.000Z"}
 //! {"engine":"default","id":"…","verifier_sha256":"…","version":3,"principal":"ann",
 //!  "create_time":"…","idle_deadline":"…","duration_millis":3600000,"data":{…}}
-//! {"cursor":"…"}
+//! {"cursor":"…","so_far":{"record_count":1,"unreadable_count":0,"engines":["default"]}}
 //! {"end":{"record_count":1,"unreadable_count":0,"engines":["default"]}}
 //! ```
 //!
@@ -21,14 +21,16 @@ use sessiond::grpc::wire::SessionRecord;
 
 /// The layout that is written and read.
 const LAYOUT: u32 = 1;
+/// 9999-12-31T23:59:59Z: there is no later one to write.
+const LAST_SECOND: i64 = 253_402_300_799;
 
 /// What a line says.
 #[derive(Debug)]
 pub enum Line {
     Header(Header),
     Record(Box<SessionRecord>),
-    Cursor(String),
-    End(End),
+    Cursor(Cursor),
+    End(Total),
 }
 
 /// Begins an export.
@@ -36,7 +38,9 @@ pub enum Line {
 #[serde(deny_unknown_fields)]
 pub struct Header {
     sessiond_export: u32,
-    /// When it began.
+    /// What was asked for; empty: all of them.
+    pub engine: String,
+    /// When it began, by the clock of the daemon.
     #[serde(with = "time")]
     pub export_time: SystemTime,
     /// The cursor that it goes on from: what comes before is elsewhere.
@@ -44,10 +48,19 @@ pub struct Header {
     pub after: Option<String>,
 }
 
-/// Nothing is missing.
+/// All before it is complete.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct End {
+pub struct Cursor {
+    /// Where to go on.
+    pub cursor: String,
+    pub so_far: Total,
+}
+
+/// What was exported.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Total {
     pub record_count: u64,
     /// Left out, because nobody could read them.
     pub unreadable_count: u64,
@@ -57,14 +70,8 @@ pub struct End {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct CursorLine {
-    cursor: String,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct EndLine {
-    end: End,
+    end: Total,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -108,8 +115,8 @@ pub enum Unfit {
 }
 
 impl Header {
-    pub fn new(export_time: SystemTime, after: Option<String>) -> Self {
-        Self { sessiond_export: LAYOUT, export_time, after }
+    pub fn new(engine: String, export_time: SystemTime, after: Option<String>) -> Self {
+        Self { sessiond_export: LAYOUT, engine, export_time, after }
     }
 }
 
@@ -128,7 +135,7 @@ impl Line {
             };
         }
         if probe.cursor.is_some() {
-            return from_json(text).map(|CursorLine { cursor }| Self::Cursor(cursor));
+            return from_json(text).map(Self::Cursor);
         }
         if probe.end.is_some() {
             return from_json(text).map(|EndLine { end }| Self::End(end));
@@ -152,7 +159,7 @@ impl Line {
     pub fn to_text(&self) -> Result<String, Unfit> {
         let text = match self {
             Self::Header(header) => to_json(header),
-            Self::Cursor(cursor) => to_json(&CursorLine { cursor: cursor.clone() }),
+            Self::Cursor(cursor) => to_json(cursor),
             Self::End(end) => to_json(&EndLine { end: end.clone() }),
             Self::Record(record) => to_json(&line(record)?),
         };
@@ -165,6 +172,7 @@ fn line(record: &SessionRecord) -> Result<RecordLine, Unfit> {
     let text =
         |bytes: &[u8], problem| String::from_utf8(bytes.to_vec()).map_err(|_| unfit(problem));
     let moment = |time: Option<prost_types::Timestamp>| {
+        let time = time.filter(|time| time.seconds <= LAST_SECOND);
         let time = time.and_then(|time| SystemTime::try_from(time).ok());
         time.ok_or(unfit("a time that is none"))
     };
@@ -299,12 +307,21 @@ mod tests {
     }
 
     #[test]
+    fn a_time_that_can_not_be_written_is_an_error() {
+        let time = |seconds| Some(prost_types::Timestamp { seconds, nanos: 999_000_000 });
+        let last = SessionRecord { idle_deadline: time(LAST_SECOND), ..record() };
+        assert!(there_and_back(last.clone()) == last, "the end of the year 9999");
+        let beyond = SessionRecord { idle_deadline: time(LAST_SECOND + 1), ..record() };
+        Line::Record(Box::new(beyond)).to_text().expect_err("there is no such date");
+    }
+
+    #[test]
     fn the_other_lines_are_told_apart() {
-        let header = Header::new(UNIX_EPOCH + Duration::from_secs(1), Some("c".to_owned()));
-        let end = End { record_count: 1, unreadable_count: 2, engines: vec!["a".to_owned()] };
-        for line in
-            [Line::Header(header.clone()), Line::Cursor("x".to_owned()), Line::End(end.clone())]
-        {
+        let began = UNIX_EPOCH + Duration::from_secs(1);
+        let header = Header::new("shop".to_owned(), began, Some("c".to_owned()));
+        let total = Total { record_count: 1, unreadable_count: 2, engines: vec!["a".to_owned()] };
+        let cursor = Cursor { cursor: "x".to_owned(), so_far: total.clone() };
+        for line in [Line::Header(header), Line::Cursor(cursor), Line::End(total)] {
             let text = line.to_text().expect("a line");
             let read = Line::parse(&text).expect("a line");
             assert_eq!(format!("{read:?}"), format!("{line:?}"));
@@ -319,10 +336,17 @@ mod tests {
             ("{", "column 1: EOF while parsing"),
             (r#"{"engine":"default"}"#, "missing field `id`"),
             (r#"{"cursor":"x","more":1}"#, "unknown field `more`"),
+            (r#"{"cursor":"x"}"#, "missing field `so_far`"),
             (r#"{"cursor":{"secret":1}}"#, "invalid type: map, expected a string"),
             (r#"{"end":"secret"}"#, "invalid type"),
-            (r#"{"sessiond_export":2,"export_time":"2026-01-31T09:00:00Z"}"#, "layout 2"),
-            (r#"{"sessiond_export":1,"export_time":"secret"}"#, "expected a time such as"),
+            (
+                r#"{"sessiond_export":2,"engine":"","export_time":"2026-01-31T09:00:00Z"}"#,
+                "layout 2",
+            ),
+            (
+                r#"{"sessiond_export":1,"engine":"","export_time":"secret"}"#,
+                "expected a time such as",
+            ),
         ] {
             let problem = Line::parse(text).expect_err("no line").to_string();
             assert!(problem.contains(expected), "{text}: expected {expected}, found {problem}");

@@ -36,9 +36,8 @@ async fn connect(caller: &Caller) -> Result<Admin, Problem> {
 
 /// Calls, and calls again if that may help. Whatever is asked here may be asked twice.
 async fn patiently<T>(
-    caller: &Caller,
     mut call: impl AsyncFnMut() -> Result<Response<T>, Status>,
-) -> Result<T, Problem> {
+) -> Result<T, Status> {
     let started = Instant::now();
     loop {
         match call().await {
@@ -51,7 +50,7 @@ async fn patiently<T>(
             {
                 tokio::time::sleep(PAUSE).await;
             }
-            Err(status) => return Err(caller.refused(&status)),
+            Err(status) => return Err(status),
         }
     }
 }

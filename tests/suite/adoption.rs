@@ -22,6 +22,7 @@ use crate::{
     support::{
         browser::{Browser, cookie_header},
         daemon::{Daemon, SECRET, START, assert_fault, data, in_force, millis, set},
+        program::{run, stderr, stdout},
         redis::{RedisServer, is_missing},
     },
 };
@@ -197,9 +198,18 @@ async fn what_moves_stays_adopted(backend: Backend) {
     let there = There::start();
     let (one, other) = (there.daemon(backend).await, there.daemon(backend).await);
     let (alive, ended) = (there.keep("alive", ANN), there.keep("ended", ANN));
+    // So its mark is for ever.
+    there.redis.ask(&["PERSIST", "sess:ended"]);
     let before = one.resolve(&alive).await;
     one.resolve(&ended).await;
     one.destroy(&ended).await;
+    let exported = {
+        let address = one.admin_address().to_owned();
+        let export = move || run(["export", "--address", &address]);
+        tokio::task::spawn_blocking(export).await.expect("it ends")
+    };
+    assert_eq!(exported.status.code(), Some(0), "{}", stderr(&exported));
+    assert!(stdout(&exported).contains("\"idle_deadline\":\"9999-12-31T23:59:59.999Z\""));
     let page = one.admin.clone().export_sessions(ExportSessionsRequest::default()).await;
     let records = page.expect("a page").into_inner().records;
     assert_eq!(records.iter().filter(|record| record.adoption_mark).count(), 2);

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 
 use sessiond::{
+    grpc::wire::ExportSessionsRequest,
+    server::config::Backend,
     session::{
         clock::Moment,
         data::Data,
@@ -14,7 +16,7 @@ use sessiond::{
 };
 
 use crate::support::{
-    daemon::TestClock,
+    daemon::{Daemon, TestClock},
     redis::{RedisCluster, RedisServer, is_missing, options},
 };
 
@@ -138,6 +140,60 @@ async fn a_slot_that_moves_makes_the_scan_begin_anew() {
     assert!(rest.contains(&moving), "it has moved past the scan");
 }
 
+/// While its keys are on their way nobody knows where they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_on_its_way_holds_the_scan_up() {
+    if is_missing() {
+        return;
+    }
+    let cluster = RedisCluster::start(3, 0);
+    let (store, _) = stores(&cluster.url(), "sessiond");
+    let expected = fill(&store, 10).await;
+    let [from, to, _] = &cluster.nodes[..] else { panic!("there are three") };
+    let to_id = to.ask(&["CLUSTER", "MYID"]).lines().nth(1).expect("an id").to_owned();
+    // The first one holds the first slot.
+    from.ask(&["CLUSTER", "SETSLOT", "0", "MIGRATING", &to_id]);
+    let (mut cursor, mut refused) = (None, None);
+    for _ in 0..3 {
+        match store.scan(cursor.take(), ALL).await {
+            Ok(scanned) => cursor = scanned.next,
+            Err(error) => refused = Some(error),
+        }
+    }
+    let refused = refused.expect("one of the three servers has a slot on its way");
+    let cause = std::error::Error::source(&refused).expect("a cause").to_string();
+    assert!(cause.contains("slots of the cluster are being moved"), "{cause}");
+    from.ask(&["CLUSTER", "SETSLOT", "0", "STABLE"]);
+    assert_eq!(scan(&store, None, ALL).await.0, expected);
+}
+
+/// Much else may be in the same Redis: a page of an export is short all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_ends_although_nothing_is_found() {
+    if is_missing() {
+        return;
+    }
+    let daemon = Daemon::start(Backend::Redis).await;
+    let redis = daemon.redis().expect("it has one");
+    // More than 100 slices of 100.
+    redis.ask(&["DEBUG", "POPULATE", "20000", "other"]);
+    let browser = daemon.visitor("{}").await;
+    let (mut pages, mut found, mut page_token) = (0, Vec::new(), String::new());
+    loop {
+        let request = ExportSessionsRequest { page_token, ..Default::default() };
+        let page = daemon.admin.clone().export_sessions(request).await;
+        let page = page.expect("a page").into_inner();
+        pages += 1;
+        found.extend(page.records.into_iter().map(|record| record.id));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert!(pages > 1, "expected pages that end before everything was looked at");
+    assert_eq!(found, [daemon.id(&browser).await]);
+}
+
 /// A list that meets an entry before its record is there leaves it alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_forgets_nothing_that_is_being_restored() {
@@ -157,6 +213,7 @@ async fn a_list_forgets_nothing_that_is_being_restored() {
     for number in 0..=255 {
         store.restore(id(number), record(7), NOW).await.expect("the store works");
     }
+    assert!(!lister.is_finished(), "somebody lists all the time");
     lister.abort();
     let listed = store.list(ann(), None, 1000).await.expect("the store works");
     assert_eq!(listed.records.len(), 256, "all are found");

@@ -150,7 +150,9 @@ impl Cluster {
     pub fn holders(&self) -> Result<Holders, Failure> {
         let map = self.shared.map.read();
         match map.holders.iter().position(Option::is_none) {
-            None => Ok(Holders { map: map.number, servers: map.primaries.clone() }),
+            None => {
+                Ok(Holders { map: map.number, servers: map.primaries.clone(), are_cluster: true })
+            }
             Some(slot) => Err(Failure::Unreached(format!("no server is known for slot {slot}"))),
         }
     }

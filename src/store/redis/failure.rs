@@ -18,6 +18,8 @@ pub enum Failure {
     Refused { code: String, text: String },
     /// It was done, and may be lost with the server.
     Unreplicated { replicas: i64, wanted: u32 },
+    /// Slots are on their way from one server of a cluster to another.
+    Moving,
     /// The answer is none that the command can have.
     Absurd,
 }
@@ -74,6 +76,10 @@ impl fmt::Display for Failure {
                 "the change was made and confirmed by {replicas} replicas, \
                  store.redis.wait_replicas asks for {wanted}"
             ),
+            Self::Moving => f.write_str(
+                "slots of the cluster are being moved, and the keys in them can not be scanned; \
+                 wait until that is done",
+            ),
             Self::Absurd => f.write_str("redis gave an answer that the command does not have"),
         }
     }
@@ -98,7 +104,7 @@ fn advice(code: &str, text: &str) -> &'static str {
 }
 
 const PERMISSIONS: &str = "; the user needs +get +set +setrange +getrange +pexpire +pttl +del \
-     +zadd +zrem +zremrangebylex +zrangebylex +zrandmember +eval +evalsha +time (+wait with wait_replicas, +cluster +asking in a cluster, +scan +info for an export) on ~KEY_PREFIX:*";
+     +zadd +zrem +zremrangebylex +zrangebylex +zrandmember +eval +evalsha +time (+wait with wait_replicas, +cluster +asking in a cluster, +scan +info for an export, +cluster|nodes for one of a cluster) on ~KEY_PREFIX:*";
 
 /// An answer, or the error that stands in its place.
 pub fn answer(value: Value) -> Result<Value, Failure> {

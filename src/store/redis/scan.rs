@@ -3,7 +3,8 @@
 //! SCAN gives each key that is there from the first call to the last, as long as its
 //! cursors go back to the process that gave them, and in a cluster only if no slot
 //! changes its holder meanwhile. So a [`Place`] names both, and where one of them is
-//! another by now, the scan begins anew: with that server, or with the first.
+//! another by now, the scan begins anew: with that server, or with the first. While
+//! keys of a slot are on their way nobody can say where they are, and it waits.
 
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ pub struct Holders {
     /// Changes when a slot gets another holder.
     pub map: u64,
     pub servers: Vec<Arc<Server>>,
+    pub are_cluster: bool,
 }
 
 /// How far a scan has come. 28 octets, integers big-endian, in this order.
@@ -78,12 +80,16 @@ impl RedisStore {
         limit: usize,
     ) -> Result<Scanned> {
         let failed = |why: Failure| why.while_doing(SCAN, &self.prefix);
-        let Holders { map, servers } = self.shared.servers.holders().map_err(failed)?;
+        let Holders { map, servers, are_cluster } =
+            self.shared.servers.holders().map_err(failed)?;
         let place = from.and_then(Place::decode).filter(|place| place.map == map);
         let place = place.unwrap_or(Place::start(map));
         let Some(server) = servers.get(place.server as usize) else {
             return Ok(Scanned::default());
         };
+        if are_cluster {
+            is_settled(server).await.map_err(failed)?;
+        }
         let (process, next, keys) =
             self.slice(server, place.cursor, limit).await.map_err(failed)?;
         if place.cursor != 0 && place.process != process {
@@ -157,6 +163,19 @@ impl RedisStore {
     /// `None`: it is no key of a record.
     fn id_of(&self, key: &[u8]) -> Option<PublicId> {
         key.strip_prefix(self.prefix.as_bytes()).and_then(PublicId::from_text)
+    }
+}
+
+/// An error while a slot of this server is on its way from or to another one.
+async fn is_settled(server: &Server) -> std::result::Result<(), Failure> {
+    let mut command = redis::cmd("CLUSTER");
+    command.arg("NODES");
+    let nodes: String =
+        from_redis_value(server.ask(&command).await?).map_err(|_| Failure::Absurd)?;
+    let own = nodes.lines().find(|line| line.contains("myself")).ok_or(Failure::Absurd)?;
+    match own.contains("->-") || own.contains("-<-") {
+        false => Ok(()),
+        true => Err(Failure::Moving),
     }
 }
 

@@ -72,7 +72,9 @@ impl Servers {
 
     pub fn holders(&self) -> Result<Holders, Failure> {
         match self {
-            Self::One(server) => Ok(Holders { map: 0, servers: vec![Arc::clone(server)] }),
+            Self::One(server) => {
+                Ok(Holders { map: 0, servers: vec![Arc::clone(server)], are_cluster: false })
+            }
             Self::Cluster(cluster) => cluster.holders(),
         }
     }
