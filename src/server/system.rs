@@ -6,8 +6,6 @@ use std::{
     sync::atomic::{AtomicI64, Ordering},
     time::Duration,
 };
-#[cfg(target_env = "gnu")]
-use std::{num::NonZero, thread::available_parallelism};
 
 use rand::{TryRng, rngs::SysRng};
 use rustix::{
@@ -46,19 +44,14 @@ pub fn raise_descriptor_limit(connections: u32) -> Result<(), String> {
 
 /// Has freed memory given back to the system. glibc, as it comes, raises by
 /// itself what it keeps for later, to tens of MiB, with the first of sled's buffers
-/// of 4 MiB that is freed; and it has eight arenas for each core, of which none can
-/// use what another holds. Call it before there are threads.
+/// of 4 MiB that is freed. (Fewer arenas would keep less still; they made a Resolve
+/// dearer.) Call it before there are threads.
 #[cfg(target_env = "gnu")]
 pub fn keep_little_freed_memory() {
     const MOST_KEPT_BYTES: libc::c_int = 1 << 20;
-    let cores = available_parallelism().map_or(1, NonZero::get);
-    for (option, value) in [
-        (libc::M_ARENA_MAX, libc::c_int::try_from(cores).unwrap_or(libc::c_int::MAX)),
-        (libc::M_MMAP_THRESHOLD, MOST_KEPT_BYTES),
-        (libc::M_TRIM_THRESHOLD, MOST_KEPT_BYTES),
-    ] {
+    for option in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
         // SAFETY: it takes two numbers. What it does not like it leaves as it was.
-        unsafe { libc::mallopt(option, value) };
+        unsafe { libc::mallopt(option, MOST_KEPT_BYTES) };
     }
 }
 
