@@ -64,12 +64,15 @@ async fn channel(program: &Program) -> Channel {
     Endpoint::from_shared(address).expect("an address").connect().await.expect("it listens")
 }
 
-/// What was acknowledged of a session.
+/// What is known of a session that one client alone changes.
 enum Known {
-    /// At this version at least.
     Live {
         browser: Browser,
-        version: u64,
+        /// The version that the last answer to a change told.
+        acknowledged: u64,
+        /// The highest that an answer told, that of a Resolve too: higher only by a
+        /// change that was refused, and made all the same.
+        seen: u64,
     },
     Destroyed {
         browser: Browser,
@@ -86,6 +89,8 @@ struct Met {
     lost_writes: AtomicUsize,
     /// Destroyed, acknowledged, and then there.
     back: AtomicUsize,
+    /// Refused, made all the same, read, and then gone. Nobody promised anything.
+    undone: AtomicUsize,
     last_refusal: Mutex<Option<Instant>>,
     /// What is never right, whatever happens to Redis.
     findings: Mutex<Vec<String>>,
@@ -97,6 +102,15 @@ struct Met {
 impl Met {
     fn count(&self, what: impl Fn(&Self) -> &AtomicUsize) {
         what(self).fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The version is `found` now, and at least `least` was acknowledged.
+    fn compare(&self, found: u64, least: u64, seen: u64) {
+        if found < least {
+            self.count(|met| &met.lost_writes);
+        } else if found < seen {
+            self.count(|met| &met.undone);
+        }
     }
 
     /// The one error that callers may see.
@@ -160,7 +174,9 @@ impl Client {
         let at = self.random.below(self.known.len() as u64) as usize;
         let known = self.known.swap_remove(at);
         match (choice, known) {
-            (1..5, Known::Live { browser, version }) => self.write(browser, version).await,
+            (1..5, Known::Live { browser, acknowledged, seen }) => {
+                self.write(browser, acknowledged, seen).await
+            }
             (5, Known::Live { browser, .. }) => self.destroy(browser).await,
             (_, known) => {
                 let known = self.look(known).await?;
@@ -174,23 +190,22 @@ impl Client {
         let write = WriteRequest { set: b"{\"n\":0}".as_slice().into(), ..Default::default() };
         let created = self.calls.write(call(write)).await;
         let created = created.map_err(|status| self.met.refuse("create", &status))?.into_inner();
-        self.known.push(Known::Live { browser: Browser::with(&created.set_cookie), version: 1 });
+        let browser = Browser::with(&created.set_cookie);
+        self.known.push(Known::Live { browser, acknowledged: 1, seen: 1 });
         Ok(())
     }
 
-    async fn write(&mut self, browser: Browser, version: u64) -> Result<(), ()> {
+    async fn write(&mut self, browser: Browser, acknowledged: u64, seen: u64) -> Result<(), ()> {
         let write = WriteRequest {
             credential: browser.credential(),
-            set: format!("{{\"n\":{version}}}").into(),
+            set: format!("{{\"n\":{seen}}}").into(),
             ..Default::default()
         };
         match self.calls.write(call(write)).await {
             Ok(written) => {
                 let found = written.into_inner().session.expect("a session").version;
-                if found <= version {
-                    self.met.count(|met| &met.lost_writes);
-                }
-                self.known.push(Known::Live { browser, version: found });
+                self.met.compare(found, acknowledged + 1, seen + 1);
+                self.known.push(Known::Live { browser, acknowledged: found, seen: found });
                 Ok(())
             }
             Err(status) if status.code() == Code::NotFound => {
@@ -200,7 +215,7 @@ impl Client {
             Err(status) => {
                 // It may have been written, which the next look allows for.
                 self.met.refuse("write", &status);
-                self.known.push(Known::Live { browser, version });
+                self.known.push(Known::Live { browser, acknowledged, seen });
                 Err(())
             }
         }
@@ -238,12 +253,12 @@ impl Client {
         };
         let there = resolved.state() == SessionState::Active;
         Ok(match known {
-            Known::Live { browser, version } if there => {
+            Known::Live { browser, acknowledged, seen } if there => {
                 let found = resolved.session.expect("a session").version;
-                if found < version {
-                    self.met.count(|met| &met.lost_writes);
-                }
-                Some(Known::Live { browser, version: found })
+                self.met.compare(found, acknowledged, seen);
+                // What is lost is counted once.
+                let acknowledged = acknowledged.min(found);
+                Some(Known::Live { browser, acknowledged, seen: found })
             }
             Known::Live { .. } => {
                 self.met.count(|met| &met.lost_sessions);
@@ -313,13 +328,14 @@ async fn endure(name: &str, program: &Program, fault: impl AsyncFnOnce()) -> Cos
     };
     let outage = met.last_refusal.lock().map_or(Duration::ZERO, |last| last - since);
     rig::report(&format!(
-        "rig redis faults: {name}, seed {seed}: {} operations, {} refused, the last one {:.1} s after the fault; {} sessions lost, {} writes lost, {} back",
+        "rig redis faults: {name}, seed {seed}: {} operations, {} refused, the last one {:.1} s after the fault; {} sessions lost, {} writes lost, {} back, {} refused changes read and undone",
         number(&met.operations),
         number(&met.refused),
         outage.as_secs_f64(),
         cost.lost_sessions,
         cost.lost_writes,
         cost.back,
+        number(&met.undone),
     ));
     let findings = met.findings.lock();
     assert!(
