@@ -155,10 +155,7 @@ fn entry<S: Store>(record: SessionRecord, engine: &Engine<S>) -> Result<Entry, S
     if !(1..=i64::MAX as u64).contains(&record.version) {
         return Err("version: expected at least 1 and less than 2^63".to_owned());
     }
-    // A copy: a slice would keep all records of the call in memory. What is larger
-    // than the engine takes now is kept, as it is when the limit is lowered.
-    let data = Data::parse(Bytes::copy_from_slice(&record.data));
-    let data = data.map_err(|error| format!("data: {error}"))?;
+    let data = own_data(&record.data)?;
     let now = engine.now();
     let deadline = moment("idle_deadline", record.idle_deadline)?;
     // The longest lifetime, and one granularity, which is no longer.
@@ -184,6 +181,12 @@ fn entry<S: Store>(record: SessionRecord, engine: &Engine<S>) -> Result<Entry, S
             data,
         }),
     })
+}
+
+/// A copy: a slice would keep all records of the call in memory. What is larger
+/// than the engine takes now is kept, as it is when the limit is lowered.
+fn own_data(data: &[u8]) -> Result<Data, String> {
+    Data::parse(Bytes::copy_from_slice(data)).map_err(|error| format!("data: {error}"))
 }
 
 fn moment(field: &str, time: Option<prost_types::Timestamp>) -> Result<Moment, String> {
@@ -270,6 +273,15 @@ mod tests {
         }
         let start = encode("default", "default", &Position::START);
         assert_eq!(decode(&start, "default"), Some(("default".to_owned(), Position::START)));
+    }
+
+    #[test]
+    fn a_record_keeps_nothing_else_of_its_call() {
+        let call = Bytes::from_static(b"another record{\"a\":1}and another");
+        let data = own_data(&call[14..21]).expect("an object");
+        assert_eq!(&data.text()[..], b"{\"a\":1}");
+        let kept = data.text().as_ptr();
+        assert!(!call.as_ptr_range().contains(&kept), "a slice keeps all of the call in memory");
     }
 
     proptest! {

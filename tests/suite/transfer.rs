@@ -315,8 +315,12 @@ struct Served {
 
 impl Served {
     fn start() -> Self {
+        Self::with(&[])
+    }
+
+    fn with(settings: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a scratch folder");
-        Self { program: Program::serve_in(directory.path(), &[]), _directory: directory }
+        Self { program: Program::serve_in(directory.path(), settings), _directory: directory }
     }
 
     fn admin(&self) -> &str {
@@ -474,6 +478,33 @@ async fn an_interrupted_export_goes_on() {
     let after = line.split('"').nth(3).expect("the cursor");
     let rest = here.export(&["--after", after]);
     assert_eq!(stderr(&rest), format!("sessiond: exported {count} records of default\n"));
+}
+
+/// An engine without sessions leaves no record behind that would tell of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resumed_export_knows_of_the_engines_before() {
+    let settings = [
+        "--set=engine.admin.cookie.name=admin",
+        "--set=engine.admin.cookie.secrets=a-signing-secret-for-tests-long-enough",
+    ];
+    let (here, there) = (Served::with(&settings), Served::with(&settings));
+    let request = WriteRequest { engine: "admin".into(), ..set(r#"{"a":1}"#) };
+    there.client().await.write(request).await.expect("a Write is taken");
+    here.visitors(3).await;
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    let path = directory.path().join("sessions.jsonl");
+    let file = path.to_str().expect("a path");
+    let exported = here.export(&["--output", file]);
+    assert_eq!(stderr(&exported), "sessiond: exported 3 records of admin, default\n");
+    let whole = fs::read_to_string(&path).expect("text");
+    // Torn within the second engine's records: what is left tells of the first one alone.
+    let first_record = whole.find("\"engine\":\"default\"").expect("a record");
+    write_file(&path, &whole[..first_record + 5]);
+    let resumed = here.export(&["--output", file, "--resume"]);
+    assert_eq!(stderr(&resumed), "sessiond: exported 3 records of admin, default\n");
+    assert_eq!(fs::read_to_string(&path).expect("text"), whole, "as if nothing had happened");
+    let mirrored = there.import(whole.as_bytes(), &["--mirror"]);
+    assert_done(&mirrored, "created=3 replaced=0 kept=0 dropped=0 ended=1");
 }
 
 fn replace_last(text: &str, from: &str, to: &str) -> String {
