@@ -147,7 +147,7 @@ fn told_bytes(cache: f64, sessions: f64) -> f64 {
 fn serving(rig: &Rig, many: &Site, few: &Site, found: &mut Findings) -> Result<f64, Problem> {
     eprintln!("opening");
     let (daemon, took) = rig.serve(many)?;
-    found.add("open to serving after a clean stop, s", took, 2.0, "");
+    found.add("open to serving after the filling and a clean stop, s", took, 2.0, "");
     let resident = daemon.process.resident_bytes()? as f64;
 
     eprintln!("latencies at rest and during flushes");
