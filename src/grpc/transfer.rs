@@ -155,7 +155,7 @@ fn entry<S: Store>(record: SessionRecord, engine: &Engine<S>) -> Result<Entry, S
     if !(1..=i64::MAX as u64).contains(&record.version) {
         return Err("version: expected at least 1 and less than 2^63".to_owned());
     }
-    let data = own_data(&record.data)?;
+    let data = own_data(&record.data, engine.max_data_bytes())?;
     let now = engine.now();
     let deadline = moment("idle_deadline", record.idle_deadline)?;
     // The longest lifetime, and one granularity, which is no longer.
@@ -183,9 +183,14 @@ fn entry<S: Store>(record: SessionRecord, engine: &Engine<S>) -> Result<Entry, S
     })
 }
 
-/// A copy: a slice would keep all records of the call in memory. What is larger
-/// than the engine takes now is kept, as it is when the limit is lowered.
-fn own_data(data: &[u8]) -> Result<Data, String> {
+/// A copy: a slice would keep all records of the call in memory.
+fn own_data(data: &[u8], most: usize) -> Result<Data, String> {
+    if data.len() > most {
+        let found = data.len();
+        return Err(format!(
+            "data: expected at most max_data_bytes of the engine, which is {most}, found {found} bytes"
+        ));
+    }
     Data::parse(Bytes::copy_from_slice(data)).map_err(|error| format!("data: {error}"))
 }
 
@@ -278,8 +283,9 @@ mod tests {
     #[test]
     fn a_record_keeps_nothing_else_of_its_call() {
         let call = Bytes::from_static(b"another record{\"a\":1}and another");
-        let data = own_data(&call[14..21]).expect("an object");
+        let data = own_data(&call[14..21], 7).expect("an object");
         assert_eq!(&data.text()[..], b"{\"a\":1}");
+        own_data(&call[14..21], 6).expect_err("it is longer");
         let kept = data.text().as_ptr();
         assert!(!call.as_ptr_range().contains(&kept), "a slice keeps all of the call in memory");
     }

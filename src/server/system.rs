@@ -44,7 +44,7 @@ pub fn raise_descriptor_limit(connections: u32) -> Result<(), String> {
 
 /// Has freed memory given back to the system. glibc, as it comes, raises by
 /// itself what it keeps for later, to tens of MiB, with the first of sled's buffers
-/// of 4 MiB that is freed. (Fewer arenas would keep less still; they made a Resolve
+/// of 8 MiB that is freed. (Fewer arenas would keep less still; they made a Resolve
 /// dearer.) Call it before there are threads.
 #[cfg(target_env = "gnu")]
 pub fn keep_little_freed_memory() {

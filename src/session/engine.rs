@@ -170,6 +170,11 @@ impl<S: Store> Engine<S> {
         &self.name
     }
 
+    /// The most data of a session, in bytes of JSON text.
+    pub fn max_data_bytes(&self) -> usize {
+        self.policy.max_data_bytes
+    }
+
     /// How many sessions are stored; see [`Store::count`].
     pub fn count(&self) -> Option<u64> {
         self.store.count()

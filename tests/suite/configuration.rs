@@ -331,6 +331,10 @@ fn what_can_not_work_together_is_refused() {
             vec![("engine.default.max_data_bytes", "1MiB")],
             "engine.default.max_data_bytes: expected at most limits.max_message_bytes less 65536 bytes",
         ),
+        (
+            vec![("engine.default.max_data_bytes", "81KiB")],
+            "engine.default.max_data_bytes: expected at most 80KiB, which is what the sled store keeps, found 81KiB",
+        ),
         (vec![("engine.BAD.duration", "1h")], "engine.BAD: expected a name"),
         (vec![("cleanup.slice", "0")], "cleanup.slice: expected at least 1"),
         (vec![("limits.max_connections", "0")], "limits.max_connections: expected at least 1"),

@@ -72,7 +72,7 @@ impl Raw {
     }
 
     fn untouched(directory: &Path) -> Self {
-        let config = sled::Config::new().path(directory.join("data")).segment_size(4 << 20);
+        let config = sled::Config::new().path(directory.join("data")).segment_size(8 << 20);
         // sled lets go a moment after it was dropped.
         let opened = (0..500).find_map(|_| {
             config.open().ok().or_else(|| {

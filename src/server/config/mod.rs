@@ -2,7 +2,8 @@
 //!
 //! Parsing binds nothing and opens nothing. [`layers`] reads the sources,
 //! [`policy`] checks what no single value can show and makes the engines' rules,
-//! [`redis`] has the keys of `[store.redis]`, [`adopt`] those of `[engine.NAME.adopt]`.
+//! [`redis`] has the keys of `[store.redis]`, [`adopt`] those of `[engine.NAME.adopt]`,
+//! [`text`] the types of values that are written in a form of their own.
 //! `config/sessiond.toml` says what each key means.
 
 use std::{collections::BTreeMap, path::PathBuf};

@@ -9,7 +9,9 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::{AdoptChoice, Backend, Config, ConfigError, EngineConfig, ListenAddr, adopt, redis};
+use super::{
+    AdoptChoice, Backend, Config, ConfigError, EngineConfig, ListenAddr, Size, adopt, redis,
+};
 use crate::{
     session::{
         cookie,
@@ -19,7 +21,7 @@ use crate::{
         principals::Limit,
         token::{Keyring, Secret},
     },
-    store::redis::RedisOptions,
+    store::{redis::RedisOptions, sled::MOST_DATA_BYTES},
 };
 
 /// Each may have two stores, which are numbered in 16 bits.
@@ -79,6 +81,14 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
         if engine.max_data_bytes.0.saturating_add(MESSAGE_OVERHEAD_BYTES) > message {
             let problem = format!(
                 "expected at most limits.max_message_bytes less {MESSAGE_OVERHEAD_BYTES} bytes, found {}",
+                engine.max_data_bytes
+            );
+            return Err(ConfigError::new(format!("engine.{name}.max_data_bytes"), problem));
+        }
+        let most = Size(MOST_DATA_BYTES as u64);
+        if config.store.backend == Backend::Sled && engine.max_data_bytes.0 > most.0 {
+            let problem = format!(
+                "expected at most {most}, which is what the sled store keeps, found {}",
                 engine.max_data_bytes
             );
             return Err(ConfigError::new(format!("engine.{name}.max_data_bytes"), problem));

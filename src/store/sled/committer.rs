@@ -3,7 +3,7 @@
 //! All who wait are gathered into one flush. What sled's `flush()` gives on
 //! Linux is `sync_file_range`, which puts the bytes into the kernel and no
 //! further: that is [`Durability::Flushed`]. For [`Durability::Synced`] the
-//! files are fdatasync'ed here.
+//! log is fdatasync'ed here.
 //!
 //! Changes are numbered as they are made, whoever then waits for them: a caller
 //! that gave up leaves no change behind that nobody flushes, and who finds the
@@ -14,12 +14,9 @@
 //! of promising what it can not know, until it is opened again.
 
 use std::{
-    collections::HashSet,
-    ffi::{OsStr, OsString},
     fs::File,
     io,
-    os::unix::ffi::OsStrExt,
-    path::PathBuf,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -29,7 +26,6 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use rustix::fs::Dir;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -119,7 +115,7 @@ type Done = Box<dyn FnOnce(Result<()>) + Send>;
 
 impl Committer {
     /// `path` is the directory of the database.
-    pub fn start(db: sled::Db, path: PathBuf, flush_interval: Duration) -> io::Result<Self> {
+    pub fn start(db: sled::Db, path: &Path, flush_interval: Duration) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             wake: Condvar::new(),
@@ -133,11 +129,11 @@ impl Committer {
             flushes: AtomicU64::new(0),
             ended: Condvar::new(),
         });
-        let files = Files::open(path)?;
+        let log = open_log(path)?;
         let mut committer = Self { shared: Arc::clone(&shared), threads: Vec::new() };
         let (theirs, their_db) = (Arc::clone(&shared), db.clone());
         let thread = std::thread::Builder::new().name("sessiond-commit".to_owned());
-        let commit = thread.spawn(move || theirs.run(&their_db, files, flush_interval))?;
+        let commit = thread.spawn(move || theirs.run(&their_db, &log, flush_interval))?;
         committer.threads.push(commit);
         let thread = std::thread::Builder::new().name("sessiond-watch".to_owned());
         committer.threads.push(thread.spawn(move || shared.watch(&db))?);
@@ -251,14 +247,14 @@ impl Drop for Committer {
 }
 
 impl Shared {
-    fn run(&self, db: &sled::Db, mut files: Files, flush_interval: Duration) {
+    fn run(&self, db: &sled::Db, log: &File, flush_interval: Duration) {
         let _end = End(self);
         let mut pause = false;
         loop {
             let (waiting, stopping) = self.gather(flush_interval, pause);
             let sync =
                 stopping || waiting.iter().any(|waiter| waiter.durability == Durability::Synced);
-            let outcome = self.flush(db, &mut files, sync);
+            let outcome = self.flush(db, log, sync);
             pause = outcome.is_err();
             for waiter in waiting {
                 (waiter.done)(outcome.clone().map_err(Failure::into_error));
@@ -301,12 +297,7 @@ impl Shared {
         self.written_bytes.load(Ordering::SeqCst) - synced
     }
 
-    fn flush(
-        &self,
-        db: &sled::Db,
-        files: &mut Files,
-        sync: bool,
-    ) -> std::result::Result<(), Failure> {
+    fn flush(&self, db: &sled::Db, log: &File, sync: bool) -> std::result::Result<(), Failure> {
         if self.failed.load(Ordering::Acquire) {
             return Err(Failure(Arc::new(io::Error::other("an earlier flush failed"))));
         }
@@ -319,13 +310,7 @@ impl Shared {
         if !sync && self.unsynced_bytes() < SYNC_BYTES {
             return Ok(());
         }
-        // What fails before anything was synced, for lack of descriptors say,
-        // leaves nothing in doubt: it may work the next time.
-        let blobs = files.new_blobs().map_err(|error| {
-            tracing::error!(%error, "the files of the database can not be opened to be synced");
-            Failure(Arc::new(error))
-        })?;
-        files.sync(blobs).map_err(|error| self.fail(error))?;
+        log.sync_data().map_err(|error| self.fail(error))?;
         self.synced.store(changed, Ordering::SeqCst);
         self.synced_bytes.store(written + flushed, Ordering::SeqCst);
         let _queue = self.queue.lock();
@@ -415,65 +400,13 @@ impl Failure {
     }
 }
 
-/// The files of the database that a power loss could take. They are kept open,
-/// so that a lack of descriptors does not keep anybody from a sync.
-struct Files {
-    /// sled's log. A lock on it belongs to sled's own descriptor.
-    log: File,
-    /// Where sled puts values that are too large for its log, a file each. It
-    /// never changes one and never syncs one.
-    blobs: Dir,
-    blobs_directory: File,
-    blobs_path: PathBuf,
-    synced_blobs: HashSet<OsString>,
-}
-
-impl Files {
-    fn open(path: PathBuf) -> io::Result<Self> {
-        // sled writes this once, and never syncs it.
-        File::open(path.join("conf"))?.sync_all()?;
-        // The entries of the files themselves.
-        File::open(&path)?.sync_all()?;
-        let log = File::options().read(true).write(true).open(path.join("db"))?;
-        let blobs_path = path.join("blobs");
-        let blobs_directory = File::open(&blobs_path)?;
-        let blobs = Dir::read_from(&blobs_directory)?;
-        Ok(Self { log, blobs, blobs_directory, blobs_path, synced_blobs: HashSet::new() })
-    }
-
-    /// The blob files that are not synced yet.
-    fn new_blobs(&mut self) -> io::Result<Vec<(OsString, File)>> {
-        let mut present = HashSet::new();
-        let mut new = Vec::new();
-        self.blobs.rewind();
-        while let Some(entry) = self.blobs.read() {
-            let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
-            if name == "." || name == ".." {
-                continue;
-            }
-            if !self.synced_blobs.contains(&name) {
-                match File::open(self.blobs_path.join(&name)) {
-                    Ok(blob) => new.push((name.clone(), blob)),
-                    // sled has dropped it meanwhile.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    Err(error) => return Err(error),
-                }
-            }
-            present.insert(name);
-        }
-        self.synced_blobs.retain(|name| present.contains(name));
-        Ok(new)
-    }
-
-    fn sync(&mut self, blobs: Vec<(OsString, File)>) -> io::Result<()> {
-        for (_, blob) in &blobs {
-            blob.sync_data()?;
-        }
-        if !blobs.is_empty() {
-            self.blobs_directory.sync_all()?;
-        }
-        self.log.sync_data()?;
-        self.synced_blobs.extend(blobs.into_iter().map(|(name, _)| name));
-        Ok(())
-    }
+/// sled's log, and makes sure that a power loss takes no file of the database. It
+/// is kept open, so that a lack of descriptors keeps nobody from a sync. A lock on
+/// it belongs to sled's own descriptor.
+fn open_log(path: &Path) -> io::Result<File> {
+    // sled writes this once, and never syncs it.
+    File::open(path.join("conf"))?.sync_all()?;
+    // The entries of the files themselves.
+    File::open(path)?.sync_all()?;
+    File::options().read(true).write(true).open(path.join("db"))
 }

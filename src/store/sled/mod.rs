@@ -11,8 +11,9 @@
 //!
 //! [`records`] is the part that may wait for the disk, [`principals`] its index of
 //! whose sessions they are, [`tally`] their number, [`threads`] is where it runs, [`committer`] makes
-//! changes durable, [`open`] opens the data directory, [`snapshots`] judges what
-//! sled keeps there beside its log, [`quarantine`] moves aside what is damaged.
+//! changes durable, [`space`] knows how full the disk is, [`open`] opens the data
+//! directory, [`snapshots`] judges what sled keeps there beside its log,
+//! [`quarantine`] moves aside what is damaged.
 
 mod committer;
 mod open;
@@ -24,7 +25,12 @@ mod space;
 mod tally;
 mod threads;
 
-use std::{fs::File, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use quick_cache::{Weighter, sync::Cache};
 use sled::Tree;
@@ -34,14 +40,14 @@ use self::{
     committer::Committer,
     open::Handle,
     principals::Doubts,
-    records::{Kept, Locks, Records},
-    space::Space,
+    records::{CHANGE_BYTES, Kept, Locks, Records},
+    space::{Room, Space},
     tally::Tally,
     threads::Threads,
 };
 pub use self::{
     committer::Durability,
-    open::{OnDamage, OpenError},
+    open::{MOST_DATA_BYTES, OnDamage, OpenError},
 };
 use crate::session::{
     clock::Moment,
@@ -145,7 +151,7 @@ impl SledDatabase {
         let directory = |source| OpenError::Directory { path: path.clone(), source };
         let meta = opened.db.open_tree(META).map_err(|error| unreadable_database(&path, &error))?;
         let committer =
-            Committer::start(sled::Db::clone(&opened.db), path.clone(), options.flush_interval)
+            Committer::start(sled::Db::clone(&opened.db), &path, options.flush_interval)
                 .map_err(directory)?;
         let hot_bytes = options.cache_bytes - page_bytes;
         let items = (hot_bytes / 512).max(16) as usize;
@@ -209,10 +215,15 @@ impl SledDatabase {
         Ok(mark.as_deref().and_then(number_of).map(Moment::from_unix_millis))
     }
 
-    /// Keeps `now` as the latest time. May wait for the disk.
+    /// Keeps `now` as the latest time, unless the disk is full. May wait for the disk.
     pub fn mark_time(&self, now: Moment) -> Result<()> {
-        let kept = self.shared().meta.insert(TIME, &now.unix_millis().to_be_bytes());
-        self.shared().committer.changed();
+        let Shared { meta, committer, space, .. } = &**self.shared();
+        if space.room(Instant::now()) < Room::Endings {
+            return Ok(());
+        }
+        committer.admit(CHANGE_BYTES)?;
+        let kept = meta.insert(TIME, &now.unix_millis().to_be_bytes());
+        committer.changed();
         kept.map(drop).map_err(|error| StoreError::unavailable("mark the time", error))
     }
 

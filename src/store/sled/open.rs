@@ -21,11 +21,21 @@ use super::{
     snapshots::{self, Newest},
 };
 
-/// sled writes a leaf's values together, and spills them to a file of their own,
-/// which it never syncs, when they are more than a quarter of this. The default
-/// of 512 KiB would spill sessions of 8 KiB; with this, those of 64 KiB stay in.
-/// It is fixed when a database is made.
-pub const SEGMENT_BYTES: usize = 4 << 20;
+/// sled writes a leaf's values together, and spills them to a file of their own
+/// when they are more than a quarter of this. Such a file is never synced, a log
+/// that leads to one that a power loss took does not open, and a flush waits for
+/// ever for one that could not be written. So no leaf may be so large:
+/// [`MOST_DATA_BYTES`] sees to it. It is fixed when a database is made.
+pub const SEGMENT_BYTES: usize = 8 << 20;
+
+/// The most data of a record. sled splits a leaf that has more than 16 records
+/// when it comes by the next time, and joins one of fewer than 4 to the one before
+/// it: 24 leave room for what comes in between.
+pub const MOST_DATA_BYTES: usize = 80 << 10;
+const LEAF_RECORDS: usize = 24;
+/// Of a record beside its data: its head, the longest principal, and its key.
+const HEAD_BYTES: usize = 512;
+const _: () = assert!(LEAF_RECORDS * (MOST_DATA_BYTES + HEAD_BYTES) < SEGMENT_BYTES / 4 - 128);
 
 /// How often sled's own thread runs. Nobody relies on its flushes: it ends on the
 /// first error, and the committer notices errors by itself. But only that thread
@@ -44,7 +54,9 @@ const MIN_CACHE_BYTES: u64 = 256;
 pub const LAYOUT_FILE: &str = "layout";
 /// The same until the database is made.
 const UNFINISHED_FILE: &str = "layout.unfinished";
-const LAYOUT: &str = "sessiond sled 1\n";
+/// The same for a database that was made without either, until it has its name.
+const NEW_LAYOUT_FILE: &str = "layout.new";
+const LAYOUT: &str = "sessiond sled 2\n";
 
 /// How often and how far apart an opening looks whether sled has let go.
 const LINGERING_TRIES: u32 = 200;
@@ -259,9 +271,11 @@ fn note_layout(path: &Path) -> io::Result<()> {
     }
     File::open(path)?.sync_all()?;
     let unfinished = path.join(UNFINISHED_FILE);
-    fs::write(&unfinished, LAYOUT)?;
-    File::open(&unfinished)?.sync_all()?;
-    fs::rename(&unfinished, path.join(LAYOUT_FILE))?;
+    // A database that was made without the note must never seem unfinished.
+    let note = if unfinished.exists() { unfinished } else { path.join(NEW_LAYOUT_FILE) };
+    fs::write(&note, LAYOUT)?;
+    File::open(&note)?.sync_all()?;
+    fs::rename(&note, path.join(LAYOUT_FILE))?;
     File::open(path)?.sync_all()
 }
 
@@ -398,6 +412,25 @@ mod tests {
         assert!(quarantine::all(&path).expect("readable").is_empty());
         let other = sled::Config::new().path(&path).segment_size(1 << 16).open();
         assert!(other.expect("it opens").get("a").expect("readable").is_some(), "as it was");
+    }
+
+    /// A backup without the file, say; and a crash while it is written anew.
+    #[test]
+    fn a_database_without_its_layout_file_is_never_taken_for_unfinished() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let path = scratch.path().join("data");
+        let opened = open(&path, 1 << 20, OnDamage::Refuse).expect("it opens");
+        opened.db.insert("key", "value").expect("it is taken");
+        drop(opened);
+        fs::remove_file(path.join(LAYOUT_FILE)).expect("it was there");
+        // The name that it is to have is in the way: the opening ends there.
+        fs::create_dir(path.join(LAYOUT_FILE)).expect("made");
+        fs::write(path.join(LAYOUT_FILE).join("full"), "").expect("made");
+        note_layout(&path).expect_err("nothing is renamed to a folder");
+        fs::remove_dir_all(path.join(LAYOUT_FILE)).expect("removed");
+        let opened = open(&path, 1 << 20, OnDamage::Refuse).expect("it opens");
+        assert!(opened.db.get("key").expect("readable").is_some(), "nothing is dropped");
+        assert!(path.join(LAYOUT_FILE).is_file(), "it has its note again");
     }
 
     #[test]

@@ -95,7 +95,7 @@ impl Drop for Records {
 }
 
 /// What a change takes in the log beside its record, about.
-const CHANGE_BYTES: usize = 64;
+pub const CHANGE_BYTES: usize = 64;
 
 const SWEEP: &str = "sweep expired records";
 /// When the sweep looks again at a record that it can not read.
