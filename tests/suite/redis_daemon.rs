@@ -1,7 +1,12 @@
 //! Daemons on a Redis: without it, several on one, over TLS, behind Sentinels, in
 //! a cluster whose slots move.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::TcpListener,
+    sync::Arc,
+    time::Duration,
+};
 
 use sessiond::{
     grpc::wire::{
@@ -13,7 +18,7 @@ use sessiond::{
         id::PublicId,
         store::Store,
     },
-    store::redis::RedisDatabase,
+    store::redis::{RedisDatabase, RedisOptions},
 };
 use tonic::{Code, transport::Endpoint};
 use tonic_health::pb::{
@@ -22,6 +27,7 @@ use tonic_health::pb::{
 use tonic_types::StatusExt;
 
 use crate::support::{
+    browser::Browser,
     daemon::{Daemon, TestClock, assert_fault, data, set},
     papers::Papers,
     program::{PATIENCE, Program},
@@ -96,6 +102,35 @@ async fn an_outage_fills_no_log() {
     let told = log.lines().filter(|line| line.contains("the store fails")).count();
     assert_eq!(told, 1, "500 calls have failed:\n{log}");
     assert!(log.lines().count() < 20, "{log}");
+}
+
+/// What is full is told once, also when each Write begins with a read that works.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_redis_fills_no_log() {
+    if is_missing() {
+        return;
+    }
+    let redis = RedisServer::start();
+    let url = format!("--set=store.redis.url={}", redis.url());
+    let program = Program::serve(&["--dev", "--set=store.backend=redis", &url]);
+    let address = format!("http://{}", program.address("grpc"));
+    let mut client = SessionServiceClient::connect(address).await.expect("it is there");
+    let created = client.write(set("{}")).await.expect("there is room").into_inner();
+    let browser = Browser::with(&created.set_cookie);
+    let change = || WriteRequest { credential: browser.credential(), ..set("{\"a\":1}") };
+    for _ in 0..2 {
+        redis.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+        for _ in 0..20 {
+            let refused = client.write(change()).await.expect_err("there is no room");
+            assert_fault(&refused, Code::ResourceExhausted, "STORE_FULL", None);
+        }
+        redis.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+        client.write(change()).await.expect("there is room again");
+    }
+    let (_, log) = program.stop();
+    let told = |words| log.lines().filter(|line| line.contains(words)).count();
+    assert_eq!(told("redis has no memory left"), 2, "{log}");
+    assert_eq!(told("redis has memory again"), 2, "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -214,13 +249,112 @@ async fn sentinels_name_the_primary() {
     assert!(cause.contains("knows no other"), "{cause}");
 }
 
-/// A slot moves to another server, key by key, while its sessions are used.
+/// They take the connections and say nothing: two of three.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sessions_move_with_their_slots() {
+async fn sentinels_that_hang_are_passed_over() {
     if is_missing() {
         return;
     }
-    let cluster = RedisCluster::start(3, 0);
+    let primary = RedisServer::start();
+    let sentinel =
+        RedisServer::sentinel(&format!("sentinel monitor main 127.0.0.1 {} 1\n", primary.port));
+    let hanging = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    let ports = hanging.each_ref().map(|socket| socket.local_addr().expect("an address").port());
+    let url = format!(
+        "redis+sentinel://127.0.0.1:{},127.0.0.1:{},127.0.0.1:{}/main",
+        ports[0], ports[1], sentinel.port
+    );
+    let options = RedisOptions { connect_timeout: Duration::from_secs(4), ..options(&url, "p") };
+    let database = RedisDatabase::start(options, TestClock::new());
+    database.first_contact().await.expect("the third one names the primary");
+    let asked = || {
+        let calls = hanging.iter().map(|socket| {
+            socket.set_nonblocking(true).expect("a socket");
+            std::iter::from_fn(|| socket.accept().ok()).count()
+        });
+        calls.sum::<usize>()
+    };
+    assert_eq!(asked(), 2, "once each");
+    // Some beats later.
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    assert_eq!(asked(), 0, "the one that has answered is asked first");
+}
+
+/// A primary that is cut off from the others refuses, and tells the map of before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_cut_off_is_not_believed() {
+    let mut nodes = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    let port = |node: &TcpListener| node.local_addr().expect("an address").port();
+    nodes.sort_by_key(port);
+    let [cut_off, other] = nodes;
+    let (first, second) = (port(&cut_off), port(&other));
+    let range =
+        |from, to, port| format!("*3\r\n:{from}\r\n:{to}\r\n*2\r\n$9\r\n127.0.0.1\r\n:{port}\r\n");
+    let before = format!("*2\r\n{}{}", range(0, 8191, first), range(8192, 16383, second));
+    let after = format!("*1\r\n{}", range(0, 16383, second));
+    pretend(cut_off, before, "-CLUSTERDOWN The cluster is down\r\n");
+    pretend(other, after, "$-1\r\n");
+    let url = format!("redis+cluster://127.0.0.1:{first}");
+    let database = RedisDatabase::start(options(&url, "p"), TestClock::new());
+    database.first_contact().await.expect("they are there");
+    let store = database.store("default");
+    // In both halves of the slots.
+    let everywhere = async {
+        loop {
+            let ids = (0..16).map(|number| PublicId::from_bytes([number; 12]));
+            let reads = futures_util::future::join_all(ids.map(|id| store.read(id))).await;
+            if reads.iter().all(Result::is_ok) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(8), everywhere).await.expect("the other is asked");
+}
+
+/// A node of a cluster that tells this map, and answers every GET so.
+fn pretend(node: TcpListener, map: String, to_get: &'static str) {
+    std::thread::spawn(move || {
+        for stream in node.incoming().map_while(Result::ok) {
+            let map = map.clone();
+            std::thread::spawn(move || {
+                let mut writer = stream.try_clone().expect("a socket");
+                let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+                while let Some(head) = lines.next() {
+                    let count: usize = head[1..].parse().expect("the number of words");
+                    let words: Vec<_> = lines.by_ref().take(2 * count).collect();
+                    let answer = match words[1].to_uppercase().as_str() {
+                        "CLUSTER" => map.as_str(),
+                        "TIME" => "*2\r\n:1800000000\r\n:0\r\n",
+                        "GET" => to_get,
+                        _ => "+OK\r\n",
+                    };
+                    if writer.write_all(answer.as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_move_with_their_slots() {
+    sessions_move("ip").await;
+}
+
+/// As behind a proxy: nodes are where the client has found one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_move_where_nodes_have_no_names() {
+    sessions_move("unknown-endpoint").await;
+}
+
+/// A slot moves to another server, key by key, while its sessions are used.
+async fn sessions_move(endpoints: &str) {
+    if is_missing() {
+        return;
+    }
+    let cluster = RedisCluster::with(3, 0, &["--cluster-preferred-endpoint-type", endpoints]);
     let daemon = daemon_on(&cluster.url()).await;
     let browser = daemon.visitor("{\"a\":1}").await;
     let session = daemon.resolve(&browser).await.session.expect("a session");

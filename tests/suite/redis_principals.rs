@@ -327,6 +327,49 @@ async fn the_index_ends_no_earlier_than_its_sessions() {
     }
 }
 
+/// When the last entry of the index ends, by the server's clock.
+fn last_end(server: &RedisServer, key: &str) -> u64 {
+    let entries = ask_octets(server.port, &[b"ZRANGE", key.as_bytes(), b"-1", b"-1"]);
+    let entry = entries.strip_suffix(b"\r\n").expect("an answer");
+    u64::from_be_bytes(*entry.last_chunk().expect("an entry"))
+}
+
+/// With one operation at a time no renewal gets a place: all of them are lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_much_longer_life_is_in_the_index_before_the_session_has_it() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let user = "ACL SETUSER app on >hunter2 ~sessiond:* +@all -set";
+    server.ask(&user.split(' ').collect::<Vec<_>>());
+    let store = store_with(&server, |options| options.max_pending = 1);
+    let stops_half_way = store_with(&server, |options| {
+        options.max_pending = 1;
+        options.login.username = "app".to_owned();
+        options.login.password = "hunter2".to_owned().into();
+    });
+    create(&store, id(1), "ann").await;
+    let key = index_key(&server);
+    let covers = |life: Duration, what: &str| {
+        let life = life.as_millis() as u64;
+        assert!(number(&server.ask(&["PTTL", &key])) as u64 > life, "the key: {what}");
+        assert!(last_end(&server, &key) > server_time(&server) + life, "the entry: {what}");
+    };
+    let longer = |days| Update { duration: Some(DAY * days), ..update("ann") };
+    store.write(id(1), update("ann").into()).await.expect("works").expect("there").expect("taken");
+    assert!(number(&server.ask(&["PTTL", &key])) < (DAY * 3).as_millis() as i64);
+    stops_half_way.write(id(1), longer(10).into()).await.expect_err("no SET");
+    covers(DAY * 10, "it comes first");
+    store.write(id(1), longer(30).into()).await.expect("works").expect("there").expect("taken");
+    covers(DAY * 30, "a Write has been answered");
+    assert_eq!(entries(&server, &key), 1, "one for each");
+    let later = Record { version: 9, deadline: NOW + DAY * 90, ..record("ann") };
+    store.restore(id(1), later, NOW).await.expect("the store works");
+    covers(DAY * 90, "a record of another store has been kept");
+    assert_eq!(listed(&store, "ann").await, [id(1)]);
+}
+
 /// A login that there is no room for leaves nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_memory_a_login_is_refused() {

@@ -18,7 +18,7 @@ use sessiond::{
     },
     store::{
         codec,
-        redis::{RedisDatabase, RedisOptions, RedisStore, Wait},
+        redis::{RedisDatabase, RedisOptions, RedisStore},
     },
 };
 
@@ -27,19 +27,19 @@ use crate::support::{
     redis::{RedisServer, ask_octets, is_missing, options},
 };
 
-const NOW: Moment = Moment::from_unix_millis(1_000_000);
+pub const NOW: Moment = Moment::from_unix_millis(1_000_000);
 const LIFETIME: Lifetime = Lifetime {
     duration: Duration::from_secs(100),
     granularity: Granularity::Fixed(Duration::from_secs(10)),
     absolute: None,
 };
-const ID: PublicId = PublicId::from_bytes([0xfb; 12]);
+pub const ID: PublicId = PublicId::from_bytes([0xfb; 12]);
 /// Of [`ID`], in the store called "default".
-const KEY: &str = "sessiond:default:-_v7-_v7-_v7-_v7";
+pub const KEY: &str = "sessiond:default:-_v7-_v7-_v7-_v7";
 const VERIFIER: VerifierHash = VerifierHash::from_bytes([1; 32]);
-const OWN: Claim = Claim::Verifier(VERIFIER);
+pub const OWN: Claim = Claim::Verifier(VERIFIER);
 
-fn record() -> Record {
+pub fn record() -> Record {
     Record {
         verifier: VERIFIER,
         version: 1,
@@ -51,11 +51,11 @@ fn record() -> Record {
     }
 }
 
-fn touch(now: Moment) -> Touch {
+pub fn touch(now: Moment) -> Touch {
     Touch { verifier: VERIFIER, lifetime: LIFETIME, now }
 }
 
-fn update(text: &'static str) -> Arc<Update> {
+pub fn update(text: &'static str) -> Arc<Update> {
     Arc::new(Update {
         verifier: VERIFIER,
         lifetime: LIFETIME,
@@ -74,7 +74,7 @@ fn update(text: &'static str) -> Arc<Update> {
     })
 }
 
-fn store_with(server: &RedisServer, change: impl FnOnce(&mut RedisOptions)) -> RedisStore {
+pub fn store_with(server: &RedisServer, change: impl FnOnce(&mut RedisOptions)) -> RedisStore {
     let mut options = options(&server.url(), "sessiond");
     change(&mut options);
     RedisDatabase::start(options, TestClock::new()).store("default")
@@ -84,13 +84,13 @@ fn store(server: &RedisServer) -> RedisStore {
     store_with(server, |_| {})
 }
 
-async fn create(store: &RedisStore) {
+pub async fn create(store: &RedisStore) {
     store.create(ID, record()).await.expect("the store works").expect("the id is free");
 }
 
 /// The error is of this kind, and the log says this.
 #[track_caller]
-fn assert_told(error: &StoreError, kind: StoreErrorKind, cause: &str) {
+pub fn assert_told(error: &StoreError, kind: StoreErrorKind, cause: &str) {
     let found = error.source().expect("a store error has a cause").to_string();
     assert_eq!(error.kind, kind, "{found}");
     assert!(found.contains(cause), "expected {cause:?} in {found:?}");
@@ -205,6 +205,60 @@ fn the_script_judges_a_claim_as_the_rule_does() {
     assert!((200..800).contains(&held.get()), "both outcomes are common: {held:?} held");
 }
 
+/// Text, and all that looks like it.
+fn text() -> impl Strategy<Value = Vec<u8>> {
+    let pieces = ["a\0", "\u{80}", "\u{7ff}", "\u{800}", "\u{d7ff}", "\u{e000}", "\u{ffff}"];
+    let pieces = pieces.into_iter().chain(["\u{10000}", "\u{fffff}", "\u{10ffff}"]);
+    let broken: [&[u8]; 8] = [
+        b"\x80",
+        b"\xc1\xbf",
+        b"\xe0\x9f\xbf",
+        b"\xed\xa0\x80",
+        b"\xf0\x8f\xbf\xbf",
+        b"\xf4\x90\x80\x80",
+        b"\xf5\x80\x80\x80",
+        b"\xff",
+    ];
+    let pieces: Vec<_> = pieces.map(str::as_bytes).chain(broken).map(<[u8]>::to_vec).collect();
+    let cut =
+        (prop::sample::select(pieces), prop::bool::weighted(0.05)).prop_map(|(mut piece, cut)| {
+            piece.truncate(piece.len() - usize::from(cut));
+            piece
+        });
+    prop::collection::vec(cut, 0..3).prop_map(|pieces| pieces.concat())
+}
+
+/// What stays, and is told to be unreadable, is the same.
+#[test]
+fn the_script_removes_what_can_be_decoded() {
+    if is_missing() {
+        return;
+    }
+    let server = RedisServer::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let store = runtime.block_on(async { store(&server) });
+    let failure_persistence = Some(Box::new(FileFailurePersistence::Off) as _);
+    let config = Config { cases: 2_000, failure_persistence, ..Config::default() };
+    let readable = std::cell::Cell::new(0);
+    let outcome = TestRunner::new(config).run(&(text(), text()), |(principal, data)| {
+        let mut octets = encoded(&record())[..codec::HEADER_LEN].to_vec();
+        octets.extend((principal.len() as u16).to_be_bytes());
+        octets.extend([principal, data].concat());
+        ask_octets(server.port, &[b"SET", KEY.as_bytes(), &octets]);
+        let decoded = codec::decode(octets.into()).ok();
+        readable.set(readable.get() + u32::from(decoded.is_some()));
+        let removed = runtime.block_on(store.destroy(ID, OWN));
+        let is_left = server.ask(&["EXISTS", KEY]) == ":1\r\n";
+        prop_assert_eq!(is_left, decoded.is_none());
+        let removed = removed.ok().flatten();
+        prop_assert_eq!(removed.as_deref(), decoded.as_ref());
+        Ok::<_, TestCaseError>(())
+    });
+    outcome.unwrap_or_else(|error| panic!("{error}"));
+    assert!((400..1600).contains(&readable.get()), "both are common: {readable:?} readable");
+}
+
 /// A rule that is also written in a script.
 #[test]
 fn the_script_judges_a_touch_as_the_rule_does() {
@@ -305,10 +359,10 @@ async fn a_foreign_value_is_named_and_left_alone() {
         };
         unreadable(&store.read(ID).await.expect_err(cause));
         if set[2] != damaged {
-            // Of a record that is damaged at its end these would be right to begin.
+            // Of a record that is damaged at its end it would be right to begin.
             unreadable(&store.touch(ID, touch(NOW)).await.expect_err(cause));
-            unreadable(&store.destroy(ID, OWN).await.expect_err(cause));
         }
+        unreadable(&store.destroy(ID, OWN).await.expect_err(cause));
         unreadable(&store.write(ID, update("{}")).await.expect_err(cause));
         assert!(store.create(ID, record()).await.expect("the store works").is_none(), "{cause}");
         assert_eq!(server.ask(&["DUMP", KEY]), before, "{cause}: it is as it was");
@@ -446,59 +500,6 @@ async fn scripts_that_redis_forgot_are_sent_again() {
     }
     server.ask(&["SCRIPT", "FLUSH"]);
     assert!(store.destroy(ID, OWN).await.expect("the store works").is_some());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_than_may_wait_is_refused() {
-    if is_missing() {
-        return;
-    }
-    let server = RedisServer::start();
-    let store = Arc::new(store_with(&server, |options| options.max_pending = 3));
-    create(&store).await;
-    server.signal(rustix::process::Signal::STOP);
-    let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(store.read(ID))).collect();
-    for read in &mut waiting {
-        assert!(futures_util::poll!(read).is_pending(), "redis does not answer");
-    }
-    let error = store.read(ID).await.expect_err("three are waiting");
-    assert_told(&error, StoreErrorKind::Overloaded, "store.redis.max_pending");
-    server.signal(rustix::process::Signal::CONT);
-    for read in waiting {
-        assert!(read.await.expect("redis goes on").is_some());
-    }
-    assert!(store.read(ID).await.expect("there is room").is_some());
-}
-
-/// A change is acknowledged when a replica has it, and not before.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn changes_wait_for_replicas() {
-    if is_missing() {
-        return;
-    }
-    let primary = RedisServer::start();
-    let replica = RedisServer::with(&["--replicaof", &format!("127.0.0.1 {}", primary.port)]);
-    replica.wait_for(&["INFO", "replication"], "master_link_status:up");
-    let wait = Wait { replicas: 1, timeout: Duration::from_millis(200) };
-    let store = store_with(&primary, |options| options.wait = Some(wait));
-    create(&store).await;
-    assert_eq!(replica.ask(&["EXISTS", KEY]), ":1\r\n", "the replica has it by now");
-    store.write(ID, update("{}")).await.expect("works").expect("there").expect("taken");
-
-    replica.signal(rustix::process::Signal::STOP);
-    let cause = "confirmed by 0 replicas, store.redis.wait_replicas asks for 1";
-    let unconfirmed = |error: &StoreError| assert_told(error, StoreErrorKind::Unavailable, cause);
-    unconfirmed(&store.write(ID, update("{}")).await.expect_err("the replica has stopped"));
-    assert!(store.touch(ID, touch(NOW)).await.expect("a touch does not wait").is_some());
-    unconfirmed(&store.destroy(ID, OWN).await.expect_err("the replica has stopped"));
-    // It is gone, and yet nobody may rely on that.
-    assert_eq!(primary.ask(&["EXISTS", KEY]), ":0\r\n");
-    unconfirmed(&store.destroy(ID, OWN).await.expect_err("the replica has stopped"));
-    replica.signal(rustix::process::Signal::CONT);
-    let confirmed = async { while store.destroy(ID, OWN).await.is_err() {} };
-    let patience = crate::support::program::PATIENCE;
-    tokio::time::timeout(patience, confirmed).await.expect("the replica goes on");
-    assert_eq!(replica.ask(&["EXISTS", KEY]), ":0\r\n", "the replica knows it by now");
 }
 
 /// What different requests ask at the same time travels together.

@@ -67,6 +67,8 @@ struct Map {
     servers: BTreeMap<Address, Arc<Server>>,
     /// All nodes, replicas too: any of them can be asked.
     nodes: BTreeSet<Address>,
+    /// Those that hold the cluster to be down, since the map was last asked for.
+    doubted: BTreeSet<Address>,
 }
 
 impl Drop for Cluster {
@@ -89,6 +91,7 @@ impl Cluster {
             number: 0,
             servers: BTreeMap::new(),
             nodes: BTreeSet::new(),
+            doubted: BTreeSet::new(),
         };
         let shared = Arc::new(Shared {
             access,
@@ -128,7 +131,7 @@ impl Cluster {
                     if !asking {
                         shared.outdated.notify_one();
                     }
-                    let Some(address) = redirection(text) else {
+                    let Some(address) = redirection(text, || shared.address(&server)) else {
                         return Err(last);
                     };
                     server = shared.server(address);
@@ -138,6 +141,10 @@ impl Cluster {
                 }
                 Failure::Unreached(_) | Failure::Lost(_) => {
                     shared.outdated.notify_one();
+                    return Err(last);
+                }
+                Failure::Refused { code, .. } if code == "CLUSTERDOWN" => {
+                    shared.doubt(&server);
                     return Err(last);
                 }
                 _ => return Err(last),
@@ -205,6 +212,13 @@ impl Shared {
         Arc::clone(map.servers.entry(address.clone()).or_insert_with(start))
     }
 
+    /// Where a server is; `None`: it is none of the cluster any more.
+    fn address(&self, server: &Arc<Server>) -> Option<Address> {
+        let map = self.map.read();
+        let mut known = map.servers.iter();
+        known.find(|(_, known)| Arc::ptr_eq(known, server)).map(|(address, _)| address.clone())
+    }
+
     fn start(&self, address: &Address) -> Server {
         Server::start(&self.connector(address), &self.time, self.manner)
     }
@@ -213,39 +227,28 @@ impl Shared {
         Connector { access: Arc::clone(&self.access), place: Place::Node(address.clone()) }
     }
 
+    /// A server that is cut off from the others still tells the map as it was then.
+    fn doubt(&self, server: &Arc<Server>) {
+        if let Some(address) = self.address(server) {
+            self.map.write().doubted.insert(address);
+        }
+        self.outdated.notify_one();
+    }
+
     /// Asks those who answer quickest first: servers that are connected, then the
-    /// other nodes and the seeds.
+    /// other nodes and the seeds. Of the connected, those that are in doubt come last.
     async fn learn(&self) -> Result<(), Failure> {
         let mut command = Cmd::new();
         command.arg("CLUSTER").arg("SLOTS");
-        let (connected, others) = {
-            let map = self.map.read();
-            let connected: Vec<_> = map
-                .servers
-                .iter()
-                .filter(|(_, server)| server.check().is_ok())
-                .map(|(address, server)| (address.clone(), Arc::clone(server)))
-                .collect();
-            let mut others = map.nodes.clone();
-            others.extend(self.seeds.iter().cloned());
-            others.retain(|node| connected.iter().all(|(address, _)| address != node));
-            (connected, others)
-        };
         let limit = self.access.timeout;
         let late = || Failure::Lost(format!("no answer within {limit:?}"));
         let mut problems = Vec::new();
-        for (address, server) in connected {
-            let asked = timeout(limit, server.ask(&command)).await;
-            match asked.unwrap_or_else(|_| Err(late())).and_then(|map| self.install(map, &address))
-            {
-                Ok(()) => return Ok(()),
-                Err(why) => problems.push(format!("{address}: {why}")),
-            }
-        }
-        for address in others {
-            let connector = self.connector(&address);
+        for (address, server) in self.in_turn() {
             let ask = async {
-                let mut connection = connector.connect().await?.connection;
+                if let Some(server) = server {
+                    return server.ask(&command).await;
+                }
+                let mut connection = self.connector(&address).connect().await?.connection;
                 answer(connection.send_packed_command(&command).await?)
             };
             let asked = timeout(limit, ask).await;
@@ -256,6 +259,24 @@ impl Shared {
             }
         }
         Err(Failure::Unreached(format!("no node tells the slots: {}", problems.join("; "))))
+    }
+
+    /// Whom to ask for the map, with the server of those that are connected.
+    fn in_turn(&self) -> Vec<(Address, Option<Arc<Server>>)> {
+        let mut map = self.map.write();
+        // Who is still of that mind will say so again.
+        let doubted = std::mem::take(&mut map.doubted);
+        let connected = map.servers.iter().filter(|(_, server)| server.check().is_ok());
+        let mut in_turn: Vec<_> = connected
+            .map(|(address, server)| (address.clone(), Some(Arc::clone(server))))
+            .collect();
+        // Not after the others: one that hangs would hold up a map that all agree on.
+        in_turn.sort_by_key(|(address, _)| doubted.contains(address));
+        let mut others = map.nodes.clone();
+        others.extend(self.seeds.iter().cloned());
+        others.retain(|node| in_turn.iter().all(|(address, _)| address != node));
+        in_turn.extend(others.into_iter().map(|address| (address, None)));
+        in_turn
     }
 
     /// Takes over what CLUSTER SLOTS has told. Servers that stay keep their
@@ -356,21 +377,26 @@ fn range(told: Value, by: &Address) -> Option<Range> {
     Some(Range { first, last, nodes: nodes? })
 }
 
+/// Some clusters name no host, or none that they know.
+fn is_host(host: &str) -> bool {
+    !host.is_empty() && host != "?"
+}
+
 /// A node without a host is where we asked.
 fn node(told: Value, by: &Address) -> Option<Address> {
     let Value::Array(told) = told else { return None };
     let mut told = told.into_iter();
     let host: Option<String> = from_redis_value(told.next()?).ok()?;
     let port: u16 = from_redis_value(told.next()?).ok()?;
-    let host = host.filter(|host| !host.is_empty() && host != "?");
+    let host = host.filter(|host| is_host(host));
     Some(Address { host: host.unwrap_or_else(|| by.host.clone()), port })
 }
 
-/// The address in "3999 127.0.0.1:6381".
-fn redirection(text: &str) -> Option<Address> {
+/// The address in "3999 127.0.0.1:6381". Without a host it is that of who has answered.
+fn redirection(text: &str, by: impl FnOnce() -> Option<Address>) -> Option<Address> {
     let (host, port) = text.split_whitespace().nth(1)?.rsplit_once(':')?;
-    (!host.is_empty()).then_some(())?;
-    Some(Address { host: host.to_owned(), port: port.parse().ok()? })
+    let host = if is_host(host) { host.to_owned() } else { by()?.host };
+    Some(Address { host, port: port.parse().ok()? })
 }
 
 /// CRC16 (XMODEM) of the key, or of what stands between its first braces. Keys of ours
@@ -401,11 +427,17 @@ mod tests {
 
     #[test]
     fn redirections_are_read() {
-        let address = redirection("3999 127.0.0.1:6381").expect("an address");
-        assert_eq!((address.host.as_str(), address.port), ("127.0.0.1", 6381));
-        let address = redirection("0 fd00::1:6381").expect("an address");
-        assert_eq!((address.host.as_str(), address.port), ("fd00::1", 6381));
-        assert_eq!(redirection("3999 :6381"), None);
-        assert_eq!(redirection("3999"), None);
+        let by = || Some(Address { host: "redis-3".to_owned(), port: 6379 });
+        for (text, host) in [
+            ("3999 127.0.0.1:6381", "127.0.0.1"),
+            ("0 fd00::1:6381", "fd00::1"),
+            ("3999 :6381", "redis-3"),
+            ("3999 ?:6381", "redis-3"),
+        ] {
+            let address = redirection(text, by).expect("an address");
+            assert_eq!((address.host.as_str(), address.port), (host, 6381), "{text}");
+        }
+        assert_eq!(redirection("3999", by), None);
+        assert_eq!(redirection("3999 :6381", || None), None, "nobody knows who has answered");
     }
 }

@@ -8,13 +8,13 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use redis::Cmd;
+use redis::{Cmd, Value};
 
 use crate::{
     session::{
         clock::Moment,
         lifetime::Granularity,
-        record::{Claim, Touch},
+        record::{Claim, Principal, Touch},
     },
     store::codec::{DEADLINE_AT, HEADER_LEN, RECORD_MIN_LEN},
 };
@@ -62,6 +62,14 @@ impl Command<'_> {
         match self.verb {
             Verb::Plain(_) => None,
             Verb::Script(script) => Some(self.of_script("EVAL", &script.code)),
+        }
+    }
+
+    /// Whether the answer says that something was stored, for which there was memory.
+    pub fn has_stored(&self, answer: &Value) -> bool {
+        match self.verb {
+            Verb::Plain(name) => name == "SET" && *answer == Value::Okay,
+            Verb::Script(_) => *answer == Value::Int(1),
         }
     }
 
@@ -143,34 +151,65 @@ return 1",
 
 /// Removes the record if the claim holds, and gives it in an array; else gives what
 /// is there.
+///
+/// WAIT looks at what its connection has changed last. So where it follows and there
+/// is nothing to remove, something is written that changes nothing: what replicas
+/// then confirm comes after whatever has made it so.
+///
+/// What can not be decoded stays. That is looked at with care only where there is
+/// more than ASCII: each sequence of UTF-8 becomes a blank, and nothing may be left.
 pub static DESTROY: LazyLock<Script> = LazyLock::new(|| {
     Script::new(format!(
-        r"local record = redis.call('GET', KEYS[1])
+        r"local function is_text(text)
+  for run in string.gmatch(text, '[\128-\255]+') do
+    for _, sequence in ipairs({{
+      '[\194-\223][\128-\191]',
+      '\224[\160-\191][\128-\191]', '[\225-\236\238\239][\128-\191][\128-\191]', '\237[\128-\159][\128-\191]',
+      '\240[\144-\191][\128-\191][\128-\191]', '[\241-\243][\128-\191][\128-\191][\128-\191]',
+      '\244[\128-\143][\128-\191][\128-\191]',
+    }}) do run = string.gsub(run, sequence, ' ') end
+    if string.find(run, '[\128-\255]') then return false end
+  end
+  return true
+end
+local is_waited_for = ARGV[3] == '{WAITED_FOR}'
+local record = redis.call('GET', KEYS[1])
+if not record and is_waited_for then
+  redis.call('SET', KEYS[1], '')
+  redis.call('DEL', KEYS[1])
+end
 if not record or #record < {RECORD_MIN_LEN} then return record end
 local layout, verifier, _, length = struct.unpack('>Bc32c32H', record)
-if layout ~= 1 or #record < {RECORD_MIN_LEN} + length then return record end
+if layout ~= 1 or length > {longest} or #record < {RECORD_MIN_LEN} + length then return record end
 local principal = string.sub(record, {RECORD_MIN_LEN} + 1, {RECORD_MIN_LEN} + length)
 local holds = ARGV[1] == '{OPERATOR}'
   or ARGV[1] == '{VERIFIER}' and verifier == ARGV[2]
   or ARGV[1] == '{PRINCIPAL}' and principal == ARGV[2]
-if not holds then return record end
+if not holds then
+  if is_waited_for then redis.call('SETRANGE', KEYS[1], 0, string.sub(record, 1, 1)) end
+  return record
+end
+if not is_text(principal) or not is_text(string.sub(record, {RECORD_MIN_LEN} + length + 1)) then return record end
 redis.call('DEL', KEYS[1])
-return {{record}}"
+return {{record}}",
+        longest = Principal::MAX_LEN
     ))
 });
 
 const VERIFIER: &str = "verifier";
 const PRINCIPAL: &str = "principal";
 const OPERATOR: &str = "operator";
+const WAITED_FOR: &str = "waited for";
 
-/// Arguments of [`DESTROY`].
-pub fn destroy_arguments(claim: &Claim) -> Vec<Vec<u8>> {
+/// Arguments of [`DESTROY`]. `is_waited_for`: WAIT comes after it.
+pub fn destroy_arguments(claim: &Claim, is_waited_for: bool) -> Vec<Vec<u8>> {
     let (kind, value) = match claim {
         Claim::Verifier(verifier) => (VERIFIER, verifier.as_bytes().to_vec()),
         Claim::Principal(principal) => (PRINCIPAL, principal.as_bytes().to_vec()),
         Claim::Operator => (OPERATOR, Vec::new()),
     };
-    vec![kind.as_bytes().to_vec(), value]
+    let waited_for = if is_waited_for { WAITED_FOR } else { "" };
+    vec![kind.as_bytes().to_vec(), value, waited_for.as_bytes().to_vec()]
 }
 
 /// Whole milliseconds, up, as [`Moment`] adds them.

@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -143,6 +143,8 @@ pub struct Naming {
     primary: Mutex<Option<Address>>,
     /// How often another one was named.
     changes: AtomicU64,
+    /// The Sentinel that answered last, by its place among them. It is asked first.
+    last_sentinel: AtomicUsize,
 }
 
 impl Naming {
@@ -194,16 +196,18 @@ impl Connector {
             Place::Node(address) => (address.clone(), 0, 0),
             Place::Server { address, database } => (address.clone(), *database, 0),
             Place::Primary { sentinels, service, database, naming } => {
-                let named = self.primary(sentinels, service).await?;
+                let named = self.primary(sentinels, service, naming).await?;
                 let number = naming.told(&named);
                 (named, *database, number)
             }
         };
         let mut connection = self.access.connect(&address, &self.access.servers, database).await?;
-        if let Some(key) = &self.access.probe_key
-            && !matches!(self.place, Place::Node(_))
-        {
-            self.try_out(&mut connection, key).await?;
+        if let Some(key) = &self.access.probe_key {
+            // A key of one node is none of another.
+            if !matches!(self.place, Place::Node(_)) {
+                try_out(&mut connection, key).await?;
+            }
+            warn_of_eviction(&mut connection).await;
         }
         Ok(Connected { connection, address, naming })
     }
@@ -212,19 +216,29 @@ impl Connector {
     /// that was away may not know it, and what is written there is lost.
     pub async fn is_deposed(&self, address: &Address) -> Option<Address> {
         let Place::Primary { sentinels, service, naming, .. } = &self.place else { return None };
-        let named = self.primary(sentinels, service).await.ok()?;
+        let named = self.primary(sentinels, service, naming).await.ok()?;
         naming.told(&named);
         (named != *address).then_some(named)
     }
 
-    /// Asks one Sentinel after the other.
-    async fn primary(&self, sentinels: &[Address], service: &str) -> Result<Address, Failure> {
+    /// Asks one Sentinel after the other, at first the one that answered last.
+    async fn primary(
+        &self,
+        sentinels: &[Address],
+        service: &str,
+        naming: &Naming,
+    ) -> Result<Address, Failure> {
         let mut problems = Vec::new();
-        for sentinel in sentinels {
+        let first = naming.last_sentinel.load(Ordering::Relaxed);
+        let in_turn = sentinels.iter().enumerate().cycle().skip(first).take(sentinels.len());
+        for (number, sentinel) in in_turn {
             // One that hangs must not use up the time of the others.
             let share = self.access.timeout / (sentinels.len() as u32 + 1);
             match tokio::time::timeout(share, self.ask(sentinel, service)).await {
-                Ok(Ok(Some(primary))) => return Ok(primary),
+                Ok(Ok(Some(primary))) => {
+                    naming.last_sentinel.store(number, Ordering::Relaxed);
+                    return Ok(primary);
+                }
                 Ok(Ok(None)) => problems.push(format!("{sentinel} knows no {service}")),
                 Ok(Err(why)) => problems.push(format!("{sentinel}: {why}")),
                 Err(_) => problems.push(format!("{sentinel}: no answer within {share:?}")),
@@ -241,49 +255,44 @@ impl Connector {
         let named: Option<(String, u16)> = from_redis_value(value).map_err(|_| Failure::Absurd)?;
         Ok(named.map(|(host, port)| Address { host, port }))
     }
+}
 
-    /// A server that can not be written to is none to be used: a replica, or one
-    /// that is still loading. Other refusals are left to the commands they meet.
-    async fn try_out(
-        &self,
-        connection: &mut MultiplexedConnection,
-        key: &str,
-    ) -> Result<(), Failure> {
-        let mut command = Cmd::new();
-        command.arg("DEL").arg(key);
-        match answer(connection.send_packed_command(&command).await?) {
-            Err(why)
-                if why.is_refused_as(&[
-                    "READONLY",
-                    "LOADING",
-                    "MASTERDOWN",
-                    "MOVED",
-                    "CLUSTERDOWN",
-                    "NOAUTH",
-                ]) =>
-            {
-                return Err(why);
-            }
-            Err(why @ Failure::Refused { .. }) => tracing::error!("this redis will not do: {why}"),
-            _ => {}
+/// A server that can not be written to is none to be used: a replica, or one
+/// that is still loading. Other refusals are left to the commands they meet.
+async fn try_out(connection: &mut MultiplexedConnection, key: &str) -> Result<(), Failure> {
+    let mut command = Cmd::new();
+    command.arg("DEL").arg(key);
+    match answer(connection.send_packed_command(&command).await?) {
+        Err(why)
+            if why.is_refused_as(&[
+                "READONLY",
+                "LOADING",
+                "MASTERDOWN",
+                "MOVED",
+                "CLUSTERDOWN",
+                "NOAUTH",
+            ]) =>
+        {
+            return Err(why);
         }
-        self.warn_of_eviction(connection).await;
-        Ok(())
+        Err(why @ Failure::Refused { .. }) => tracing::error!("this redis will not do: {why}"),
+        _ => {}
     }
+    Ok(())
+}
 
-    async fn warn_of_eviction(&self, connection: &mut MultiplexedConnection) {
-        let mut command = Cmd::new();
-        command.arg("INFO").arg("memory");
-        let Ok(Value::BulkString(text)) = connection.send_packed_command(&command).await else {
-            return; // It may not be allowed, which is no harm.
-        };
-        let text = String::from_utf8_lossy(&text);
-        let policy = text.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
-        if let Some(policy) = policy.filter(|policy| *policy != "noeviction") {
-            tracing::warn!(
-                policy,
-                "redis may evict live sessions when its memory is full; set maxmemory-policy noeviction"
-            );
-        }
+async fn warn_of_eviction(connection: &mut MultiplexedConnection) {
+    let mut command = Cmd::new();
+    command.arg("INFO").arg("memory");
+    let Ok(Value::BulkString(text)) = connection.send_packed_command(&command).await else {
+        return; // It may not be allowed, which is no harm.
+    };
+    let text = String::from_utf8_lossy(&text);
+    let policy = text.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
+    if let Some(policy) = policy.filter(|policy| *policy != "noeviction") {
+        tracing::warn!(
+            policy,
+            "redis may evict live sessions when its memory is full; set maxmemory-policy noeviction"
+        );
     }
 }

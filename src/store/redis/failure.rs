@@ -104,7 +104,7 @@ fn advice(code: &str, text: &str) -> &'static str {
 }
 
 const PERMISSIONS: &str = "; the user needs +get +set +setrange +getrange +pexpire +pttl +del \
-     +zadd +zrem +zremrangebylex +zrangebylex +zrandmember +eval +evalsha +time (+wait with wait_replicas, +cluster +asking in a cluster, +scan +info for an export, +cluster|nodes for one of a cluster) on ~KEY_PREFIX:*";
+     +zadd +zrem +zremrangebylex +zrangebylex +zrandmember +eval +evalsha +time (+wait with wait_replicas, +select with a database, +cluster +asking in a cluster, +scan +info for an export, +cluster|nodes for one of a cluster) on ~KEY_PREFIX:*";
 
 /// An answer, or the error that stands in its place.
 pub fn answer(value: Value) -> Result<Value, Failure> {

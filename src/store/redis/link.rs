@@ -208,8 +208,9 @@ impl Keeper {
         let limit = self.connector.timeout();
         let attempt = async {
             let mut made = self.connector.connect().await?;
-            // Before anything is judged by our clock, it has to agree with theirs.
-            self.beat(&made.address, &mut made.connection).await?;
+            // Before anything is judged by our clock, it has to agree with theirs. The
+            // Sentinels have just been asked.
+            self.ask_time(&made.address, &mut made.connection).await?;
             Ok(made)
         };
         let slow = || Err(Failure::Unreached(format!("no connection within {limit:?}")));
@@ -242,13 +243,21 @@ impl Keeper {
         address: &Address,
         connection: &mut MultiplexedConnection,
     ) -> Result<(), Failure> {
-        let asked = Instant::now();
-        let told = connection.send_packed_command(&redis::cmd("TIME")).await?;
-        self.time.heard(address, answer(told)?, asked.elapsed())?;
+        self.ask_time(address, connection).await?;
         match self.connector.is_deposed(address).await {
             Some(by) => Err(Failure::Unreached(format!("{by} is the primary by now"))),
             None => Ok(()),
         }
+    }
+
+    async fn ask_time(
+        &self,
+        address: &Address,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(), Failure> {
+        let asked = Instant::now();
+        let told = connection.send_packed_command(&redis::cmd("TIME")).await?;
+        self.time.heard(address, answer(told)?, asked.elapsed())
     }
 }
 

@@ -15,7 +15,8 @@
 //! | list | a script on the index, then GETs, all at once | 2, and 1 more when an entry is to be dropped |
 //!
 //! A session that becomes a principal's, by a create or a write, costs one more: its
-//! entry in the index of [`principals`] comes first.
+//! entry in the index of [`principals`] comes first. So does one whose life a write
+//! makes much longer.
 //!
 //! Redis itself removes what is over: each key lives for `expiry_grace` longer than
 //! its session. So there is no index by deadline, nothing to sweep, and nobody knows
@@ -23,6 +24,7 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | [`work`] | how an operation runs: its task, its time, its turn |
 //! | [`url`] | where Redis is |
 //! | [`command`] | what is asked of it |
 //! | [`principals`] | which sessions are whose |
@@ -47,10 +49,9 @@ mod server;
 mod servers;
 mod time;
 mod url;
+mod work;
 
 use std::{
-    collections::hash_map::RandomState,
-    hash::BuildHasher,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -61,7 +62,7 @@ use std::{
 use bytes::Bytes;
 use redis::Value;
 use tokio::{
-    sync::{Mutex, Semaphore},
+    sync::Semaphore,
     time::{sleep, timeout},
 };
 
@@ -70,6 +71,7 @@ use self::{
     failure::Failure,
     servers::Servers,
     time::Timekeeper,
+    work::Turns,
 };
 pub use self::{
     connect::{Login, Tls},
@@ -124,8 +126,10 @@ struct Shared {
     timeout: Duration,
     connect_timeout: Duration,
     expiry_grace: Duration,
-    pending: Semaphore,
+    pending: Arc<Semaphore>,
     turns: Turns,
+    /// Replicas have to confirm what is changed.
+    waits: bool,
     /// Redis has refused a change for lack of memory.
     full: AtomicBool,
 }
@@ -142,8 +146,9 @@ impl RedisDatabase {
             timeout: options.timeout,
             connect_timeout: options.connect_timeout,
             expiry_grace: options.expiry_grace,
-            pending: Semaphore::new(options.max_pending),
+            pending: Arc::new(Semaphore::new(options.max_pending)),
             turns: Turns::new(),
+            waits: options.wait.is_some(),
             full: AtomicBool::new(false),
         };
         Self { shared: Arc::new(shared) }
@@ -161,27 +166,6 @@ impl RedisDatabase {
     pub fn store(&self, name: &str) -> RedisStore {
         let prefix = format!("{}:{name}:", self.shared.key_prefix);
         RedisStore { prefix: prefix.into(), shared: Arc::clone(&self.shared) }
-    }
-}
-
-/// Writers of one daemon take turns on a session, first come, first served: so
-/// only writers of different daemons ever meet. Two sessions may share a turn.
-struct Turns {
-    stripes: Vec<Mutex<()>>,
-    hasher: RandomState,
-}
-
-impl Turns {
-    const COUNT: usize = 1024;
-
-    fn new() -> Self {
-        let stripes = (0..Self::COUNT).map(|_| Mutex::new(())).collect();
-        Self { stripes, hasher: RandomState::new() }
-    }
-
-    fn of(&self, id: PublicId) -> &Mutex<()> {
-        let hash = self.hasher.hash_one(id);
-        &self.stripes[hash as usize % Self::COUNT]
     }
 }
 
@@ -216,34 +200,16 @@ impl RedisStore {
         format!("{}{id}", self.prefix)
     }
 
-    /// Runs an operation, which takes no longer than the configuration says.
-    async fn bounded<T>(
-        &self,
-        doing: &'static str,
-        work: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        let shared = &self.shared;
-        let place = shared.pending.try_acquire();
-        let _place = place.map_err(|_| StoreError::overloaded(doing, WAITING))?;
-        match timeout(shared.timeout, work).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                let late = Failure::Lost(format!("no answer within {:?}", shared.timeout));
-                Err(late.while_doing(doing, ""))
-            }
-        }
-    }
-
     async fn run(&self, doing: &'static str, command: Command<'_>) -> Result<Value> {
         let outcome = self.shared.servers.run(&command).await;
         let outcome = outcome.map_err(|why| why.while_doing(doing, command.key));
-        self.tell_of_memory(doing, &outcome);
+        self.tell_of_memory(&command, &outcome);
         outcome
     }
 
     /// Once when it begins and once when it is over, because callers are told each
     /// time.
-    fn tell_of_memory(&self, doing: &'static str, outcome: &Result<Value>) {
+    fn tell_of_memory(&self, command: &Command<'_>, outcome: &Result<Value>) {
         let full = &self.shared.full;
         match outcome {
             Err(error)
@@ -255,7 +221,7 @@ impl RedisStore {
                     "redis has no memory left: creations and changes are refused"
                 );
             }
-            Ok(_) if matches!(doing, CREATE | WRITE) && full.load(Ordering::Relaxed) => {
+            Ok(answer) if full.load(Ordering::Relaxed) && command.has_stored(answer) => {
                 full.store(false, Ordering::Relaxed);
                 tracing::info!("redis has memory again");
             }
@@ -316,7 +282,7 @@ impl RedisStore {
         decide: impl Fn(&Record) -> std::result::Result<Record, R>,
     ) -> Result<Option<std::result::Result<Change, R>>> {
         let key = self.key(id);
-        let _turn = self.shared.turns.of(id).lock().await;
+        let _turn = self.shared.turns.take(id).await;
         let mut stored = self.get(doing, &key).await?;
         loop {
             let Some(bytes) = stored else {
@@ -328,7 +294,8 @@ impl RedisStore {
                 Ok(record) => record,
                 Err(refusal) => return Ok(Some(Err(refusal))),
             };
-            if after.principal != before.principal {
+            let comes_first = principals::comes_first(&before, &after, now);
+            if comes_first {
                 // Anew each time: what was read before may have been dropped since.
                 self.index(id, &after, after.version, now).await?;
             }
@@ -338,7 +305,7 @@ impl RedisStore {
             stored = match self.run(doing, command).await? {
                 Value::Int(1) => {
                     let change = Change { before: Arc::new(before), after: Arc::new(after) };
-                    self.follow(id, &change, now);
+                    self.follow(id, &change, comes_first, now);
                     return Ok(Some(Ok(change)));
                 }
                 found => self::bytes(found, doing, &key)?,
@@ -367,8 +334,6 @@ enum Found {
     Nothing,
 }
 
-const WAITING: &str = "too many operations are waiting for redis; see store.redis.max_pending";
-
 /// Redis counts in 63 bits, from 1970 on: a few thousand years are enough.
 const MAX_LIFE: u64 = 1 << 47;
 
@@ -394,21 +359,21 @@ fn encode(record: &Record) -> Vec<u8> {
 
 impl Store for RedisStore {
     async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        self.bounded(READ, async {
-            let key = self.key(id);
-            let found = self.get(READ, &key).await?;
+        self.bounded(READ, move |store| async move {
+            let key = store.key(id);
+            let found = store.get(READ, &key).await?;
             found.map(|bytes| decode(bytes, READ, &key).map(Arc::new)).transpose()
         })
         .await
     }
 
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
-        self.bounded(TOUCH_IT, async {
-            let key = self.key(id);
-            let arguments = touch_arguments(&touch, self.shared.expiry_grace);
+        self.bounded(TOUCH_IT, move |store| async move {
+            let key = store.key(id);
+            let arguments = touch_arguments(&touch, store.shared.expiry_grace);
             let verb = Verb::Script(&TOUCH);
             let command = Command { verb, key: &key, arguments, durable: false };
-            let (found, deadline) = match self.run(TOUCH_IT, command).await? {
+            let (found, deadline) = match store.run(TOUCH_IT, command).await? {
                 Value::Array(answer) => {
                     let [record, deadline] = <[_; 2]>::try_from(answer)
                         .map_err(|_| Failure::Absurd.while_doing(TOUCH_IT, &key))?;
@@ -425,30 +390,35 @@ impl Store for RedisStore {
             let before = record.deadline;
             record.deadline = deadline.unwrap_or(before);
             let record = Arc::new(record);
-            self.renew(id, before, &record, touch.now);
+            store.renew(id, before, &record, touch.now);
             Ok(Some(Touched { record, moved: deadline.is_some() }))
         })
         .await
     }
 
     async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
-        let now = record.create_time;
-        self.bounded(CREATE, self.add(CREATE, id, Arc::new(record), now)).await
+        self.bounded(CREATE, move |store| async move {
+            let now = record.create_time;
+            store.add(CREATE, id, Arc::new(record), now).await
+        })
+        .await
     }
 
     async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
-        let decide = |before: &Record| update.apply(before);
-        self.bounded(WRITE, self.replace(WRITE, id, update.now, decide)).await
+        self.bounded(WRITE, move |store| async move {
+            store.replace(WRITE, id, update.now, |before| update.apply(before)).await
+        })
+        .await
     }
 
     async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
-        self.bounded(DESTROY_IT, async {
-            let key = self.key(id);
-            let arguments = destroy_arguments(&claim);
+        self.bounded(DESTROY_IT, move |store| async move {
+            let key = store.key(id);
+            let arguments = destroy_arguments(&claim, store.shared.waits);
             let verb = Verb::Script(&DESTROY);
             let command = Command { verb, key: &key, arguments, durable: true };
             // What was removed is in an array.
-            let (found, removed) = match self.run(DESTROY_IT, command).await? {
+            let (found, removed) = match store.run(DESTROY_IT, command).await? {
                 Value::Array(answer) => {
                     let [record] = <[_; 1]>::try_from(answer)
                         .map_err(|_| Failure::Absurd.while_doing(DESTROY_IT, &key))?;
@@ -463,7 +433,7 @@ impl Store for RedisStore {
             if !removed {
                 return Ok(None);
             }
-            self.unindex(id, &record);
+            store.unindex(id, &record);
             Ok(Some(Arc::new(record)))
         })
         .await
@@ -478,27 +448,30 @@ impl Store for RedisStore {
         if principal.is_anonymous() {
             return Ok(Listed::default());
         }
-        self.bounded(LIST, self.list_in_slice(&principal, after, limit)).await
+        self.bounded(LIST, move |store| async move {
+            store.list_in_slice(&principal, after, limit).await
+        })
+        .await
     }
 
     async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
-        self.bounded(SCAN, self.scan_in_slice(from, limit)).await
+        self.bounded(SCAN, move |store| async move { store.scan_in_slice(from, limit).await }).await
     }
 
     async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
-        let record = Arc::new(record);
-        let decide = |before: &Record| {
-            if record.is_later_than(before) { Ok(Record::clone(&record)) } else { Err(()) }
-        };
-        self.bounded(RESTORE, async {
+        self.bounded(RESTORE, move |store| async move {
+            let record = Arc::new(record);
+            let decide = |before: &Record| {
+                if record.is_later_than(before) { Ok(Record::clone(&record)) } else { Err(()) }
+            };
             // One that comes or goes in between is looked at again.
             loop {
-                match self.replace(RESTORE, id, now, decide).await? {
+                match store.replace(RESTORE, id, now, decide).await? {
                     Some(Ok(change)) => return Ok(Restored::Replaced(change)),
                     Some(Err(())) => return Ok(Restored::Kept),
                     None => {}
                 }
-                if let Some(record) = self.add(RESTORE, id, Arc::clone(&record), now).await? {
+                if let Some(record) = store.add(RESTORE, id, Arc::clone(&record), now).await? {
                     return Ok(Restored::Created(record));
                 }
             }

@@ -26,7 +26,8 @@
 //! and the key it is in, last until a cell after the one that the deadline is in,
 //! and as long again as the session then has to live, see [`end`]. So a touch's
 //! renewal may be lost, and the entry still ends no earlier than its session, if
-//! the next one is not.
+//! the next one is not. A Write may bring a deadline further than that, and then the
+//! entry comes first, as a new one does, see [`comes_first`].
 
 use std::{
     sync::{Arc, LazyLock},
@@ -137,6 +138,32 @@ fn end(deadline: Moment, now: Moment) -> Moment {
     Moment::from_unix_millis(cells) + deadline.since(now)
 }
 
+/// Whether the index has to know of a change before it is made: the session becomes
+/// another's, or the entry that is there may end before it.
+///
+/// That entry was written when the deadline came into its cell, or later, with a life
+/// that was a cell shorter than what is left now, at most. So it lasts for the next
+/// cell, and for as many as there are in what is left.
+pub(super) fn comes_first(before: &Record, after: &Record, now: Moment) -> bool {
+    before.principal != after.principal || !is_covered(before.deadline, after.deadline, now)
+}
+
+fn is_covered(before: Moment, after: Moment, now: Moment) -> bool {
+    let left = cell(Moment::from_unix_millis(0) + before.since(now));
+    cell(after).saturating_sub(cell(before)) <= left.max(1)
+}
+
+/// Whether a change of `before` is one that the entry follows, aside. A longer life
+/// within a cell is one, because later changes build on it.
+fn is_followed(before: &Record, after: &Record) -> bool {
+    let is_longer = before.duration != after.duration && before.deadline < after.deadline;
+    is_longer || is_in_a_later_cell(before.deadline, after.deadline)
+}
+
+fn is_in_a_later_cell(before: Moment, after: Moment) -> bool {
+    cell(before) < cell(after)
+}
+
 impl RedisStore {
     fn index_key(&self, principal: &Principal) -> String {
         // Half of the hash: should two principals share it, their sessions stand
@@ -181,25 +208,30 @@ impl RedisStore {
         }
     }
 
-    /// After a Write.
-    pub(super) fn follow(&self, id: PublicId, change: &Change, now: Moment) {
+    /// After a Write. `is_indexed`: its entry came first.
+    pub(super) fn follow(&self, id: PublicId, change: &Change, is_indexed: bool, now: Moment) {
         let Change { before, after } = change;
-        if before.principal == after.principal {
-            self.renew(id, before.deadline, after, now);
-        } else {
+        if before.principal != after.principal {
             self.unindex(id, before);
+        } else if !is_indexed && is_followed(before, after) {
+            self.write_entry_aside(id, after, now);
         }
     }
 
-    /// Writes the entry anew if the deadline, which was at `before`, has moved into
-    /// another cell. Nobody waits for that: it
-    /// has a cell's time for another try.
+    /// After a touch of a session whose deadline was at `before`.
     pub(super) fn renew(&self, id: PublicId, before: Moment, record: &Arc<Record>, now: Moment) {
-        if record.principal.is_anonymous() || cell(record.deadline) <= cell(before) {
+        if is_in_a_later_cell(before, record.deadline) {
+            self.write_entry_aside(id, record, now);
+        }
+    }
+
+    /// Nobody waits for that: it has a cell's time for another try.
+    fn write_entry_aside(&self, id: PublicId, record: &Arc<Record>, now: Moment) {
+        if record.principal.is_anonymous() {
             return;
         }
         let record = Arc::clone(record);
-        self.aside(|store| async move {
+        self.aside(INDEX, |store| async move {
             store.write_entry(id, &record, record.version, now, false).await
         });
     }
@@ -215,21 +247,11 @@ impl RedisStore {
         let key = self.index_key(&last.principal);
         let of_session = [b"[", id.as_bytes().as_slice()].concat();
         let up_to = [of_session.as_slice(), &last.version.to_be_bytes(), &[0xff; 17]].concat();
-        self.aside(|store| async move {
+        self.aside(UNINDEX, |store| async move {
             let verb = Verb::Plain("ZREMRANGEBYLEX");
             let arguments = vec![of_session, up_to];
             store.run(UNINDEX, Command { verb, key: &key, arguments, durable: false }).await
         });
-    }
-
-    /// Runs what nobody waits for, if there is room for it.
-    fn aside<T: Send, F>(&self, work: impl FnOnce(RedisStore) -> F)
-    where
-        F: Future<Output = Result<T>> + Send + 'static,
-    {
-        let work = work(self.clone());
-        let store = self.clone();
-        tokio::spawn(async move { drop(store.bounded(INDEX, work).await) });
     }
 
     /// See [`Store::list`](crate::session::store::Store::list).
@@ -305,32 +327,56 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::session::{data::Data, id::VerifierHash};
+
+    fn duration() -> impl Strategy<Value = u64> {
+        prop_oneof![1..172_800_000u64, 1..34_560_000_000u64]
+    }
+
+    fn record(deadline: Moment, duration: u64) -> Record {
+        Record {
+            verifier: VerifierHash::from_bytes([1; 32]),
+            version: 1,
+            create_time: deadline,
+            deadline,
+            duration: Some(Duration::from_millis(duration)),
+            principal: Principal::new(b"ann").expect("short"),
+            data: Data::EMPTY,
+        }
+    }
 
     proptest! {
-        /// A session that is touched while it lives, and no two renewals in a row come
-        /// to nothing.
+        /// A session that is touched, and given other durations, while it lives, and no
+        /// two renewals in a row come to nothing.
         #[test]
         fn the_end_is_not_before_a_deadline_though_a_renewal_is_lost(
             start in 0..3 * 86_400_000u64,
-            duration in prop_oneof![1..172_800_000u64, 1..34_560_000_000u64],
+            first in duration(),
             granularity in 0..60_000u64,
-            steps in prop::collection::vec((0.0..1.0f64, any::<bool>()), 1..60),
+            steps in prop::collection::vec(
+                (0.0..1.0f64, any::<bool>(), prop::option::weighted(0.2, duration())),
+                1..60,
+            ),
         ) {
-            let ahead = Duration::from_millis(duration + granularity);
             let mut now = Moment::from_unix_millis(start);
-            let mut deadline = now + Duration::from_millis(duration);
-            let mut kept = end(deadline, now);
+            let mut stored = record(now + Duration::from_millis(first), first);
+            let mut own = first;
+            let mut kept = end(stored.deadline, now);
             let mut lost_before = false;
-            for (wait, is_lost) in steps {
-                now = now + deadline.since(now).mul_f64(wait);
-                let moved = now + ahead;
-                if cell(moved) > cell(deadline) {
-                    lost_before = is_lost && !lost_before;
+            for (wait, is_lost, other) in steps {
+                now = now + stored.deadline.since(now).mul_f64(wait);
+                own = other.unwrap_or(own);
+                let moved = record(now + Duration::from_millis(own + granularity), own);
+                // A touch never comes first, however far it goes.
+                let first = other.is_some() && comes_first(&stored, &moved, now);
+                if first || is_followed(&stored, &moved) {
+                    lost_before = is_lost && !lost_before && !first;
                     if !lost_before {
-                        kept = end(moved, now);
+                        kept = end(moved.deadline, now);
                     }
                 }
-                deadline = moved;
+                stored = moved;
+                let deadline = stored.deadline;
                 prop_assert!(kept > deadline, "{kept:?} is not after {deadline:?}");
             }
         }
