@@ -1,6 +1,11 @@
 //! sessiond: arguments, then configuration, then a server, then an exit code.
 
-use std::{io::Write, process::ExitCode, sync::Arc, time::SystemTime};
+use std::{
+    io::Write,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use clap::Parser;
 use sessiond::{
@@ -29,6 +34,10 @@ mod transfer;
 const WRONG_USAGE: u8 = 64;
 const BAD_CONFIGURATION: u8 = 78;
 const FAULT: u8 = 1;
+
+/// How long the end waits for calls to the system that can not be cancelled: a name
+/// of Redis that no DNS answers for, or a mark of the time on a disk that hangs.
+const LAST_CALLS: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -155,8 +164,9 @@ fn serve(config: Config, dev: bool) -> Result<(), Failure> {
         };
         server.run(stop).await.map_err(|error| (FAULT, error.to_string()))
     });
-    // Waits for what is still with the store, which is then flushed and closed.
-    drop(runtime);
+    // The store has had its last sync in there. With the tasks go the last handles of it,
+    // and whoever drops the last one waits until it is flushed and closed.
+    runtime.shutdown_timeout(LAST_CALLS);
     served.inspect(|()| tracing::info!("stopped"))
 }
 

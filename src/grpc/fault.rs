@@ -178,6 +178,11 @@ impl From<Error> for Fault {
     }
 }
 
+/// What a caller is told whose own deadline has passed. It has no reason of ours.
+pub fn late() -> Status {
+    Status::deadline_exceeded("the deadline of the call has passed")
+}
+
 /// The fault behind a status that the transport made up before a service saw
 /// the message; `None` when it is none of these.
 pub fn of_transport(status: &Status) -> Option<Fault> {

@@ -12,18 +12,21 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::Either::{Left, Right};
-use http::{HeaderMap, Request, Response};
-use http_body::Body;
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{ALLOW, CONTENT_TYPE},
+};
+use http_body::{Body, Frame};
 use http_body_util::Either;
 use pin_project_lite::pin_project;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tonic::{Status, service::Routes};
 use tower::Service;
 
 use super::{
     auth::BearerAuth,
     fault,
-    session_service::{Call, SessionService, Unary},
+    session_service::{self, Call, SessionService, Unary},
 };
 use crate::session::store::Store;
 
@@ -57,6 +60,9 @@ impl<S: Store> Handler<S> {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        if let Some(answer) = no_call(request.method(), request.headers()) {
+            return Left(ready(Ok(answer)));
+        }
         if let Some(auth) = &self.auth
             && !request.uri().path().starts_with(HEALTH)
             && let Err(status) = auth.admit(request.headers())
@@ -77,18 +83,40 @@ impl<S: Store> Handler<S> {
             }
             Some((sessions, Call::Pipeline)) => {
                 let answer = sessions.pipeline(request.into_body());
-                return Left(ready(Ok(
-                    answer.map(|body| Either::Right(tonic::body::Body::new(body)))
-                )));
+                return Left(ready(Ok(answer.map(|body| in_time(body, end(timeout))))));
             }
             None => {}
         }
+        // The answer may be a stream, whose time began with the call.
+        let end = end(timeout);
         let work = Box::pin(async move {
             let Ok(answer) = handler.routes.clone().call(request).await;
-            Ok(fault::name_transport_faults(answer).map(Either::Right))
+            Ok(fault::name_transport_faults(answer).map(|body| in_time(body, end)))
         });
         Right(InTime::new(timeout, Right(work)))
     }
+}
+
+/// The answer to what is no call of gRPC (gRPC over HTTP2, "Requests"), and which a
+/// page of another site could make a browser send; `None`: it is a call.
+fn no_call(method: &Method, headers: &HeaderMap) -> Option<Response<AnswerBody>> {
+    let (status, allow) = if *method != Method::POST {
+        (StatusCode::METHOD_NOT_ALLOWED, Some(HeaderValue::from_static("POST")))
+    } else if !headers.get(CONTENT_TYPE).is_some_and(is_grpc) {
+        (StatusCode::UNSUPPORTED_MEDIA_TYPE, None)
+    } else {
+        return None;
+    };
+    let mut answer = Response::new(Either::Left(Unary::default()));
+    *answer.status_mut() = status;
+    answer.headers_mut().extend(allow.map(|method| (ALLOW, method)));
+    Some(answer)
+}
+
+/// Not what only begins so: application/grpc-web is another protocol.
+fn is_grpc(content_type: &HeaderValue) -> bool {
+    let rest = content_type.as_bytes().strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 fn refused(status: Status) -> Answered {
@@ -124,9 +152,64 @@ impl<F: Future<Output = Answered>> Future for InTime<F> {
             return Poll::Pending;
         };
         let late = this.late.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-        late.as_mut()
-            .poll(cx)
-            .map(|()| refused(Status::deadline_exceeded("the deadline of the call has passed")))
+        late.as_mut().poll(cx).map(|()| refused(fault::late()))
+    }
+}
+
+/// When a call that begins now is late; `None`: never.
+fn end(timeout: Option<Duration>) -> Option<Instant> {
+    Instant::now().checked_add(timeout?)
+}
+
+/// The body of an answer that ends in time.
+fn in_time<B>(body: B, end: Option<Instant>) -> AnswerBody
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    Either::Right(match end {
+        // Nothing is left to wait for where the status is in the headers.
+        Some(end) if !body.is_end_stream() => {
+            let late = Box::pin(tokio::time::sleep_until(end));
+            tonic::body::Body::new(EndsInTime { body: Some(body), late })
+        }
+        _ => tonic::body::Body::new(body),
+    })
+}
+
+pin_project! {
+    /// A stream of answers that is cut off when its call is late.
+    struct EndsInTime<B> {
+        // `None`: it was cut off, and what was at work behind it is dropped.
+        #[pin]
+        body: Option<B>,
+        late: Pin<Box<Sleep>>,
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for EndsInTime<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let mut this = self.project();
+        let Some(body) = this.body.as_mut().as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        // First: a stream that always has something to give ends all the same.
+        if this.late.as_mut().poll(cx).is_ready() {
+            this.body.set(None);
+            let trailers = session_service::trailers(fault::late());
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 }
 
@@ -169,6 +252,17 @@ mod tests {
         assert_eq!(of("99999999n"), Some(Duration::from_nanos(99_999_999)));
         for junk in ["", "S", "5", "5s", "-5S", "123456789S", "5 S", "1.5S"] {
             assert_eq!(of(junk), None, "{junk:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_type_of_grpc_makes_a_call() {
+        let is = |text: &'static str| is_grpc(&HeaderValue::from_static(text));
+        for good in ["application/grpc", "application/grpc+proto", "application/grpc; a=b"] {
+            assert!(is(good), "{good:?}");
+        }
+        for bad in ["", "text/plain", "application/grp", "application/grpc-web+proto"] {
+            assert!(!is(bad), "{bad:?}");
         }
     }
 }

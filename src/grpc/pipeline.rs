@@ -108,7 +108,8 @@ where
     /// Takes no more requests. How the stream ends is said when all is answered.
     fn close(&mut self, ending: Result<(), Status>) {
         self.inbound = None;
-        self.ending = Some(ending.map_or_else(trailers, |()| session_service::ok()));
+        self.ending =
+            Some(ending.map_or_else(session_service::trailers, |()| session_service::ok()));
     }
 
     /// Answers an operation that was waited for, or takes in one request, if one is
@@ -217,13 +218,6 @@ where
             Err(fault) => answer::put_fault_in_pipeline(sequence, fault, &mut self.answers),
         }
     }
-}
-
-fn trailers(status: Status) -> HeaderMap {
-    let mut trailers = HeaderMap::new();
-    // What can not be written as a header is left out.
-    let _ = status.add_header(&mut trailers);
-    trailers
 }
 
 impl<S: Store, B> Body for Pipeline<S, B>

@@ -132,6 +132,14 @@ pub fn ok() -> HeaderMap {
     trailers
 }
 
+/// The trailers of a stream that ends with this status.
+pub fn trailers(status: Status) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    // What can not be written as a header is left out.
+    let _ = status.add_header(&mut trailers);
+    trailers
+}
+
 /// The body of an answer: a message and then the status OK in the trailers; or
 /// nothing, when the status is in the headers.
 #[derive(Default)]

@@ -10,12 +10,17 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use tokio::{
     runtime::{Builder, Handle},
     sync::oneshot,
 };
+
+/// How long a thread waits at its end for calls to the system that can not be
+/// cancelled: a name of Redis that no DNS answers for. Nothing else is called so here.
+const LAST_CALLS: Duration = Duration::from_secs(1);
 
 /// A fixed number of threads. Dropping it drops all their tasks and waits for
 /// the threads to end.
@@ -51,6 +56,7 @@ impl Worker {
             move || {
                 // Also done when nobody could ever tell it any more.
                 let _ = runtime.block_on(stopped);
+                runtime.shutdown_timeout(LAST_CALLS);
             },
         )?;
         Ok(Self { runtime: handle, stop: Some(stop), thread: Some(thread) })
@@ -127,5 +133,25 @@ mod tests {
         });
         drop(workers);
         assert_eq!(Arc::strong_count(&held), 1, "the task still holds what it was given");
+    }
+
+    #[test]
+    fn a_call_that_hangs_does_not_hold_up_the_end() {
+        let workers = Workers::start(1).expect("a thread");
+        let runtime = workers.runtimes().next().expect("a worker").clone();
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let (release, hangs) = std::sync::mpsc::channel::<()>();
+        runtime.spawn_blocking(move || {
+            let _ = begun.send(());
+            let _ = hangs.recv();
+        });
+        has_begun.recv().expect("it has begun");
+        let (ended, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(workers);
+            let _ = ended.send(());
+        });
+        end.recv_timeout(Duration::from_secs(60)).expect("the end does not wait for it");
+        drop(release);
     }
 }

@@ -161,14 +161,17 @@ fn resume(path: &Path, engine: &str) -> Result<Option<Stopped>, Problem> {
     // Up to the last cursor, and up to where we are.
     let (mut good_bytes, mut bytes) = (0, 0);
     for number in 1u64.. {
-        let mut text = String::new();
-        let len = reader.read_line(&mut text).map_err(unreadable)?;
-        if !text.ends_with('\n') {
+        // As octets: it may be cut off within a character.
+        let mut line = Vec::new();
+        let len = reader.read_until(b'\n', &mut line).map_err(unreadable)?;
+        if !line.ends_with(b"\n") {
             // What was being written when it stopped, or nothing.
             break;
         }
         bytes += len as u64;
-        let line = Line::parse(&text).map_err(|why| problem(format!("line {number}: {why}")))?;
+        let unfit = |why: String| problem(format!("line {number}: {why}"));
+        let text = str::from_utf8(&line).map_err(|why| unfit(why.to_string()))?;
+        let line = Line::parse(text).map_err(|why| unfit(why.to_string()))?;
         match (line, &mut place) {
             (Line::Header(header), None) => {
                 if !engine.is_empty() && engine != header.engine {

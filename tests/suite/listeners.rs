@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path, path::PathBuf};
 
+use http_body::Body as _;
 use sessiond::{
     grpc::wire::{
         CleanupRequest, session_admin_service_client::SessionAdminServiceClient,
@@ -18,6 +19,7 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use tonic_reflection::pb::{v1, v1alpha};
+use tower::Service as _;
 
 use crate::support::{
     daemon::{Daemon, assert_fault, set},
@@ -296,6 +298,51 @@ async fn more_connections_than_allowed_wait() {
     assert!(!waiting.is_finished(), "the second one waits");
     drop(first);
     waiting.await.expect("a call").expect("it is served once there is a place");
+}
+
+/// A web page can make a browser send the rest blindly, to a listener without a token.
+#[tokio::test]
+async fn only_a_post_of_grpc_is_a_call() {
+    let daemon = Daemon::start(Backend::Memory).await;
+    let admin = format!("http://{}", daemon.admin_address());
+    let paths = [
+        (&daemon.grpc, "/sessiond.v1.SessionService/Write"),
+        (&daemon.grpc, "/sessiond.v1.SessionService/Pipeline"),
+        (&daemon.grpc, "/grpc.health.v1.Health/Check"),
+        (&daemon.grpc, "/nowhere"),
+        (&admin, "/sessiond.v1.SessionAdminService/Cleanup"),
+        (&admin, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"),
+    ];
+    let kinds = [
+        ("POST", Some("text/plain"), 415, None),
+        ("POST", Some("application/grpc-web+proto"), 415, None),
+        ("POST", None, 415, None),
+        ("GET", Some("application/grpc"), 405, Some("POST")),
+        ("OPTIONS", None, 405, Some("POST")),
+        ("POST", Some("application/grpc"), 200, None),
+        ("POST", Some("application/grpc+proto"), 200, None),
+        ("POST", Some("application/grpc;charset=utf-8"), 200, None),
+    ];
+    for (server, path) in paths {
+        let mut channel = Channel::from_shared(server.clone()).expect("an address").connect_lazy();
+        for (method, kind, status, allow) in kinds {
+            let mut request = http::Request::builder().method(method).uri(path);
+            if let Some(kind) = kind {
+                request = request.header("content-type", kind);
+            }
+            let request = request.body(tonic::body::Body::empty()).expect("a request");
+            std::future::poll_fn(|cx| channel.poll_ready(cx)).await.expect("a connection");
+            let answer = channel.call(request).await.expect("an answer");
+            let what = format!("{method} {path} {kind:?}");
+            assert_eq!(answer.status(), status, "{what}");
+            let header = |name| answer.headers().get(name).map(|value| value.to_str().unwrap());
+            assert_eq!(header("allow"), allow, "{what}");
+            if status != 200 {
+                assert_eq!(header("grpc-status"), None, "{what}");
+                assert!(answer.body().is_end_stream(), "{what}: nothing is said");
+            }
+        }
+    }
 }
 
 /// What a client says first, and then waits (RFC 9113, section 3.4).

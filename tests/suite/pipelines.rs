@@ -12,13 +12,14 @@ use sessiond::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Streaming};
+use tonic::{Code, Request, Streaming};
 
 use crate::{
     over_every_store,
     support::{
         browser::{Browser, cookie_header},
         daemon::{Daemon, assert_fault, set},
+        program::PATIENCE,
     },
 };
 
@@ -28,6 +29,7 @@ over_every_store!(
     a_bad_operation_does_not_end_the_stream,
     flow_control_holds_a_sender_that_does_not_read,
     a_stopping_daemon_answers_what_it_took,
+    a_deadline_ends_the_stream,
     several_cookies_stand_in_several_lanes,
     wider_scopes_keep_the_order_of_their_own_session,
 );
@@ -252,6 +254,23 @@ async fn a_stopping_daemon_answers_what_it_took(backend: Backend) {
     };
     assert_fault(&status, Code::Unavailable, "SHUTTING_DOWN", None);
     let _stopped = daemon.stop().await;
+}
+
+async fn a_deadline_ends_the_stream(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let browser = daemon.visitor("{}").await;
+    let (sender, receiver) = mpsc::channel(4);
+    let mut call = Request::new(ReceiverStream::new(receiver));
+    // Long enough for what is answered before.
+    call.set_timeout(Duration::from_secs(2));
+    let opened = daemon.client.clone().pipeline(call).await;
+    let mut answers = opened.expect("the stream opens").into_inner();
+    sender.send(request(1, write(&browser, r#"{"a":1}"#))).await.expect("the stream is open");
+    let first = answers.message().await.expect("answered").expect("an answer");
+    assert_eq!(first.sequence, 1);
+    let ended = tokio::time::timeout(PATIENCE, answers.message()).await;
+    let status = ended.expect("it ends in time").expect_err("with a status");
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
 }
 
 async fn several_cookies_stand_in_several_lanes(backend: Backend) {
