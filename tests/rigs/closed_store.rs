@@ -9,26 +9,41 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::support::{
-    browser::Browser,
-    victim::{PATIENCE, Setup, Victim},
+use crate::{
+    rig,
+    support::{
+        browser::Browser,
+        victim::{PATIENCE, Setup, Victim},
+    },
 };
 
 /// The disk refuses to sync from some moment on, and goes on doing so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_sync_is_told_to_callers_to_probes_and_by_the_exit_code() {
+    the_disk_refuses("sync:60").await;
+}
+
+/// Flushes work, and what they give to the system never reaches the disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_fdatasync_is_told_as_well() {
+    the_disk_refuses("datasync:8").await;
+}
+
+async fn the_disk_refuses(what: &str) {
     let scratch = tempfile::tempdir().expect("a scratch folder");
     let (root, log) = (scratch.path().join("root"), scratch.path().join("log"));
     std::fs::create_dir(&root).expect("a folder");
-    let fault = format!("sync:60:{}:always", libc::EIO);
+    let fault = format!("{what}:{}:always", libc::EIO);
     let setup = Setup { root: &root, settings: &[], log: Some(&log), fault: Some(&fault) };
     let victim = Victim::start(&setup).expect("it starts before the disk fails");
     let endpoint = Endpoint::from_shared(victim.address.clone()).expect("an address");
     let channel = endpoint.connect().await.expect("it listens");
     let mut client = SessionServiceClient::new(channel.clone());
 
-    let mut kept = None;
+    let (mut kept, mut turns) = (None, 0);
     let failure = loop {
+        turns += 1;
+        assert!(turns < 200, "{what}: calls are acknowledged though nothing is synced any more");
         let write = WriteRequest { set: b"{}".as_slice().into(), ..Default::default() };
         let browser = match client.write(write).await {
             Ok(written) => Browser::with(&written.into_inner().set_cookie),
@@ -69,4 +84,7 @@ async fn a_failed_sync_is_told_to_callers_to_probes_and_by_the_exit_code() {
     let ended = victim.stop();
     let code = ended.status.and_then(|status| status.code());
     assert_eq!(code, Some(1), "the last sync has failed: {}", ended.log);
+    rig::report(&format!(
+        "rig closed store: after {turns} turns a failed {what} is UNAVAILABLE to callers, NOT_SERVING to probes, and 1 as exit code",
+    ));
 }

@@ -198,8 +198,15 @@ impl<S: Store> Field<S> {
             0..9 => {
                 let peek = random.once_in(2);
                 let resolve = ResolveOptions { peek, create: random.once_in(8) };
+                // What is in memory is answered at once; ask the store as often.
+                let recalls = random.once_in(2);
                 let begun = self.begin(random);
-                let resolve = self.engine.resolve(&presented, resolve);
+                let resolve = async {
+                    match recalls {
+                        true => rig::resolve(&self.engine, &presented, resolve).await,
+                        false => self.engine.resolve(&presented, resolve).await,
+                    }
+                };
                 let resolved = TaskClock::at(begun.now, resolve).await;
                 let ended = self.end();
                 let answer = self.names.lock().resolved(resolved);
@@ -212,8 +219,15 @@ impl<S: Store> Field<S> {
                 self.record(&begun, ended, Deed::Resolve { held, peek }, answer);
             }
             9..14 => {
+                let recalls = random.once_in(2);
                 let begun = self.begin(random);
-                let touched = TaskClock::at(begun.now, self.engine.touch(&presented)).await;
+                let touch = async {
+                    match recalls {
+                        true => rig::touch(&self.engine, &presented).await,
+                        false => self.engine.touch(&presented).await,
+                    }
+                };
+                let touched = TaskClock::at(begun.now, touch).await;
                 let ended = self.end();
                 let answer = self.names.lock().touched(touched);
                 self.learn(at, session, &answer);

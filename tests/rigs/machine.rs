@@ -134,7 +134,7 @@ impl<W: World> Machine<W> {
                 let resolve = ResolveOptions { peek: *peek, create: *create };
                 let engine = self.engine();
                 let presented = engine.present(credential.as_credential());
-                let resolved = self.at(engine.resolve(&presented, resolve)).await;
+                let resolved = self.at(rig::resolve(engine, &presented, resolve)).await;
                 let mut expected = self.model.resolve(&self.rules, self.now, &shown, *peek);
                 if *create && matches!(expected, Answer::Absent(_)) {
                     let change = self.numbered(Change::default());
@@ -148,7 +148,7 @@ impl<W: World> Machine<W> {
                 let (credential, shown) = self.show(who);
                 let engine = self.engine();
                 let presented = engine.present(credential.as_credential());
-                let touched = self.at(engine.touch(&presented)).await;
+                let touched = self.at(rig::touch(engine, &presented)).await;
                 let expected = self.model.touch(&self.rules, self.now, &shown);
                 let found = self.names.touched(touched);
                 self.agree(expected, found)?;
@@ -340,7 +340,7 @@ impl<W: World> Machine<W> {
         let engine = self.engine();
         let presented = engine.present(Credential::Token(text.as_bytes()));
         let peek = ResolveOptions { peek: true, create: false };
-        let resolved = self.at(engine.resolve(&presented, peek)).await;
+        let resolved = self.at(rig::resolve(engine, &presented, peek)).await;
         self.names.resolved(resolved)
     }
 

@@ -14,6 +14,8 @@
 //! | [`power_loss`] | 60 images | 500 | 5,000 |
 //! | [`faults`] | 40 cases, by lot | every one | every one |
 //! | [`full_disk`] | 1 round | 5 | 60 |
+//! | [`closed_store`] | once | once | once |
+//! | [`redis_faults`] | each fault once | once | once |
 //! | [`churn`] | 8,000 operations | 3 minutes | 1 hour |
 //! | [`linearizability`] | 20 seeds on each store | 200 | 2,000 |
 //! | [`state_machine`] | 64 cases on each store | 400 | 5,000 |

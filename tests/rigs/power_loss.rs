@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    time::Duration,
 };
 
 use sessiond::{
@@ -33,9 +34,7 @@ struct Worker {
     random: Random,
     log: std::path::PathBuf,
     write: Durability,
-    /// Few sessions that are large and change often, so that parts of sled's
-    /// log fall out of use; else many, most of them small.
-    heavy: bool,
+    load: Load,
     /// Nothing that is synced by default.
     calm: bool,
     serial: u64,
@@ -43,8 +42,35 @@ struct Worker {
     stories: Vec<Story>,
 }
 
+/// What the sessions are like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Load {
+    /// Many, most of them small.
+    Mixed,
+    /// Few that are large and change often, so that parts of sled's log fall out
+    /// of use.
+    Heavy,
+    /// Few that are as large as the store takes them: sled would write a leaf of
+    /// them to a file of its own, if there were no end to that.
+    Huge,
+}
+
+impl Load {
+    fn of(seed: u64) -> Self {
+        match seed % 4 {
+            2 => Self::Heavy,
+            3 => Self::Huge,
+            _ => Self::Mixed,
+        }
+    }
+
+    /// Of each worker, in each life.
+    fn operations(self) -> usize {
+        if self == Self::Huge { 20 } else { 60 }
+    }
+}
+
 const WORKERS: u64 = 6;
-const OPERATIONS: usize = 60;
 /// Of the program, one after the other; half of them are killed.
 const LIVES: usize = 6;
 
@@ -55,7 +81,8 @@ impl Worker {
 
     fn text(&mut self) -> String {
         let len = match self.random.index(100) {
-            _ if self.heavy => self.random.index(60_000),
+            _ if self.load == Load::Huge => 70_000 + self.random.index(10_000),
+            _ if self.load == Load::Heavy => self.random.index(60_000),
             0..70 => self.random.index(400),
             70..95 => self.random.index(8_000),
             _ => self.random.index(60_000),
@@ -66,7 +93,7 @@ impl Worker {
 
     async fn step(&mut self) {
         let kind = self.random.index(100);
-        let most = if self.heavy { 3 } else { usize::MAX };
+        let most = if self.load == Load::Mixed { usize::MAX } else { 3 };
         if self.alive.is_empty() || kind < 35 && self.alive.len() < most {
             return self.create().await;
         }
@@ -134,14 +161,18 @@ impl Worker {
 
 /// Runs the program through its lives; its log is at `log` then.
 async fn work(root: &Path, log: &Path, write: Durability, seed: u64) -> Vec<Story> {
-    let settings: &[&str] = match write {
-        Durability::Synced => &["--set=store.sled.durability.write=synced"],
-        Durability::Flushed => &[],
-        Durability::Buffered => &["--set=store.sled.durability.write=buffered"],
+    let load = Load::of(seed);
+    let mut settings = match write {
+        Durability::Synced => vec!["--set=store.sled.durability.write=synced"],
+        Durability::Flushed => vec![],
+        Durability::Buffered => vec!["--set=store.sled.durability.write=buffered"],
     };
+    if load == Load::Huge {
+        settings.push("--set=engine.default.max_data_bytes=80KiB");
+    }
     let mut workers: Vec<Worker> = Vec::new();
     for life in 0..LIVES {
-        let setup = Setup { root, settings, log: Some(log), fault: None };
+        let setup = Setup { root, settings: &settings, log: Some(log), fault: None };
         let victim = Victim::start(&setup).expect("the program starts");
         let client = SessionServiceClient::connect(victim.address.clone()).await;
         let client = client.expect("the program listens");
@@ -151,7 +182,7 @@ async fn work(root: &Path, log: &Path, write: Durability, seed: u64) -> Vec<Stor
                 random: Random::stream(seed, number),
                 log: log.to_owned(),
                 write,
-                heavy: seed % 4 >= 2,
+                load,
                 calm: false,
                 serial: number * 1_000_000,
                 alive: Vec::new(),
@@ -163,7 +194,7 @@ async fn work(root: &Path, log: &Path, write: Durability, seed: u64) -> Vec<Stor
             worker.client = client.clone();
             worker.calm = life % 3 == 2;
             tasks.push(tokio::spawn(async move {
-                for _ in 0..OPERATIONS {
+                for _ in 0..load.operations() {
                     worker.step().await;
                 }
                 worker
@@ -222,6 +253,8 @@ struct Outcome {
     /// one that it had used before.
     segments: usize,
     reused: usize,
+    /// Files of sled's own for leaves that are too large for its log.
+    blobs: usize,
     syncs: Syncs,
     /// Images by kind of finding.
     kinds: BTreeMap<&'static str, usize>,
@@ -238,6 +271,7 @@ impl Outcome {
         self.sessions += other.sessions;
         self.segments += other.segments;
         self.reused += other.reused;
+        self.blobs += other.blobs;
         self.syncs.add(other.syncs);
         for (kind, count) in other.kinds {
             *self.kinds.entry(kind).or_default() += count;
@@ -263,6 +297,7 @@ async fn round(write: Durability, images: usize, seed: u64, honest: bool) -> Out
         sessions: stories.len(),
         segments: segments.len(),
         reused: segments.len() - BTreeSet::from_iter(&segments).len(),
+        blobs: entries.iter().filter(|entry| makes_blob(&entry.operation)).count(),
         syncs: Syncs::of(&entries),
         ..Default::default()
     };
@@ -313,6 +348,10 @@ fn begins_segment(at: u64, data: &[u8]) -> bool {
     at.is_multiple_of(SEGMENT_BYTES) && !fills_segment(data)
 }
 
+fn makes_blob(operation: &Operation) -> bool {
+    matches!(operation, Operation::Open { path, made: true, .. } if path.contains("/blobs/"))
+}
+
 /// At an open, segments that are out of use are filled with one octet.
 fn fills_segment(data: &[u8]) -> bool {
     data.len() as u64 == SEGMENT_BYTES && data.iter().all(|octet| *octet == data[0])
@@ -323,6 +362,9 @@ fn fills_segment(data: &[u8]) -> bool {
 struct Syncs {
     /// The most that was written to the log between two syncs of it.
     most_unsynced_bytes: u64,
+    /// For each sync of the log how long the first write before it has waited: so
+    /// long what is flushed may be lost.
+    waits: Vec<Duration>,
     /// Segments that were begun when the one before was not synced since it was.
     missing: usize,
 }
@@ -331,18 +373,27 @@ impl Syncs {
     fn of(entries: &[oplog::Entry]) -> Self {
         let mut found = Self::default();
         let (mut logs, mut unsynced_bytes, mut begun) = (BTreeSet::new(), 0, 0);
+        let mut unsynced_since = None;
         for entry in entries {
             match &entry.operation {
-                Operation::Start => logs.clear(),
+                Operation::Start => {
+                    logs.clear();
+                    unsynced_since = None;
+                }
                 Operation::Open { fd, path, .. } if path.ends_with("/db") => {
                     logs.insert(*fd);
                 }
                 Operation::Close { fd } => {
                     logs.remove(fd);
                 }
-                Operation::Sync { fd } if logs.contains(fd) => (unsynced_bytes, begun) = (0, 0),
+                Operation::Sync { fd } if logs.contains(fd) => {
+                    (unsynced_bytes, begun) = (0, 0);
+                    let since = unsynced_since.take();
+                    found.waits.extend(since.map(|since| entry.time - since));
+                }
                 Operation::Write { fd, at, data } if logs.contains(fd) && !fills_segment(data) => {
                     unsynced_bytes += data.len() as u64;
+                    unsynced_since.get_or_insert(entry.time);
                     begun += usize::from(begins_segment(*at, data));
                     found.missing += usize::from(begun > 1);
                     found.most_unsynced_bytes = found.most_unsynced_bytes.max(unsynced_bytes);
@@ -356,11 +407,20 @@ impl Syncs {
     fn add(&mut self, other: Self) {
         self.most_unsynced_bytes = self.most_unsynced_bytes.max(other.most_unsynced_bytes);
         self.missing += other.missing;
+        self.waits.extend(other.waits);
+    }
+
+    /// Milliseconds: half of the waits are shorter, nearly all are, and all are.
+    fn waits_ms(mut self) -> [u128; 3] {
+        self.waits.sort_unstable();
+        let most = self.waits.len().saturating_sub(1);
+        [most / 2, most * 99 / 100, most]
+            .map(|at| self.waits.get(at).map_or(0, Duration::as_millis))
     }
 }
 
 /// Of sled's log, as the store sets it.
-const SEGMENT_BYTES: u64 = 4 << 20;
+const SEGMENT_BYTES: u64 = 8 << 20;
 
 const IMAGES_A_ROUND: usize = 100;
 /// Buffered is what tries hardest to outrun the syncs.
@@ -390,16 +450,21 @@ async fn a_power_loss_takes_nothing_that_was_synced() {
         sessions,
         segments,
         reused,
+        blobs,
         syncs,
         kinds,
     } = outcome;
+    let (most_unsynced_bytes, missing) = (syncs.most_unsynced_bytes, syncs.missing);
+    let [half, nearly_all, all] = syncs.waits_ms();
     report(&format!(
-        "rig power loss: {images} images, {failed} with findings, and {harsh_failed} of the {harsh} that are harsher than Linux {kinds:?}; of {calls} calls on {sessions} sessions in {operations} file operations, {segments} segments begun, {reused} of them used before, at most {:.1} MiB of the log between two syncs, {} syncs missing; seed {seed}",
-        syncs.most_unsynced_bytes as f64 / (1 << 20) as f64,
-        syncs.missing,
+        "rig power loss: {images} images, {failed} with findings, and {harsh_failed} of the {harsh} that are harsher than Linux {kinds:?}; of {calls} calls on {sessions} sessions in {operations} file operations, {segments} segments begun, {reused} of them used before, at most {:.1} MiB of the log between two syncs, {missing} syncs missing, what is flushed was synced within {half} ms (median), {nearly_all} ms (p99), {all} ms (max); seed {seed}",
+        most_unsynced_bytes as f64 / (1 << 20) as f64,
     ));
     assert_eq!(failed, 0, "see above; SESSIOND_RIG_SEED repeats a round");
-    assert_eq!(syncs.missing, 0, "expected a sync of the log between the beginnings of segments");
+    let met = [images > harsh, segments > 0, reused > 0 || matches!(form, Form::Short)];
+    assert!(met.iter().all(|met| *met), "the rig should meet what it is about: {met:?}");
+    assert_eq!(blobs, 0, "expected every leaf to stay in the log: see SEGMENT_BYTES");
+    assert_eq!(missing, 0, "expected a sync of the log between the beginnings of segments");
 }
 
 /// The rig notices when syncs do nothing.

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `RECORDER_ROOT` | the directory; without it nothing is recorded |
 //! | `RECORDER_LOG` | where the operations are appended, as [`Head`] and what follows it |
-//! | `RECORDER_FAULT` | `class:n:errno:once` or `class:n:errno:always`; the class is `write`, `sync` or `rename`, n counts from 1. Then the log holds no data. |
+//! | `RECORDER_FAULT` | `class:n:errno:once` or `class:n:errno:always`; the class is `write`, `sync`, `datasync` (of these `fdatasync` alone) or `rename`, n counts from 1. Then the log holds no data. |
 //!
 //! Each operation and its entry in the log happen under one lock, so the log
 //! is an order in which they could have happened one by one. On `SIGUSR2` the
@@ -36,6 +36,8 @@ struct Head {
     at: u64,
     path_len: u32,
     data_len: u32,
+    /// Nanoseconds of the monotonic clock.
+    time: u64,
 }
 
 mod kind {
@@ -59,6 +61,7 @@ enum Class {
     Write = 1,
     Sync = 2,
     Rename = 3,
+    DataSync = 4,
 }
 
 const MAX_FDS: usize = 1 << 16;
@@ -158,6 +161,7 @@ fn read_fault(text: &[u8]) -> Option<()> {
         b"write" => Class::Write,
         b"sync" => Class::Sync,
         b"rename" => Class::Rename,
+        b"datasync" => Class::DataSync,
         _ => return None,
     };
     let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse::<u32>().ok();
@@ -168,10 +172,18 @@ fn read_fault(text: &[u8]) -> Option<()> {
     Some(())
 }
 
+fn now() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the time is written to a place that lives until the call returns.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
 /// Appends an entry. Call it under the lock. Leaves errno as it is.
 fn append(kind: u32, fd: c_int, at: u64, path: &[u8], data: &[u8]) {
     let data = if FAULT_CLASS.load(SeqCst) == 0 { data } else { b"" };
-    let head = Head { kind, fd, at, path_len: path.len() as u32, data_len: data.len() as u32 };
+    let (path_len, data_len) = (path.len() as u32, data.len() as u32);
+    let head = Head { kind, fd, at, path_len, data_len, time: now() };
     let parts = [
         iovec { iov_base: (&raw const head).cast_mut().cast(), iov_len: size_of::<Head>() },
         iovec { iov_base: path.as_ptr().cast_mut().cast(), iov_len: path.len() },
@@ -467,8 +479,10 @@ pub unsafe extern "C" fn fsync(fd: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fdatasync(fd: c_int) -> c_int {
     let next = next!(c"fdatasync", fn(c_int) -> c_int);
+    let only = FAULT_CLASS.load(SeqCst) == Class::DataSync as u8;
+    let class = if only { Class::DataSync } else { Class::Sync };
     // SAFETY: as the caller's.
-    done(fd, Some(Class::Sync), kind::SYNC_DATA, 0, || unsafe { next(fd) })
+    done(fd, Some(class), kind::SYNC_DATA, 0, || unsafe { next(fd) })
 }
 
 macro_rules! truncates {

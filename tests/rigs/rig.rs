@@ -7,7 +7,9 @@ use parking_lot::Mutex;
 use sessiond::session::{
     clock::{Clock, Moment},
     cookie::{Cookie, CookieAttributes, CookieFormat, SameSite},
-    engine::{Engine, Policy},
+    credential::{Absence, Presented},
+    engine::{Engine, Notice, Policy, Resolution, ResolveOptions, Session},
+    error::Result,
     id::Entropy,
     lifetime::{Granularity, Lifetime},
     principals::{Limit, OnLimit},
@@ -73,6 +75,29 @@ impl Clock for TaskClock {
 pub fn keyring(epoch: u8) -> Keyring {
     let secrets: Vec<_> = (0..=epoch).rev().map(|number| Secret::new([number; 32])).collect();
     Keyring::new(&secrets).expect("32 bytes are enough")
+}
+
+/// As the daemon does it: from memory, if that is enough.
+pub async fn resolve<S: Store>(
+    engine: &Engine<S>,
+    presented: &Presented,
+    options: ResolveOptions,
+) -> Result<Resolution> {
+    match engine.recall_resolve(presented, options) {
+        Some(resolution) => Ok(resolution),
+        None => engine.resolve(presented, options).await,
+    }
+}
+
+/// As the daemon does it: from memory, if that is enough.
+pub async fn touch<S: Store>(
+    engine: &Engine<S>,
+    presented: &Presented,
+) -> Result<std::result::Result<(Session, Notice), Absence>> {
+    match engine.recall_touch(presented) {
+        Some(touched) => Ok(touched),
+        None => engine.touch(presented).await,
+    }
 }
 
 /// An engine with these rules.

@@ -120,6 +120,10 @@ pub fn open(kind: Kind, engine: &Engine, directory: &Path, durability: Durabilit
 pub struct Shared<S>(pub Arc<S>);
 
 impl<S: Store> Store for Shared<S> {
+    fn recall(&self, id: PublicId) -> Option<Arc<Record>> {
+        self.0.recall(id)
+    }
+
     async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
         self.0.read(id).await
     }
@@ -187,6 +191,10 @@ impl<S: Store> EitherOf<S> {
 }
 
 impl<S: Store> Store for EitherOf<S> {
+    fn recall(&self, id: PublicId) -> Option<Arc<Record>> {
+        self.next().recall(id)
+    }
+
     async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
         self.next().read(id).await
     }
@@ -274,6 +282,10 @@ impl<S: Store> Restless<S> {
 }
 
 impl<S: Store> Store for Restless<S> {
+    fn recall(&self, id: PublicId) -> Option<Arc<Record>> {
+        self.store.recall(id)
+    }
+
     async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
         self.around(self.store.read(id)).await
     }

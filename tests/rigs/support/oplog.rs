@@ -1,6 +1,6 @@
 //! The log of `recorder.rs`: what a process did to its files, in order.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
@@ -59,9 +59,11 @@ impl Operation {
 pub struct Entry {
     pub operation: Operation,
     pub end: u64,
+    /// Since some moment that is the same for all of them.
+    pub time: Duration,
 }
 
-const HEAD_LEN: usize = 24;
+const HEAD_LEN: usize = 32;
 
 pub fn read(path: &Path) -> Vec<Entry> {
     let log = std::fs::read(path).expect("the recorder's log can be read");
@@ -97,7 +99,9 @@ pub fn read(path: &Path) -> Vec<Entry> {
             11 => Operation::Fault,
             other => panic!("an entry of kind {other} in the recorder's log"),
         };
-        entries.push(Entry { operation, end: (log.len() - rest.len()) as u64 });
+        let time = u64::from_ne_bytes(head[24..32].try_into().expect("8 octets"));
+        let (end, time) = ((log.len() - rest.len()) as u64, Duration::from_nanos(time));
+        entries.push(Entry { operation, end, time });
     }
     assert!(rest.is_empty(), "the recorder's log is cut");
     entries
