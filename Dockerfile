@@ -13,7 +13,7 @@
 # As delivered the daemon listens on loopback, which is right for a sidecar: it
 # shares the network namespace of what it serves. deploy/ has both ways to run it.
 
-# rustc 1.95 or later and a C compiler, which the "slim" variant does not have.
+# rustc 1.95 or later and a C compiler.
 # No newer glibc than the one of the runtime image.
 ARG BUILD_IMAGE=docker.io/library/rust:1.95-bookworm
 # glibc and libgcc, and neither a shell nor a package manager.

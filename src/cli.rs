@@ -71,7 +71,8 @@ pub enum Command {
         #[command(flatten)]
         args: ImportArgs,
     },
-    /// Load a running daemon and print how fast it answers; makes sessions and destroys them
+    /// Load a running daemon and print how fast it answers; makes sessions, and destroys them or
+    /// leaves them to end within a minute
     Bench {
         #[command(flatten)]
         client: ClientArgs,
@@ -145,7 +146,7 @@ pub struct ClientArgs {
     /// Send the first bearer token of this file
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Give up after this long
+    /// How long to wait for a connection, and for the answer to each call
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = timeout)]
     pub timeout: Span,
 }
@@ -176,8 +177,8 @@ pub struct ImportArgs {
     /// Pass over the lines before this one: an import that was interrupted says which
     #[arg(long, value_name = "NUMBER", default_value_t = 1, hide_default_value = true, value_parser = number(1, u64::MAX))]
     pub from_line: u64,
-    /// End the sessions of these engines that are not in the export, and were created before it
-    /// began: they ended while earlier exports were imported
+    /// After a whole import end the sessions, of the engines in the export, that are not in it and
+    /// were created before it began: they ended while earlier exports were imported
     #[arg(long, conflicts_with = "from_line")]
     pub mirror: bool,
 }

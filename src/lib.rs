@@ -16,9 +16,9 @@
 //! The way of a Resolve: `grpc::session_service` takes the message;
 //! `grpc::operation` finds the engine and asks it what the credential proves
 //! (`session::credential`: the Cookie header is scanned, signatures are checked,
-//! no store is asked yet); the engine looks up each proven id with one
-//! `session::store::Store::touch`, which also moves the deadline when that is due;
-//! what is live is compared by its verifier and its deadline and becomes the
+//! no store is asked yet); the engine looks up each proven id, with
+//! `session::store::Store::recall` in memory, or else with one `Store::touch`, which
+//! also moves the deadline when that is due; what is live is compared by its verifier and its deadline and becomes the
 //! answer, with a Set-Cookie value only if the browser has something to learn.
 //! ARCHITECTURE.md tells it at length.
 
