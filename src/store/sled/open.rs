@@ -59,7 +59,7 @@ const NEW_LAYOUT_FILE: &str = "layout.new";
 const LAYOUT: &str = "sessiond sled 2\n";
 
 /// How often and how far apart an opening looks whether sled has let go.
-const LINGERING_TRIES: u32 = 200;
+const LINGERING_TRIES: u32 = 1000;
 const LINGERING_PAUSE: Duration = Duration::from_millis(10);
 
 /// What to do with a database that is damaged beyond repair.
