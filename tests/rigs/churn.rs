@@ -218,15 +218,15 @@ async fn churn(plan: &Plan, seed: u64) {
     assert_eq!(program.stop().0, Some(0));
 }
 
-/// sled takes room in segments of 4 MiB and needs some to write to, however
-/// little is live.
-const FIXED_DISK_BYTES: u64 = 16 * MIB;
+/// sled takes room in segments of 8 MiB and needs some to write to, however
+/// little is live: in a run of seconds, that is.
+const FIXED_DISK_BYTES: u64 = 32 * MIB;
 const MOST_DISK_RATIO: u64 = 4;
 /// For 16 MiB of cache. Measured: 120 to 140 MiB over three minutes. With mimalloc,
 /// which keeps more for each thread, it was 350 to 425.
 const MOST_RESIDENT_BYTES: u64 = 256 * MIB;
 /// The mean of the second half of the samples to that of the first.
-const MOST_RESIDENT_GROWTH_PERCENT: u64 = 140;
+const MOST_RESIDENT_GROWTH_PERCENT: u64 = 115;
 const MOST_NEW_DESCRIPTORS: u64 = 8;
 
 fn judge(samples: &[Sample], idle: Sample, operations: u64, took: Duration, seed: u64) {
@@ -254,12 +254,13 @@ fn judge(samples: &[Sample], idle: Sample, operations: u64, took: Duration, seed
         least(|sample| sample.descriptors),
         most(|sample| sample.descriptors),
     ));
+    let is_long = took >= Duration::from_secs(120);
+    let fixed = if is_long { 0 } else { FIXED_DISK_BYTES };
     for sample in steady {
-        let allowed = FIXED_DISK_BYTES + MOST_DISK_RATIO * sample.live_bytes;
         assert!(
-            sample.disk_bytes <= allowed,
-            "expected at most {MOST_DISK_RATIO} times what is live and {FIXED_DISK_BYTES} bytes on \
-             the disk, found {sample:?}"
+            sample.disk_bytes <= fixed + MOST_DISK_RATIO * sample.live_bytes,
+            "expected at most {MOST_DISK_RATIO} times what is live and {fixed} bytes on the disk, \
+             found {sample:?}"
         );
         assert!(
             sample.resident_bytes <= MOST_RESIDENT_BYTES,
@@ -273,7 +274,7 @@ fn judge(samples: &[Sample], idle: Sample, operations: u64, took: Duration, seed
     let (earlier, later) = (mean(earlier), mean(later));
     // In seconds the memory is still on its way up.
     assert!(
-        took < Duration::from_secs(120) || later * 100 <= earlier * MOST_RESIDENT_GROWTH_PERCENT,
+        !is_long || later * 100 <= earlier * MOST_RESIDENT_GROWTH_PERCENT,
         "expected memory to be flat, found {later} bytes resident after {earlier}"
     );
     let new = most(|sample| sample.descriptors) - least(|sample| sample.descriptors);

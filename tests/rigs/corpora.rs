@@ -32,7 +32,7 @@ fn inputs_near_the_corpora_are_handled() {
 
     let form = crate::form::Form::of_environment();
     let seed = form.seed();
-    let inputs_each = form.pick(200, 20_000, 1_000_000);
+    let inputs_each = form.pick(200, 5_000, 1_000_000);
     let mut random = StdRng::seed_from_u64(seed);
     let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     for (name, run) in targets::TARGETS {

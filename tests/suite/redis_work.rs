@@ -126,7 +126,8 @@ async fn changes_wait_for_replicas() {
     let primary = RedisServer::start();
     let replica = RedisServer::with(&["--replicaof", &format!("127.0.0.1 {}", primary.port)]);
     replica.wait_for(&["INFO", "replication"], "master_link_status:up");
-    let wait = Wait { replicas: 1, timeout: Duration::from_millis(200) };
+    primary.wait_for(&["INFO", "replication"], "state=online");
+    let wait = Wait { replicas: 1, timeout: Duration::from_millis(600) };
     let store = store_with(&primary, |options| options.wait = Some(wait));
     create(&store).await;
     assert_eq!(replica.ask(&["EXISTS", KEY]), ":1\r\n", "the replica has it by now");
@@ -173,6 +174,7 @@ async fn a_destroy_of_nothing_is_confirmed_by_something() {
     primary.ask(&["CONFIG", "SET", "repl-ping-replica-period", "3600"]);
     let replica = RedisServer::with(&["--replicaof", &format!("127.0.0.1 {}", primary.port)]);
     replica.wait_for(&["INFO", "replication"], "master_link_status:up");
+    primary.wait_for(&["INFO", "replication"], "state=online");
     let wait = Wait { replicas: 1, timeout: Duration::from_secs(10) };
     let waits = store_with(&primary, |options| options.wait = Some(wait));
     let does_not = store_with(&primary, |_| {});
