@@ -65,7 +65,9 @@ const MOST_UNSYNCED_BYTES: u64 = SEGMENT_BYTES as u64 / 2;
 const MOST_WAIT_FOR_SYNC: Duration = Duration::from_secs(5);
 
 /// A flush that takes longer is nudged: see [`Shared::watch`].
-const PATIENCE: Duration = Duration::from_secs(1);
+pub const PATIENCE: Duration = Duration::from_secs(1);
+/// What is inserted for it, in a tree that holds nothing else.
+pub const NUDGE: &[u8] = b"nudge";
 
 /// A handle to the thread. The thread ends when this is dropped, after a last
 /// flush and sync.
@@ -337,7 +339,7 @@ impl Shared {
             let flushes = self.flushes.load(Ordering::SeqCst);
             if flushes % 2 == 1 && flushes == before {
                 // The error, if there is one, is the flush's to tell.
-                let _ = MutexGuard::unlocked(&mut queue, || db.insert(b"nudge", b""));
+                let _ = MutexGuard::unlocked(&mut queue, || db.insert(NUDGE, b""));
             }
             before = flushes;
         }

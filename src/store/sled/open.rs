@@ -9,6 +9,7 @@ use std::{
     os::unix::fs::DirBuilderExt,
     panic,
     path::{Path, PathBuf},
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::Duration,
 };
@@ -17,6 +18,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    committer::{NUDGE, PATIENCE},
     quarantine,
     snapshots::{self, Newest},
 };
@@ -235,10 +237,29 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Handle, OpenError> {
         opened => opened,
     }?;
     if !is_made {
-        db.flush().map_err(|error| OpenError::of_sled(path, &error))?;
+        flush(&db).map_err(|error| OpenError::of_sled(path, &error))?;
         note_layout(path).map_err(directory)?;
     }
     Ok(db)
+}
+
+/// A flush that is nudged, as the committer's is by its watch, which is not there
+/// yet: sled does not always wake a flush that waits for a write that has failed.
+fn flush(db: &sled::Db) -> sled::Result<()> {
+    let (done, outcome) = mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(move || done.send(db.flush()));
+        loop {
+            match outcome.recv_timeout(PATIENCE) {
+                Ok(flushed) => return flushed.map(drop),
+                // The error, if there is one, is the flush's to tell.
+                Err(RecvTimeoutError::Timeout) => drop(db.insert(NUDGE, b"")),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(sled::Error::ReportableBug("a flush has panicked".to_owned()));
+                }
+            }
+        }
+    })
 }
 
 /// Notes that a database is being made, before there is anything of it; and drops
