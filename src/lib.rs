@@ -18,8 +18,9 @@
 //! (`session::credential`: the Cookie header is scanned, signatures are checked,
 //! no store is asked yet); the engine looks up each proven id, with
 //! `session::store::Store::recall` in memory, or else with one `Store::touch`, which
-//! also moves the deadline when that is due; what is live is compared by its verifier and its deadline and becomes the
-//! answer, with a Set-Cookie value only if the browser has something to learn.
+//! also moves the deadline when that is due; what is live is compared by its
+//! verifier and its deadline and becomes the answer, with a Set-Cookie value only
+//! if the browser has something to learn.
 //! ARCHITECTURE.md tells it at length.
 
 pub mod grpc;

@@ -409,4 +409,5 @@ async fn a_fault_of_the_disk_is_never_hidden() {
         "rig faults: {wanted} of {all} cases, {reached} reached, {ended_early} ended by themselves, {calls} calls refused, {failed} with findings {kinds:?}; seed {seed}"
     ));
     assert_eq!(failed, 0, "see above");
+    assert!(reached * 4 > wanted * 3, "most faults should come up, {reached} of {wanted} did");
 }

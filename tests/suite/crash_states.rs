@@ -13,9 +13,11 @@ use sessiond::{
         record::{Claim, Edit, Principal, Record, Touch, Update},
         store::Store,
     },
-    store::sled::{Durability, IndexEntries, SledDatabase, SledOptions, SledStore},
+    store::sled::{IndexEntries, SledDatabase, SledStore},
 };
 use sha2::{Digest, Sha256};
+
+use crate::support::sled;
 
 const NOW: Moment = Moment::from_unix_millis(1_000_000);
 const DEADLINE: Moment = Moment::from_unix_millis(2_000_000);
@@ -41,25 +43,11 @@ fn record(name: &str) -> Record {
 }
 
 fn open(directory: &Path) -> (SledDatabase, SledStore) {
-    let options = SledOptions {
-        path: directory.join("data"),
-        cache_bytes: 1 << 20,
-        flush_interval: Duration::from_millis(20),
-        on_damage: sessiond::store::sled::OnDamage::Refuse,
-        threads: 2,
-        max_pending: 100,
-        min_free_bytes: 0,
-        write: Durability::Flushed,
-        destroy: Durability::Flushed,
-        roll: Durability::Flushed,
-    };
-    let database = SledDatabase::open(options).expect("the database opens");
-    let store = database.store("default", 0).expect("a store");
-    (database, store)
+    sled::open(sled::options(directory))
 }
 
 /// The database as sled sees it.
-struct Raw(sled::Db);
+struct Raw(::sled::Db);
 
 impl Raw {
     /// As after a crash: nothing says that the indexes are whole.
@@ -72,7 +60,7 @@ impl Raw {
     }
 
     fn untouched(directory: &Path) -> Self {
-        let config = sled::Config::new().path(directory.join("data")).segment_size(8 << 20);
+        let config = ::sled::Config::new().path(directory.join("data")).segment_size(8 << 20);
         // sled lets go a moment after it was dropped.
         let opened = (0..500).find_map(|_| {
             config.open().ok().or_else(|| {
@@ -83,7 +71,7 @@ impl Raw {
         Self(opened.expect("sled opens its own"))
     }
 
-    fn tree(&self, kind: &str) -> sled::Tree {
+    fn tree(&self, kind: &str) -> ::sled::Tree {
         self.0.open_tree(format!("{kind}/default")).expect("a tree")
     }
 

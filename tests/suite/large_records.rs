@@ -1,7 +1,7 @@
 //! The largest records that the sled store takes. More of them in one leaf than fit
 //! into sled's log would go to a file of sled's own, which a power loss may take.
 
-use std::{fs, path::Path, time::Duration};
+use std::fs;
 
 use bytes::Bytes;
 use sessiond::{
@@ -12,26 +12,10 @@ use sessiond::{
         record::{Claim, Principal, Record},
         store::Store,
     },
-    store::sled::{Durability, MOST_DATA_BYTES, OnDamage, SledDatabase, SledOptions, SledStore},
+    store::sled::MOST_DATA_BYTES,
 };
 
-fn open(directory: &Path) -> (SledDatabase, SledStore) {
-    let options = SledOptions {
-        path: directory.join("data"),
-        cache_bytes: 1 << 20,
-        flush_interval: Duration::from_millis(20),
-        on_damage: OnDamage::Refuse,
-        threads: 4,
-        max_pending: 1000,
-        min_free_bytes: 0,
-        write: Durability::Flushed,
-        destroy: Durability::Flushed,
-        roll: Durability::Flushed,
-    };
-    let database = SledDatabase::open(options).expect("the database opens");
-    let store = database.store("default", 0).expect("a store");
-    (database, store)
-}
+use crate::support::sled;
 
 fn id(number: u8) -> PublicId {
     PublicId::from_bytes([number; 12])
@@ -56,7 +40,7 @@ fn record() -> Record {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leaf_of_them_stays_in_the_log() {
     let directory = tempfile::tempdir().expect("a scratch folder");
-    let (_database, store) = open(directory.path());
+    let (_database, store) = sled::open(sled::options(directory.path()));
     let put_in = async |numbers: std::ops::Range<u8>| {
         let created = numbers.map(|number| store.create(id(number), record()));
         for created in futures_util::future::join_all(created).await {

@@ -12,15 +12,12 @@ use sessiond::{
         record::{Claim, Edit, Principal, Record, Touch, Update},
         store::{Store, StoreErrorKind},
     },
-    store::{
-        codec,
-        redis::{RedisDatabase, RedisOptions, RedisStore},
-    },
+    store::{codec, redis::RedisStore},
 };
 
-use crate::support::{
-    daemon::TestClock,
-    redis::{RedisServer, ask_octets, is_missing, options},
+use crate::{
+    redis_store::{as_app, permit, store, store_with},
+    support::redis::{RedisServer, ask_octets, is_missing},
 };
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -69,16 +66,6 @@ fn update(name: &str) -> Update {
 
 fn touch(now: Moment) -> Touch {
     Touch { verifier: VerifierHash::from_bytes([1; 32]), lifetime: LIFETIME, now }
-}
-
-fn store_with(server: &RedisServer, change: impl FnOnce(&mut RedisOptions)) -> RedisStore {
-    let mut options = options(&server.url(), "sessiond");
-    change(&mut options);
-    RedisDatabase::start(options, TestClock::new()).store("default")
-}
-
-fn store(server: &RedisServer) -> RedisStore {
-    store_with(server, |_| {})
 }
 
 async fn create(store: &RedisStore, id: PublicId, name: &str) {
@@ -163,12 +150,8 @@ async fn a_session_that_did_not_come_is_not_listed() {
         return;
     }
     let server = RedisServer::start();
-    let user = "ACL SETUSER app on >hunter2 ~sessiond:* +@all -set";
-    server.ask(&user.split(' ').collect::<Vec<_>>());
-    let stops_half_way = store_with(&server, |options| {
-        options.login.username = "app".to_owned();
-        options.login.password = "hunter2".to_owned().into();
-    });
+    permit(&server, &["+@all", "-set"]);
+    let stops_half_way = store_with(&server, as_app);
     stops_half_way.create(id(1), record("ann")).await.expect_err("no SET");
     let store = store(&server);
     create(&store, id(2), "").await;
@@ -341,13 +324,11 @@ async fn a_much_longer_life_is_in_the_index_before_the_session_has_it() {
         return;
     }
     let server = RedisServer::start();
-    let user = "ACL SETUSER app on >hunter2 ~sessiond:* +@all -set";
-    server.ask(&user.split(' ').collect::<Vec<_>>());
+    permit(&server, &["+@all", "-set"]);
     let store = store_with(&server, |options| options.max_pending = 1);
     let stops_half_way = store_with(&server, |options| {
         options.max_pending = 1;
-        options.login.username = "app".to_owned();
-        options.login.password = "hunter2".to_owned().into();
+        as_app(options);
     });
     create(&store, id(1), "ann").await;
     let key = index_key(&server);

@@ -22,6 +22,8 @@ use sessiond::{
     },
 };
 
+use tokio::runtime::Runtime;
+
 use crate::support::{
     daemon::TestClock,
     redis::{RedisServer, ask_octets, is_missing, options},
@@ -80,8 +82,34 @@ pub fn store_with(server: &RedisServer, change: impl FnOnce(&mut RedisOptions)) 
     RedisDatabase::start(options, TestClock::new()).store("default")
 }
 
-fn store(server: &RedisServer) -> RedisStore {
+pub fn store(server: &RedisServer) -> RedisStore {
     store_with(server, |_| {})
+}
+
+/// Makes a user that may do this, see [`as_app`].
+pub fn permit(server: &RedisServer, rules: &[&str]) {
+    server.ask(&[&["ACL", "SETUSER", "app", "on", ">hunter2", "~sessiond:*"], rules].concat());
+}
+
+pub fn as_app(options: &mut RedisOptions) {
+    options.login.username = "app".to_owned();
+    options.login.password = "hunter2".to_owned().into();
+}
+
+/// Holds a script on a real server against what is written here, over many cases.
+fn over_cases<V: std::fmt::Debug>(
+    cases: u32,
+    of: &impl Strategy<Value = V>,
+    hold: impl Fn(&RedisServer, &Runtime, &RedisStore, V) -> Result<(), TestCaseError>,
+) {
+    let server = RedisServer::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let store = runtime.block_on(async { store(&server) });
+    let failure_persistence = Some(Box::new(FileFailurePersistence::Off) as _);
+    let config = Config { cases, failure_persistence, ..Config::default() };
+    let outcome = TestRunner::new(config).run(of, |case| hold(&server, &runtime, &store, case));
+    outcome.unwrap_or_else(|error| panic!("{error}"));
 }
 
 pub async fn create(store: &RedisStore) {
@@ -182,14 +210,8 @@ fn the_script_judges_a_claim_as_the_rule_does() {
     if is_missing() {
         return;
     }
-    let server = RedisServer::start();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.expect("a runtime");
-    let store = runtime.block_on(async { store(&server) });
-    let failure_persistence = Some(Box::new(FileFailurePersistence::Off) as _);
-    let config = Config { cases: 1_000, failure_persistence, ..Config::default() };
     let held = std::cell::Cell::new(0);
-    let outcome = TestRunner::new(config).run(&record_and_claim(), |(record, claim)| {
+    over_cases(1_000, &record_and_claim(), |server, runtime, store, (record, claim)| {
         ask_octets(server.port, &[b"SET", KEY.as_bytes(), &encoded(&record)]);
         let holds = claim.holds(&record);
         held.set(held.get() + u32::from(holds));
@@ -199,9 +221,8 @@ fn the_script_judges_a_claim_as_the_rule_does() {
             if holds { (Some(record), None) } else { (None, Some(record)) };
         prop_assert_eq!(removed.as_deref(), expected_removed.as_ref());
         prop_assert_eq!(kept.as_deref(), expected_kept.as_ref());
-        Ok::<_, TestCaseError>(())
+        Ok(())
     });
-    outcome.unwrap_or_else(|error| panic!("{error}"));
     assert!((200..800).contains(&held.get()), "both outcomes are common: {held:?} held");
 }
 
@@ -234,14 +255,8 @@ fn the_script_removes_what_can_be_decoded() {
     if is_missing() {
         return;
     }
-    let server = RedisServer::start();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.expect("a runtime");
-    let store = runtime.block_on(async { store(&server) });
-    let failure_persistence = Some(Box::new(FileFailurePersistence::Off) as _);
-    let config = Config { cases: 2_000, failure_persistence, ..Config::default() };
     let readable = std::cell::Cell::new(0);
-    let outcome = TestRunner::new(config).run(&(text(), text()), |(principal, data)| {
+    over_cases(2_000, &(text(), text()), |server, runtime, store, (principal, data)| {
         let mut octets = encoded(&record())[..codec::HEADER_LEN].to_vec();
         octets.extend((principal.len() as u16).to_be_bytes());
         octets.extend([principal, data].concat());
@@ -253,9 +268,8 @@ fn the_script_removes_what_can_be_decoded() {
         prop_assert_eq!(is_left, decoded.is_none());
         let removed = removed.ok().flatten();
         prop_assert_eq!(removed.as_deref(), decoded.as_ref());
-        Ok::<_, TestCaseError>(())
+        Ok(())
     });
-    outcome.unwrap_or_else(|error| panic!("{error}"));
     assert!((400..1600).contains(&readable.get()), "both are common: {readable:?} readable");
 }
 
@@ -265,14 +279,8 @@ fn the_script_judges_a_touch_as_the_rule_does() {
     if is_missing() {
         return;
     }
-    let server = RedisServer::start();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.expect("a runtime");
-    let store = runtime.block_on(async { store(&server) });
-    let failure_persistence = Some(Box::new(FileFailurePersistence::Off) as _);
-    let config = Config { cases: 2_000, failure_persistence, ..Config::default() };
     let moved = std::cell::Cell::new(0);
-    let outcome = TestRunner::new(config).run(&record_and_touch(), |(record, touch)| {
+    over_cases(2_000, &record_and_touch(), |server, runtime, store, (record, touch)| {
         let key = KEY.as_bytes();
         ask_octets(server.port, &[b"SET", key, &encoded(&record), b"PX", b"100000000000"]);
         let expected = touch.apply(&record);
@@ -284,9 +292,8 @@ fn the_script_judges_a_touch_as_the_rule_does() {
         prop_assert_eq!(found.record.as_ref(), &after);
         let kept = runtime.block_on(store.read(ID)).expect("the store works");
         prop_assert_eq!(kept, Some(Arc::new(after)));
-        Ok::<_, TestCaseError>(())
+        Ok(())
     });
-    outcome.unwrap_or_else(|error| panic!("{error}"));
     assert!((200..1800).contains(&moved.get()), "both outcomes are common: {moved:?} moved");
 }
 
@@ -440,12 +447,7 @@ async fn a_missing_permission_is_named() {
         return;
     }
     let server = RedisServer::start();
-    let user = "ACL SETUSER app on >hunter2 ~sessiond:* +@all -setrange -set";
-    server.ask(&user.split(' ').collect::<Vec<_>>());
-    let as_app = |options: &mut RedisOptions| {
-        options.login.username = "app".to_owned();
-        options.login.password = "hunter2".to_owned().into();
-    };
+    permit(&server, &["+@all", "-setrange", "-set"]);
     let limited = store_with(&server, as_app);
     create(&store(&server)).await;
     let unavailable =

@@ -149,14 +149,6 @@ async fn changes_wait_for_replicas() {
     assert_eq!(replica.ask(&["EXISTS", KEY]), ":0\r\n", "the replica knows it by now");
 }
 
-/// How often a server has run a command, its primary's included.
-fn calls(server: &RedisServer, command: &str) -> u32 {
-    let stats = server.ask(&["INFO", "commandstats"]);
-    let start = format!("cmdstat_{command}:calls=");
-    let count = stats.lines().find_map(|line| line.strip_prefix(start.as_str())?.split(',').next());
-    count.map_or(0, |count| count.parse().expect("a number"))
-}
-
 fn offset(primary: &RedisServer) -> u64 {
     let told = primary.ask(&["INFO", "replication"]);
     let offset = told.lines().find_map(|line| line.strip_prefix("master_repl_offset:"));
@@ -184,12 +176,12 @@ async fn a_destroy_of_nothing_is_confirmed_by_something() {
     assert_eq!(waits.destroy(ID, OWN).await.expect("it is confirmed"), None);
 
     for claim in &claims {
-        let (before, made) = (offset(&primary), calls(&replica, "del"));
+        let (before, made) = (offset(&primary), replica.calls("del"));
         assert_eq!(does_not.destroy(ID, claim.clone()).await.expect("the store works"), None);
         assert_eq!(offset(&primary), before, "nobody waits");
         assert_eq!(waits.destroy(ID, claim.clone()).await.expect("it is confirmed"), None);
         assert!(offset(&primary) > before, "{claim:?}");
-        assert_eq!(calls(&replica, "del"), made + 1, "the replica knows: {claim:?}");
+        assert_eq!(replica.calls("del"), made + 1, "the replica knows: {claim:?}");
         for server in [&primary, &replica] {
             assert_eq!(server.ask(&["EXISTS", KEY]), ":0\r\n");
         }
@@ -200,11 +192,11 @@ async fn a_destroy_of_nothing_is_confirmed_by_something() {
     waits.create(ID, others.clone()).await.expect("the store works").expect("the id is free");
     let (value, life) = (primary.ask(&["GET", KEY]), primary.ask(&["PEXPIRETIME", KEY]));
     for claim in [&claims[0], &claims[2]] {
-        let made = calls(&replica, "setrange");
+        let made = replica.calls("setrange");
         assert_eq!(does_not.destroy(ID, claim.clone()).await.expect("the store works"), None);
-        assert_eq!(calls(&replica, "setrange"), made, "nobody waits");
+        assert_eq!(replica.calls("setrange"), made, "nobody waits");
         assert_eq!(waits.destroy(ID, claim.clone()).await.expect("it is confirmed"), None);
-        assert_eq!(calls(&replica, "setrange"), made + 1, "the replica knows: {claim:?}");
+        assert_eq!(replica.calls("setrange"), made + 1, "the replica knows: {claim:?}");
         for server in [&primary, &replica] {
             assert_eq!(server.ask(&["GET", KEY]), value, "it is as it was");
             assert_eq!(server.ask(&["PEXPIRETIME", KEY]), life, "it is as it was");

@@ -17,11 +17,12 @@ use sessiond::{
     store::{
         memory::MemoryStore,
         redis::{RedisDatabase, RedisStore},
-        sled::{Durability, OnDamage, SledDatabase, SledOptions, SledStore},
+        sled::{Durability, SledDatabase, SledOptions, SledStore},
     },
 };
 
 use crate::support::{
+    self,
     daemon::TestClock,
     redis::{RedisCluster, RedisServer, is_missing, options},
 };
@@ -355,21 +356,12 @@ async fn keeps_writes_in_step(store: Arc<impl Store>) {
 }
 
 fn sled(directory: &tempfile::TempDir, cache_bytes: u64) -> (SledDatabase, SledStore) {
-    let options = SledOptions {
-        path: directory.path().join("data"),
+    support::sled::open(SledOptions {
         cache_bytes,
-        flush_interval: Duration::from_millis(20),
-        threads: 2,
-        max_pending: 100,
-        min_free_bytes: 0,
-        on_damage: OnDamage::Refuse,
-        write: Durability::Flushed,
         destroy: Durability::Synced,
         roll: Durability::Synced,
-    };
-    let database = SledDatabase::open(options).expect("a fresh database opens");
-    let store = database.store("default", 0).expect("a store");
-    (database, store)
+        ..support::sled::options(directory.path())
+    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,6 +7,7 @@ pub mod frontend;
 pub mod papers;
 pub mod program;
 pub mod redis;
+pub mod sled;
 
 /// Runs each test over every store: `over_every_store!(a, b)` makes the tests
 /// `memory::a`, `sled::a`, `redis::a` and so on of the functions `a` and `b`.

@@ -173,6 +173,15 @@ impl RedisServer {
         ask(self.port, words)
     }
 
+    /// How often it has run a command, be it from its primary.
+    pub fn calls(&self, command: &str) -> u32 {
+        let stats = self.ask(&["INFO", "commandstats"]);
+        let start = format!("cmdstat_{command}:calls=");
+        let count =
+            stats.lines().find_map(|line| line.strip_prefix(start.as_str())?.split(',').next());
+        count.map_or(0, |count| count.parse().expect("a number"))
+    }
+
     /// Sends a command until its answer has this in it.
     pub fn wait_for(&self, words: &[&str], expected: &str) {
         let since = Instant::now();
