@@ -24,7 +24,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`work`] | how an operation runs: its task, its time, its turn |
+//! | [`work`] | how an operation runs: its crew, its time, its turn |
 //! | [`url`] | where Redis is |
 //! | [`command`] | what is asked of it |
 //! | [`principals`] | which sessions are whose |
@@ -71,7 +71,7 @@ use self::{
     failure::Failure,
     servers::Servers,
     time::Timekeeper,
-    work::Turns,
+    work::{Crews, Turns},
 };
 pub use self::{
     connect::{Login, Tls},
@@ -128,6 +128,7 @@ struct Shared {
     expiry_grace: Duration,
     pending: Arc<Semaphore>,
     turns: Turns,
+    crews: Crews,
     /// Replicas have to confirm what is changed.
     waits: bool,
     /// Redis has refused a change for lack of memory.
@@ -148,6 +149,7 @@ impl RedisDatabase {
             expiry_grace: options.expiry_grace,
             pending: Arc::new(Semaphore::new(options.max_pending)),
             turns: Turns::new(),
+            crews: Crews::default(),
             waits: options.wait.is_some(),
             full: AtomicBool::new(false),
         };

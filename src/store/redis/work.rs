@@ -1,18 +1,27 @@
-//! How an operation runs: on a task of its own, with a place among those that may
-//! wait for Redis, within a time, and in turn.
+//! How an operation runs: by the crew of its runtime, with a place among those that
+//! may wait for Redis, within a time, and in turn.
 //!
-//! On its own, because whoever asks may stop polling for as long as they like, as a
+//! Not by whoever asks, because they may stop polling for as long as they like, as a
 //! body does while its peer takes nothing. What they ask for has to give its place
 //! and its turn back all the same.
 
 use std::{
+    collections::HashMap,
     hash::{BuildHasher, RandomState},
+    panic::AssertUnwindSafe,
+    pin::Pin,
     sync::Arc,
 };
 
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use parking_lot::RwLock;
 use tokio::{
-    sync::{Mutex, MutexGuard},
-    task::{JoinError, JoinHandle},
+    runtime::{self, Handle},
+    sync::{
+        Mutex, MutexGuard,
+        mpsc::{self, UnboundedReceiver, UnboundedSender},
+        oneshot,
+    },
     time::timeout,
 };
 
@@ -45,6 +54,54 @@ impl Turns {
     }
 }
 
+/// An operation from its place to telling its outcome.
+type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The tasks that work, one in each runtime that asks.
+///
+/// Not one for each operation: what was asked for together is sent together, and
+/// answers that come together from the thread of a connection wake the crew once.
+/// A wake-up across threads is a system call.
+#[derive(Default)]
+pub struct Crews(RwLock<HashMap<runtime::Id, UnboundedSender<Job>>>);
+
+impl Crews {
+    /// Has a job done in the runtime of the caller, or drops it where that is ending.
+    fn employ(&self, job: Job) {
+        let runtime = Handle::current();
+        let there = self.0.read().get(&runtime.id()).cloned();
+        let crew = there.filter(|crew| !crew.is_closed()).unwrap_or_else(|| self.hire(&runtime));
+        let _ = crew.send(job);
+    }
+
+    fn hire(&self, runtime: &Handle) -> UnboundedSender<Job> {
+        let mut crews = self.0.write();
+        crews.retain(|_, crew| !crew.is_closed());
+        let hired = || {
+            let (crew, jobs) = mpsc::unbounded_channel();
+            runtime.spawn(do_all(jobs));
+            crew
+        };
+        crews.entry(runtime.id()).or_insert_with(hired).clone()
+    }
+}
+
+/// Does jobs side by side, until there will be no more. Places bound their number.
+async fn do_all(mut jobs: UnboundedReceiver<Job>) {
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            job = jobs.recv() => match job {
+                Some(job) => under_way.push(job),
+                None => break,
+            },
+            Some(()) = under_way.next(), if !under_way.is_empty() => {}
+        }
+    }
+    under_way.collect().await
+}
+
 impl RedisStore {
     /// Runs an operation, which takes no longer than the configuration says. It goes
     /// on to its end also when its caller has gone.
@@ -57,8 +114,9 @@ impl RedisStore {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let task = self.start(doing, work)?;
-        task.await.unwrap_or_else(|ended| Err(StoreError::unavailable(doing, why(&ended))))
+        let outcome = self.start(doing, work)?;
+        let stopped = |_| Err(StoreError::unavailable(doing, "the daemon has stopped"));
+        outcome.await.unwrap_or_else(stopped)
     }
 
     /// Runs what nobody waits for, if there is room for it.
@@ -74,7 +132,7 @@ impl RedisStore {
         &self,
         doing: &'static str,
         work: impl FnOnce(Self) -> F,
-    ) -> Result<JoinHandle<Result<T>>>
+    ) -> Result<oneshot::Receiver<Result<T>>>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
@@ -82,23 +140,23 @@ impl RedisStore {
         let place = Arc::clone(&self.shared.pending).try_acquire_owned();
         let place = place.map_err(|_| StoreError::overloaded(doing, WAITING))?;
         let limit = self.shared.timeout;
-        let work = timeout(limit, work(self.clone()));
-        Ok(tokio::spawn(async move {
+        let work = AssertUnwindSafe(timeout(limit, work(self.clone()))).catch_unwind();
+        let (teller, told) = oneshot::channel();
+        self.shared.crews.employ(Box::pin(async move {
+            let outcome = match work.await {
+                Ok(Ok(outcome)) => outcome,
+                Ok(Err(_)) => {
+                    let late = Failure::Lost(format!("no answer within {limit:?}"));
+                    Err(late.while_doing(doing, ""))
+                }
+                // Not with its words, which may hold session data.
+                Err(_) => Err(StoreError::unavailable(doing, "it panicked")),
+            };
             // Given back before the caller hears of the outcome.
-            let _place = place;
-            work.await.unwrap_or_else(|_| {
-                let late = Failure::Lost(format!("no answer within {limit:?}"));
-                Err(late.while_doing(doing, ""))
-            })
-        }))
-    }
-}
-
-/// Not with the words of the panic, which may hold session data.
-fn why(ended: &JoinError) -> &'static str {
-    match ended.is_panic() {
-        true => "it panicked",
-        false => "the daemon has stopped",
+            drop(place);
+            let _ = teller.send(outcome);
+        }));
+        Ok(told)
     }
 }
 
@@ -127,8 +185,8 @@ mod tests {
         fn follow(&self, _: Moment, _: Moment) {}
     }
 
-    #[tokio::test]
-    async fn a_panic_is_an_error_and_gives_its_place_back() {
+    /// Must be called in a runtime. Nobody listens where it would connect.
+    fn store(max_pending: usize) -> RedisStore {
         let options = RedisOptions {
             url: "redis://127.0.0.1:1".parse().expect("a URL"),
             login: Login::default(),
@@ -138,11 +196,16 @@ mod tests {
             timeout: Duration::from_secs(20),
             connect_timeout: Duration::from_secs(5),
             connections: 1,
-            max_pending: 1,
+            max_pending,
             expiry_grace: Duration::ZERO,
             wait: None,
         };
-        let store = RedisDatabase::start(options, Arc::new(Still)).store("default");
+        RedisDatabase::start(options, Arc::new(Still)).store("default")
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_and_gives_its_place_back() {
+        let store = store(1);
         for _ in 0..2 {
             let panics = |_| async { panic!("on purpose: hunter2") };
             let error = store.bounded::<(), _>("work", panics).await.expect_err("it panics");
@@ -150,5 +213,31 @@ mod tests {
             let cause = std::error::Error::source(&error).expect("a cause").to_string();
             assert_eq!(cause, "it panicked");
         }
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_nothing_else() {
+        let store = store(2);
+        let (release, released) = oneshot::channel::<()>();
+        let other = store.start("work", |_| released.map(|_| Ok(()))).expect("a place");
+        let panics = |_| async { panic!("on purpose") };
+        store.bounded::<(), _>("work", panics).await.expect_err("it panics");
+        release.send(()).expect("it is waited for");
+        other.await.expect("the crew is still there").expect("it was done");
+    }
+
+    /// A runtime that nobody drives, and one that has ended.
+    #[test]
+    fn each_runtime_does_its_own_work() {
+        let runtime = || runtime::Builder::new_current_thread().enable_all().build();
+        let works = |_| async { Ok(()) };
+        let (first, second) = (runtime().expect("a runtime"), runtime().expect("a runtime"));
+        let store = first.block_on(async { store(10) });
+        first.block_on(store.bounded("work", works)).expect("it is done");
+        second.block_on(store.bounded("work", works)).expect("the first does nothing now");
+        drop(second);
+        let third = runtime().expect("a runtime");
+        third.block_on(store.bounded("work", works)).expect("the second does nothing any more");
+        assert_eq!(store.shared.crews.0.read().len(), 2, "the first and the third");
     }
 }
