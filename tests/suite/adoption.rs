@@ -22,7 +22,7 @@ use crate::{
     support::{
         browser::{Browser, cookie_header},
         daemon::{Daemon, SECRET, START, assert_fault, data, in_force, millis, set},
-        program::{run, stderr, stdout},
+        program::{PATIENCE, run, stderr, stdout},
         redis::{RedisServer, is_missing},
     },
 };
@@ -380,15 +380,14 @@ async fn an_outage_there_is_no_logout(backend: Backend) {
     assert_eq!(daemon.state(&Browser::new()).await, SessionState::None);
     there.redis.restart();
     there.keep(ID, ANN);
-    while let Err(status) = daemon
-        .client
-        .clone()
-        .resolve(ResolveRequest { credential: old.credential(), ..Default::default() })
-        .await
-    {
-        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let answered = async {
+        let request = || ResolveRequest { credential: old.credential(), ..Default::default() };
+        while let Err(status) = daemon.client.clone().resolve(request()).await {
+            assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, answered).await.expect("it is reached again");
     assert_eq!(daemon.list("ann").await.len(), 2);
 }
 

@@ -70,6 +70,7 @@ impl Crews {
     fn employ(&self, job: Job) {
         let runtime = Handle::current();
         let there = self.0.read().get(&runtime.id()).cloned();
+        // The number of a runtime that has ended may be given to another.
         let crew = there.filter(|crew| !crew.is_closed()).unwrap_or_else(|| self.hire(&runtime));
         let _ = crew.send(job);
     }
@@ -86,7 +87,8 @@ impl Crews {
     }
 }
 
-/// Does jobs side by side, until there will be no more. Places bound their number.
+/// Does jobs side by side. Places bound their number. Each holds the store, and so
+/// the other end of `jobs`: when that is closed, all are done.
 async fn do_all(mut jobs: UnboundedReceiver<Job>) {
     let mut under_way = FuturesUnordered::new();
     loop {
@@ -94,12 +96,11 @@ async fn do_all(mut jobs: UnboundedReceiver<Job>) {
             biased;
             job = jobs.recv() => match job {
                 Some(job) => under_way.push(job),
-                None => break,
+                None => return,
             },
             Some(()) = under_way.next(), if !under_way.is_empty() => {}
         }
     }
-    under_way.collect().await
 }
 
 impl RedisStore {
@@ -239,5 +240,9 @@ mod tests {
         let third = runtime().expect("a runtime");
         third.block_on(store.bounded("work", works)).expect("the second does nothing any more");
         assert_eq!(store.shared.crews.0.read().len(), 2, "the first and the third");
+        // As if the third had the number of the second.
+        let (ended, _) = mpsc::unbounded_channel();
+        store.shared.crews.0.write().insert(third.handle().id(), ended);
+        third.block_on(store.bounded("work", works)).expect("another crew is there");
     }
 }

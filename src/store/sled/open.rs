@@ -44,8 +44,8 @@ const _: () = assert!(LEAF_RECORDS * (MOST_DATA_BYTES + HEAD_BYTES) < SEGMENT_BY
 /// rewrites what is left in segments that are nearly empty, and one segment at
 /// most in each turn: so many segments can be filled in a second. Without it
 /// the log grew without end under churn (tests/rigs/churn.rs); with 200 ms it was 19
-/// times as large as what is live once writes had become cheap, with this 3.5
-/// times at most in an hour.
+/// times as large as what is live once writes had become cheap, with this 3.6
+/// times at most.
 const CLEAN_EVERY_MS: u64 = 50;
 
 /// sled refuses less.

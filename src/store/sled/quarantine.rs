@@ -160,7 +160,9 @@ mod tests {
     }
 
     fn assert_moved(path: &Path) {
-        let [name] = &all(path).expect("readable")[..] else { panic!("expected one") };
+        let [name] = &all(path).expect("readable")[..] else {
+            panic!("expected one folder, of the database that was moved")
+        };
         let aside = path.join(FOLDER).join(name);
         for file in FILES {
             assert_eq!(fs::read(aside.join(file)).expect("moved"), file.as_bytes());
