@@ -364,6 +364,15 @@ impl Store for Hesitant {
         self.paused(self.store.list(principal, after, limit)).await
     }
 
+    async fn list_for_good(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        self.paused(self.store.list_for_good(principal, after, limit)).await
+    }
+
     async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
         self.paused(self.store.scan(from, limit)).await
     }

@@ -294,13 +294,24 @@ enum Verb {
     Write,
     Destroy,
     List,
+    ListForGood,
     Scan,
     Restore,
     Cleanup,
 }
 
-const VERBS: [&str; 9] =
-    ["read", "touch", "create", "write", "destroy", "list", "scan", "restore", "cleanup"];
+const VERBS: [&str; 10] = [
+    "read",
+    "touch",
+    "create",
+    "write",
+    "destroy",
+    "list",
+    "list_for_good",
+    "scan",
+    "restore",
+    "cleanup",
+];
 
 impl StoreMetrics {
     fn new(families: &StoreFamilies, engine: &str) -> Self {
@@ -413,6 +424,17 @@ impl<S: Store> Store for Measured<S> {
         limit: usize,
     ) -> Result<Listed> {
         self.metrics.time(Verb::List, self.store.list(principal, after, limit)).await
+    }
+
+    async fn list_for_good(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        self.metrics
+            .time(Verb::ListForGood, self.store.list_for_good(principal, after, limit))
+            .await
     }
 
     async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {

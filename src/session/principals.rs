@@ -240,6 +240,9 @@ impl<S: Store> Engine<S> {
     }
 
     /// Ends the sessions of a principal, those that are `meant`.
+    ///
+    /// Twice: what lives ends also while nothing can be said for good, and only then
+    /// is it asked whether what is not found is gone for good.
     async fn end_all(
         &self,
         principal: &Principal,
@@ -247,17 +250,25 @@ impl<S: Store> Engine<S> {
         cause: Cause,
     ) -> Result<u32> {
         let claim = Claim::Principal(principal.clone());
-        let (mut count, mut after) = (0, None);
-        loop {
-            let listed = self.store.list(principal.clone(), after, SLICE).await?;
-            let ids = listed.records.into_iter().map(|(id, _)| id);
-            let ids: Vec<_> = ids.filter(|id| meant(*id)).collect();
-            count += self.end_each(&ids, &claim, cause).await?;
-            after = listed.next;
-            if after.is_none() {
-                return Ok(count);
+        let mut count = 0;
+        for for_good in [false, true] {
+            let mut after = None;
+            loop {
+                let listed = if for_good {
+                    self.store.list_for_good(principal.clone(), after, SLICE).await?
+                } else {
+                    self.store.list(principal.clone(), after, SLICE).await?
+                };
+                let ids = listed.records.into_iter().map(|(id, _)| id);
+                let ids: Vec<_> = ids.filter(|id| meant(*id)).collect();
+                count += self.end_each(&ids, &claim, cause).await?;
+                after = listed.next;
+                if after.is_none() {
+                    break;
+                }
             }
         }
+        Ok(count)
     }
 
     /// Says how many were live.

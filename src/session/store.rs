@@ -80,6 +80,17 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<Listed>> + Send;
 
+    /// As [`list`](Self::list), and what it leaves out because that has ended, or is
+    /// another's now, stays so as durably as after a [`destroy`](Self::destroy). So who
+    /// finds nothing can rely on that, also when another has ended it who was never
+    /// told, or has yet to be.
+    fn list_for_good(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Listed>> + Send;
+
     /// All records, a slice of about `limit` at a time, in an order of the store's own:
     /// those after `from`, from the first one when there is none or when it is of
     /// another store.

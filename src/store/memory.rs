@@ -149,6 +149,15 @@ impl Store for MemoryStore {
         Ok(listed)
     }
 
+    async fn list_for_good(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        self.list(principal, after, limit).await
+    }
+
     async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
         let above = from.and_then(|cursor| cursor.to_id());
         let above = above.map_or(Bound::Unbounded, Bound::Excluded);

@@ -74,6 +74,15 @@ impl Store for AnyStore {
         each!(self, store => store.list(principal, after, limit).await)
     }
 
+    async fn list_for_good(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        each!(self, store => store.list_for_good(principal, after, limit).await)
+    }
+
     async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
         each!(self, store => store.scan(from, limit).await)
     }

@@ -264,6 +264,13 @@ impl<S: Store> Buggy<S> {
             _ => self.inner.write(id, update).await,
         }
     }
+
+    fn listed_as_the_bug_says(&self, mut listed: Listed) -> Listed {
+        if self.has(Bug::ListForgetsLogins) {
+            listed.records.retain(|(_, record)| record.version == 1);
+        }
+        listed
+    }
 }
 
 impl<S: Store> Store for Buggy<S> {
@@ -359,13 +366,18 @@ impl<S: Store> Store for Buggy<S> {
         after: Option<PublicId>,
         limit: usize,
     ) -> Result<Listed> {
-        let listed = self.inner.store.list(principal.clone(), after, limit).await?;
-        if self.has(Bug::ListForgetsLogins) {
-            let is_new = |record: &Record| record.version == 1;
-            let records = listed.records.into_iter().filter(|(_, record)| is_new(record));
-            return Ok(Listed { records: records.collect(), ..listed });
-        }
-        Ok(listed)
+        let listed = self.inner.store.list(principal, after, limit).await?;
+        Ok(self.listed_as_the_bug_says(listed))
+    }
+
+    async fn list_for_good(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        let listed = self.inner.store.list_for_good(principal, after, limit).await?;
+        Ok(self.listed_as_the_bug_says(listed))
     }
 
     async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {

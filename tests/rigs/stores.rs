@@ -153,6 +153,15 @@ impl<S: Store> Store for Shared<S> {
         self.0.list(principal, after, limit).await
     }
 
+    async fn list_for_good(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        self.0.list_for_good(principal, after, limit).await
+    }
+
     async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
         self.0.scan(from, limit).await
     }
@@ -222,6 +231,15 @@ impl<S: Store> Store for EitherOf<S> {
         limit: usize,
     ) -> Result<Listed> {
         self.next().list(principal, after, limit).await
+    }
+
+    async fn list_for_good(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        self.next().list_for_good(principal, after, limit).await
     }
 
     async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
@@ -313,6 +331,15 @@ impl<S: Store> Store for Restless<S> {
         limit: usize,
     ) -> Result<Listed> {
         self.around(self.store.list(principal, after, limit)).await
+    }
+
+    async fn list_for_good(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        self.around(self.store.list_for_good(principal, after, limit)).await
     }
 
     async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {

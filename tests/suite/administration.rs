@@ -121,6 +121,7 @@ async fn metrics_tell_and_give_nothing_away(backend: Backend) {
         r#"sessiond_sessions_revoked_total{engine="default"} 1"#,
         r#"sessiond_store_duration_seconds_count{engine="default",operation="create"} 2"#,
         r#"sessiond_store_duration_seconds_count{engine="default",operation="list"} 1"#,
+        r#"sessiond_store_duration_seconds_count{engine="default",operation="list_for_good"} 1"#,
         "sessiond_watchers 0",
         "sessiond_watchers_dropped_total 0",
         r#"sessiond_store_errors_total{engine="default",operation="create"} 0"#,

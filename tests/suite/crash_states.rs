@@ -13,7 +13,7 @@ use sessiond::{
         record::{Claim, Edit, Principal, Record, Touch, Update},
         store::Store,
     },
-    store::sled::{IndexEntries, SledDatabase, SledStore},
+    store::sled::{Durability, IndexEntries, SledDatabase, SledOptions, SledStore},
 };
 use sha2::{Digest, Sha256};
 
@@ -303,4 +303,55 @@ async fn an_unreadable_record_keeps_its_entry() {
     assert_eq!(listed(&store, "ann").await, [id(1), id(3)], "the others are listed");
     assert_eq!(store.index_entries().expect("counted"), WHOLE, "nothing is thrown away");
     store.destroy(id(2), Claim::Operator).await.expect_err("it is damaged");
+}
+
+/// What is with the operating system at this moment: a crash leaves no more.
+fn copy(directory: &Path) -> tempfile::TempDir {
+    let copied = tempfile::tempdir().expect("a scratch folder");
+    let mut folders = vec![directory.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let inside = folder.strip_prefix(directory).expect("it is below");
+        std::fs::create_dir_all(copied.path().join(inside)).expect("created");
+        for entry in std::fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let inside = path.strip_prefix(directory).expect("it is below");
+                std::fs::copy(&path, copied.path().join(inside)).expect("copied");
+            }
+        }
+    }
+    copied
+}
+
+/// Who ends what a principal has, and finds nothing, relies on that: a crash brings
+/// nothing back that was left out. A list that is not for good does not wait.
+#[tokio::test]
+async fn what_a_list_for_good_leaves_out_does_not_come_back() {
+    let (ann, bob) = (|| principal("ann"), || principal("bob"));
+    for for_good in [false, true] {
+        let directory = tempfile::tempdir().expect("a scratch folder");
+        furnish(directory.path()).await;
+        let hour = Duration::from_secs(3600);
+        let (_database, store) = sled::open(SledOptions {
+            flush_interval: hour,
+            destroy: Durability::Synced,
+            ..sled::options(directory.path())
+        });
+        // The sweep removes what is due, and waits for no flush.
+        let swept = store.cleanup(DEADLINE, 3).await.expect("the store works");
+        assert_eq!(swept.removed.len(), 3, "all of ann's");
+        let found = if for_good {
+            store.list_for_good(ann(), None, 9).await
+        } else {
+            store.list(ann(), None, 9).await
+        };
+        assert_eq!(found.expect("the store works").records.len(), 0);
+        let crashed = copy(directory.path());
+        let (_database, store) = open(crashed.path());
+        let back = store.list(ann(), None, 9).await.expect("the store works").records.len();
+        assert_eq!(back, if for_good { 0 } else { 3 }, "for good: {for_good}");
+        assert_eq!(store.list(bob(), None, 9).await.expect("the store works").records.len(), 1);
+    }
 }

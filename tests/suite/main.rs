@@ -22,6 +22,7 @@ mod principals;
 mod processes;
 mod redis_daemon;
 mod redis_principals;
+mod redis_replicas;
 mod redis_scan;
 mod redis_store;
 mod redis_work;

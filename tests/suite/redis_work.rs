@@ -1,19 +1,14 @@
-//! How operations of the redis store run: who has a place, a turn, and for how long,
-//! and what waits for replicas.
+//! How operations of the redis store run: who has a place, a turn, and for how long.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use sessiond::{
-    session::{
-        id::VerifierHash,
-        record::{Claim, Principal, Record},
-        store::{Result, Store, StoreError, StoreErrorKind},
-    },
-    store::redis::{RedisStore, Wait},
+    session::store::{Result, Store, StoreError, StoreErrorKind},
+    store::redis::RedisStore,
 };
 
 use crate::{
-    redis_store::{ID, KEY, NOW, OWN, assert_told, create, record, store_with, touch, update},
+    redis_store::{ID, assert_told, create, store_with, update},
     support::{
         program::PATIENCE,
         redis::{RedisServer, is_missing},
@@ -115,98 +110,4 @@ async fn more_than_may_wait_is_refused() {
         assert!(read.await.expect("redis goes on").is_some());
     }
     assert!(store.read(ID).await.expect("there is room").is_some());
-}
-
-/// A change is acknowledged when a replica has it, and not before.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn changes_wait_for_replicas() {
-    if is_missing() {
-        return;
-    }
-    let primary = RedisServer::start();
-    let replica = RedisServer::with(&["--replicaof", &format!("127.0.0.1 {}", primary.port)]);
-    replica.wait_for(&["INFO", "replication"], "master_link_status:up");
-    primary.wait_for(&["INFO", "replication"], "state=online");
-    let wait = Wait { replicas: 1, timeout: Duration::from_millis(600) };
-    let store = store_with(&primary, |options| options.wait = Some(wait));
-    create(&store).await;
-    assert_eq!(replica.ask(&["EXISTS", KEY]), ":1\r\n", "the replica has it by now");
-    store.write(ID, update("{}")).await.expect("works").expect("there").expect("taken");
-
-    replica.signal(rustix::process::Signal::STOP);
-    let cause = "confirmed by 0 replicas, store.redis.wait_replicas asks for 1";
-    let unconfirmed = |error: &StoreError| assert_told(error, StoreErrorKind::Unavailable, cause);
-    unconfirmed(&store.write(ID, update("{}")).await.expect_err("the replica has stopped"));
-    assert!(store.touch(ID, touch(NOW)).await.expect("a touch does not wait").is_some());
-    unconfirmed(&store.destroy(ID, OWN).await.expect_err("the replica has stopped"));
-    // It is gone, and yet nobody may rely on that.
-    assert_eq!(primary.ask(&["EXISTS", KEY]), ":0\r\n");
-    unconfirmed(&store.destroy(ID, OWN).await.expect_err("the replica has stopped"));
-    replica.signal(rustix::process::Signal::CONT);
-    let confirmed = async { while store.destroy(ID, OWN).await.is_err() {} };
-    let patience = crate::support::program::PATIENCE;
-    tokio::time::timeout(patience, confirmed).await.expect("the replica goes on");
-    assert_eq!(replica.ask(&["EXISTS", KEY]), ":0\r\n", "the replica knows it by now");
-}
-
-fn offset(primary: &RedisServer) -> u64 {
-    let told = primary.ask(&["INFO", "replication"]);
-    let offset = told.lines().find_map(|line| line.strip_prefix("master_repl_offset:"));
-    offset.expect("an offset").trim().parse().expect("a number")
-}
-
-/// WAIT looks at what its connection has changed last: so what is confirmed has to
-/// be a change, or the replica may not know yet why there was nothing to do.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_destroy_of_nothing_is_confirmed_by_something() {
-    if is_missing() {
-        return;
-    }
-    let primary = RedisServer::start();
-    primary.ask(&["CONFIG", "SET", "repl-ping-replica-period", "3600"]);
-    let replica = RedisServer::with(&["--replicaof", &format!("127.0.0.1 {}", primary.port)]);
-    replica.wait_for(&["INFO", "replication"], "master_link_status:up");
-    primary.wait_for(&["INFO", "replication"], "state=online");
-    let wait = Wait { replicas: 1, timeout: Duration::from_secs(10) };
-    let waits = store_with(&primary, |options| options.wait = Some(wait));
-    let does_not = store_with(&primary, |_| {});
-    let ann = Principal::new(b"ann").expect("short");
-    let claims = [OWN, Claim::Operator, Claim::Principal(ann)];
-    // The servers' own words, as they come to know each other, are over.
-    assert_eq!(waits.destroy(ID, OWN).await.expect("it is confirmed"), None);
-
-    for claim in &claims {
-        let (before, made) = (offset(&primary), replica.calls("del"));
-        assert_eq!(does_not.destroy(ID, claim.clone()).await.expect("the store works"), None);
-        assert_eq!(offset(&primary), before, "nobody waits");
-        assert_eq!(waits.destroy(ID, claim.clone()).await.expect("it is confirmed"), None);
-        assert!(offset(&primary) > before, "{claim:?}");
-        assert_eq!(replica.calls("del"), made + 1, "the replica knows: {claim:?}");
-        for server in [&primary, &replica] {
-            assert_eq!(server.ask(&["EXISTS", KEY]), ":0\r\n");
-        }
-    }
-
-    // What is another's by now.
-    let others = Record { verifier: VerifierHash::from_bytes([9; 32]), ..record() };
-    waits.create(ID, others.clone()).await.expect("the store works").expect("the id is free");
-    let (value, life) = (primary.ask(&["GET", KEY]), primary.ask(&["PEXPIRETIME", KEY]));
-    for claim in [&claims[0], &claims[2]] {
-        let made = replica.calls("setrange");
-        assert_eq!(does_not.destroy(ID, claim.clone()).await.expect("the store works"), None);
-        assert_eq!(replica.calls("setrange"), made, "nobody waits");
-        assert_eq!(waits.destroy(ID, claim.clone()).await.expect("it is confirmed"), None);
-        assert_eq!(replica.calls("setrange"), made + 1, "the replica knows: {claim:?}");
-        for server in [&primary, &replica] {
-            assert_eq!(server.ask(&["GET", KEY]), value, "it is as it was");
-            assert_eq!(server.ask(&["PEXPIRETIME", KEY]), life, "it is as it was");
-        }
-    }
-    assert!(waits.destroy(ID, Claim::Operator).await.expect("it is confirmed").is_some());
-
-    primary.ask(&["CONFIG", "SET", "maxmemory", "1"]);
-    let error = waits.destroy(ID, OWN).await.expect_err("there is no room to confirm it");
-    assert_told(&error, StoreErrorKind::Full, "OOM");
-    assert_eq!(does_not.destroy(ID, OWN).await.expect("it needs no room"), None);
-    assert_eq!(primary.ask(&["EXISTS", KEY]), ":0\r\n");
 }

@@ -149,18 +149,38 @@ return 1",
     ))
 });
 
+/// What a script does that WAIT follows, and that has nothing to do to a record or
+/// to none. WAIT looks at what its connection has changed last. So something is
+/// written that changes nothing: what replicas then confirm comes after whatever has
+/// made the record what it is.
+const WRITE_NOTHING: &str = r"local function write_nothing(record)
+  if record then
+    redis.call('SETRANGE', KEYS[1], 0, string.sub(record, 1, 1))
+  else
+    redis.call('SET', KEYS[1], '')
+    redis.call('DEL', KEYS[1])
+  end
+end";
+
+/// Gives the record, or that there is none, so that WAIT confirms it.
+pub static READ_FOR_GOOD: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(format!(
+        r"{WRITE_NOTHING}
+local record = redis.call('GET', KEYS[1])
+write_nothing(record)
+return record"
+    ))
+});
+
 /// Removes the record if the claim holds, and gives it in an array; else gives what
 /// is there.
-///
-/// WAIT looks at what its connection has changed last. So where it follows and there
-/// is nothing to remove, something is written that changes nothing: what replicas
-/// then confirm comes after whatever has made it so.
 ///
 /// What can not be decoded stays. That is looked at with care only where there is
 /// more than ASCII: each sequence of UTF-8 becomes a blank, and nothing may be left.
 pub static DESTROY: LazyLock<Script> = LazyLock::new(|| {
     Script::new(format!(
-        r"local function is_text(text)
+        r"{WRITE_NOTHING}
+local function is_text(text)
   for run in string.gmatch(text, '[\128-\255]+') do
     for _, sequence in ipairs({{
       '[\194-\223][\128-\191]',
@@ -174,10 +194,7 @@ pub static DESTROY: LazyLock<Script> = LazyLock::new(|| {
 end
 local is_waited_for = ARGV[3] == '{WAITED_FOR}'
 local record = redis.call('GET', KEYS[1])
-if not record and is_waited_for then
-  redis.call('SET', KEYS[1], '')
-  redis.call('DEL', KEYS[1])
-end
+if not record and is_waited_for then write_nothing(record) end
 if not record or #record < {RECORD_MIN_LEN} then return record end
 local layout, verifier, _, length = struct.unpack('>Bc32c32H', record)
 if layout ~= 1 or length > {longest} or #record < {RECORD_MIN_LEN} + length then return record end
@@ -186,7 +203,7 @@ local holds = ARGV[1] == '{OPERATOR}'
   or ARGV[1] == '{VERIFIER}' and verifier == ARGV[2]
   or ARGV[1] == '{PRINCIPAL}' and principal == ARGV[2]
 if not holds then
-  if is_waited_for then redis.call('SETRANGE', KEYS[1], 0, string.sub(record, 1, 1)) end
+  if is_waited_for then write_nothing(record) end
   return record
 end
 if not is_text(principal) or not is_text(string.sub(record, {RECORD_MIN_LEN} + length + 1)) then return record end

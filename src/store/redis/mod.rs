@@ -14,6 +14,9 @@
 //! | restore | as write, or as create where there is none | 2, and 1 more each time it was not |
 //! | list | a script on the index, then GETs, all at once | 2, and 1 more when an entry is to be dropped |
 //!
+//! Where changes wait for replicas, a list for good has a script more for each session
+//! that is the principal's no longer, and so has a restore of one that is there.
+//!
 //! A session that becomes a principal's, by a create or a write, costs one more: its
 //! entry in the index of [`principals`] comes first. So does one whose life a write
 //! makes much longer.
@@ -67,7 +70,10 @@ use tokio::{
 };
 
 use self::{
-    command::{Command, DESTROY, REPLACE, TOUCH, Verb, destroy_arguments, millis, touch_arguments},
+    command::{
+        Command, DESTROY, READ_FOR_GOOD, REPLACE, TOUCH, Verb, destroy_arguments, millis,
+        touch_arguments,
+    },
     failure::Failure,
     servers::Servers,
     time::Timekeeper,
@@ -231,17 +237,28 @@ impl RedisStore {
         }
     }
 
-    async fn get(&self, doing: &'static str, key: &str) -> Result<Option<Bytes>> {
-        let verb = Verb::Plain("GET");
-        let get = Command { verb, key, arguments: Vec::new(), durable: false };
+    async fn get(
+        &self,
+        doing: &'static str,
+        key: &str,
+        certainty: Certainty,
+    ) -> Result<Option<Bytes>> {
+        let durable = certainty == Certainty::AsAfterAChange && self.shared.waits;
+        let verb = if durable { Verb::Script(&READ_FOR_GOOD) } else { Verb::Plain("GET") };
+        let get = Command { verb, key, arguments: Vec::new(), durable };
         bytes(self.run(doing, get).await?, doing, key)
     }
 
     /// Reads a record that may be none, among others.
-    async fn found(&self, doing: &'static str, id: PublicId) -> Result<Found> {
+    async fn found(
+        &self,
+        doing: &'static str,
+        id: PublicId,
+        certainty: Certainty,
+    ) -> Result<Found> {
         let key = self.key(id);
         let read = async {
-            let found = self.get(doing, &key).await?;
+            let found = self.get(doing, &key, certainty).await?;
             found.map(|bytes| decode(bytes, doing, &key).map(Arc::new)).transpose()
         };
         match read.await {
@@ -285,7 +302,7 @@ impl RedisStore {
     ) -> Result<Option<std::result::Result<Change, R>>> {
         let key = self.key(id);
         let _turn = self.shared.turns.take(id).await;
-        let mut stored = self.get(doing, &key).await?;
+        let mut stored = self.get(doing, &key, Certainty::AsItIs).await?;
         loop {
             let Some(bytes) = stored else {
                 return Ok(None);
@@ -317,6 +334,18 @@ impl RedisStore {
         }
     }
 
+    /// Whether there is a record that `record` is not later than, as was found just
+    /// now, for good.
+    async fn has_as_late(&self, id: PublicId, record: &Record) -> Result<bool> {
+        if !self.shared.waits {
+            return Ok(true);
+        }
+        let key = self.key(id);
+        let found = self.get(RESTORE, &key, Certainty::AsAfterAChange).await?;
+        let found = found.map(|bytes| decode(bytes, RESTORE, &key)).transpose()?;
+        Ok(found.is_some_and(|found| !record.is_later_than(&found)))
+    }
+
     /// How long a key has to live, in milliseconds.
     fn life(&self, record: &Record, now: Moment) -> Vec<u8> {
         self.life_until(record.deadline, now)
@@ -328,12 +357,31 @@ impl RedisStore {
     }
 }
 
+/// How far what is read can be relied on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Certainty {
+    /// It is so now.
+    AsItIs,
+    /// It is confirmed by as many replicas as a change is.
+    AsAfterAChange,
+}
+
 /// What a GET has found.
 enum Found {
     Record(Arc<Record>),
     /// Left for whoever repairs it.
     Unreadable(StoreError),
     Nothing,
+}
+
+impl Found {
+    fn may_be_of(&self, principal: &Principal) -> bool {
+        match self {
+            Found::Record(record) => record.principal == *principal,
+            Found::Unreadable(_) => true,
+            Found::Nothing => false,
+        }
+    }
 }
 
 /// Redis counts in 63 bits, from 1970 on: a few thousand years are enough.
@@ -363,7 +411,7 @@ impl Store for RedisStore {
     async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
         self.bounded(READ, move |store| async move {
             let key = store.key(id);
-            let found = store.get(READ, &key).await?;
+            let found = store.get(READ, &key, Certainty::AsItIs).await?;
             found.map(|bytes| decode(bytes, READ, &key).map(Arc::new)).transpose()
         })
         .await
@@ -450,8 +498,24 @@ impl Store for RedisStore {
         if principal.is_anonymous() {
             return Ok(Listed::default());
         }
+        self.bounded(
+            LIST,
+            move |store| async move { store.listed_now(principal, after, limit).await },
+        )
+        .await
+    }
+
+    async fn list_for_good(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        if principal.is_anonymous() {
+            return Ok(Listed::default());
+        }
         self.bounded(LIST, move |store| async move {
-            store.list_in_slice(&principal, after, limit).await
+            store.listed_for_good(&principal, after, limit).await
         })
         .await
     }
@@ -470,8 +534,11 @@ impl Store for RedisStore {
             loop {
                 match store.replace(RESTORE, id, now, decide).await? {
                     Some(Ok(change)) => return Ok(Restored::Replaced(change)),
-                    Some(Err(())) => return Ok(Restored::Kept),
-                    None => {}
+                    // Who put it there may have had no confirmation.
+                    Some(Err(())) if store.has_as_late(id, &record).await? => {
+                        return Ok(Restored::Kept);
+                    }
+                    Some(Err(())) | None => {}
                 }
                 if let Some(record) = store.add(RESTORE, id, Arc::clone(&record), now).await? {
                     return Ok(Restored::Created(record));

@@ -40,7 +40,7 @@ use redis::{Value, from_redis_value};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Found, LIST, READ_AT_ONCE, RedisStore,
+    Certainty, Found, LIST, READ_AT_ONCE, RedisStore,
     command::{Command, Script, Verb, millis},
     failure::Failure,
 };
@@ -164,6 +164,13 @@ fn is_in_a_later_cell(before: Moment, after: Moment) -> bool {
     cell(before) < cell(after)
 }
 
+/// A part of the index, and the sessions it tells of.
+struct Part {
+    listed: Listed,
+    /// Members that nothing needs, as certain as was asked for.
+    void: Vec<Vec<u8>>,
+}
+
 impl RedisStore {
     fn index_key(&self, principal: &Principal) -> String {
         // Half of the hash: should two principals share it, their sessions stand
@@ -255,16 +262,49 @@ impl RedisStore {
     }
 
     /// See [`Store::list`](crate::session::store::Store::list).
-    pub(super) async fn list_in_slice(
+    ///
+    /// Where changes wait for replicas, an entry too many may be of a session whose end
+    /// is not confirmed, and whoever ends it once more must find it. So such entries are
+    /// looked at again, for good, which nobody waits for.
+    pub(super) async fn listed_now(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        let part = self.part(&principal, after, limit, Certainty::AsItIs).await?;
+        if !self.shared.waits {
+            self.drop_void(&principal, part.void).await;
+        } else if !part.void.is_empty() {
+            self.aside(UNINDEX, |store| async move {
+                store.listed_for_good(&principal, after, limit).await
+            });
+        }
+        Ok(part.listed)
+    }
+
+    /// See [`Store::list_for_good`](crate::session::store::Store::list_for_good).
+    pub(super) async fn listed_for_good(
         &self,
         principal: &Principal,
         after: Option<PublicId>,
         limit: usize,
     ) -> Result<Listed> {
+        let part = self.part(principal, after, limit, Certainty::AsAfterAChange).await?;
+        self.drop_void(principal, part.void).await;
+        Ok(part.listed)
+    }
+
+    async fn part(
+        &self,
+        principal: &Principal,
+        after: Option<PublicId>,
+        limit: usize,
+        certainty: Certainty,
+    ) -> Result<Part> {
         let mut listed = Listed::default();
         let limit = limit.clamp(1, LONGEST_SLICE);
-        let key = self.index_key(principal);
-        let (now, mut entries) = self.entries(&key, after, limit + 1).await?;
+        let (now, mut entries) = self.entries(principal, after, limit + 1).await?;
         if entries.len() > limit {
             entries.truncate(limit);
             listed.next = entries.last().map(|entry| entry.id);
@@ -273,11 +313,15 @@ impl RedisStore {
         let mut ids: Vec<_> = entries.iter().map(|entry| entry.id).collect();
         ids.dedup();
         let found = stream::iter(ids)
-            .map(|id| async move { Ok((id, self.found(LIST, id).await?)) })
+            .map(|id| async move { Ok((id, self.found(LIST, id, Certainty::AsItIs).await?)) })
             .buffered(READ_AT_ONCE);
         let found: Vec<(PublicId, Found)> = found.try_collect().await?;
         let mut void = Vec::new();
-        for (id, found) in found {
+        for (id, mut found) in found {
+            if certainty == Certainty::AsAfterAChange && !found.may_be_of(principal) {
+                // One by one: each holds up what comes after it on its connection.
+                found = self.found(LIST, id, certainty).await?;
+            }
             let stored = match found {
                 Found::Record(record) if record.principal == *principal => {
                     listed.records.push((id, record));
@@ -292,21 +336,27 @@ impl RedisStore {
             let entries = entries.filter(|entry| entry.is_void(stored.as_deref(), now));
             void.extend(entries.map(|entry| entry.member.clone()));
         }
-        if !void.is_empty() {
-            let verb = Verb::Plain("ZREM");
-            let drop = Command { verb, key: &key, arguments: void, durable: false };
-            // The answer is good all the same; the next list tries again.
-            let _ = self.run(UNINDEX, drop).await;
+        Ok(Part { listed, void })
+    }
+
+    async fn drop_void(&self, principal: &Principal, members: Vec<Vec<u8>>) {
+        if members.is_empty() {
+            return;
         }
-        Ok(listed)
+        let key = self.index_key(principal);
+        let verb = Verb::Plain("ZREM");
+        let drop = Command { verb, key: &key, arguments: members, durable: false };
+        // The list is good all the same; the next one tries again.
+        let _ = self.run(UNINDEX, drop).await;
     }
 
     async fn entries(
         &self,
-        key: &str,
+        principal: &Principal,
         after: Option<PublicId>,
         limit: usize,
     ) -> Result<(Moment, Vec<Entry>)> {
+        let key = &self.index_key(principal);
         let absurd = || Failure::Absurd.while_doing(LIST, key);
         let from = match after {
             None => b"-".to_vec(),

@@ -381,6 +381,18 @@ impl Store for SledStore {
             .await
     }
 
+    async fn list_for_good(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        self.check()?;
+        let level = self.options().destroy;
+        // What is not in the index any more was counted as a change before it left.
+        self.run(move |inner| Ok((inner.list(&principal, after, limit)?, level))).await
+    }
+
     async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
         self.check()?;
         self.run(move |inner| Ok((inner.scan(from.as_ref(), limit)?, Durability::Buffered))).await

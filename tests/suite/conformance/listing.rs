@@ -16,6 +16,9 @@ pub async fn list(store: &impl Store, name: &str) -> Vec<PublicId> {
     loop {
         let listed = store.list(principal(name), after, 2).await.expect("the store works");
         assert!(listed.records.len() <= 2, "a page has a limit");
+        let for_good =
+            store.list_for_good(principal(name), after, 2).await.expect("the store works");
+        assert_eq!(for_good, listed, "it finds the same");
         for (id, record) in &listed.records {
             assert_eq!(record.principal, principal(name), "it lists nobody else's");
             assert_eq!(stored(store, *id).await.as_ref(), Some(record));
@@ -48,6 +51,8 @@ pub async fn lists_a_principal_in_pages(store: &impl Store) {
     assert_eq!(list(store, "nobody").await, []);
     let nobodys = store.list(Principal::default(), None, 9).await.expect("the store works");
     assert_eq!(nobodys, Listed::default(), "what is nobody's can not be listed");
+    let nobodys = store.list_for_good(Principal::default(), None, 9).await.expect("it works");
+    assert_eq!(nobodys, Listed::default(), "for good either");
     let all = list(store, "cleo").await;
     let exact = store.list(principal("cleo"), None, all.len()).await.expect("the store works");
     assert_eq!((exact.records.len(), exact.next), (all.len(), None), "there is no page after it");

@@ -224,10 +224,18 @@ impl Daemon {
         Browser::with(&answer.set_cookie)
     }
 
-    pub async fn destroy_scope(&self, browser: &Browser, scope: DestroyScope) -> DestroyResponse {
+    pub async fn try_destroy_scope(
+        &self,
+        browser: &Browser,
+        scope: DestroyScope,
+    ) -> Result<DestroyResponse, Status> {
         let (credential, scope) = (browser.credential(), scope.into());
         let request = DestroyRequest { credential, scope, ..Default::default() };
-        self.client.clone().destroy(request).await.expect("a Destroy is answered").into_inner()
+        self.client.clone().destroy(request).await.map(|answer| answer.into_inner())
+    }
+
+    pub async fn destroy_scope(&self, browser: &Browser, scope: DestroyScope) -> DestroyResponse {
+        self.try_destroy_scope(browser, scope).await.expect("a Destroy is answered")
     }
 
     /// The ids of a principal's live sessions, from all pages.

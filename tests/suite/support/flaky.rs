@@ -101,6 +101,16 @@ impl Store for FlakyStore {
         self.store.list(principal, after, limit).await
     }
 
+    async fn list_for_good(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<Listed> {
+        self.faults.pass().await?;
+        self.store.list_for_good(principal, after, limit).await
+    }
+
     async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
         self.faults.pass().await?;
         self.store.scan(from, limit).await

@@ -1,0 +1,287 @@
+//! What waits for replicas: changes, and what says that a change was made before.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use sessiond::{
+    grpc::wire::{DestroyScope, RevokeSessionsRequest},
+    server::config::{Backend, Span},
+    session::{
+        id::{PublicId, VerifierHash},
+        record::{Claim, Principal, Record, Update},
+        store::{Listed, Restored, Store, StoreError, StoreErrorKind, Written},
+    },
+    store::redis::{RedisStore, Wait},
+};
+use tonic::{Code, Status};
+
+use crate::{
+    redis_store::{ID, KEY, NOW, OWN, assert_told, create, record, store_with, touch, update},
+    support::{
+        daemon::{Daemon, assert_fault},
+        program::PATIENCE,
+        redis::{RedisServer, is_missing},
+    },
+};
+
+/// Of a WAIT that is to fail, and of one that is not.
+const SHORT: Duration = Duration::from_millis(600);
+const LONG: Duration = Duration::from_secs(10);
+
+/// A primary and its replica, which say nothing to each other but what is asked for.
+fn pair() -> (RedisServer, RedisServer) {
+    let primary = RedisServer::start();
+    primary.ask(&["CONFIG", "SET", "repl-ping-replica-period", "3600"]);
+    let replica = RedisServer::with(&["--replicaof", &format!("127.0.0.1 {}", primary.port)]);
+    replica.wait_for(&["INFO", "replication"], "master_link_status:up");
+    primary.wait_for(&["INFO", "replication"], "state=online");
+    (primary, replica)
+}
+
+/// A store whose changes wait for a replica.
+fn patient(primary: &RedisServer, timeout: Duration) -> RedisStore {
+    store_with(primary, |options| options.wait = Some(Wait { replicas: 1, timeout }))
+}
+
+#[track_caller]
+fn unconfirmed(error: &StoreError) {
+    let cause = "confirmed by 0 replicas, store.redis.wait_replicas asks for 1";
+    assert_told(error, StoreErrorKind::Unavailable, cause);
+}
+
+fn principal(name: &str) -> Principal {
+    Principal::new(name.as_bytes()).expect("short")
+}
+
+/// Makes a session somebody's, who may have had it before.
+async fn give(store: &RedisStore, id: PublicId, name: &str) -> Result<Option<Written>, StoreError> {
+    let next_verifier = VerifierHash::from_bytes([1; 32]);
+    let principal = Some(principal(name));
+    let update = Update { principal, next_verifier, ..Update::clone(&update("{}")) };
+    store.write(id, update.into()).await
+}
+
+/// A session that ann has logged in to.
+async fn anns(store: &RedisStore, id: PublicId) {
+    store.create(id, record()).await.expect("the store works").expect("the id is free");
+    give(store, id, "ann").await.expect("works").expect("there").expect("taken");
+}
+
+/// How many entries there are in the index of principals.
+const ENTRIES: &str = "local count = 0 \
+    for _, key in ipairs(redis.call('KEYS', 'sessiond:default:p:*')) do \
+    count = count + redis.call('ZCARD', key) end return count";
+
+/// The sessions that a server has.
+fn sessions(server: &RedisServer) -> usize {
+    let keys = server.ask(&["KEYS", "sessiond:default:*"]);
+    keys.lines().filter(|line| line.starts_with("sess") && !line.contains(":p:")).count()
+}
+
+/// Tries until it is done, which a replica that goes on allows.
+async fn at_last<T, E>(operation: impl AsyncFn() -> Result<T, E>) -> T {
+    let trying = async {
+        loop {
+            if let Ok(done) = operation().await {
+                return done;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, trying).await.expect("the replica goes on")
+}
+
+/// A change is acknowledged when a replica has it, and not before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_wait_for_replicas() {
+    if is_missing() {
+        return;
+    }
+    let (primary, replica) = pair();
+    let store = patient(&primary, SHORT);
+    create(&store).await;
+    assert_eq!(replica.ask(&["EXISTS", KEY]), ":1\r\n", "the replica has it by now");
+    store.write(ID, update("{}")).await.expect("works").expect("there").expect("taken");
+
+    replica.signal(Signal::STOP);
+    unconfirmed(&store.write(ID, update("{}")).await.expect_err("the replica has stopped"));
+    assert!(store.touch(ID, touch(NOW)).await.expect("a touch does not wait").is_some());
+    unconfirmed(&store.destroy(ID, OWN).await.expect_err("the replica has stopped"));
+    // It is gone, and yet nobody may rely on that.
+    assert_eq!(primary.ask(&["EXISTS", KEY]), ":0\r\n");
+    unconfirmed(&store.destroy(ID, OWN).await.expect_err("the replica has stopped"));
+    replica.signal(Signal::CONT);
+    at_last(async || store.destroy(ID, OWN).await).await;
+    assert_eq!(replica.ask(&["EXISTS", KEY]), ":0\r\n", "the replica knows it by now");
+}
+
+fn offset(primary: &RedisServer) -> u64 {
+    let told = primary.ask(&["INFO", "replication"]);
+    let offset = told.lines().find_map(|line| line.strip_prefix("master_repl_offset:"));
+    offset.expect("an offset").trim().parse().expect("a number")
+}
+
+/// WAIT looks at what its connection has changed last: so what is confirmed has to
+/// be a change, or the replica may not know yet why there was nothing to do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_destroy_of_nothing_is_confirmed_by_something() {
+    if is_missing() {
+        return;
+    }
+    let (primary, replica) = pair();
+    let waits = patient(&primary, LONG);
+    let does_not = store_with(&primary, |_| {});
+    let claims = [OWN, Claim::Operator, Claim::Principal(principal("ann"))];
+    // The servers' own words, as they come to know each other, are over.
+    assert_eq!(waits.destroy(ID, OWN).await.expect("it is confirmed"), None);
+
+    for claim in &claims {
+        let (before, made) = (offset(&primary), replica.calls("del"));
+        assert_eq!(does_not.destroy(ID, claim.clone()).await.expect("the store works"), None);
+        assert_eq!(offset(&primary), before, "nobody waits");
+        assert_eq!(waits.destroy(ID, claim.clone()).await.expect("it is confirmed"), None);
+        assert!(offset(&primary) > before, "{claim:?}");
+        assert_eq!(replica.calls("del"), made + 1, "the replica knows: {claim:?}");
+        for server in [&primary, &replica] {
+            assert_eq!(server.ask(&["EXISTS", KEY]), ":0\r\n");
+        }
+    }
+
+    // What is another's by now.
+    let others = Record { verifier: VerifierHash::from_bytes([9; 32]), ..record() };
+    waits.create(ID, others.clone()).await.expect("the store works").expect("the id is free");
+    let (value, life) = (primary.ask(&["GET", KEY]), primary.ask(&["PEXPIRETIME", KEY]));
+    for claim in [&claims[0], &claims[2]] {
+        let made = replica.calls("setrange");
+        assert_eq!(does_not.destroy(ID, claim.clone()).await.expect("the store works"), None);
+        assert_eq!(replica.calls("setrange"), made, "nobody waits");
+        assert_eq!(waits.destroy(ID, claim.clone()).await.expect("it is confirmed"), None);
+        assert_eq!(replica.calls("setrange"), made + 1, "the replica knows: {claim:?}");
+        for server in [&primary, &replica] {
+            assert_eq!(server.ask(&["GET", KEY]), value, "it is as it was");
+            assert_eq!(server.ask(&["PEXPIRETIME", KEY]), life, "it is as it was");
+        }
+    }
+    assert!(waits.destroy(ID, Claim::Operator).await.expect("it is confirmed").is_some());
+
+    primary.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    let error = waits.destroy(ID, OWN).await.expect_err("there is no room to confirm it");
+    assert_told(&error, StoreErrorKind::Full, "OOM");
+    assert_eq!(does_not.destroy(ID, OWN).await.expect("it needs no room"), None);
+    assert_eq!(primary.ask(&["EXISTS", KEY]), ":0\r\n");
+}
+
+/// Who ends what a principal has, and finds nothing, must be able to rely on that:
+/// else what was ended before, unconfirmed, may come back with a replica.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_for_good_is_confirmed() {
+    if is_missing() {
+        return;
+    }
+    let (primary, replica) = pair();
+    let store = patient(&primary, SHORT);
+    let other = PublicId::from_bytes([0xfc; 12]);
+    anns(&store, ID).await;
+    anns(&store, other).await;
+    replica.signal(Signal::STOP);
+    unconfirmed(&store.destroy(ID, OWN).await.expect_err("the replica has stopped"));
+    unconfirmed(&give(&store, other, "").await.expect_err("the replica has stopped"));
+    let ann = || principal("ann");
+    let listed = store.list(ann(), None, 9).await.expect("a list does not wait");
+    assert_eq!(listed, Listed::default(), "one has ended, and one is nobody's");
+    for _ in 0..2 {
+        let listed = store.list_for_good(ann(), None, 9).await;
+        unconfirmed(&listed.expect_err("the replica has stopped"));
+    }
+    replica.signal(Signal::CONT);
+    let listed = at_last(async || store.list_for_good(ann(), None, 9).await).await;
+    assert_eq!(listed, Listed::default());
+    assert_eq!(replica.ask(&["EXISTS", KEY]), ":0\r\n", "the replica knows it by now");
+    assert_eq!(primary.ask(&["EVAL", ENTRIES, "0"]), ":0\r\n", "nothing needs them any more");
+
+    give(&store, other, "ann").await.expect("works").expect("there").expect("taken");
+    replica.signal(Signal::STOP);
+    let listed = store.list_for_good(ann(), None, 9).await.expect("whoever ends it waits");
+    assert_eq!(listed.records.len(), 1);
+    replica.signal(Signal::CONT);
+}
+
+/// A list waits for nobody, and what it meets goes all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_drops_what_is_confirmed() {
+    if is_missing() {
+        return;
+    }
+    let (primary, _replica) = pair();
+    let store = patient(&primary, LONG);
+    anns(&store, ID).await;
+    primary.ask(&["DEL", KEY]);
+    assert_eq!(primary.ask(&["EVAL", ENTRIES, "0"]), ":1\r\n", "nobody was told");
+    let listed = store.list(principal("ann"), None, 9).await.expect("the store works");
+    assert_eq!(listed, Listed::default());
+    primary.wait_for(&["EVAL", ENTRIES, "0"], ":0");
+}
+
+/// An import that was not confirmed finds its records when it is made again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_is_kept_is_confirmed() {
+    if is_missing() {
+        return;
+    }
+    let (primary, replica) = pair();
+    let store = patient(&primary, SHORT);
+    replica.signal(Signal::STOP);
+    for _ in 0..2 {
+        let restored = store.restore(ID, record(), NOW).await;
+        unconfirmed(&restored.expect_err("the replica has stopped"));
+        assert_eq!(sessions(&primary), 1, "it is there, and yet nobody may rely on that");
+    }
+    replica.signal(Signal::CONT);
+    let restored = at_last(async || store.restore(ID, record(), NOW).await).await;
+    assert_eq!(restored, Restored::Kept);
+    assert_eq!(replica.ask(&["EXISTS", KEY]), ":1\r\n", "the replica has it by now");
+}
+
+/// What an application sees of it, which sends again what was not confirmed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_that_is_sent_again_is_confirmed() {
+    if is_missing() {
+        return;
+    }
+    let (primary, replica) = pair();
+    let daemon = Daemon::with(Backend::Redis, |config| {
+        let redis = &mut config.store.redis;
+        redis.url = primary.url().parse().expect("a URL");
+        redis.wait_replicas = 1;
+        redis.wait_timeout = Span(SHORT);
+    })
+    .await;
+    let revoke = async || {
+        let request = RevokeSessionsRequest { principal: "ann".to_owned(), ..Default::default() };
+        daemon.admin.clone().revoke_sessions(request).await.map(|_| ())
+    };
+    let own = daemon.login("ann").await;
+    let end_others =
+        async || daemon.try_destroy_scope(&own, DestroyScope::Others).await.map(|_| ());
+    let refused = |outcome: Result<(), Status>| {
+        let status = outcome.expect_err("the replica has stopped");
+        assert_fault(&status, Code::Unavailable, "STORE_UNAVAILABLE", None);
+    };
+    daemon.login("ann").await;
+    replica.signal(Signal::STOP);
+    for _ in 0..2 {
+        refused(end_others().await);
+        assert_eq!(sessions(&primary), 1, "the other one has ended, unconfirmed");
+    }
+    replica.signal(Signal::CONT);
+    at_last(&end_others).await;
+    assert_eq!(sessions(&replica), 1, "the replica knows it by now");
+
+    replica.signal(Signal::STOP);
+    for _ in 0..2 {
+        refused(revoke().await);
+        assert_eq!(sessions(&primary), 0, "all have ended, unconfirmed");
+    }
+    replica.signal(Signal::CONT);
+    at_last(&revoke).await;
+    assert_eq!(sessions(&replica), 0, "the replica knows it by now");
+}
