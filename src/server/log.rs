@@ -20,9 +20,12 @@ pub fn start(config: &LogConfig) {
         LogLevel::Trace => LevelFilter::TRACE,
     };
     // The libraries stay at "warn" at the most, because what they trace are
-    // headers and frames: tokens, cookies and session data.
-    let filter =
-        Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("sessiond", level);
+    // headers and frames: tokens, cookies and session data. What rustls says it also
+    // returns; here each peer could fill the log with it.
+    let filter = Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("rustls", LevelFilter::OFF)
+        .with_target("sessiond", level);
     let lines = fmt::layer().with_writer(std::io::stderr);
     let lines = match config.format {
         LogFormat::Text => {
@@ -31,5 +34,7 @@ pub fn start(config: &LogConfig) {
         }
         LogFormat::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
     };
+    // Takes what the libraries give to `log` along: of a thread of sled's that ends
+    // nobody would learn otherwise.
     tracing_subscriber::registry().with(lines).init();
 }

@@ -167,6 +167,23 @@ fn a_second_daemon_on_the_same_data_is_refused() {
     assert_eq!(Program::serve_in(directory.path(), &[]).stop().0, Some(0), "the owner is gone");
 }
 
+/// What sled has to say of its files it says to nobody but the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_sled_says_is_in_the_log() {
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    let program = Program::serve_in(directory.path(), &[]);
+    let before = create(&program, "{}").await;
+    let (code, log) = program.stop();
+    assert_eq!(code, Some(0));
+    assert!(!log.contains("sled::"), "expected no word of sled in {log}");
+    fs::write(directory.path().join("data/conf"), "damaged").expect("written");
+    let program = Program::serve_in(directory.path(), &[]);
+    assert_eq!(state(&program, &before).await, SessionState::Active, "it is not needed");
+    let (code, log) = program.stop();
+    assert_eq!(code, Some(0));
+    assert!(log.contains("WARN sled::config: "), "expected a warning of sled in {log}");
+}
+
 /// Refused by default; with the setting it is moved aside as it is, and all is
 /// said in the log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
