@@ -224,8 +224,9 @@ impl Rig {
         self.common.ending(false);
         let clients = self.clients.drain(..).map(|mut client| {
             let (common, address) = (self.common.clone(), program.address("grpc").to_owned());
+            let admin = program.address("admin").to_owned();
             tokio::spawn(async move {
-                let tally = client.work(&common, &address).await;
+                let tally = client.work(&common, &address, &admin).await;
                 (client, tally)
             })
         });

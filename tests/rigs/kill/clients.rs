@@ -7,12 +7,13 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use sessiond::grpc::wire::{
-    DestroyRequest, ListSessionsRequest, ResolveRequest, ResolveResponse, SessionState,
-    WriteRequest, WriteResponse, session_admin_service_client::SessionAdminServiceClient,
+    DestroyRequest, DestroyScope, ListSessionsRequest, ResolveRequest, ResolveResponse,
+    RevokeSessionsRequest, SessionState, WriteRequest, WriteResponse,
+    session_admin_service_client::SessionAdminServiceClient,
     session_service_client::SessionServiceClient,
 };
 use tokio::sync::OnceCell;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Response, Status, transport::Channel};
 
 use super::{
     Depth,
@@ -21,6 +22,7 @@ use super::{
 use crate::support::browser::token as credential;
 
 type Service = SessionServiceClient<Channel>;
+type Admin = SessionAdminServiceClient<Channel>;
 
 /// Live sessions of one client; with sixteen clients a few hundred in all.
 const MOST_HELD: usize = 16;
@@ -32,8 +34,15 @@ const OLDER_GONE: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn connect(address: &str) -> Service {
-    let uri = format!("http://{address}");
-    SessionServiceClient::new(Channel::from_shared(uri).expect("an address").connect_lazy())
+    SessionServiceClient::new(channel(address))
+}
+
+fn connect_admin(address: &str) -> Admin {
+    SessionAdminServiceClient::new(channel(address))
+}
+
+fn channel(address: &str) -> Channel {
+    Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy()
 }
 
 /// What the clients have in common: the sessions to which all of them write at
@@ -190,9 +199,10 @@ impl Client {
     }
 
     /// Works until the daemon ends.
-    pub async fn work(&mut self, common: &Common, address: &str) -> Tally {
-        let (mut tally, service) = (Tally::default(), connect(address));
-        while self.step(common, &service, &mut tally).await {}
+    pub async fn work(&mut self, common: &Common, address: &str, admin: &str) -> Tally {
+        let (mut tally, service, admin) =
+            (Tally::default(), connect(address), connect_admin(admin));
+        while self.step(common, &service, &admin, &mut tally).await {}
         if !common.ending.load(Ordering::SeqCst) && tally.violations.is_empty() {
             tally.violate("a client stopped although nobody ended the daemon".to_owned());
         }
@@ -200,7 +210,13 @@ impl Client {
     }
 
     /// One change. False when it was not acknowledged.
-    async fn step(&mut self, common: &Common, service: &Service, tally: &mut Tally) -> bool {
+    async fn step(
+        &mut self,
+        common: &Common,
+        service: &Service,
+        admin: &Admin,
+        tally: &mut Tally,
+    ) -> bool {
         let choice = self.random.random_range(0..100);
         if choice < 10 {
             let at = self.random.random_range(0..COMMON);
@@ -216,6 +232,7 @@ impl Client {
         match choice {
             ..65 => self.change(at, false, common, service, tally).await,
             65..80 => self.change(at, true, common, service, tally).await,
+            98.. => self.end_all(at, common, service, admin, tally).await,
             _ => self.destroy(at, common, service, tally).await,
         }
     }
@@ -227,9 +244,7 @@ impl Client {
 
     /// Every session that is its principal's is listed.
     pub async fn verify_list(&self, admin: &str, tally: &mut Tally) {
-        let uri = format!("http://{admin}");
-        let channel = Channel::from_shared(uri).expect("an address").connect_lazy();
-        let mut admin = SessionAdminServiceClient::new(channel);
+        let mut admin = connect_admin(admin);
         let (mut listed, mut page_token) = (Vec::new(), String::new());
         loop {
             let principal = self.principal();
@@ -331,29 +346,88 @@ impl Client {
     ) -> bool {
         let held = &mut self.held[at];
         held.doubt = Some(Doubt::Destroy);
-        let mut retried = false;
-        if self.random.random_bool(0.3) {
-            // A caller that gives up and tries again: whatever the second answer
-            // says, it says that the session stays gone.
-            retried = true;
-            let patience = Duration::from_micros(self.random.random_range(0..4000));
-            let first = destroy(service, &held.token);
-            if let Ok(Err(_)) = tokio::time::timeout(patience, first).await
-                && common.ending.load(Ordering::SeqCst)
-            {
-                return false;
-            }
-        }
-        let Some(ended) = common.answered(destroy(service, &held.token), tally).await else {
+        let token = held.token.clone();
+        let call = || destroy(service, &token, DestroyScope::This);
+        let Some(retried) = self.gave_up(call(), common).await else { return false };
+        let Some(ended) = common.answered(call(), tally).await else {
             return false;
         };
         let held = self.held.swap_remove(at);
-        if ended.destroyed == 0 && !retried {
+        if ended == 0 && !retried {
             tally.lose(format!("session {} was not there to be destroyed", held.number));
         }
         tally.acknowledged += 1;
         self.bury(held, Why::Destroyed);
         true
+    }
+
+    /// Whether a caller has given up on a call and is to try again: whatever the second
+    /// answer says, it says that what has ended stays so. `None`: the daemon has ended.
+    async fn gave_up<T>(
+        &mut self,
+        first: impl Future<Output = Result<T, Status>>,
+        common: &Common,
+    ) -> Option<bool> {
+        if !self.random.random_bool(0.3) {
+            return Some(false);
+        }
+        let patience = Duration::from_micros(self.random.random_range(0..4000));
+        match tokio::time::timeout(patience, first).await {
+            Ok(Err(_)) if common.ending.load(Ordering::SeqCst) => None,
+            _ => Some(true),
+        }
+    }
+
+    /// Ends all that its principal has, for an operator or for the owner of the one at
+    /// `at`, or all but that one. Those are among them whose id nobody knows.
+    async fn end_all(
+        &mut self,
+        at: usize,
+        common: &Common,
+        service: &Service,
+        admin: &Admin,
+        tally: &mut Tally,
+    ) -> bool {
+        let chosen = &self.held[at];
+        let scope = match self.random.random_range(0..3) {
+            0 if chosen.listed => Some(DestroyScope::All),
+            1 if chosen.listed => Some(DestroyScope::Others),
+            _ => None,
+        };
+        let spared = (scope == Some(DestroyScope::Others)).then_some(chosen.number);
+        let is_meant = |held: &Held| held.listed && Some(held.number) != spared;
+        let (token, principal) = (chosen.token.clone(), self.principal());
+        let call = || async {
+            match scope {
+                Some(scope) => destroy(service, &token, scope).await,
+                None => revoke(admin, &principal).await,
+            }
+        };
+        for held in self.held.iter_mut().filter(|held| is_meant(held)) {
+            held.doubt = Some(Doubt::Destroy);
+        }
+        self.regard_rolled_as(Why::RolledOrDestroyed);
+        let Some(retried) = self.gave_up(call(), common).await else { return false };
+        let Some(count) = common.answered(call(), tally).await else {
+            return false;
+        };
+        let ended: Vec<_> = self.held.extract_if(.., |held| is_meant(held)).collect();
+        // There may be more: of creates that were not answered.
+        if count < ended.len() as u64 && !retried {
+            tally.lose(format!("{count} of {} sessions were there to be ended", ended.len()));
+        }
+        tally.acknowledged += ended.len() as u64;
+        for held in ended {
+            self.bury(held, Why::Destroyed);
+        }
+        self.regard_rolled_as(Why::Destroyed);
+        true
+    }
+
+    fn regard_rolled_as(&mut self, why: Why) {
+        for gone in self.gone.iter_mut().filter(|gone| gone.why != Why::Destroyed) {
+            gone.why = why;
+        }
     }
 
     fn bury(&mut self, held: Held, why: Why) {
@@ -378,15 +452,14 @@ impl Client {
             let Some(found) = resolve(common, &service, &gone.token, &mut tally).await else {
                 continue;
             };
-            let expected = match gone.why {
-                Why::Destroyed => SessionState::NotFound,
-                Why::Rolled => SessionState::Superseded,
+            let expected: &[SessionState] = match gone.why {
+                Why::Destroyed => &[SessionState::NotFound],
+                Why::Rolled => &[SessionState::Superseded],
+                Why::RolledOrDestroyed => &[SessionState::Superseded, SessionState::NotFound],
             };
-            match found.state() {
-                state if state == expected => {}
-                state => {
-                    tally.see_back(format!("{state:?} after {:?}, expected {expected:?}", gone.why))
-                }
+            let state = found.state();
+            if !expected.contains(&state) {
+                tally.see_back(format!("{state:?} after {:?}, expected {expected:?}", gone.why));
             }
         }
         self.verified = self.gone.len();
@@ -402,7 +475,11 @@ impl Client {
     ) {
         // Half of the doubtful destroys are tried again without a look.
         if held.doubt == Some(Doubt::Destroy) && self.random.random_bool(0.5) {
-            if common.answered(destroy(service, &held.token), tally).await.is_some() {
+            if common
+                .answered(destroy(service, &held.token, DestroyScope::This), tally)
+                .await
+                .is_some()
+            {
                 tally.acknowledged += 1;
                 self.bury(held, Why::Destroyed);
             }
@@ -420,8 +497,9 @@ impl Client {
                 return self.bury(held, Why::Rolled);
             }
             (SessionState::NotFound, Some(Doubt::Destroy), _) => {
-                let again = common.answered(destroy(service, &held.token), tally).await;
-                if again.is_some_and(|again| again.destroyed != 0) {
+                let again =
+                    common.answered(destroy(service, &held.token, DestroyScope::This), tally).await;
+                if again.is_some_and(|again| again != 0) {
                     tally.see_back(format!("session {} between two calls", held.number));
                 }
                 return self.bury(held, Why::Destroyed);
@@ -443,10 +521,22 @@ impl Client {
     }
 }
 
+/// How many sessions it has ended.
 async fn destroy(
     service: &Service,
     token: &str,
-) -> Result<tonic::Response<sessiond::grpc::wire::DestroyResponse>, Status> {
-    let request = DestroyRequest { credential: credential(token), ..Default::default() };
-    service.clone().destroy(request).await
+    scope: DestroyScope,
+) -> Result<Response<u64>, Status> {
+    let scope = scope.into();
+    let request = DestroyRequest { credential: credential(token), scope, ..Default::default() };
+    let answer = service.clone().destroy(request).await?;
+    Ok(answer.map(|ended| ended.destroyed.into()))
+}
+
+/// How many sessions it has ended.
+async fn revoke(admin: &Admin, principal: &str) -> Result<Response<u64>, Status> {
+    let principal = principal.to_owned();
+    let request = RevokeSessionsRequest { principal, ..Default::default() };
+    let answer = admin.clone().revoke_sessions(request).await?;
+    Ok(answer.map(|ended| ended.revoked.into()))
 }

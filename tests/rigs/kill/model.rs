@@ -35,16 +35,18 @@ pub struct Gone {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// A Destroy was acknowledged.
+    /// Its end was acknowledged.
     Destroyed,
     /// A roll took effect whose answer, with the new id, nobody has.
     Rolled,
+    /// The same, and then a call that ends all of its principal's was not answered.
+    RolledOrDestroyed,
 }
 
 /// What was counted and what was wrong.
 #[derive(Default)]
 pub struct Tally {
-    /// Creates, writes, rolls and destroys that were acknowledged.
+    /// Creates, writes, rolls and ends that were acknowledged.
     pub acknowledged: u64,
     /// Resolves that verified them.
     pub resolved: u64,
