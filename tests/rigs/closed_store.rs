@@ -5,15 +5,13 @@ use sessiond::grpc::wire::{
     DestroyRequest, ResolveRequest, WriteRequest, session_service_client::SessionServiceClient,
 };
 use tonic::{Code, transport::Endpoint};
-use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
-};
 
 use crate::{
     rig,
     support::{
         browser::Browser,
-        victim::{PATIENCE, Setup, Victim},
+        health::{self, ServingStatus},
+        victim::{Setup, Victim},
     },
 };
 
@@ -67,20 +65,8 @@ async fn the_disk_refuses(what: &str) {
     let refused = client.resolve(resolve).await.expect_err("the store is closed");
     assert_eq!(refused.code(), Code::Unavailable, "never \"no session\": {refused:?}");
 
-    let mut health = HealthClient::new(channel);
-    let watch = health.watch(HealthCheckRequest::default()).await;
-    let mut watch = watch.expect("probes are answered").into_inner();
-    let not_serving = async {
-        while let Some(answer) = watch.message().await.expect("the watch goes on") {
-            if answer.status() == ServingStatus::NotServing {
-                return true;
-            }
-        }
-        false
-    };
-    let told = tokio::time::timeout(PATIENCE, not_serving).await;
-    assert_eq!(told, Ok(true), "health should be NOT_SERVING by now");
-    drop((client, health, watch));
+    health::becomes(channel, ServingStatus::NotServing).await;
+    drop(client);
     let ended = victim.stop();
     let code = ended.status.and_then(|status| status.code());
     assert_eq!(code, Some(1), "the last sync has failed: {}", ended.log);

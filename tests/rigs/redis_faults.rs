@@ -23,15 +23,13 @@ use tonic::{
     Code, Request, Status,
     transport::{Channel, Endpoint},
 };
-use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
-};
 use tonic_types::StatusExt;
 
 use crate::{
     rig::{self, Form, Random},
     support::{
         browser::Browser,
+        health::{self, ServingStatus},
         program::{PATIENCE, Program},
         redis::{RedisCluster, RedisServer, is_missing},
     },
@@ -360,17 +358,7 @@ async fn pause(millis: u64) {
 }
 
 async fn wait_for_health(program: &Program, status: ServingStatus) {
-    let mut health = HealthClient::new(channel(program).await);
-    let since = Instant::now();
-    loop {
-        let answer =
-            health.check(HealthCheckRequest::default()).await.expect("probes are answered");
-        if answer.into_inner().status() == status {
-            return;
-        }
-        assert!(since.elapsed() < PATIENCE, "health should be {status:?} by now");
-        pause(20).await;
-    }
+    health::becomes(channel(program).await, status).await;
 }
 
 /// Kept on its disk, so nothing may be lost.

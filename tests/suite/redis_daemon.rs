@@ -21,14 +21,12 @@ use sessiond::{
     store::redis::{RedisDatabase, RedisOptions},
 };
 use tonic::{Code, transport::Endpoint};
-use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
-};
 use tonic_types::StatusExt;
 
 use crate::support::{
     browser::Browser,
     daemon::{Daemon, TestClock, assert_fault, data, set},
+    health::{self, ServingStatus},
     papers::Papers,
     program::{PATIENCE, Program},
     redis::{RedisCluster, RedisServer, is_missing, options},
@@ -43,18 +41,7 @@ async fn daemon_on(url: &str) -> Daemon {
 
 async fn wait_for_health(daemon: &Daemon, status: ServingStatus) {
     let endpoint = Endpoint::from_shared(daemon.grpc.clone()).expect("an address");
-    let mut health = HealthClient::new(endpoint.connect_lazy());
-    let waiting = async {
-        loop {
-            let answer = health.check(HealthCheckRequest::default()).await;
-            if answer.expect("probes are answered").into_inner().status() == status {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let waited = tokio::time::timeout(PATIENCE, waiting).await;
-    waited.unwrap_or_else(|_| panic!("health should be {status:?} by now"));
+    health::becomes(endpoint.connect_lazy(), status).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,6 +4,7 @@ pub mod browser;
 pub mod daemon;
 pub mod flaky;
 pub mod frontend;
+pub mod health;
 pub mod papers;
 pub mod program;
 pub mod redis;
