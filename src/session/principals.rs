@@ -241,8 +241,8 @@ impl<S: Store> Engine<S> {
 
     /// Ends the sessions of a principal, those that are `meant`.
     ///
-    /// Twice: what lives ends also while nothing can be said for good, and only then
-    /// is it asked whether what is not found is gone for good.
+    /// Looks twice: what lives ends also while nothing can be said for good, and only
+    /// then is it asked whether what is not found is gone for good.
     async fn end_all(
         &self,
         principal: &Principal,
@@ -252,7 +252,7 @@ impl<S: Store> Engine<S> {
         let claim = Claim::Principal(principal.clone());
         let mut count = 0;
         for for_good in [false, true] {
-            let mut after = None;
+            let (mut after, mut outcome) = (None, Ok(()));
             loop {
                 let listed = if for_good {
                     self.store.list_for_good(principal.clone(), after, SLICE).await?
@@ -261,33 +261,36 @@ impl<S: Store> Engine<S> {
                 };
                 let ids = listed.records.into_iter().map(|(id, _)| id);
                 let ids: Vec<_> = ids.filter(|id| meant(*id)).collect();
-                count += self.end_each(&ids, &claim, cause).await?;
+                match self.end_each(&ids, &claim, cause).await {
+                    Ok(ended) => count += ended,
+                    Err(error) => outcome = outcome.and(Err(error)),
+                }
                 after = listed.next;
                 if after.is_none() {
                     break;
                 }
             }
+            outcome?;
         }
         Ok(count)
     }
 
-    /// Says how many were live.
+    /// Says how many were live. One that fails keeps no other alive: all are tried, and
+    /// the first failure is told.
     async fn end_each(&self, ids: &[PublicId], claim: &Claim, cause: Cause) -> Result<u32> {
         let (mut count, mut outcome) = (0, Ok(()));
         let mut ids = ids.iter();
         let mut ending = FuturesUnordered::new();
         loop {
             while ending.len() < ENDING_AT_ONCE
-                && outcome.is_ok()
                 && let Some(id) = ids.next()
             {
                 ending.push(self.end(*id, claim.clone(), cause));
             }
-            // What has begun is waited for also after a failure.
             match ending.next().await {
                 None => return outcome.map(|()| count),
                 Some(Ok(ended)) => count += u32::from(ended == Some(Ended::Live)),
-                Some(Err(error)) => outcome = Err(error),
+                Some(Err(error)) => outcome = outcome.and(Err(error)),
             }
         }
     }

@@ -71,8 +71,9 @@ pub trait Store: Send + Sync + 'static {
     /// A record that is the principal's from before the call until after it is
     /// found; one that comes or goes meanwhile may be. So are all that are the
     /// principal's throughout, when one call goes on after the other. The index
-    /// leaks nothing: an entry without its record does not outlive the first
-    /// call that meets it, nor a cleanup that has come to its end.
+    /// leaks nothing: an entry without its record goes after the first call that
+    /// meets it when nothing can need it any more, and with a cleanup that has come
+    /// to its end.
     fn list(
         &self,
         principal: Principal,

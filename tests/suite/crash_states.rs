@@ -325,33 +325,41 @@ fn copy(directory: &Path) -> tempfile::TempDir {
     copied
 }
 
+/// How many of ann's are back after a crash, once a sweep has removed all of hers and
+/// a list has found none.
+async fn back_after_a_crash(for_good: bool) -> usize {
+    let directory = tempfile::tempdir().expect("a scratch folder");
+    furnish(directory.path()).await;
+    let (_database, store) = sled::open(SledOptions {
+        flush_interval: Duration::from_secs(3600),
+        destroy: Durability::Synced,
+        ..sled::options(directory.path())
+    });
+    // What is due goes without a flush that anybody waits for.
+    let swept = store.cleanup(DEADLINE, 3).await.expect("the store works");
+    assert_eq!(swept.removed.len(), 3, "all of ann's");
+    let listed = if for_good {
+        store.list_for_good(principal("ann"), None, 9).await
+    } else {
+        store.list(principal("ann"), None, 9).await
+    };
+    assert_eq!(listed.expect("the store works").records.len(), 0);
+    let crashed = copy(directory.path());
+    let (_database, store) = open(crashed.path());
+    assert_eq!(self::listed(&store, "bob").await, [id(4)]);
+    self::listed(&store, "ann").await.len()
+}
+
 /// Who ends what a principal has, and finds nothing, relies on that: a crash brings
-/// nothing back that was left out. A list that is not for good does not wait.
+/// nothing back that was left out. Holds a flush to that; a sync is the same commit.
 #[tokio::test]
 async fn what_a_list_for_good_leaves_out_does_not_come_back() {
-    let (ann, bob) = (|| principal("ann"), || principal("bob"));
-    for for_good in [false, true] {
-        let directory = tempfile::tempdir().expect("a scratch folder");
-        furnish(directory.path()).await;
-        let hour = Duration::from_secs(3600);
-        let (_database, store) = sled::open(SledOptions {
-            flush_interval: hour,
-            destroy: Durability::Synced,
-            ..sled::options(directory.path())
-        });
-        // The sweep removes what is due, and waits for no flush.
-        let swept = store.cleanup(DEADLINE, 3).await.expect("the store works");
-        assert_eq!(swept.removed.len(), 3, "all of ann's");
-        let found = if for_good {
-            store.list_for_good(ann(), None, 9).await
-        } else {
-            store.list(ann(), None, 9).await
-        };
-        assert_eq!(found.expect("the store works").records.len(), 0);
-        let crashed = copy(directory.path());
-        let (_database, store) = open(crashed.path());
-        let back = store.list(ann(), None, 9).await.expect("the store works").records.len();
-        assert_eq!(back, if for_good { 0 } else { 3 }, "for good: {for_good}");
-        assert_eq!(store.list(bob(), None, 9).await.expect("the store works").records.len(), 1);
+    for _ in 0..10 {
+        assert_eq!(back_after_a_crash(true).await, 0);
+    }
+    // A list that is not for good does not wait. sled's own thread may be quicker.
+    let patience = std::time::Instant::now() + crate::support::program::PATIENCE;
+    while back_after_a_crash(false).await == 0 {
+        assert!(std::time::Instant::now() < patience, "a list should not wait for a flush");
     }
 }

@@ -24,7 +24,7 @@ use sessiond::{
         config::{Backend, Config, SecretText, SizeOrNone, check},
         system::SystemEntropy,
     },
-    session::engine::Engine,
+    session::{engine::Engine, error::Error, principals::Target, record::Principal},
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -34,7 +34,7 @@ use tonic_types::StatusExt;
 
 use crate::support::{
     browser::Browser,
-    daemon::{Daemon, SECRET, TestClock, assert_fault, in_force, set},
+    daemon::{Daemon, SECRET, TestClock, assert_fault, in_force, login, set},
     flaky::{Faults, FlakyStore},
     program::PATIENCE,
 };
@@ -82,6 +82,7 @@ async fn service() -> Service {
 
 async fn serve(listener: TcpListener, handler: Arc<Handler<FlakyStore>>) {
     while let Ok((connection, _)) = listener.accept().await {
+        connection.set_nodelay(true).expect("it can be set");
         let handler = Arc::clone(&handler);
         let answer = service_fn(move |request| handler.handle(request));
         let http = http2::Builder::new(TokioExecutor::new());
@@ -134,6 +135,31 @@ async fn a_store_that_fails_logs_nobody_out() {
     assert_eq!(service.resolve(&Browser::new()).await.ok(), Some(SessionState::None));
     service.faults.fail(false);
     assert_eq!(service.resolve(&browser).await.ok(), Some(SessionState::Active), "still logged in");
+}
+
+/// More sessions than are ended at a time, and one of the first fails.
+#[tokio::test]
+async fn a_session_that_can_not_be_ended_keeps_no_other_alive() {
+    let mut service = service().await;
+    for _ in 0..50 {
+        service.client.write(login("ann")).await.expect("a Write is taken");
+    }
+    let ann = Principal::new(b"ann").expect("short");
+    let listed = async || {
+        let page = service.engine.list(&ann, None, 1000).await.expect("the store works");
+        page.sessions.into_iter().map(|session| session.id).collect::<Vec<_>>()
+    };
+    let first = listed().await[0];
+    *service.faults.endless.lock() = Some(first);
+    let revoked = service.engine.revoke(Target::Principal(ann.clone())).await;
+    assert!(
+        matches!(revoked, Err(Error::Store(_))),
+        "expected the failure to be told: {revoked:?}"
+    );
+    assert_eq!(listed().await, [first], "all others have ended");
+    *service.faults.endless.lock() = None;
+    let revoked = service.engine.revoke(Target::Principal(ann.clone())).await;
+    assert_eq!(revoked.expect("the store works"), 1);
 }
 
 /// Below the floor of free space creations and changes are refused, below half of

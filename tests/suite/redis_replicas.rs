@@ -32,6 +32,7 @@ const LONG: Duration = Duration::from_secs(10);
 fn pair() -> (RedisServer, RedisServer) {
     let primary = RedisServer::start();
     primary.ask(&["CONFIG", "SET", "repl-ping-replica-period", "3600"]);
+    primary.ask(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
     let replica = RedisServer::with(&["--replicaof", &format!("127.0.0.1 {}", primary.port)]);
     replica.wait_for(&["INFO", "replication"], "master_link_status:up");
     primary.wait_for(&["INFO", "replication"], "state=online");
@@ -72,6 +73,11 @@ const ENTRIES: &str = "local count = 0 \
     for _, key in ipairs(redis.call('KEYS', 'sessiond:default:p:*')) do \
     count = count + redis.call('ZCARD', key) end return count";
 
+fn entries(server: &RedisServer) -> u32 {
+    let count = server.ask(&["EVAL", ENTRIES, "0"]);
+    count.trim_start_matches(':').trim().parse().expect("a number")
+}
+
 /// The sessions that a server has.
 fn sessions(server: &RedisServer) -> usize {
     let keys = server.ask(&["KEYS", "sessiond:default:*"]);
@@ -97,11 +103,12 @@ async fn changes_wait_for_replicas() {
         return;
     }
     let (primary, replica) = pair();
-    let store = patient(&primary, SHORT);
+    let store = patient(&primary, LONG);
     create(&store).await;
     assert_eq!(replica.ask(&["EXISTS", KEY]), ":1\r\n", "the replica has it by now");
     store.write(ID, update("{}")).await.expect("works").expect("there").expect("taken");
 
+    let store = patient(&primary, SHORT);
     replica.signal(Signal::STOP);
     unconfirmed(&store.write(ID, update("{}")).await.expect_err("the replica has stopped"));
     assert!(store.touch(ID, touch(NOW)).await.expect("a touch does not wait").is_some());
@@ -178,45 +185,89 @@ async fn a_list_for_good_is_confirmed() {
         return;
     }
     let (primary, replica) = pair();
-    let store = patient(&primary, SHORT);
-    let other = PublicId::from_bytes([0xfc; 12]);
-    anns(&store, ID).await;
-    anns(&store, other).await;
-    replica.signal(Signal::STOP);
-    unconfirmed(&store.destroy(ID, OWN).await.expect_err("the replica has stopped"));
-    unconfirmed(&give(&store, other, "").await.expect_err("the replica has stopped"));
-    let ann = || principal("ann");
-    let listed = store.list(ann(), None, 9).await.expect("a list does not wait");
-    assert_eq!(listed, Listed::default(), "one has ended, and one is nobody's");
-    for _ in 0..2 {
-        let listed = store.list_for_good(ann(), None, 9).await;
-        unconfirmed(&listed.expect_err("the replica has stopped"));
+    let (store, hasty) = (patient(&primary, LONG), patient(&primary, SHORT));
+    for is_destroyed in [true, false] {
+        anns(&store, ID).await;
+        replica.signal(Signal::STOP);
+        let alive = hasty.list_for_good(principal("ann"), None, 9).await;
+        assert_eq!(alive.expect("whoever ends it waits").records.len(), 1);
+        if is_destroyed {
+            unconfirmed(&hasty.destroy(ID, OWN).await.expect_err("the replica has stopped"));
+        } else {
+            unconfirmed(&give(&hasty, ID, "").await.expect_err("the replica has stopped"));
+        }
+        let listed = hasty.list(principal("ann"), None, 9).await.expect("a list does not wait");
+        assert_eq!(listed, Listed::default(), "it is not ann's any more");
+        for _ in 0..2 {
+            let listed = hasty.list_for_good(principal("ann"), None, 9).await;
+            unconfirmed(&listed.expect_err("the replica has stopped"));
+        }
+        replica.signal(Signal::CONT);
+        let listed = store.list_for_good(principal("ann"), None, 9).await;
+        assert_eq!(listed.expect("the replica goes on"), Listed::default());
+        assert_eq!(replica.ask(&["GET", KEY]), primary.ask(&["GET", KEY]), "the replica knows");
+        assert_eq!(entries(&primary), 0, "nothing needs them any more");
+        store.destroy(ID, Claim::Operator).await.expect("the store works");
     }
-    replica.signal(Signal::CONT);
-    let listed = at_last(async || store.list_for_good(ann(), None, 9).await).await;
-    assert_eq!(listed, Listed::default());
-    assert_eq!(replica.ask(&["EXISTS", KEY]), ":0\r\n", "the replica knows it by now");
-    assert_eq!(primary.ask(&["EVAL", ENTRIES, "0"]), ":0\r\n", "nothing needs them any more");
-
-    give(&store, other, "ann").await.expect("works").expect("there").expect("taken");
-    replica.signal(Signal::STOP);
-    let listed = store.list_for_good(ann(), None, 9).await.expect("whoever ends it waits");
-    assert_eq!(listed.records.len(), 1);
-    replica.signal(Signal::CONT);
 }
 
-/// A list waits for nobody, and what it meets goes all the same.
+/// A list waits for nobody. What it meets goes all the same, when that is confirmed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_drops_what_is_confirmed() {
     if is_missing() {
         return;
     }
-    let (primary, _replica) = pair();
-    let store = patient(&primary, LONG);
+    let (primary, replica) = pair();
+    let (store, hasty) = (patient(&primary, LONG), patient(&primary, SHORT));
     anns(&store, ID).await;
     primary.ask(&["DEL", KEY]);
-    assert_eq!(primary.ask(&["EVAL", ENTRIES, "0"]), ":1\r\n", "nobody was told");
-    let listed = store.list(principal("ann"), None, 9).await.expect("the store works");
+    replica.signal(Signal::STOP);
+    let listed = async |store: &RedisStore| {
+        let listed = store.list(principal("ann"), None, 9).await.expect("the store works");
+        assert_eq!(listed, Listed::default());
+    };
+    listed(&hasty).await;
+    // It is confirmed aside, which fails, and what comes after it on its connection is
+    // answered after it.
+    unconfirmed(&hasty.destroy(ID, OWN).await.expect_err("the replica has stopped"));
+    assert_eq!(entries(&primary), 1, "nobody knows whether it will be needed");
+    replica.signal(Signal::CONT);
+    listed(&store).await;
+    primary.wait_for(&["EVAL", ENTRIES, "0"], ":0");
+}
+
+/// Many entries without a session, as those who have expired leave them: a part is
+/// confirmed and dropped at a time, so each call has time enough.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_that_are_gone_are_confirmed_in_parts() {
+    if is_missing() {
+        return;
+    }
+    let (primary, _replica) = pair();
+    let store = patient(&primary, LONG);
+    let ids = (0..50).map(|number| PublicId::from_bytes([number; 12]));
+    for id in ids.clone() {
+        anns(&store, id).await;
+    }
+    for id in ids.clone().take(40) {
+        primary.ask(&["DEL", &format!("sessiond:default:{id}")]);
+    }
+    let (mut found, mut after, mut calls) = (Vec::new(), None, 0);
+    loop {
+        let part = store.list_for_good(principal("ann"), after, 50).await.expect("it works");
+        found.extend(part.records.into_iter().map(|(id, _)| id));
+        (after, calls) = (part.next, calls + 1);
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, ids.clone().skip(40).collect::<Vec<_>>());
+    assert_eq!((calls, entries(&primary)), (4, 10), "16 at a time");
+
+    for id in ids.skip(40) {
+        primary.ask(&["DEL", &format!("sessiond:default:{id}")]);
+    }
+    let listed = store.list(principal("ann"), None, 50).await.expect("the store works");
     assert_eq!(listed, Listed::default());
     primary.wait_for(&["EVAL", ENTRIES, "0"], ":0");
 }
@@ -248,25 +299,29 @@ async fn a_revocation_that_is_sent_again_is_confirmed() {
         return;
     }
     let (primary, replica) = pair();
-    let daemon = Daemon::with(Backend::Redis, |config| {
-        let redis = &mut config.store.redis;
-        redis.url = primary.url().parse().expect("a URL");
-        redis.wait_replicas = 1;
-        redis.wait_timeout = Span(SHORT);
-    })
-    .await;
+    let daemon_with = async |timeout| {
+        Daemon::with(Backend::Redis, |config| {
+            let redis = &mut config.store.redis;
+            redis.url = primary.url().parse().expect("a URL");
+            redis.wait_replicas = 1;
+            redis.wait_timeout = Span(timeout);
+            redis.timeout = Span(timeout * 4);
+        })
+        .await
+    };
+    let (patient, daemon) = (daemon_with(LONG).await, daemon_with(SHORT).await);
     let revoke = async || {
         let request = RevokeSessionsRequest { principal: "ann".to_owned(), ..Default::default() };
         daemon.admin.clone().revoke_sessions(request).await.map(|_| ())
     };
-    let own = daemon.login("ann").await;
+    let own = patient.login("ann").await;
     let end_others =
         async || daemon.try_destroy_scope(&own, DestroyScope::Others).await.map(|_| ());
     let refused = |outcome: Result<(), Status>| {
         let status = outcome.expect_err("the replica has stopped");
         assert_fault(&status, Code::Unavailable, "STORE_UNAVAILABLE", None);
     };
-    daemon.login("ann").await;
+    patient.login("ann").await;
     replica.signal(Signal::STOP);
     for _ in 0..2 {
         refused(end_others().await);

@@ -137,6 +137,8 @@ struct Shared {
     crews: Crews,
     /// Replicas have to confirm what is changed.
     waits: bool,
+    /// For what a list has confirmed aside.
+    confirming: Arc<Semaphore>,
     /// Redis has refused a change for lack of memory.
     full: AtomicBool,
 }
@@ -157,6 +159,7 @@ impl RedisDatabase {
             turns: Turns::new(),
             crews: Crews::default(),
             waits: options.wait.is_some(),
+            confirming: Arc::new(Semaphore::new(1)),
             full: AtomicBool::new(false),
         };
         Self { shared: Arc::new(shared) }

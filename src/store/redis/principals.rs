@@ -57,6 +57,9 @@ const CELL: Duration = Duration::from_secs(24 * 3600);
 const SETTLED: Duration = Duration::from_secs(300);
 /// More than this is not asked for in one go.
 const LONGEST_SLICE: usize = 1000;
+/// Nor is more than this confirmed, one after the other, within the time that an
+/// operation has.
+const CONFIRMED_AT_ONCE: usize = 16;
 
 const INDEX: &str = "index a principal";
 const UNINDEX: &str = "drop an entry of a principal";
@@ -265,7 +268,8 @@ impl RedisStore {
     ///
     /// Where changes wait for replicas, an entry too many may be of a session whose end
     /// is not confirmed, and whoever ends it once more must find it. So such entries are
-    /// looked at again, for good, which nobody waits for.
+    /// looked at again, for good: aside, and for one list at a time, because WAIT holds
+    /// up what changes.
     pub(super) async fn listed_now(
         &self,
         principal: Principal,
@@ -275,9 +279,19 @@ impl RedisStore {
         let part = self.part(&principal, after, limit, Certainty::AsItIs).await?;
         if !self.shared.waits {
             self.drop_void(&principal, part.void).await;
-        } else if !part.void.is_empty() {
+        } else if !part.void.is_empty()
+            && let Ok(turn) = Arc::clone(&self.shared.confirming).try_acquire_owned()
+        {
+            let last = part.listed.next;
             self.aside(UNINDEX, |store| async move {
-                store.listed_for_good(&principal, after, limit).await
+                let _turn = turn;
+                let mut after = after;
+                loop {
+                    after = store.listed_for_good(&principal, after, limit).await?.next;
+                    if after.is_none() || last.is_some_and(|last| after >= Some(last)) {
+                        return Ok(());
+                    }
+                }
             });
         }
         Ok(part.listed)
@@ -290,6 +304,7 @@ impl RedisStore {
         after: Option<PublicId>,
         limit: usize,
     ) -> Result<Listed> {
+        let limit = if self.shared.waits { limit.min(CONFIRMED_AT_ONCE) } else { limit };
         let part = self.part(principal, after, limit, Certainty::AsAfterAChange).await?;
         self.drop_void(principal, part.void).await;
         Ok(part.listed)
@@ -319,7 +334,7 @@ impl RedisStore {
         let mut void = Vec::new();
         for (id, mut found) in found {
             if certainty == Certainty::AsAfterAChange && !found.may_be_of(principal) {
-                // One by one: each holds up what comes after it on its connection.
+                // One by one, so that without replicas one alone holds up what changes.
                 found = self.found(LIST, id, certainty).await?;
             }
             let stored = match found {

@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
+use parking_lot::Mutex;
 use sessiond::{
     session::{
         clock::Moment,
@@ -22,6 +23,8 @@ use tokio::sync::watch;
 pub struct Faults {
     failing: AtomicBool,
     stopped: watch::Sender<bool>,
+    /// The session that can not be ended.
+    pub endless: Mutex<Option<PublicId>>,
     /// Operations that have reached the store.
     pub reached: AtomicUsize,
 }
@@ -29,7 +32,8 @@ pub struct Faults {
 impl Faults {
     pub fn new() -> Arc<Self> {
         let stopped = watch::Sender::new(false);
-        Arc::new(Self { failing: false.into(), stopped, reached: 0.into() })
+        let endless = Mutex::default();
+        Arc::new(Self { failing: false.into(), stopped, endless, reached: 0.into() })
     }
 
     /// Every operation fails from now on, or works again.
@@ -46,11 +50,12 @@ impl Faults {
         self.reached.fetch_add(1, Ordering::SeqCst);
         let mut stopped = self.stopped.subscribe();
         stopped.wait_for(|stopped| !stopped).await.expect("the sender is in self");
-        if self.failing.load(Ordering::SeqCst) {
-            return Err(StoreError::unavailable("work", "a test says so: hunter2"));
-        }
-        Ok(())
+        if self.failing.load(Ordering::SeqCst) { Err(on_purpose()) } else { Ok(()) }
     }
+}
+
+fn on_purpose() -> StoreError {
+    StoreError::unavailable("work", "a test says so: hunter2")
 }
 
 /// A memory store behind [`Faults`].
@@ -88,6 +93,9 @@ impl Store for FlakyStore {
 
     async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
         self.faults.pass().await?;
+        if *self.faults.endless.lock() == Some(id) {
+            return Err(on_purpose());
+        }
         self.store.destroy(id, claim).await
     }
 
