@@ -127,6 +127,35 @@ fn offset(primary: &RedisServer) -> u64 {
     offset.expect("an offset").trim().parse().expect("a number")
 }
 
+/// One WAIT at a time on a connection: what comes meanwhile shares the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_that_come_together_share_a_wait() {
+    if is_missing() {
+        return;
+    }
+    let (primary, replica) = pair();
+    let (store, hasty) = (patient(&primary, LONG), patient(&primary, SHORT));
+    let ids: Vec<_> = (0..100).map(|number| PublicId::from_bytes([number; 12])).collect();
+    anns(&store, ID).await;
+    let before = primary.calls("wait");
+    let created = ids.iter().map(|id| store.create(*id, record()));
+    for created in futures_util::future::join_all(created).await {
+        created.expect("the store works").expect("the id is free");
+    }
+    let waits = primary.calls("wait") - before;
+    assert!(waits < 50, "expected far fewer WAITs than the 100 changes, found {waits}");
+
+    // So all are made, and told to be unconfirmed, in the time that two of them take.
+    store.destroy(ID, OWN).await.expect("the store works").expect("the script is known now");
+    replica.signal(Signal::STOP);
+    let ended = ids.iter().map(|id| hasty.destroy(*id, OWN));
+    for ended in futures_util::future::join_all(ended).await {
+        unconfirmed(&ended.expect_err("the replica has stopped"));
+    }
+    assert_eq!(sessions(&primary), 0);
+    replica.signal(Signal::CONT);
+}
+
 /// WAIT looks at what its connection has changed last: so what is confirmed has to
 /// be a change, or the replica may not know yet why there was nothing to do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -321,11 +350,14 @@ async fn a_revocation_that_is_sent_again_is_confirmed() {
         let status = outcome.expect_err("the replica has stopped");
         assert_fault(&status, Code::Unavailable, "STORE_UNAVAILABLE", None);
     };
-    patient.login("ann").await;
+    // More than are ended at a time.
+    for _ in 0..40 {
+        patient.login("ann").await;
+    }
     replica.signal(Signal::STOP);
     for _ in 0..2 {
         refused(end_others().await);
-        assert_eq!(sessions(&primary), 1, "the other one has ended, unconfirmed");
+        assert_eq!(sessions(&primary), 1, "the others have ended, unconfirmed");
     }
     replica.signal(Signal::CONT);
     at_last(&end_others).await;

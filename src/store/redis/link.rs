@@ -64,11 +64,13 @@ impl Drop for Link {
 }
 
 impl Link {
-    /// Starts to connect. Needs a tokio runtime.
-    pub fn start(connector: Connector, time: Arc<Timekeeper>) -> Self {
+    /// Starts to connect. `held_up`: how long an answer may wait for the one before it.
+    /// Needs a tokio runtime.
+    pub fn start(connector: Connector, time: Arc<Timekeeper>, held_up: Duration) -> Self {
         let (state, receiver) = watch::channel(State::Connecting);
         let (broken, found_broken) = watch::channel(0);
-        let keeper = Keeper { connector: connector.clone(), time, state, broken: found_broken };
+        let keeper =
+            Keeper { connector: connector.clone(), time, held_up, state, broken: found_broken };
         let task = tokio::spawn(keeper.run()).abort_handle();
         Self { connector, state: receiver, broken, task }
     }
@@ -161,6 +163,7 @@ impl Link {
 struct Keeper {
     connector: Connector,
     time: Arc<Timekeeper>,
+    held_up: Duration,
     state: watch::Sender<State>,
     broken: watch::Receiver<u64>,
 }
@@ -219,7 +222,7 @@ impl Keeper {
 
     /// Returns when the connection is of no use any more, and why.
     async fn watch_over(&mut self, address: &Address, mut up: Up) -> Failure {
-        let limit = self.connector.timeout();
+        let limit = self.connector.timeout() + self.held_up;
         loop {
             let found_broken = self.broken.wait_for(|broken| *broken >= up.number);
             if timeout(BEAT, found_broken).await.is_ok() {

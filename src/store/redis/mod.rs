@@ -35,6 +35,7 @@
 //! | [`foreign`] | the sessions of an application that are adopted: another Redis, read only |
 //! | [`servers`] | one server or a cluster: who is asked |
 //! | [`server`], [`link`] | one server, and a connection that is kept up |
+//! | [`rounds`] | changes that wait for replicas |
 //! | [`cluster`] | who holds which slot |
 //! | [`connect`] | how connections are made, and how Sentinels are asked |
 //! | [`time`] | whose time it is |
@@ -47,6 +48,7 @@ mod failure;
 mod foreign;
 mod link;
 mod principals;
+mod rounds;
 mod scan;
 mod server;
 mod servers;
@@ -82,7 +84,7 @@ use self::{
 pub use self::{
     connect::{Login, Tls},
     foreign::ForeignRedis,
-    server::Wait,
+    rounds::Wait,
     url::{Address, EXPECTED as EXPECTED_URL, RedisUrl, Target, UnfitUrl},
 };
 use super::codec;

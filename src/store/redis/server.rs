@@ -10,55 +10,60 @@ use std::{
 
 use redis::{Cmd, Pipeline, Value};
 
-use super::{command::Command, connect::Connector, failure::Failure, link::Link, time::Timekeeper};
-
-/// How many replicas must have confirmed a change before it is acknowledged.
-#[derive(Debug, Clone, Copy)]
-pub struct Wait {
-    pub replicas: u32,
-    pub timeout: Duration,
-}
+use super::{
+    command::Command,
+    connect::Connector,
+    failure::Failure,
+    link::Link,
+    rounds::{Rounds, Wait},
+    time::Timekeeper,
+};
 
 /// How a server is talked to.
 #[derive(Debug, Clone, Copy)]
 pub struct Manner {
     pub connections: usize,
     pub wait: Option<Wait>,
+    /// Whoever sends a command has gone by then.
+    pub timeout: Duration,
 }
 
 pub struct Server {
-    links: Links,
-    /// WAIT holds up whatever comes after it on its connection, so changes that
-    /// wait for replicas have connections of their own.
-    waiting: Option<(Links, Wait)>,
+    links: Several<Link>,
+    /// For changes, where they wait for replicas.
+    rounds: Option<Several<Rounds>>,
 }
 
-struct Links {
-    links: Vec<Link>,
+/// One or more, which take turns.
+struct Several<T> {
+    all: Vec<T>,
     next: AtomicUsize,
 }
 
-impl Links {
-    fn start(connector: &Connector, time: &Arc<Timekeeper>, count: usize) -> Self {
-        let link = |_| Link::start(connector.clone(), Arc::clone(time));
-        Self { links: (0..count.max(1)).map(link).collect(), next: AtomicUsize::new(0) }
+impl<T> Several<T> {
+    fn new(count: usize, one: impl Fn() -> T) -> Self {
+        Self { all: (0..count.max(1)).map(|_| one()).collect(), next: AtomicUsize::new(0) }
     }
 
-    /// In turn.
-    fn next(&self) -> &Link {
-        let number = match self.links.len() {
+    fn next(&self) -> &T {
+        let number = match self.all.len() {
             1 => 0,
             count => self.next.fetch_add(1, Ordering::Relaxed) % count,
         };
-        &self.links[number]
+        &self.all[number]
     }
 }
 
 impl Server {
     /// Starts to connect. Needs a tokio runtime.
     pub fn start(connector: &Connector, time: &Arc<Timekeeper>, manner: Manner) -> Self {
-        let links = || Links::start(connector, time, manner.connections);
-        Self { links: links(), waiting: manner.wait.map(|wait| (links(), wait)) }
+        let Manner { connections, wait, timeout } = manner;
+        let link = |held_up| Link::start(connector.clone(), Arc::clone(time), held_up);
+        let rounds = |wait: Wait| {
+            Several::new(connections, || Rounds::start(link(wait.timeout), wait, timeout))
+        };
+        let links = Several::new(connections, || link(Duration::ZERO));
+        Self { links, rounds: wait.map(rounds) }
     }
 
     /// Sends a command on a key. `asking`: the key is on its way to this server.
@@ -86,32 +91,17 @@ impl Server {
     }
 
     async fn exchange(&self, cmd: Cmd, asking: bool, durable: bool) -> Result<Value, Failure> {
-        let (links, wait) = match &self.waiting {
-            Some((links, wait)) if durable => (links, Some(*wait)),
-            _ => (&self.links, None),
-        };
-        let link = links.next();
-        if !asking && wait.is_none() {
+        if let Some(rounds) = self.rounds.as_ref().filter(|_| durable) {
+            return rounds.next().make(cmd, asking).await;
+        }
+        let link = self.links.next();
+        if !asking {
             return link.send(&cmd).await;
         }
         let mut commands = redis::pipe();
-        if asking {
-            commands.cmd("ASKING");
-        }
-        commands.add_command(cmd);
-        if let Some(wait) = wait {
-            commands.cmd("WAIT").arg(wait.replicas).arg(wait.timeout.as_millis() as u64);
-        }
-        let mut answers = link.send_all(&commands).await?.into_iter().skip(asking.into());
-        let answer = answers.next().unwrap_or(Err(Failure::Absurd))?;
-        if let Some(Wait { replicas: wanted, .. }) = wait {
-            match answers.next().unwrap_or(Err(Failure::Absurd))? {
-                Value::Int(replicas) if replicas >= wanted.into() => {}
-                Value::Int(replicas) => return Err(Failure::Unreplicated { replicas, wanted }),
-                _ => return Err(Failure::Absurd),
-            }
-        }
-        Ok(answer)
+        commands.cmd("ASKING").add_command(cmd);
+        let mut answers = link.send_all(&commands).await?;
+        answers.pop().unwrap_or(Err(Failure::Absurd))
     }
 
     /// An error when it can not be reached. Does not wait.
@@ -128,7 +118,7 @@ impl Server {
     }
 
     fn all(&self) -> impl Iterator<Item = &Link> {
-        let waiting = self.waiting.iter().flat_map(|(links, _)| &links.links);
-        self.links.links.iter().chain(waiting)
+        let rounds = self.rounds.iter().flat_map(|rounds| &rounds.all);
+        self.links.all.iter().chain(rounds.map(Rounds::link))
     }
 }

@@ -40,7 +40,11 @@ impl Servers {
             probe_key,
         });
         let time = Arc::new(time);
-        let manner = Manner { connections: options.connections, wait: options.wait };
+        let manner = Manner {
+            connections: options.connections,
+            wait: options.wait,
+            timeout: options.timeout,
+        };
         let one = |place| {
             let connector = Connector { access: Arc::clone(&access), place };
             Self::One(Arc::new(Server::start(&connector, &time, manner)))
