@@ -12,7 +12,10 @@ use sessiond::{
     grpc::wire::{
         ResolveRequest, SessionState, WriteRequest, session_service_client::SessionServiceClient,
     },
-    server::{config::Backend, system::SystemClock},
+    server::{
+        config::{Backend, Span},
+        system::SystemClock,
+    },
     session::{
         clock::{Clock, Moment},
         id::PublicId,
@@ -333,22 +336,35 @@ fn pretend(node: TcpListener, map: String, to_get: &'static str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_move_with_their_slots() {
-    sessions_move("ip").await;
+    sessions_move("ip", 0).await;
+}
+
+/// Each change is confirmed by a replica of the server that it has reached.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_move_while_changes_wait_for_replicas() {
+    sessions_move("ip", 1).await;
 }
 
 /// As behind a proxy: nodes are where the client has found one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_move_where_nodes_have_no_names() {
-    sessions_move("unknown-endpoint").await;
+    sessions_move("unknown-endpoint", 0).await;
 }
 
 /// A slot moves to another server, key by key, while its sessions are used.
-async fn sessions_move(endpoints: &str) {
+async fn sessions_move(endpoints: &str, replicas: usize) {
     if is_missing() {
         return;
     }
-    let cluster = RedisCluster::with(3, 0, &["--cluster-preferred-endpoint-type", endpoints]);
-    let daemon = daemon_on(&cluster.url()).await;
+    let named = ["--cluster-preferred-endpoint-type", endpoints];
+    let cluster = RedisCluster::with(3, replicas, &named);
+    let daemon = Daemon::with(Backend::Redis, |config| {
+        let redis = &mut config.store.redis;
+        redis.url = cluster.url().parse().expect("a URL");
+        redis.wait_replicas = replicas as u32;
+        (redis.wait_timeout, redis.timeout) = (Span::secs(10), Span::secs(20));
+    })
+    .await;
     let browser = daemon.visitor("{\"a\":1}").await;
     let session = daemon.resolve(&browser).await.session.expect("a session");
     let key = format!("sessiond:default:{}", session.id);
@@ -356,7 +372,7 @@ async fn sessions_move(endpoints: &str) {
     let slot = slot.trim().trim_start_matches(':').to_owned();
     let holds = |node: &&RedisServer| node.ask(&["GET", &key]).starts_with('$');
     let from = cluster.nodes.iter().find(holds).expect("somebody holds it");
-    let to = cluster.nodes.iter().find(|node| node.port != from.port).expect("there are three");
+    let to = cluster.nodes[..3].iter().find(|node| node.port != from.port).expect("another");
     let id = |node: &RedisServer| {
         node.ask(&["CLUSTER", "MYID"]).lines().nth(1).expect("an id").to_owned()
     };

@@ -65,8 +65,8 @@ impl Rounds {
     pub async fn make(&self, cmd: Cmd, asking: bool) -> Result<Value, Failure> {
         let (told, outcome) = oneshot::channel();
         let _ = self.changes.send(Change { cmd, asking, told });
-        let closed = |_| Err(Failure::Unreached("it is being closed".to_owned()));
-        outcome.await.unwrap_or_else(closed)
+        let ended = |_| Err(Failure::Lost("the task of its connection has ended".to_owned()));
+        outcome.await.unwrap_or_else(ended)
     }
 }
 
