@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use sessiond::{
@@ -24,7 +25,16 @@ use sessiond::{
         config::{Backend, Config, SecretText, SizeOrNone, check},
         system::SystemEntropy,
     },
-    session::{engine::Engine, error::Error, principals::Target, record::Principal},
+    session::{
+        adoption::{Adoption, Application, Foreign, ForeignId, Source},
+        credential::Credential,
+        data::Data,
+        engine::{Engine, Resolution, ResolveOptions, WriteOptions},
+        error::Error,
+        principals::{Scope, Target},
+        record::Principal,
+        store,
+    },
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -32,11 +42,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, service::Routes, transport::Channel};
 use tonic_types::StatusExt;
 
-use crate::support::{
-    browser::Browser,
-    daemon::{Daemon, SECRET, TestClock, assert_fault, in_force, login, set},
-    flaky::{Faults, FlakyStore},
-    program::PATIENCE,
+use crate::{
+    adoption,
+    support::{
+        browser::Browser,
+        daemon::{Daemon, SECRET, TestClock, assert_fault, in_force, login, set},
+        flaky::{Faults, FlakyStore},
+        program::PATIENCE,
+    },
 };
 
 struct Nobody;
@@ -55,16 +68,18 @@ struct Service {
 
 const IN_FLIGHT: usize = 5;
 
-async fn service() -> Service {
+fn engine(store: FlakyStore, clock: Arc<TestClock>) -> Engine<FlakyStore> {
     let mut config = Config::dev();
     let engine = config.engine.get_mut("default").expect("the default engine");
     engine.cookie.secrets = vec![SecretText(SECRET.to_owned())];
     let policy = check(&config).expect("it is valid").engines.remove("default");
-    let (faults, clock) = (Faults::new(), TestClock::new());
-    let store = FlakyStore::new(Arc::clone(&faults));
     let policy = policy.expect("the default engine");
-    let time = Arc::clone(&clock) as _;
-    let engine = Arc::new(Engine::new("default", policy, store, time, Arc::new(SystemEntropy)));
+    Engine::new("default", policy, store, clock, Arc::new(SystemEntropy))
+}
+
+async fn service() -> Service {
+    let (faults, clock) = (Faults::new(), TestClock::new());
+    let engine = Arc::new(engine(FlakyStore::new(Arc::clone(&faults)), Arc::clone(&clock)));
     let service = SessionService {
         engines: Engines::new([("default".to_owned(), Arc::clone(&engine))].into()),
         observer: Arc::new(Nobody),
@@ -160,6 +175,51 @@ async fn a_session_that_can_not_be_ended_keeps_no_other_alive() {
     *service.faults.endless.lock() = None;
     let revoked = service.engine.revoke(Target::Principal(ann.clone())).await;
     assert_eq!(revoked.expect("the store works"), 1);
+}
+
+/// An application that has one session for whoever asks.
+struct Anns;
+
+impl Source for Anns {
+    fn fetch<'a>(&'a self, _: &'a ForeignId) -> BoxFuture<'a, store::Result<Option<Foreign>>> {
+        let principal = Principal::new(b"ann").expect("short");
+        let found = Foreign { data: Data::EMPTY, principal, duration: None, life: None };
+        Box::pin(async { Ok(Some(found)) })
+    }
+}
+
+/// A session of the application's that has ended here, or was rolled, is not adopted
+/// once more, though the mark that it was adopted had no confirmation and was lost with
+/// its server, as in a cluster, where the session is on another.
+#[tokio::test]
+async fn a_mark_lasts_before_its_session_ends_or_changes() {
+    let cookie = adoption::browser("theirs").cookie.expect("a cookie");
+    for is_destroyed in [true, false] {
+        let faults = Faults::new();
+        let marks = FlakyStore::new(Arc::clone(&faults));
+        let from = Application { source: Arc::new(Anns), remember: Duration::from_secs(3600) };
+        let engine = engine(FlakyStore::new(Faults::new()), TestClock::new());
+        let engine = engine.adopting(Adoption { marks: marks.clone(), from: Some(from) });
+        let presented = engine.present(Credential::CookieHeader(cookie.as_bytes()));
+        let resolve = || engine.resolve(&presented, ResolveOptions::default());
+
+        faults.confirm(false);
+        assert!(matches!(resolve().await, Err(Error::Store(_))), "the mark is not confirmed");
+        faults.confirm(true);
+        if is_destroyed {
+            let ended = engine.destroy(&presented, Scope::This).await.expect("the store works");
+            assert!(ended.was_live, "it was adopted");
+        } else {
+            let roll = WriteOptions { roll: true, ..WriteOptions::default() };
+            engine.write(&presented, roll).await.expect("it was adopted, and is rolled");
+        }
+        marks.fail_over().await;
+        let found = resolve().await.expect("the store works");
+        assert!(
+            matches!(found, Resolution::Absent(_)),
+            "expected the old cookie to be used up (destroyed: {is_destroyed}), found {found:?}"
+        );
+    }
 }
 
 /// Below the floor of free space creations and changes are refused, below half of

@@ -23,6 +23,9 @@ use tokio::sync::watch;
 pub struct Faults {
     failing: AtomicBool,
     stopped: watch::Sender<bool>,
+    /// What is created is kept, and its creation fails: nothing has confirmed it.
+    unconfirming: AtomicBool,
+    unconfirmed: Mutex<Vec<PublicId>>,
     /// The session that can not be ended.
     pub endless: Mutex<Option<PublicId>>,
     /// Operations that have reached the store.
@@ -33,12 +36,24 @@ impl Faults {
     pub fn new() -> Arc<Self> {
         let stopped = watch::Sender::new(false);
         let endless = Mutex::default();
-        Arc::new(Self { failing: false.into(), stopped, endless, reached: 0.into() })
+        Arc::new(Self {
+            failing: false.into(),
+            stopped,
+            unconfirming: false.into(),
+            unconfirmed: Mutex::default(),
+            endless,
+            reached: 0.into(),
+        })
     }
 
     /// Every operation fails from now on, or works again.
     pub fn fail(&self, failing: bool) {
         self.failing.store(failing, Ordering::SeqCst);
+    }
+
+    /// No creation is confirmed from now on, or each is again.
+    pub fn confirm(&self, confirming: bool) {
+        self.unconfirming.store(!confirming, Ordering::SeqCst);
     }
 
     /// Every operation waits from now on, or goes on.
@@ -58,15 +73,24 @@ fn on_purpose() -> StoreError {
     StoreError::unavailable("work", "a test says so: hunter2")
 }
 
-/// A memory store behind [`Faults`].
+/// A memory store behind [`Faults`]. A clone is another handle.
+#[derive(Clone)]
 pub struct FlakyStore {
-    store: MemoryStore,
+    store: Arc<MemoryStore>,
     faults: Arc<Faults>,
 }
 
 impl FlakyStore {
     pub fn new(faults: Arc<Faults>) -> Self {
-        Self { store: MemoryStore::default(), faults }
+        Self { store: Arc::default(), faults }
+    }
+
+    /// What was not confirmed is lost.
+    pub async fn fail_over(&self) {
+        let lost: Vec<_> = self.faults.unconfirmed.lock().drain(..).collect();
+        for id in lost {
+            self.store.destroy(id, Claim::Operator).await.expect("memory works");
+        }
     }
 }
 
@@ -83,7 +107,12 @@ impl Store for FlakyStore {
 
     async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
         self.faults.pass().await?;
-        self.store.create(id, record).await
+        let created = self.store.create(id, record).await?;
+        if self.faults.unconfirming.load(Ordering::SeqCst) {
+            self.faults.unconfirmed.lock().push(id);
+            return Err(on_purpose());
+        }
+        Ok(created)
     }
 
     async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
@@ -126,6 +155,7 @@ impl Store for FlakyStore {
 
     async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
         self.faults.pass().await?;
+        self.faults.unconfirmed.lock().retain(|unconfirmed| *unconfirmed != id);
         self.store.restore(id, record, now).await
     }
 
