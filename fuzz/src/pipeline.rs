@@ -339,6 +339,10 @@ impl Store for Hesitant {
         self.paused(self.store.read(id)).await
     }
 
+    async fn read_for_good(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
+        self.paused(self.store.read_for_good(id)).await
+    }
+
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
         self.paused(self.store.touch(id, touch)).await
     }

@@ -393,6 +393,10 @@ impl<S: Store> Store for Measured<S> {
         self.metrics.time(Verb::Read, self.store.read(id)).await
     }
 
+    async fn read_for_good(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
+        self.metrics.time(Verb::Read, self.store.read_for_good(id)).await
+    }
+
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
         self.metrics.time(Verb::Touch, self.store.touch(id, touch)).await
     }

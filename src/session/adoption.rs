@@ -181,17 +181,6 @@ pub struct Application {
     pub remember: Duration,
 }
 
-/// Whether a mark has to last before what its session is used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lasting {
-    /// The session is looked at, and its answer promises nothing.
-    NotYet,
-    /// The session ends or is changed. Were the mark lost after that, the application's
-    /// record would be adopted once more. Who has put it there may have had no
-    /// confirmation, and in a cluster nothing else confirms it.
-    Before,
-}
-
 const ADOPT: &str = "adopt a session of the application";
 
 impl<S: Store> Engine<S> {
@@ -211,7 +200,7 @@ impl<S: Store> Engine<S> {
             Ok(live) => return Ok(Ok(live)),
             Err(absence) => absence,
         };
-        match self.adopt(presented, Lasting::NotYet).await? {
+        match self.adopt(presented).await? {
             None => Ok(Err(absence)),
             Some(adopted) => {
                 let found = self.find(&Presented::adopted(adopted), slide).await?;
@@ -222,11 +211,7 @@ impl<S: Store> Engine<S> {
 
     /// What the application's ids in a credential prove here, once their sessions
     /// are adopted. `None`: nothing.
-    pub(super) async fn adopt(
-        &self,
-        presented: &Presented,
-        lasting: Lasting,
-    ) -> Result<Option<Vec<Proven>>> {
+    pub(super) async fn adopt(&self, presented: &Presented) -> Result<Option<Vec<Proven>>> {
         let mut proven = Vec::new();
         let Some(Adoption { marks, from: Some(from) }) = &self.adoption else {
             return Ok(None);
@@ -239,9 +224,11 @@ impl<S: Store> Engine<S> {
                 continue;
             }
             let derived = foreign.derived();
-            let adopted = match self.follow_mark(&derived, marks, lasting).await? {
-                Some(session) => Some(session),
-                None => self.take_over(foreign, marks, from, lasting).await?,
+            // For good: were it lost after the session has ended, or was rolled, the
+            // application's record would be adopted once more.
+            let adopted = match marks.read_for_good(derived.public()).await? {
+                Some(mark) => Some(marked(&mark)?),
+                None => self.take_over(foreign, marks, from).await?,
             };
             proven.extend(adopted.map(|session| {
                 let id = derived.with_public(session);
@@ -260,7 +247,6 @@ impl<S: Store> Engine<S> {
         foreign: &ForeignId,
         marks: &S,
         from: &Application,
-        lasting: Lasting,
     ) -> Result<Option<PublicId>> {
         let Some(found) = from.source.fetch(foreign).await? else {
             return Ok(None);
@@ -285,25 +271,8 @@ impl<S: Store> Engine<S> {
         // Another request was quicker. If this fails, what nobody can get at ends
         // by itself.
         let _ = self.store.destroy(session, Claim::Verifier(record.verifier)).await;
-        self.follow_mark(&derived, marks, lasting).await
-    }
-
-    /// The session that a mark leads to, which is there already.
-    async fn follow_mark(
-        &self,
-        derived: &SessionId,
-        marks: &S,
-        lasting: Lasting,
-    ) -> Result<Option<PublicId>> {
-        let Some(mark) = marks.read(derived.public()).await? else {
-            return Ok(None);
-        };
-        if lasting == Lasting::Before {
-            // Put there once more: if it was lost since, it is there again.
-            let again = Record::clone(&mark);
-            marks.restore(derived.public(), again, self.clock.now()).await?;
-        }
-        Ok(Some(marked(&mark)?))
+        let mark = marks.read_for_good(derived.public()).await?;
+        Ok(mark.map(|mark| marked(&mark)).transpose()?)
     }
 
     async fn create_adopted(

@@ -10,7 +10,7 @@
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use super::{
-    adoption::{Adoption, Lasting},
+    adoption::Adoption,
     clock::{Clock, Moment},
     cookie::{Cookie, SetCookie},
     credential::{Absence, Credential, Presented, Proven},
@@ -298,7 +298,7 @@ impl<S: Store> Engine<S> {
             Err(Error::SessionGone) => {}
             outcome => return outcome,
         }
-        match self.adopt(presented, Lasting::Before).await? {
+        match self.adopt(presented).await? {
             None => Err(Error::SessionGone),
             Some(adopted) => self.write_known(&Presented::adopted(adopted), &options).await,
         }
@@ -367,7 +367,7 @@ impl<S: Store> Engine<S> {
     /// good for another try.
     pub async fn destroy(&self, presented: &Presented, scope: Scope) -> Result<Destroyed> {
         // What is not here yet has to be, so that it can end.
-        match self.adopt(presented, Lasting::Before).await? {
+        match self.adopt(presented).await? {
             None => self.destroy_known(presented, scope).await,
             Some(adopted) => self.destroy_known(&presented.and(adopted), scope).await,
         }

@@ -35,6 +35,13 @@ pub trait Store: Send + Sync + 'static {
     /// The record under `id`.
     fn read(&self, id: PublicId) -> impl Future<Output = Result<Option<Arc<Record>>>> + Send;
 
+    /// As [`read`](Self::read), of a record that others are built on: no change that is
+    /// made and answered after this outlives what is found, whatever fails.
+    fn read_for_good(
+        &self,
+        id: PublicId,
+    ) -> impl Future<Output = Result<Option<Arc<Record>>>> + Send;
+
     /// Moves the deadline as `touch` says, and gives the record as it is then.
     fn touch(
         &self,

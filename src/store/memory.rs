@@ -94,6 +94,10 @@ impl Store for MemoryStore {
         Ok(self.recall(id))
     }
 
+    async fn read_for_good(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
+        Ok(self.recall(id))
+    }
+
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
         let mut state = self.state.lock();
         Ok(state.records.get_mut(&id).map(|Kept { record, .. }| {

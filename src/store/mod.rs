@@ -49,6 +49,10 @@ impl Store for AnyStore {
         each!(self, store => store.read(id).await)
     }
 
+    async fn read_for_good(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
+        each!(self, store => store.read_for_good(id).await)
+    }
+
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
         each!(self, store => store.touch(id, touch).await)
     }

@@ -287,6 +287,10 @@ impl<S: Store> Store for Buggy<S> {
         Ok(found)
     }
 
+    async fn read_for_good(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
+        self.inner.store.read_for_good(id).await
+    }
+
     async fn touch(&self, id: PublicId, mut touch: Touch) -> Result<Option<Touched>> {
         let shown = touch.verifier;
         touch.verifier = self.renewed(id, shown).await?;

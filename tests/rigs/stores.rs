@@ -128,6 +128,10 @@ impl<S: Store> Store for Shared<S> {
         self.0.read(id).await
     }
 
+    async fn read_for_good(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
+        self.0.read_for_good(id).await
+    }
+
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
         self.0.touch(id, touch).await
     }
@@ -206,6 +210,10 @@ impl<S: Store> Store for EitherOf<S> {
 
     async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
         self.next().read(id).await
+    }
+
+    async fn read_for_good(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
+        self.next().read_for_good(id).await
     }
 
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
@@ -306,6 +314,10 @@ impl<S: Store> Store for Restless<S> {
 
     async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
         self.around(self.store.read(id)).await
+    }
+
+    async fn read_for_good(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
+        self.around(self.store.read_for_good(id)).await
     }
 
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {

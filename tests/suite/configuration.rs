@@ -254,8 +254,8 @@ fn what_can_not_work_together_is_refused() {
             "store.redis.timeout: expected at most 1m, found 1m 1s",
         ),
         (
-            vec![("store.redis.wait_replicas", "1"), ("store.redis.wait_timeout", "1s")],
-            "store.redis.wait_timeout: expected less than store.redis.timeout, which is 1s, found 1s",
+            vec![("store.redis.wait_replicas", "1"), ("store.redis.wait_timeout", "501ms")],
+            "store.redis.wait_timeout: expected at most half of store.redis.timeout, which is 1s, found 501ms",
         ),
         (
             vec![("store.redis.tls.ca_file", "x")],

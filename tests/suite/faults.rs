@@ -29,7 +29,7 @@ use sessiond::{
         adoption::{Adoption, Application, Foreign, ForeignId, Source},
         credential::Credential,
         data::Data,
-        engine::{Engine, Resolution, ResolveOptions, WriteOptions},
+        engine::{Engine, Notice, Resolution, ResolveOptions, WriteOptions},
         error::Error,
         principals::{Scope, Target},
         record::Principal,
@@ -188,13 +188,20 @@ impl Source for Anns {
     }
 }
 
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Destroy,
+    Roll,
+    DestroyByTheNewToken,
+}
+
 /// A session of the application's that has ended here, or was rolled, is not adopted
 /// once more, though the mark that it was adopted had no confirmation and was lost with
 /// its server, as in a cluster, where the session is on another.
 #[tokio::test]
 async fn a_mark_lasts_before_its_session_ends_or_changes() {
     let cookie = adoption::browser("theirs").cookie.expect("a cookie");
-    for is_destroyed in [true, false] {
+    for way in [Way::Destroy, Way::Roll, Way::DestroyByTheNewToken] {
         let faults = Faults::new();
         let marks = FlakyStore::new(Arc::clone(&faults));
         let from = Application { source: Arc::new(Anns), remember: Duration::from_secs(3600) };
@@ -206,18 +213,28 @@ async fn a_mark_lasts_before_its_session_ends_or_changes() {
         faults.confirm(false);
         assert!(matches!(resolve().await, Err(Error::Store(_))), "the mark is not confirmed");
         faults.confirm(true);
-        if is_destroyed {
-            let ended = engine.destroy(&presented, Scope::This).await.expect("the store works");
-            assert!(ended.was_live, "it was adopted");
-        } else {
-            let roll = WriteOptions { roll: true, ..WriteOptions::default() };
-            engine.write(&presented, roll).await.expect("it was adopted, and is rolled");
+        let roll = WriteOptions { roll: true, ..WriteOptions::default() };
+        match way {
+            Way::Destroy => {
+                let ended = engine.destroy(&presented, Scope::This).await;
+                assert!(ended.expect("the store works").was_live, "it was adopted");
+            }
+            Way::Roll => drop(engine.write(&presented, roll).await.expect("it was adopted")),
+            Way::DestroyByTheNewToken => {
+                let found = resolve().await.expect("the store works");
+                let Resolution::Active(_, Notice { token: Some(token), .. }) = found else {
+                    panic!("expected a new token, found {found:?}");
+                };
+                let own = engine.present(Credential::Token(token.expose().as_bytes()));
+                let ended = engine.destroy(&own, Scope::This).await.expect("the store works");
+                assert!(ended.was_live, "it is the same");
+            }
         }
         marks.fail_over().await;
         let found = resolve().await.expect("the store works");
         assert!(
             matches!(found, Resolution::Absent(_)),
-            "expected the old cookie to be used up (destroyed: {is_destroyed}), found {found:?}"
+            "{way:?}: expected the old cookie to be used up, found {found:?}"
         );
     }
 }

@@ -356,7 +356,8 @@ async fn sessions_move(endpoints: &str, replicas: usize) {
     if is_missing() {
         return;
     }
-    let named = ["--cluster-preferred-endpoint-type", endpoints];
+    // No failover, however busy the machine is.
+    let named = ["--cluster-preferred-endpoint-type", endpoints, "--cluster-node-timeout", "60000"];
     let cluster = RedisCluster::with(3, replicas, &named);
     let daemon = Daemon::with(Backend::Redis, |config| {
         let redis = &mut config.store.redis;

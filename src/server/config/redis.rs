@@ -50,7 +50,7 @@ impl Default for RedisConfig {
             max_pending: 4096,
             expiry_grace: Span::secs(60),
             wait_replicas: 0,
-            wait_timeout: Span(Duration::from_millis(500)),
+            wait_timeout: Span(Duration::from_millis(300)),
             tls: RedisTlsConfig::default(),
         }
     }
@@ -89,9 +89,10 @@ pub fn check(redis: &RedisConfig) -> Result<(), ConfigError> {
             return Err(ConfigError::new(key(name), problem));
         }
     }
-    if redis.wait_replicas > 0 && redis.wait_timeout.0 >= redis.timeout.0 {
+    // A change may have to wait for the round before its own.
+    if redis.wait_replicas > 0 && redis.wait_timeout.0 > redis.timeout.0 / 2 {
         let problem = format!(
-            "expected less than store.redis.timeout, which is {}, found {}",
+            "expected at most half of store.redis.timeout, which is {}, found {}",
             redis.timeout, redis.wait_timeout
         );
         return Err(ConfigError::new(key("wait_timeout"), problem));

@@ -89,7 +89,16 @@ impl Link {
     ) -> Result<Vec<Result<Value, Failure>>, Failure> {
         let Up { mut connection, number, .. } = self.up().await?;
         let count = commands.len();
-        let answered = connection.req_packed_commands(commands, 0, count).await;
+        let mut state = self.state.clone();
+        let gone = async {
+            let is_another = |state: &State| !matches!(state, State::Up(up) if up.number == number);
+            let _ = state.wait_for(is_another).await;
+        };
+        let answered = tokio::select! {
+            answered = connection.req_packed_commands(commands, 0, count) => answered,
+            // One that hangs would hold them for ever.
+            () = gone => return Err(Failure::Lost("the connection was given up".to_owned())),
+        };
         let answers = self.heed(number, answered.map_err(Failure::from))?;
         let heeded = |value| self.heed(number, answer(value));
         Ok(answers.into_iter().map(heeded).collect())

@@ -242,6 +242,15 @@ impl RedisStore {
         }
     }
 
+    async fn read_as(&self, id: PublicId, certainty: Certainty) -> Result<Option<Arc<Record>>> {
+        self.bounded(READ, move |store| async move {
+            let key = store.key(id);
+            let found = store.get(READ, &key, certainty).await?;
+            found.map(|bytes| decode(bytes, READ, &key).map(Arc::new)).transpose()
+        })
+        .await
+    }
+
     async fn get(
         &self,
         doing: &'static str,
@@ -414,12 +423,11 @@ fn encode(record: &Record) -> Vec<u8> {
 
 impl Store for RedisStore {
     async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        self.bounded(READ, move |store| async move {
-            let key = store.key(id);
-            let found = store.get(READ, &key, Certainty::AsItIs).await?;
-            found.map(|bytes| decode(bytes, READ, &key).map(Arc::new)).transpose()
-        })
-        .await
+        self.read_as(id, Certainty::AsItIs).await
+    }
+
+    async fn read_for_good(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
+        self.read_as(id, Certainty::AsAfterAChange).await
     }
 
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {

@@ -57,9 +57,6 @@ const CELL: Duration = Duration::from_secs(24 * 3600);
 const SETTLED: Duration = Duration::from_secs(300);
 /// More than this is not asked for in one go.
 const LONGEST_SLICE: usize = 1000;
-/// Nor is more than this confirmed, one after the other, within the time that an
-/// operation has.
-const CONFIRMED_AT_ONCE: usize = 16;
 
 const INDEX: &str = "index a principal";
 const UNINDEX: &str = "drop an entry of a principal";
@@ -268,8 +265,7 @@ impl RedisStore {
     ///
     /// Where changes wait for replicas, an entry too many may be of a session whose end
     /// is not confirmed, and whoever ends it once more must find it. So such entries are
-    /// looked at again, for good: aside, and for one list at a time, because WAIT holds
-    /// up what changes.
+    /// looked at again, for good: aside, and for one list at a time.
     pub(super) async fn listed_now(
         &self,
         principal: Principal,
@@ -282,16 +278,9 @@ impl RedisStore {
         } else if !part.void.is_empty()
             && let Ok(turn) = Arc::clone(&self.shared.confirming).try_acquire_owned()
         {
-            let last = part.listed.next;
             self.aside(UNINDEX, |store| async move {
                 let _turn = turn;
-                let mut after = after;
-                loop {
-                    after = store.listed_for_good(&principal, after, limit).await?.next;
-                    if after.is_none() || last.is_some_and(|last| after >= Some(last)) {
-                        return Ok(());
-                    }
-                }
+                store.listed_for_good(&principal, after, limit).await
             });
         }
         Ok(part.listed)
@@ -304,7 +293,6 @@ impl RedisStore {
         after: Option<PublicId>,
         limit: usize,
     ) -> Result<Listed> {
-        let limit = if self.shared.waits { limit.min(CONFIRMED_AT_ONCE) } else { limit };
         let part = self.part(principal, after, limit, Certainty::AsAfterAChange).await?;
         self.drop_void(principal, part.void).await;
         Ok(part.listed)
@@ -328,15 +316,20 @@ impl RedisStore {
         let mut ids: Vec<_> = entries.iter().map(|entry| entry.id).collect();
         ids.dedup();
         let found = stream::iter(ids)
-            .map(|id| async move { Ok((id, self.found(LIST, id, Certainty::AsItIs).await?)) })
+            .map(async |id| {
+                let found = self.found(LIST, id, Certainty::AsItIs).await?;
+                let found = match certainty {
+                    Certainty::AsAfterAChange if !found.may_be_of(principal) => {
+                        self.found(LIST, id, certainty).await?
+                    }
+                    _ => found,
+                };
+                Ok((id, found))
+            })
             .buffered(READ_AT_ONCE);
         let found: Vec<(PublicId, Found)> = found.try_collect().await?;
         let mut void = Vec::new();
-        for (id, mut found) in found {
-            if certainty == Certainty::AsAfterAChange && !found.may_be_of(principal) {
-                // One by one, so that without replicas one alone holds up what changes.
-                found = self.found(LIST, id, certainty).await?;
-            }
+        for (id, found) in found {
             let stored = match found {
                 Found::Record(record) if record.principal == *principal => {
                     listed.records.push((id, record));

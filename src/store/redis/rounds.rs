@@ -3,8 +3,8 @@
 //! WAIT holds up whatever comes after it on its connection, and confirms whatever came
 //! before. So it has a connection of its own, which carries one round at a time: the
 //! changes that were asked for during the last one, and a WAIT after them. While no
-//! replica confirms, all that is asked for is made and told to be unconfirmed, and not
-//! one change at a time.
+//! replica confirms, changes are made all the same, many at a time, and told to be
+//! unconfirmed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -61,7 +61,7 @@ impl Rounds {
     }
 
     /// Makes a change, and waits until it is confirmed. One whose caller has gone
-    /// before it was sent is not made.
+    /// before its round began is not made.
     pub async fn make(&self, cmd: Cmd, asking: bool) -> Result<Value, Failure> {
         let (told, outcome) = oneshot::channel();
         let _ = self.changes.send(Change { cmd, asking, told });

@@ -424,8 +424,14 @@ impl Client {
         true
     }
 
+    /// They are verified next.
     fn regard_rolled_as(&mut self, why: Why) {
-        for gone in self.gone.iter_mut().filter(|gone| gone.why != Why::Destroyed) {
+        let is_rolled = |gone: &mut Gone| gone.why != Why::Destroyed;
+        let changed: Vec<_> = self.gone.extract_if(..self.verified, is_rolled).collect();
+        self.verified -= changed.len();
+        self.gone.extend(changed);
+        for gone in self.gone[self.verified..].iter_mut().filter(|gone| gone.why != Why::Destroyed)
+        {
             gone.why = why;
         }
     }
@@ -446,20 +452,23 @@ impl Client {
             self.verify_held(held, common, &service, &mut tally).await;
         }
         let first = if depth == Depth::All { 0 } else { self.verified };
-        let mut some: Vec<&Gone> = self.gone[first..].iter().collect();
-        some.extend(self.gone[..first].sample(&mut self.random, OLDER_GONE));
-        for gone in some {
+        let mut some: Vec<usize> = (first..self.gone.len()).collect();
+        let older: Vec<usize> = (0..first).collect();
+        some.extend(older.sample(&mut self.random, OLDER_GONE));
+        for at in some {
+            let gone = &mut self.gone[at];
             let Some(found) = resolve(common, &service, &gone.token, &mut tally).await else {
                 continue;
             };
-            let expected: &[SessionState] = match gone.why {
-                Why::Destroyed => &[SessionState::NotFound],
-                Why::Rolled => &[SessionState::Superseded],
-                Why::RolledOrDestroyed => &[SessionState::Superseded, SessionState::NotFound],
-            };
-            let state = found.state();
-            if !expected.contains(&state) {
-                tally.see_back(format!("{state:?} after {:?}, expected {expected:?}", gone.why));
+            // What is found settles what was in doubt.
+            match (gone.why, found.state()) {
+                (Why::Destroyed | Why::RolledOrDestroyed, SessionState::NotFound) => {
+                    gone.why = Why::Destroyed;
+                }
+                (Why::Rolled | Why::RolledOrDestroyed, SessionState::Superseded) => {
+                    gone.why = Why::Rolled;
+                }
+                (why, state) => tally.see_back(format!("{state:?} after {why:?}")),
             }
         }
         self.verified = self.gone.len();

@@ -100,6 +100,12 @@ impl Store for FlakyStore {
         self.store.read(id).await
     }
 
+    async fn read_for_good(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
+        self.faults.pass().await?;
+        self.faults.unconfirmed.lock().retain(|unconfirmed| *unconfirmed != id);
+        self.store.read_for_good(id).await
+    }
+
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
         self.faults.pass().await?;
         self.store.touch(id, touch).await
@@ -155,7 +161,6 @@ impl Store for FlakyStore {
 
     async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
         self.faults.pass().await?;
-        self.faults.unconfirmed.lock().retain(|unconfirmed| *unconfirmed != id);
         self.store.restore(id, record, now).await
     }
 
