@@ -104,7 +104,8 @@ async fn a_server_that_was_started_again_is_scanned_anew() {
     if is_missing() {
         return;
     }
-    let mut server = RedisServer::with(&["--appendonly", "yes"]);
+    // With each write on the disk: what waits for a sync of the second before is lost.
+    let mut server = RedisServer::with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let (store, _) = stores(&server.url(), "sessiond");
     let expected = fill(&store, 200).await;
     let first = store.scan(None, 10).await.expect("the store works");
