@@ -249,30 +249,37 @@ impl<S: Store> Engine<S> {
         meant: impl Fn(PublicId) -> bool,
         cause: Cause,
     ) -> Result<u32> {
+        let live = self.end_listed(principal, &meant, cause, false).await?;
+        Ok(live + self.end_listed(principal, &meant, cause, true).await?)
+    }
+
+    /// Ends what one of the two lists of a principal has. Goes on after a failure.
+    async fn end_listed(
+        &self,
+        principal: &Principal,
+        meant: &impl Fn(PublicId) -> bool,
+        cause: Cause,
+        for_good: bool,
+    ) -> Result<u32> {
         let claim = Claim::Principal(principal.clone());
-        let mut count = 0;
-        for for_good in [false, true] {
-            let (mut after, mut outcome) = (None, Ok(()));
-            loop {
-                let listed = if for_good {
-                    self.store.list_for_good(principal.clone(), after, SLICE).await?
-                } else {
-                    self.store.list(principal.clone(), after, SLICE).await?
-                };
-                let ids = listed.records.into_iter().map(|(id, _)| id);
-                let ids: Vec<_> = ids.filter(|id| meant(*id)).collect();
-                match self.end_each(&ids, &claim, cause).await {
-                    Ok(ended) => count += ended,
-                    Err(error) => outcome = outcome.and(Err(error)),
-                }
-                after = listed.next;
-                if after.is_none() {
-                    break;
-                }
+        let (mut count, mut after, mut outcome) = (0, None, Ok(()));
+        loop {
+            let listed = if for_good {
+                self.store.list_for_good(principal.clone(), after, SLICE).await?
+            } else {
+                self.store.list(principal.clone(), after, SLICE).await?
+            };
+            let ids = listed.records.into_iter().map(|(id, _)| id);
+            let ids: Vec<_> = ids.filter(|id| meant(*id)).collect();
+            match self.end_each(&ids, &claim, cause).await {
+                Ok(ended) => count += ended,
+                Err(error) => outcome = outcome.and(Err(error)),
             }
-            outcome?;
+            after = listed.next;
+            if after.is_none() {
+                return outcome.map(|()| count);
+            }
         }
-        Ok(count)
     }
 
     /// Says how many were live. One that fails keeps no other alive: all are tried, and

@@ -156,6 +156,47 @@ async fn changes_that_come_together_share_a_wait() {
     replica.signal(Signal::CONT);
 }
 
+/// A round ends when its connection is given up, and not when its callers give up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_holds_no_round_up() {
+    if is_missing() {
+        return;
+    }
+    let (primary, _replica) = pair();
+    let store = store_with(&primary, |options| {
+        options.wait = Some(Wait { replicas: 1, timeout: SHORT });
+        (options.connect_timeout, options.timeout) = (SHORT, Duration::from_secs(300));
+    });
+    create(&patient(&primary, LONG)).await;
+    // The connection for changes is there by then.
+    at_last(async || give(&store, ID, "ann").await).await;
+    primary.signal(Signal::STOP);
+    let error = tokio::time::timeout(PATIENCE, store.destroy(ID, OWN)).await;
+    let error = error.expect("it is answered long before its time").expect_err("redis hangs");
+    assert_told(&error, StoreErrorKind::Unavailable, "the connection was given up");
+    primary.signal(Signal::CONT);
+    at_last(async || store.destroy(ID, OWN).await).await;
+}
+
+/// The question for the server's time, by which a connection is known to work, comes
+/// after a WAIT, and may take as much longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_wait_is_no_lost_connection() {
+    if is_missing() {
+        return;
+    }
+    let (primary, replica) = pair();
+    create(&patient(&primary, LONG)).await;
+    let store = store_with(&primary, |options| {
+        options.wait = Some(Wait { replicas: 1, timeout: Duration::from_secs(3) });
+        options.connect_timeout = Duration::from_millis(900);
+    });
+    at_last(async || store.read(ID).await).await;
+    replica.signal(Signal::STOP);
+    unconfirmed(&store.destroy(ID, OWN).await.expect_err("the replica has stopped"));
+    replica.signal(Signal::CONT);
+}
+
 /// WAIT looks at what its connection has changed last: so what is confirmed has to
 /// be a change, or the replica may not know yet why there was nothing to do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,7 +15,8 @@
 //! | list | a script on the index, then GETs, all at once | 2, and 1 more when an entry is to be dropped |
 //!
 //! Where changes wait for replicas, a list for good has a script more for each session
-//! that is the principal's no longer, and so has a restore of one that is there.
+//! that is the principal's no longer, and so has a restore of one that is there; a
+//! read for good is that script.
 //!
 //! A session that becomes a principal's, by a create or a write, costs one more: its
 //! entry in the index of [`principals`] comes first. So does one whose life a write
@@ -244,11 +245,20 @@ impl RedisStore {
 
     async fn read_as(&self, id: PublicId, certainty: Certainty) -> Result<Option<Arc<Record>>> {
         self.bounded(READ, move |store| async move {
-            let key = store.key(id);
-            let found = store.get(READ, &key, certainty).await?;
-            found.map(|bytes| decode(bytes, READ, &key).map(Arc::new)).transpose()
+            Ok(store.record(READ, id, certainty).await?.map(Arc::new))
         })
         .await
+    }
+
+    async fn record(
+        &self,
+        doing: &'static str,
+        id: PublicId,
+        certainty: Certainty,
+    ) -> Result<Option<Record>> {
+        let key = self.key(id);
+        let found = self.get(doing, &key, certainty).await?;
+        found.map(|bytes| decode(bytes, doing, &key)).transpose()
     }
 
     async fn get(
@@ -270,13 +280,8 @@ impl RedisStore {
         id: PublicId,
         certainty: Certainty,
     ) -> Result<Found> {
-        let key = self.key(id);
-        let read = async {
-            let found = self.get(doing, &key, certainty).await?;
-            found.map(|bytes| decode(bytes, doing, &key).map(Arc::new)).transpose()
-        };
-        match read.await {
-            Ok(Some(record)) => Ok(Found::Record(record)),
+        match self.record(doing, id, certainty).await {
+            Ok(Some(record)) => Ok(Found::Record(Arc::new(record))),
             Ok(None) => Ok(Found::Nothing),
             Err(error) if error.kind == StoreErrorKind::Unreadable => Ok(Found::Unreadable(error)),
             Err(error) => Err(error),
@@ -354,9 +359,7 @@ impl RedisStore {
         if !self.shared.waits {
             return Ok(true);
         }
-        let key = self.key(id);
-        let found = self.get(RESTORE, &key, Certainty::AsAfterAChange).await?;
-        let found = found.map(|bytes| decode(bytes, RESTORE, &key)).transpose()?;
+        let found = self.record(RESTORE, id, Certainty::AsAfterAChange).await?;
         Ok(found.is_some_and(|found| !record.is_later_than(&found)))
     }
 
@@ -508,9 +511,6 @@ impl Store for RedisStore {
         after: Option<PublicId>,
         limit: usize,
     ) -> Result<Listed> {
-        if principal.is_anonymous() {
-            return Ok(Listed::default());
-        }
         self.bounded(
             LIST,
             move |store| async move { store.listed_now(principal, after, limit).await },
@@ -524,9 +524,6 @@ impl Store for RedisStore {
         after: Option<PublicId>,
         limit: usize,
     ) -> Result<Listed> {
-        if principal.is_anonymous() {
-            return Ok(Listed::default());
-        }
         self.bounded(LIST, move |store| async move {
             store.listed_for_good(&principal, after, limit).await
         })

@@ -306,6 +306,9 @@ impl RedisStore {
         certainty: Certainty,
     ) -> Result<Part> {
         let mut listed = Listed::default();
+        if principal.is_anonymous() {
+            return Ok(Part { listed, void: Vec::new() });
+        }
         let limit = limit.clamp(1, LONGEST_SLICE);
         let (now, mut entries) = self.entries(principal, after, limit + 1).await?;
         if entries.len() > limit {
@@ -317,13 +320,12 @@ impl RedisStore {
         ids.dedup();
         let found = stream::iter(ids)
             .map(async |id| {
-                let found = self.found(LIST, id, Certainty::AsItIs).await?;
-                let found = match certainty {
-                    Certainty::AsAfterAChange if !found.may_be_of(principal) => {
-                        self.found(LIST, id, certainty).await?
-                    }
-                    _ => found,
-                };
+                let mut found = self.found(LIST, id, Certainty::AsItIs).await?;
+                // Where nothing waits, that is as certain as after a change.
+                let is_sure = certainty == Certainty::AsItIs || !self.shared.waits;
+                if !is_sure && !found.may_be_of(principal) {
+                    found = self.found(LIST, id, certainty).await?;
+                }
                 Ok((id, found))
             })
             .buffered(READ_AT_ONCE);

@@ -97,29 +97,27 @@ async fn make_a_round(link: &Link, wait: Wait, round: &mut Vec<Change>) {
         commands.add_command(cmd.clone());
     }
     commands.cmd("WAIT").arg(wanted).arg(timeout.as_millis() as u64);
-    let (answers, confirmed) = match link.send_all(&commands).await {
-        Ok(mut answers) => {
-            let confirmed = match answers.pop().unwrap_or(Err(Failure::Absurd)) {
-                Ok(Value::Int(replicas)) if replicas >= wanted.into() => Ok(()),
-                Ok(Value::Int(replicas)) => Err(Failure::Unreplicated { replicas, wanted }),
-                Ok(_) => Err(Failure::Absurd),
-                Err(why) => Err(why),
-            };
-            (answers, confirmed)
-        }
-        Err(why) => (Vec::new(), Err(why)),
+    let mut answers = match link.send_all(&commands).await {
+        Ok(answers) => answers,
+        Err(why) => return tell_all(round, |_| Err(why.clone())),
+    };
+    let confirmed = match answers.pop().unwrap_or(Err(Failure::Absurd)) {
+        Ok(Value::Int(replicas)) if replicas >= wanted.into() => Ok(()),
+        Ok(Value::Int(replicas)) => Err(Failure::Unreplicated { replicas, wanted }),
+        Ok(_) => Err(Failure::Absurd),
+        Err(why) => Err(why),
     };
     let mut answers = answers.into_iter();
+    tell_all(round, |asking| {
+        let answer = answers.nth(asking.into()).unwrap_or(Err(Failure::Absurd))?;
+        confirmed.clone().map(|()| answer)
+    });
+}
+
+/// `outcome` is asked for in the order of the changes; whether ASKING came before it.
+fn tell_all(round: &mut Vec<Change>, mut outcome: impl FnMut(bool) -> Result<Value, Failure>) {
     for Change { asking, told, .. } in round.drain(..) {
-        if asking {
-            answers.next();
-        }
-        let outcome = match answers.next() {
-            Some(Err(why)) => Err(why),
-            Some(Ok(value)) => confirmed.clone().map(|()| value),
-            None => Err(confirmed.clone().err().unwrap_or(Failure::Absurd)),
-        };
         // Nobody listens any more when the call was given up.
-        let _ = told.send(outcome);
+        let _ = told.send(outcome(asking));
     }
 }

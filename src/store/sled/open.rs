@@ -44,8 +44,8 @@ const _: () = assert!(LEAF_RECORDS * (MOST_DATA_BYTES + HEAD_BYTES) < SEGMENT_BY
 /// rewrites what is left in segments that are nearly empty, and one segment at
 /// most in each turn: so many segments can be filled in a second. Without it
 /// the log grew without end under churn (tests/rigs/churn.rs); with 200 ms it was 19
-/// times as large as what is live once writes had become cheap, with this 3.6
-/// times at most.
+/// times as large as what is live once writes had become cheap, with this less
+/// than 4 times, which the rig holds it to.
 const CLEAN_EVERY_MS: u64 = 50;
 
 /// sled refuses less.

@@ -5,6 +5,8 @@
 #[allow(dead_code)]
 pub mod browser;
 pub mod disk;
+#[path = "../../suite/support/ending.rs"]
+pub mod ending;
 #[path = "../../suite/support/health.rs"]
 pub mod health;
 pub mod oplog;

@@ -7,10 +7,12 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use super::ending;
 
 pub const SECRET: &str = "a-signing-secret-for-tests-long-enough";
 
@@ -108,14 +110,8 @@ impl Victim {
     }
 
     fn wait(&mut self, patience: Duration) -> Ended {
-        let deadline = Instant::now() + patience;
-        let status = loop {
-            match self.child.try_wait() {
-                Ok(Some(status)) => break Some(status),
-                _ if Instant::now() > deadline => break None,
-                _ => std::thread::sleep(Duration::from_millis(2)),
-            }
-        };
+        let ended = self.child.try_wait().expect("the child can be waited for");
+        let status = ended.or_else(|| ending::of(&mut self.child, patience));
         if status.is_none() {
             let _ = self.child.kill();
             let _ = self.child.wait();

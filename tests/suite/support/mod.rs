@@ -2,6 +2,7 @@
 
 pub mod browser;
 pub mod daemon;
+pub mod ending;
 pub mod flaky;
 pub mod frontend;
 pub mod health;

@@ -6,10 +6,12 @@ use std::{
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::mpsc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use super::ending;
 
 /// How long anything may take before a test gives up. Not a measure of speed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -114,14 +116,10 @@ impl Program {
 
     /// Waits for the end.
     pub fn wait(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "the daemon should have ended by now");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        // Also when it was waited for before.
+        let ended = self.child.try_wait().expect("the child can be waited for");
+        let ended = ended.or_else(|| ending::of(&mut self.child, PATIENCE));
+        ended.expect("the daemon should have ended by now")
     }
 
     /// Asks for a clean stop, and gives the exit code and the log.
