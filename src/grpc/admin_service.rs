@@ -19,9 +19,7 @@ use super::{
         session_admin_service_server,
     },
 };
-use crate::session::{
-    engine::Engine, id::PublicId, principals::Target, record::Principal, store::Store,
-};
+use crate::session::{engine::Engine, id::PublicId, principals::Target, record::Principal};
 
 /// Sessions on a page of a list, unless it is asked for another size.
 const PAGE_SIZE: usize = 50;
@@ -29,8 +27,8 @@ const PAGE_SIZE: usize = 50;
 const MOST_IDS: usize = 1000;
 
 /// The service, over the engines of a daemon.
-pub struct SessionAdminService<S> {
-    pub engines: Engines<S>,
+pub struct SessionAdminService {
+    pub engines: Engines,
     /// Entries that one slice of a sweep looks at.
     pub slice: usize,
     /// The audience of all the engines.
@@ -39,7 +37,7 @@ pub struct SessionAdminService<S> {
     pub stopping: CancellationToken,
 }
 
-impl<S: Store> SessionAdminService<S> {
+impl SessionAdminService {
     async fn list(&self, request: ListSessionsRequest) -> Result<ListSessionsResponse, Fault> {
         let engine = self.engines.get(request.engine.as_bytes())?;
         let principal = principal(&request.principal)?;
@@ -71,7 +69,7 @@ impl<S: Store> SessionAdminService<S> {
         let named = (!request.engine.is_empty())
             .then(|| self.engines.get(request.engine.as_bytes()))
             .transpose()?;
-        let engine = named.map(|engine: &Arc<Engine<S>>| engine.name().to_owned());
+        let engine = named.map(|engine: &Arc<Engine>| engine.name().to_owned());
         let principal =
             (!request.principal.is_empty()).then(|| principal(&request.principal)).transpose()?;
         self.watchers.watch(Filter { engine, principal }, self.stopping.clone())
@@ -117,7 +115,7 @@ fn target(request: &RevokeSessionsRequest) -> Result<Target, Fault> {
 }
 
 #[tonic::async_trait]
-impl<S: Store> session_admin_service_server::SessionAdminService for SessionAdminService<S> {
+impl session_admin_service_server::SessionAdminService for SessionAdminService {
     async fn cleanup(
         &self,
         request: Request<CleanupRequest>,

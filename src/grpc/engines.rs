@@ -9,23 +9,23 @@ use crate::session::engine::Engine;
 pub const DEFAULT: &str = "default";
 
 /// The engines of a daemon, by name.
-pub struct Engines<S> {
-    by_name: Arc<BTreeMap<String, Arc<Engine<S>>>>,
+pub struct Engines {
+    by_name: Arc<BTreeMap<String, Arc<Engine>>>,
 }
 
-impl<S> Clone for Engines<S> {
+impl Clone for Engines {
     fn clone(&self) -> Self {
         Self { by_name: Arc::clone(&self.by_name) }
     }
 }
 
-impl<S> Engines<S> {
-    pub fn new(engines: BTreeMap<String, Arc<Engine<S>>>) -> Self {
+impl Engines {
+    pub fn new(engines: BTreeMap<String, Arc<Engine>>) -> Self {
         Self { by_name: Arc::new(engines) }
     }
 
     /// The engine that a request names; empty: the one called `default`.
-    pub fn get(&self, name: &[u8]) -> Result<&Arc<Engine<S>>, Fault> {
+    pub fn get(&self, name: &[u8]) -> Result<&Arc<Engine>, Fault> {
         let name = if name.is_empty() { DEFAULT.as_bytes() } else { name };
         let engine = std::str::from_utf8(name).ok().and_then(|name| self.by_name.get(name));
         engine.ok_or_else(|| {
@@ -38,12 +38,12 @@ impl<S> Engines<S> {
     }
 
     /// The one whose name comes after `name`.
-    pub fn after(&self, name: &str) -> Option<&Arc<Engine<S>>> {
+    pub fn after(&self, name: &str) -> Option<&Arc<Engine>> {
         let above = (Bound::Excluded(name), Bound::Unbounded);
         self.by_name.range::<str, _>(above).next().map(|(_, engine)| engine)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Engine<S>>> {
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Engine>> {
         self.by_name.values()
     }
 }

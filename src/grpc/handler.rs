@@ -28,15 +28,14 @@ use super::{
     fault,
     session_service::{self, Call, SessionService, Unary},
 };
-use crate::session::store::Store;
 
 /// The calls of a listener.
-pub struct Handler<S> {
+pub struct Handler {
     /// Who may call; `None`: everybody. Health is open to all: probes carry no
     /// token.
     pub auth: Option<BearerAuth>,
     /// Whose calls are answered here.
-    pub sessions: Option<SessionService<S>>,
+    pub sessions: Option<SessionService>,
     /// Answer all the rest.
     pub routes: Routes,
 }
@@ -48,14 +47,14 @@ pub type AnswerBody = Either<Unary, tonic::body::Body>;
 
 type Answered = Result<Response<AnswerBody>, Infallible>;
 
-impl<S: Store> Handler<S> {
+impl Handler {
     /// Answers a call, within the time that the caller gives it.
     // No async fn: that would keep the request in its future, which is moved to
     // the heap for each call.
     pub fn handle<B>(
         self: &Arc<Self>,
         request: Request<B>,
-    ) -> impl Future<Output = Answered> + use<S, B>
+    ) -> impl Future<Output = Answered> + use<B>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -71,7 +70,7 @@ impl<S: Store> Handler<S> {
         }
         let timeout = timeout(request.headers());
         let handler = Arc::clone(self);
-        let call = self.sessions.as_ref().zip(SessionService::<S>::find(request.uri().path()));
+        let call = self.sessions.as_ref().zip(SessionService::find(request.uri().path()));
         match call {
             Some((_, Call::Unary(rpc))) => {
                 let body = request.into_body();

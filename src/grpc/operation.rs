@@ -24,15 +24,15 @@ use crate::session::{
     engine::{Engine, Notice, Resolution, ResolveOptions, Session, WriteOptions},
     error::Error,
     principals::Scope,
-    store::{Store, StoreError},
+    store::StoreError,
 };
 
 /// An operation whose request is in order.
-pub trait Operation<S>: Sized + Send + 'static {
+pub trait Operation: Sized + Send + 'static {
     type Request;
     const RPC: Rpc;
 
-    fn prepare(engines: &Engines<S>, request: Self::Request) -> Result<Self, Fault>;
+    fn prepare(engines: &Engines, request: Self::Request) -> Result<Self, Fault>;
 
     /// What the credential proves: the sessions among which a pipeline keeps the
     /// order. A Destroy of a wider scope reaches others of the principal besides.
@@ -48,14 +48,14 @@ pub trait Operation<S>: Sized + Send + 'static {
 }
 
 /// Answers an operation from memory, if that is enough, and tells the observer.
-pub fn recalled<S, O: Operation<S>>(operation: &O, observer: &dyn Observer) -> Option<Answer> {
+pub fn recalled<O: Operation>(operation: &O, observer: &dyn Observer) -> Option<Answer> {
     let (answer, outcome) = operation.recall()?;
     observer.finished(O::RPC, outcome, Duration::ZERO);
     Some(answer)
 }
 
 /// Answers an operation, from memory if that is enough, and tells the observer.
-pub async fn answered<S, O: Operation<S>>(
+pub async fn answered<O: Operation>(
     operation: O,
     observer: &dyn Observer,
 ) -> Result<Answer, Fault> {
@@ -67,7 +67,7 @@ pub async fn answered<S, O: Operation<S>>(
 }
 
 /// Runs an operation and tells the observer.
-pub async fn observed<S, O: Operation<S>>(
+pub async fn observed<O: Operation>(
     operation: O,
     observer: &dyn Observer,
 ) -> Result<Answer, Fault> {
@@ -86,8 +86,8 @@ pub async fn observed<S, O: Operation<S>>(
 }
 
 /// [`Operation::prepare`], a refusal being told to the observer.
-pub fn prepared<S, O: Operation<S>>(
-    engines: &Engines<S>,
+pub fn prepared<O: Operation>(
+    engines: &Engines,
     request: O::Request,
     observer: &dyn Observer,
 ) -> Result<O, Fault> {
@@ -111,17 +111,17 @@ pub async fn to_its_end<T: Send + 'static>(
     })
 }
 
-pub struct Resolve<S> {
-    engine: Arc<Engine<S>>,
+pub struct Resolve {
+    engine: Arc<Engine>,
     presented: Presented,
     options: ResolveOptions,
 }
 
-impl<S: Store> Operation<S> for Resolve<S> {
+impl Operation for Resolve {
     type Request = ResolveRequest;
     const RPC: Rpc = Rpc::Resolve;
 
-    fn prepare(engines: &Engines<S>, request: ResolveRequest) -> Result<Self, Fault> {
+    fn prepare(engines: &Engines, request: ResolveRequest) -> Result<Self, Fault> {
         let engine = Arc::clone(engines.get(&request.engine)?);
         let presented = engine.present(convert::credential(request.credential.as_ref()));
         let options = ResolveOptions { peek: request.peek, create: request.create };
@@ -168,16 +168,16 @@ fn absent(rpc: Rpc, absence: Absence) -> (Answer, Outcome) {
     (answer, Outcome::Absent(absence))
 }
 
-pub struct Touch<S> {
-    engine: Arc<Engine<S>>,
+pub struct Touch {
+    engine: Arc<Engine>,
     presented: Presented,
 }
 
-impl<S: Store> Operation<S> for Touch<S> {
+impl Operation for Touch {
     type Request = TouchRequest;
     const RPC: Rpc = Rpc::Touch;
 
-    fn prepare(engines: &Engines<S>, request: TouchRequest) -> Result<Self, Fault> {
+    fn prepare(engines: &Engines, request: TouchRequest) -> Result<Self, Fault> {
         let engine = Arc::clone(engines.get(&request.engine)?);
         let presented = engine.present(convert::credential(request.credential.as_ref()));
         Ok(Self { engine, presented })
@@ -210,19 +210,19 @@ fn touched(outcome: Result<(Session, Notice), Absence>) -> (Answer, Outcome) {
     }
 }
 
-pub struct Write<S> {
-    engine: Arc<Engine<S>>,
+pub struct Write {
+    engine: Arc<Engine>,
     presented: Presented,
     /// No credential was given.
     create: bool,
     options: WriteOptions,
 }
 
-impl<S: Store> Operation<S> for Write<S> {
+impl Operation for Write {
     type Request = WriteRequest;
     const RPC: Rpc = Rpc::Write;
 
-    fn prepare(engines: &Engines<S>, mut request: WriteRequest) -> Result<Self, Fault> {
+    fn prepare(engines: &Engines, mut request: WriteRequest) -> Result<Self, Fault> {
         let engine = Arc::clone(engines.get(&request.engine)?);
         let credential = convert::credential(request.credential.as_ref());
         if request.credential.is_some() && matches!(credential, Credential::Absent) {
@@ -254,17 +254,17 @@ impl<S: Store> Operation<S> for Write<S> {
     }
 }
 
-pub struct Destroy<S> {
-    engine: Arc<Engine<S>>,
+pub struct Destroy {
+    engine: Arc<Engine>,
     presented: Presented,
     scope: Scope,
 }
 
-impl<S: Store> Operation<S> for Destroy<S> {
+impl Operation for Destroy {
     type Request = DestroyRequest;
     const RPC: Rpc = Rpc::Destroy;
 
-    fn prepare(engines: &Engines<S>, request: DestroyRequest) -> Result<Self, Fault> {
+    fn prepare(engines: &Engines, request: DestroyRequest) -> Result<Self, Fault> {
         let engine = Arc::clone(engines.get(&request.engine)?);
         let scope = match DestroyScope::try_from(request.scope) {
             Ok(DestroyScope::Unspecified | DestroyScope::This) => Scope::This,

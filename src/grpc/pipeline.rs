@@ -35,7 +35,6 @@ use super::{
     session_service,
     wire::{PipelineRequest, pipeline_request},
 };
-use crate::session::store::Store;
 
 /// What one operation comes to, and its sequence.
 type Outcome = (u64, Result<Answer, Fault>);
@@ -47,8 +46,8 @@ type Running = Pin<Box<dyn Future<Output = (Ticket, Outcome)> + Send>>;
 const ENOUGH_BYTES: usize = 15 << 10;
 
 /// The answers to a stream of requests.
-pub struct Pipeline<S, B> {
-    engines: Engines<S>,
+pub struct Pipeline<B> {
+    engines: Engines,
     observer: Arc<dyn Observer>,
     limit: usize,
     /// `None` when no more requests will be taken.
@@ -69,7 +68,7 @@ pub struct Pipeline<S, B> {
     sent_bytes: usize,
 }
 
-impl<S: Store, B> Pipeline<S, B>
+impl<B> Pipeline<B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
@@ -78,7 +77,7 @@ where
     /// cancelled no more are taken; what is in flight is answered, and the
     /// stream ends with UNAVAILABLE.
     pub fn new(
-        engines: Engines<S>,
+        engines: Engines,
         observer: Arc<dyn Observer>,
         limit: usize,
         inbound: Messages<B>,
@@ -151,16 +150,16 @@ where
         let sequence = request.sequence;
         match request.operation {
             Some(Of::Resolve(request)) => {
-                self.start_as::<operation::Resolve<S>>(sequence, request, cx);
+                self.start_as::<operation::Resolve>(sequence, request, cx);
             }
             Some(Of::Touch(request)) => {
-                self.start_as::<operation::Touch<S>>(sequence, request, cx);
+                self.start_as::<operation::Touch>(sequence, request, cx);
             }
             Some(Of::Write(request)) => {
-                self.start_as::<operation::Write<S>>(sequence, request, cx);
+                self.start_as::<operation::Write>(sequence, request, cx);
             }
             Some(Of::Destroy(request)) => {
-                self.start_as::<operation::Destroy<S>>(sequence, request, cx);
+                self.start_as::<operation::Destroy>(sequence, request, cx);
             }
             None => {
                 let problem = "expected one of resolve, touch, write and destroy, found none";
@@ -170,14 +169,9 @@ where
         }
     }
 
-    fn start_as<O: Operation<S>>(
-        &mut self,
-        sequence: u64,
-        request: O::Request,
-        cx: &mut Context<'_>,
-    ) {
+    fn start_as<O: Operation>(&mut self, sequence: u64, request: O::Request, cx: &mut Context<'_>) {
         let operation =
-            match operation::prepared::<S, O>(&self.engines, request, self.observer.as_ref()) {
+            match operation::prepared::<O>(&self.engines, request, self.observer.as_ref()) {
                 Ok(operation) => operation,
                 Err(fault) => return self.answer((sequence, Err(fault))),
             };
@@ -220,7 +214,7 @@ where
     }
 }
 
-impl<S: Store, B> Body for Pipeline<S, B>
+impl<B> Body for Pipeline<B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,

@@ -28,15 +28,14 @@ use super::{
     operation::{self, Operation},
     pipeline::Pipeline,
 };
-use crate::session::store::Store;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const OK: HeaderValue = HeaderValue::from_static("0");
 
 /// The service, over the engines of a daemon.
-pub struct SessionService<S> {
-    pub engines: Engines<S>,
+pub struct SessionService {
+    pub engines: Engines,
     pub observer: Arc<dyn Observer>,
     pub max_message_bytes: usize,
     /// Operations of one pipeline in flight.
@@ -52,7 +51,7 @@ pub enum Call {
     Pipeline,
 }
 
-impl<S: Store> SessionService<S> {
+impl SessionService {
     pub const NAME: &str = "sessiond.v1.SessionService";
 
     /// Which call is made with this path; `None`: none of the service's.
@@ -74,10 +73,10 @@ impl<S: Store> SessionService<S> {
         B::Error: Into<BoxError>,
     {
         let outcome = match rpc {
-            Rpc::Resolve => self.run::<operation::Resolve<S>, B>(body).await,
-            Rpc::Touch => self.run::<operation::Touch<S>, B>(body).await,
-            Rpc::Write => self.run::<operation::Write<S>, B>(body).await,
-            Rpc::Destroy => self.run::<operation::Destroy<S>, B>(body).await,
+            Rpc::Resolve => self.run::<operation::Resolve, B>(body).await,
+            Rpc::Touch => self.run::<operation::Touch, B>(body).await,
+            Rpc::Write => self.run::<operation::Write, B>(body).await,
+            Rpc::Destroy => self.run::<operation::Destroy, B>(body).await,
         };
         let answer = |message| begun(Unary { message: Some(message), trailers: true });
         outcome.map_or_else(Status::into_http, answer)
@@ -85,7 +84,7 @@ impl<S: Store> SessionService<S> {
 
     async fn run<O, B>(&self, body: B) -> Result<Bytes, Status>
     where
-        O: Operation<S>,
+        O: Operation,
         O::Request: Message + Default,
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
@@ -94,7 +93,7 @@ impl<S: Store> SessionService<S> {
         let mut request = O::Request::default();
         messages::decode(message, &mut request)?;
         let observer = self.observer.as_ref();
-        let operation = operation::prepared::<S, O>(&self.engines, request, observer)
+        let operation = operation::prepared::<O>(&self.engines, request, observer)
             .map_err(Fault::into_status)?;
         let answer = operation::answered(operation, observer).await.map_err(Fault::into_status)?;
         let mut message = Vec::new();
@@ -103,7 +102,7 @@ impl<S: Store> SessionService<S> {
     }
 
     /// Answers a Pipeline.
-    pub fn pipeline<B>(&self, body: B) -> Response<Pipeline<S, B>>
+    pub fn pipeline<B>(&self, body: B) -> Response<Pipeline<B>>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,

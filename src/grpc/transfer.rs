@@ -25,7 +25,7 @@ use crate::session::{
     id::{PublicId, VerifierHash},
     lifetime::MAX_DURATION,
     record::Record,
-    store::{Cursor, Store},
+    store::Cursor,
     transfer::{Entry, Exported, Imported, Kind, Position},
 };
 
@@ -42,8 +42,8 @@ const LAST: Moment = Moment::from_unix_millis(253_402_300_799_999);
 const AT_ONCE: usize = 64;
 
 /// One page of an export.
-pub async fn export<S: Store>(
-    engines: &Engines<S>,
+pub async fn export(
+    engines: &Engines,
     request: ExportSessionsRequest,
 ) -> Result<ExportSessionsResponse, Fault> {
     let size = page::size(request.page_size, DEFAULT_SIZE)?;
@@ -87,8 +87,8 @@ pub async fn export<S: Store>(
 }
 
 /// Keeps what another daemon has exported.
-pub async fn import<S: Store>(
-    engines: &Engines<S>,
+pub async fn import(
+    engines: &Engines,
     request: ImportSessionsRequest,
 ) -> Result<ImportSessionsResponse, Fault> {
     if request.records.len() > MOST_RECORDS {
@@ -102,7 +102,7 @@ pub async fn import<S: Store>(
         let entry = entry(record, &engine).map_err(|why| invalid(format!("record {at}: {why}")))?;
         Ok((engine, entry))
     });
-    let checked: Vec<(Arc<Engine<S>>, Entry)> = checked.collect::<Result<_, Fault>>()?;
+    let checked: Vec<(Arc<Engine>, Entry)> = checked.collect::<Result<_, Fault>>()?;
     let outcomes = stream::iter(checked)
         .map(|(engine, entry)| {
             let is_followed = engine.is_followed();
@@ -142,7 +142,7 @@ fn record(engine: &str, Entry { kind, id, record }: &Entry) -> SessionRecord {
 }
 
 /// The record, or what is wrong with it. Quotes nothing of it.
-fn entry<S: Store>(record: SessionRecord, engine: &Engine<S>) -> Result<Entry, String> {
+fn entry(record: SessionRecord, engine: &Engine) -> Result<Entry, String> {
     let kind = if record.adoption_mark { Kind::Mark } else { Kind::Session };
     let id = PublicId::from_text(record.id.as_bytes()).ok_or_else(|| {
         format!("id: expected {} characters of base64url, a public id", PublicId::TEXT_LEN)

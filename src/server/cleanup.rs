@@ -3,16 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use super::jitter::jittered;
-use crate::session::{engine::Engine, id::Entropy, store::Store};
+use crate::session::{engine::Engine, id::Entropy};
 
 /// Sweeps an engine once per `interval`, in slices of `slice` entries, until it
 /// is dropped. An error is logged and counted; the next round tries again.
-pub async fn run<S: Store>(
-    engine: Arc<Engine<S>>,
-    interval: Duration,
-    slice: usize,
-    entropy: Arc<dyn Entropy>,
-) {
+pub async fn run(engine: Arc<Engine>, interval: Duration, slice: usize, entropy: Arc<dyn Entropy>) {
     loop {
         tokio::time::sleep(jittered(interval, entropy.as_ref())).await;
         match engine.sweep(slice).await {

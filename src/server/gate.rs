@@ -23,7 +23,6 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    DaemonStore,
     config::Limits,
     jitter::jittered,
     listen::{self, Accept, Connection, ConnectionLimit, Handed, Listener},
@@ -69,7 +68,7 @@ impl Gate {
     pub fn serve(
         &self,
         listener: Listener,
-        handler: &Arc<Handler<DaemonStore>>,
+        handler: &Arc<Handler>,
         workers: &Workers,
         serving: &mut JoinSet<()>,
     ) {
@@ -87,7 +86,7 @@ impl Gate {
         &self,
         listener: A,
         tls: Option<TlsAcceptor>,
-        handler: &Arc<Handler<DaemonStore>>,
+        handler: &Arc<Handler>,
         workers: &Workers,
         serving: &mut JoinSet<()>,
     ) {
@@ -139,7 +138,7 @@ struct Speaker {
     limits: Limits,
     entropy: Arc<dyn Entropy>,
     tls: Option<TlsAcceptor>,
-    handler: Arc<Handler<DaemonStore>>,
+    handler: Arc<Handler>,
     stopping: CancellationToken,
 }
 

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use async_trait::async_trait;
 use futures_util::{FutureExt, future::BoxFuture};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -27,8 +28,8 @@ use crate::{
         clock::Moment,
         credential::Absence,
         id::PublicId,
-        record::{Claim, Principal, Record, Touch, Update},
-        store::{Cursor, Listed, Restored, Result, Scanned, Store, Swept, Touched, Written},
+        record::{Claim, Record},
+        store::{Layer, Restored, Result, Store, StoreFuture, Swept, Verb},
     },
 };
 
@@ -140,7 +141,7 @@ impl Metrics {
     }
 
     /// A store whose work is counted and timed, and whose failures are logged.
-    pub fn measured<S: Store>(&self, engine: &str, store: S) -> Measured<S> {
+    pub fn measured(&self, engine: &str, store: Arc<dyn Store>) -> Measured {
         let metrics = StoreMetrics::new(&self.stores, engine);
         Measured { store, metrics }
     }
@@ -152,9 +153,9 @@ impl Metrics {
     }
 
     /// The text that Prometheus reads.
-    pub fn to_text<S: Store>(
+    pub fn to_text(
         &self,
-        engines: &Engines<S>,
+        engines: &Engines,
         connections: &ConnectionLimit,
         watchers: &Watchers,
     ) -> String {
@@ -277,7 +278,7 @@ struct StoreMetrics {
     swept: Counter,
     examined: Counter,
     lag: Gauge<f64, std::sync::atomic::AtomicU64>,
-    verbs: [VerbMetrics; VERBS.len()],
+    verbs: [VerbMetrics; Verb::ALL.len()],
     outages: Outages,
 }
 
@@ -286,32 +287,19 @@ struct VerbMetrics {
     errors: Counter,
 }
 
-#[derive(Clone, Copy)]
-enum Verb {
-    Read,
-    Touch,
-    Create,
-    Write,
-    Destroy,
-    List,
-    ListForGood,
-    Scan,
-    Restore,
-    Cleanup,
+fn verb_name(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Read => "read",
+        Verb::Touch => "touch",
+        Verb::Create => "create",
+        Verb::Write => "write",
+        Verb::Destroy => "destroy",
+        Verb::List => "list",
+        Verb::Cleanup => "cleanup",
+        Verb::Scan => "scan",
+        Verb::Restore => "restore",
+    }
 }
-
-const VERBS: [&str; 10] = [
-    "read",
-    "touch",
-    "create",
-    "write",
-    "destroy",
-    "list",
-    "list_for_good",
-    "scan",
-    "restore",
-    "cleanup",
-];
 
 impl StoreMetrics {
     fn new(families: &StoreFamilies, engine: &str) -> Self {
@@ -324,13 +312,9 @@ impl StoreMetrics {
             swept: families.swept.get_or_create_owned(&label),
             examined: families.examined.get_or_create_owned(&label),
             lag: families.lag.get_or_create_owned(&label),
-            verbs: VERBS.map(|verb| VerbMetrics::new(families, engine, verb)),
+            verbs: Verb::ALL.map(|verb| VerbMetrics::new(families, engine, verb_name(verb))),
             outages: Outages::new(engine),
         }
-    }
-
-    async fn time<T>(&self, verb: Verb, work: impl Future<Output = Result<T>>) -> Result<T> {
-        self.verbs[verb as usize].time(&self.outages, work).await
     }
 }
 
@@ -377,43 +361,41 @@ impl<T: Source> Source for MeasuredSource<T> {
 }
 
 /// A store whose work is counted and timed, and whose failures are logged.
-pub struct Measured<S> {
-    store: S,
+pub struct Measured {
+    store: Arc<dyn Store>,
     metrics: StoreMetrics,
 }
 
-impl<S: Store> Store for Measured<S> {
+#[async_trait]
+impl Layer for Measured {
+    fn inner(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
+    fn around<'a, T: Send + 'a>(
+        &'a self,
+        verb: Verb,
+        operation: StoreFuture<'a, T>,
+    ) -> StoreFuture<'a, T> {
+        let StoreMetrics { verbs, outages, .. } = &self.metrics;
+        Box::pin(verbs[verb as usize].time(outages, operation))
+    }
+
     fn recall(&self, id: PublicId) -> Option<Arc<Record>> {
         let found = self.store.recall(id)?;
         self.metrics.recalled.inc();
         Some(found)
     }
 
-    async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        self.metrics.time(Verb::Read, self.store.read(id)).await
-    }
-
-    async fn read_for_good(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        self.metrics.time(Verb::Read, self.store.read_for_good(id)).await
-    }
-
-    async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
-        self.metrics.time(Verb::Touch, self.store.touch(id, touch)).await
-    }
-
     async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
-        let created = self.metrics.time(Verb::Create, self.store.create(id, record)).await?;
+        let created = self.store.create(id, record).await?;
         self.metrics.created.inc_by(created.is_some().into());
         Ok(created)
     }
 
-    async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
-        self.metrics.time(Verb::Write, self.store.write(id, update)).await
-    }
-
     async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
         let is_own = matches!(claim, Claim::Verifier(_));
-        let removed = self.metrics.time(Verb::Destroy, self.store.destroy(id, claim)).await?;
+        let removed = self.store.destroy(id, claim).await?;
         if removed.is_some() {
             self.metrics.destroyed.inc();
             self.metrics.revoked.inc_by((!is_own).into());
@@ -421,52 +403,19 @@ impl<S: Store> Store for Measured<S> {
         Ok(removed)
     }
 
-    async fn list(
-        &self,
-        principal: Principal,
-        after: Option<PublicId>,
-        limit: usize,
-    ) -> Result<Listed> {
-        self.metrics.time(Verb::List, self.store.list(principal, after, limit)).await
-    }
-
-    async fn list_for_good(
-        &self,
-        principal: Principal,
-        after: Option<PublicId>,
-        limit: usize,
-    ) -> Result<Listed> {
-        self.metrics
-            .time(Verb::ListForGood, self.store.list_for_good(principal, after, limit))
-            .await
-    }
-
-    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
-        self.metrics.time(Verb::Scan, self.store.scan(from, limit)).await
-    }
-
     async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
-        let restored =
-            self.metrics.time(Verb::Restore, self.store.restore(id, record, now)).await?;
+        let restored = self.store.restore(id, record, now).await?;
         self.metrics.created.inc_by(matches!(restored, Restored::Created(_)).into());
         Ok(restored)
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
-        let swept = self.metrics.time(Verb::Cleanup, self.store.cleanup(now, limit)).await?;
+        let swept = self.store.cleanup(now, limit).await?;
         self.metrics.examined.inc_by(swept.examined as u64);
         self.metrics.swept.inc_by(swept.removed.len() as u64);
         let lag = swept.next.map(|next| now.since(next)).unwrap_or_default();
         self.metrics.lag.set(lag.as_secs_f64());
         Ok(swept)
-    }
-
-    fn check(&self) -> Result<()> {
-        self.store.check()
-    }
-
-    fn count(&self) -> Option<u64> {
-        self.store.count()
     }
 }
 
@@ -490,5 +439,6 @@ mod tests {
         let numbers: Vec<_> = outcomes.map(outcome_number).collect();
         assert_eq!(numbers, (0..OUTCOMES).collect::<Vec<_>>());
         assert_eq!(Rpc::ALL.map(|rpc| rpc as usize), [0, 1, 2, 3]);
+        assert_eq!(Verb::ALL.map(|verb| verb as usize), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
     }
 }

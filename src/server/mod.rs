@@ -33,7 +33,7 @@ use self::{
     config::{AdoptChoice, Checked, Config, ConfigError, ListenAddr, StoreChoice},
     gate::Gate,
     listen::{BindError, ConnectionLimit, Listener},
-    metrics::{Measured, Metrics},
+    metrics::Metrics,
     services::Services,
     workers::{Balance, Workers},
 };
@@ -44,10 +44,9 @@ use crate::{
         clock::Clock,
         engine::Engine,
         id::Entropy,
-        store::StoreError,
+        store::{Store, StoreError},
     },
     store::{
-        AnyStore,
         memory::MemoryStore,
         redis::{ForeignRedis, RedisDatabase},
         sled::{OpenError, SledDatabase, SledOptions},
@@ -67,8 +66,6 @@ mod services;
 pub mod system;
 mod tls;
 mod workers;
-
-type DaemonStore = Measured<AnyStore>;
 
 /// How often the time is marked in the store. So much a clock may be behind
 /// after a crash.
@@ -110,7 +107,7 @@ pub struct Server {
     config: Config,
     tls: Option<TlsAcceptor>,
     auth: Option<BearerAuth>,
-    engines: Engines<DaemonStore>,
+    engines: Engines,
     watchers: Arc<Watchers>,
     database: Database,
     metrics: Arc<Metrics>,
@@ -301,7 +298,7 @@ async fn mark_time(database: SledDatabase, clock: Arc<dyn Clock>) {
 
 /// Keeps health at what the stores say: NOT_SERVING when one can not serve, which
 /// is for good when it can not keep its promises any more.
-async fn watch_fitness(engines: Engines<DaemonStore>, health: HealthReporter) {
+async fn watch_fitness(engines: Engines, health: HealthReporter) {
     let mut fit = true;
     loop {
         match unfit(&engines) {
@@ -315,11 +312,11 @@ async fn watch_fitness(engines: Engines<DaemonStore>, health: HealthReporter) {
     }
 }
 
-fn unfit(engines: &Engines<DaemonStore>) -> Option<crate::session::error::Error> {
+fn unfit(engines: &Engines) -> Option<crate::session::error::Error> {
     engines.iter().find_map(|engine| engine.check().err())
 }
 
-fn status(engines: &Engines<DaemonStore>) -> ServingStatus {
+fn status(engines: &Engines) -> ServingStatus {
     match unfit(engines) {
         None => ServingStatus::Serving,
         Some(_) => ServingStatus::NotServing,
@@ -340,7 +337,7 @@ async fn engines(
     metrics: &Metrics,
     watchers: &Arc<Watchers>,
     surroundings: Surroundings,
-) -> Result<(Engines<DaemonStore>, Database), StartError> {
+) -> Result<(Engines, Database), StartError> {
     let database = match checked.store {
         StoreChoice::Memory => Database::Memory,
         StoreChoice::Sled => Database::Sled(SledDatabase::open(sled_options(config))?),
@@ -359,16 +356,16 @@ async fn engines(
         surroundings.clock.not_before(mark);
     }
     let mut numbers = 0..=u16::MAX;
-    let mut store = |name: &str| -> Result<DaemonStore, StartError> {
-        let store = match &database {
-            Database::Memory => AnyStore::Memory(MemoryStore::default()),
+    let mut store = |name: &str| -> Result<Arc<dyn Store>, StartError> {
+        let store: Arc<dyn Store> = match &database {
+            Database::Memory => Arc::new(MemoryStore::default()),
             Database::Sled(database) => {
                 let number = numbers.next().expect("there are fewer engines than numbers");
-                AnyStore::Sled(database.store(name, number)?)
+                Arc::new(database.store(name, number)?)
             }
-            Database::Redis(database) => AnyStore::Redis(database.store(name)),
+            Database::Redis(database) => Arc::new(database.store(name)),
         };
-        Ok(metrics.measured(name, store))
+        Ok(Arc::new(metrics.measured(name, store)))
     };
     let mut known = match &database {
         Database::Sled(database) => BTreeSet::from_iter(database.engines()),

@@ -9,7 +9,7 @@ use tonic::{
 };
 use tonic_health::server::HealthReporter;
 
-use super::{DaemonStore, config::Limits};
+use super::config::Limits;
 use crate::grpc::{
     admin_service::SessionAdminService,
     auth::BearerAuth,
@@ -32,7 +32,7 @@ pub struct Services {
     pub slice: usize,
     pub reflection: bool,
     pub auth: Option<BearerAuth>,
-    pub engines: Engines<DaemonStore>,
+    pub engines: Engines,
     pub watchers: Arc<Watchers>,
     pub observer: Arc<dyn Observer>,
     pub health: HealthReporter,
@@ -42,7 +42,7 @@ pub struct Services {
 
 impl Services {
     /// For the listeners of frontends.
-    pub fn sessions(&self) -> Handler<DaemonStore> {
+    pub fn sessions(&self) -> Handler {
         let sessions = SessionService {
             engines: self.engines.clone(),
             observer: Arc::clone(&self.observer),
@@ -50,12 +50,12 @@ impl Services {
             pipeline_in_flight: self.limits.pipeline_in_flight as usize,
             stopping: self.stopping.clone(),
         };
-        let routes = self.routes(Routes::builder(), SessionService::<DaemonStore>::NAME);
+        let routes = self.routes(Routes::builder(), SessionService::NAME);
         Handler { auth: self.auth.clone(), sessions: Some(sessions), routes }
     }
 
     /// For the listeners of operators.
-    pub fn admin(&self) -> Handler<DaemonStore> {
+    pub fn admin(&self) -> Handler {
         let service = SessionAdminServiceServer::new(SessionAdminService {
             engines: self.engines.clone(),
             slice: self.slice,
@@ -63,7 +63,7 @@ impl Services {
             stopping: self.stopping.clone(),
         })
         .max_decoding_message_size(self.limits.max_message_bytes.as_usize());
-        let name = <SessionAdminServiceServer<SessionAdminService<DaemonStore>>>::NAME;
+        let name = <SessionAdminServiceServer<SessionAdminService>>::NAME;
         let mut routes = Routes::builder();
         routes.add_service(service);
         Handler { auth: self.auth.clone(), sessions: None, routes: self.routes(routes, name) }

@@ -27,7 +27,7 @@ use super::{
     id::{PublicId, SessionId},
     lifetime::MAX_DURATION,
     record::{Claim, Principal, Record},
-    store::{self, Store, StoreError},
+    store::{self, Certainty, Store, StoreError},
 };
 
 /// An id that the application gave, as a known secret has signed it: a credential.
@@ -166,9 +166,9 @@ impl Reading {
 }
 
 /// What an engine has for adopting.
-pub struct Adoption<S> {
+pub struct Adoption {
     /// The marks. Swept also when nothing is adopted any more.
-    pub marks: S,
+    pub marks: Arc<dyn Store>,
     /// `None`: nothing is adopted.
     pub from: Option<Application>,
 }
@@ -183,7 +183,7 @@ pub struct Application {
 
 const ADOPT: &str = "adopt a session of the application";
 
-impl<S: Store> Engine<S> {
+impl Engine {
     /// Whether what is unknown here may be a session of the application.
     pub(super) fn adopts(&self) -> bool {
         self.adoption.as_ref().is_some_and(|adoption| adoption.from.is_some())
@@ -219,16 +219,16 @@ impl<S: Store> Engine<S> {
         for foreign in presented.foreign() {
             // Theirs look like ours: one that is known here, alive or not, is ours.
             if let Some(own) = SessionId::from_text(foreign.expose().as_bytes())
-                && self.store.read(own.public()).await?.is_some()
+                && self.store.read(own.public(), Certainty::Current).await?.is_some()
             {
                 continue;
             }
             let derived = foreign.derived();
             // For good: were it lost after the session has ended, or was rolled, the
             // application's record would be adopted once more.
-            let adopted = match marks.read_for_good(derived.public()).await? {
+            let adopted = match marks.read(derived.public(), Certainty::Durable).await? {
                 Some(mark) => Some(marked(&mark)?),
-                None => self.take_over(foreign, marks, from).await?,
+                None => self.take_over(foreign, marks.as_ref(), from).await?,
             };
             proven.extend(adopted.map(|session| {
                 let id = derived.with_public(session);
@@ -245,7 +245,7 @@ impl<S: Store> Engine<S> {
     async fn take_over(
         &self,
         foreign: &ForeignId,
-        marks: &S,
+        marks: &dyn Store,
         from: &Application,
     ) -> Result<Option<PublicId>> {
         let Some(found) = from.source.fetch(foreign).await? else {
@@ -271,7 +271,7 @@ impl<S: Store> Engine<S> {
         // Another request was quicker. If this fails, what nobody can get at ends
         // by itself.
         let _ = self.store.destroy(session, Claim::Verifier(record.verifier)).await;
-        let mark = marks.read_for_good(derived.public()).await?;
+        let mark = marks.read(derived.public(), Certainty::Durable).await?;
         Ok(mark.map(|mark| marked(&mark)).transpose()?)
     }
 

@@ -21,7 +21,7 @@ use super::{
     lifetime::Lifetime,
     principals::{Limit, Scope, Turns},
     record::{Claim, Edit, Principal, Record, Refusal, Touch, Update},
-    store::{Expired, Store, Swept, Touched},
+    store::{Certainty, Expired, Store, Swept, Touched},
     token::{Keyring, Token},
 };
 
@@ -40,15 +40,15 @@ pub struct Policy {
 
 /// Sessions of one kind: a policy over a store. Engines never see each other's
 /// sessions, because each has a store of its own.
-pub struct Engine<S> {
+pub struct Engine {
     name: Box<str>,
     pub(super) policy: Policy,
-    pub(super) store: S,
+    pub(super) store: Arc<dyn Store>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
     audience: Arc<dyn Audience>,
     pub(super) turns: Turns,
-    pub(super) adoption: Option<Adoption<S>>,
+    pub(super) adoption: Option<Adoption>,
 }
 
 /// A session as callers see it.
@@ -142,11 +142,11 @@ struct News {
     deadline: bool,
 }
 
-impl<S: Store> Engine<S> {
+impl Engine {
     pub fn new(
         name: &str,
         policy: Policy,
-        store: S,
+        store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Self {
@@ -157,7 +157,7 @@ impl<S: Store> Engine<S> {
     }
 
     /// The same engine, adopting sessions of an application.
-    pub fn adopting(self, adoption: Adoption<S>) -> Self {
+    pub fn adopting(self, adoption: Adoption) -> Self {
         Self { adoption: Some(adoption), ..self }
     }
 
@@ -512,7 +512,7 @@ impl<S: Store> Engine<S> {
             let touch = self.touch_of(proven, now);
             return Ok(self.store.touch(proven.public(), touch).await?);
         }
-        let record = self.store.read(proven.public()).await?;
+        let record = self.store.read(proven.public(), Certainty::Current).await?;
         Ok(record.map(|record| Touched { record, moved: false }))
     }
 

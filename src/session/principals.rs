@@ -23,7 +23,7 @@ use super::{
     id::PublicId,
     lifetime::Lifetime,
     record::{Claim, Principal, Record},
-    store::Store,
+    store::Certainty,
 };
 
 /// Records that are asked for at a time.
@@ -114,7 +114,7 @@ impl Turns {
     }
 }
 
-impl<S: Store> Engine<S> {
+impl Engine {
     /// Up to `limit` live sessions of a principal, in the order of their ids.
     pub async fn list(
         &self,
@@ -125,7 +125,8 @@ impl<S: Store> Engine<S> {
         let mut sessions = Vec::new();
         while sessions.len() < limit {
             let slice = SLICE.min(limit - sessions.len());
-            let listed = self.store.list(principal.clone(), after, slice).await?;
+            let listed =
+                self.store.list(principal.clone(), after, slice, Certainty::Current).await?;
             let now = self.clock.now();
             for (id, record) in listed.records {
                 if !self.policy.lifetime.is_over(&record, now) {
@@ -233,7 +234,7 @@ impl<S: Store> Engine<S> {
     /// The record that a proven id opens.
     async fn live(&self, proven: &Proven) -> Result<Option<Arc<Record>>> {
         let now = self.clock.now();
-        let record = self.store.read(proven.public()).await?;
+        let record = self.store.read(proven.public(), Certainty::Current).await?;
         Ok(record.filter(|record| {
             record.verifier == proven.verifier && !self.policy.lifetime.is_over(record, now)
         }))
@@ -249,8 +250,8 @@ impl<S: Store> Engine<S> {
         meant: impl Fn(PublicId) -> bool,
         cause: Cause,
     ) -> Result<u32> {
-        let live = self.end_listed(principal, &meant, cause, false).await?;
-        Ok(live + self.end_listed(principal, &meant, cause, true).await?)
+        let live = self.end_listed(principal, &meant, cause, Certainty::Current).await?;
+        Ok(live + self.end_listed(principal, &meant, cause, Certainty::Durable).await?)
     }
 
     /// Ends what one of the two lists of a principal has. Goes on after a failure.
@@ -259,16 +260,12 @@ impl<S: Store> Engine<S> {
         principal: &Principal,
         meant: &impl Fn(PublicId) -> bool,
         cause: Cause,
-        for_good: bool,
+        certainty: Certainty,
     ) -> Result<u32> {
         let claim = Claim::Principal(principal.clone());
         let (mut count, mut after, mut outcome) = (0, None, Ok(()));
         loop {
-            let listed = if for_good {
-                self.store.list_for_good(principal.clone(), after, SLICE).await?
-            } else {
-                self.store.list(principal.clone(), after, SLICE).await?
-            };
+            let listed = self.store.list(principal.clone(), after, SLICE, certainty).await?;
             let ids = listed.records.into_iter().map(|(id, _)| id);
             let ids: Vec<_> = ids.filter(|id| meant(*id)).collect();
             match self.end_each(&ids, &claim, cause).await {

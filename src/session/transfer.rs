@@ -76,7 +76,7 @@ pub enum Imported {
     Dropped,
 }
 
-impl<S: Store> Engine<S> {
+impl Engine {
     /// One slice of all that is kept, from `position` on.
     ///
     /// What is there from the first slice to the last is exported at least once. A
@@ -127,10 +127,10 @@ impl<S: Store> Engine<S> {
     }
 
     /// `None`: an engine that never adopts has no marks.
-    fn store_of(&self, kind: Kind) -> Option<&S> {
+    fn store_of(&self, kind: Kind) -> Option<&dyn Store> {
         match kind {
-            Kind::Session => Some(&self.store),
-            Kind::Mark => self.adoption.as_ref().map(|adoption| &adoption.marks),
+            Kind::Session => Some(self.store.as_ref()),
+            Kind::Mark => self.adoption.as_ref().map(|adoption| adoption.marks.as_ref()),
         }
     }
 

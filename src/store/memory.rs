@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use crate::session::{
@@ -13,7 +14,8 @@ use crate::session::{
     id::PublicId,
     record::{Claim, Principal, Record, Touch, Update},
     store::{
-        Change, Cursor, Expired, Listed, Restored, Result, Scanned, Store, Swept, Touched, Written,
+        BulkStore, Certainty, Change, Cursor, Expired, Listed, Restored, Result, Scanned, Store,
+        Swept, Touched, Written,
     },
 };
 
@@ -85,16 +87,13 @@ impl State {
     }
 }
 
+#[async_trait]
 impl Store for MemoryStore {
     fn recall(&self, id: PublicId) -> Option<Arc<Record>> {
         self.state.lock().records.get(&id).map(|kept| Arc::clone(&kept.record))
     }
 
-    async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        Ok(self.recall(id))
-    }
-
-    async fn read_for_good(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
+    async fn read(&self, id: PublicId, _: Certainty) -> Result<Option<Arc<Record>>> {
         Ok(self.recall(id))
     }
 
@@ -136,6 +135,7 @@ impl Store for MemoryStore {
         principal: Principal,
         after: Option<PublicId>,
         limit: usize,
+        _: Certainty,
     ) -> Result<Listed> {
         let state = self.state.lock();
         let first = (principal.clone(), after.unwrap_or(PublicId::LEAST));
@@ -151,39 +151,6 @@ impl Store for MemoryStore {
             listed.records.push((*id, Arc::clone(&kept.record)));
         }
         Ok(listed)
-    }
-
-    async fn list_for_good(
-        &self,
-        principal: Principal,
-        after: Option<PublicId>,
-        limit: usize,
-    ) -> Result<Listed> {
-        self.list(principal, after, limit).await
-    }
-
-    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
-        let above = from.and_then(|cursor| cursor.to_id());
-        let above = above.map_or(Bound::Unbounded, Bound::Excluded);
-        let state = self.state.lock();
-        let mut scanned = Scanned::default();
-        for (id, kept) in state.records.range((above, Bound::Unbounded)) {
-            if scanned.records.len() == limit.max(1) {
-                scanned.next = scanned.records.last().map(|(id, _)| Cursor::after(*id));
-                break;
-            }
-            scanned.records.push((*id, Arc::clone(&kept.record)));
-        }
-        Ok(scanned)
-    }
-
-    async fn restore(&self, id: PublicId, record: Record, _: Moment) -> Result<Restored> {
-        let mut state = self.state.lock();
-        Ok(match state.records.get(&id) {
-            None => Restored::Created(state.add(id, record)),
-            Some(kept) if !record.is_later_than(&kept.record) => Restored::Kept,
-            Some(_) => state.replace(id, record).map_or(Restored::Kept, Restored::Replaced),
-        })
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
@@ -213,5 +180,32 @@ impl Store for MemoryStore {
 
     fn count(&self) -> Option<u64> {
         Some(self.state.lock().records.len() as u64)
+    }
+}
+
+#[async_trait]
+impl BulkStore for MemoryStore {
+    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
+        let above = from.and_then(|cursor| cursor.to_id());
+        let above = above.map_or(Bound::Unbounded, Bound::Excluded);
+        let state = self.state.lock();
+        let mut scanned = Scanned::default();
+        for (id, kept) in state.records.range((above, Bound::Unbounded)) {
+            if scanned.records.len() == limit.max(1) {
+                scanned.next = scanned.records.last().map(|(id, _)| Cursor::after(*id));
+                break;
+            }
+            scanned.records.push((*id, Arc::clone(&kept.record)));
+        }
+        Ok(scanned)
+    }
+
+    async fn restore(&self, id: PublicId, record: Record, _: Moment) -> Result<Restored> {
+        let mut state = self.state.lock();
+        Ok(match state.records.get(&id) {
+            None => Restored::Created(state.add(id, record)),
+            Some(kept) if !record.is_later_than(&kept.record) => Restored::Kept,
+            Some(_) => state.replace(id, record).map_or(Restored::Kept, Restored::Replaced),
+        })
     }
 }

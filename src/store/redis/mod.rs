@@ -65,6 +65,7 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use redis::Value;
 use tokio::{
@@ -94,8 +95,8 @@ use crate::session::{
     id::PublicId,
     record::{Claim, Principal, Record, Touch, Update},
     store::{
-        Change, Cursor, Listed, Restored, Result, Scanned, Store, StoreError, StoreErrorKind,
-        Swept, Touched, Written,
+        BulkStore, Certainty, Change, Cursor, Listed, Restored, Result, Scanned, Store, StoreError,
+        StoreErrorKind, Swept, Touched, Written,
     },
 };
 
@@ -243,13 +244,6 @@ impl RedisStore {
         }
     }
 
-    async fn read_as(&self, id: PublicId, certainty: Certainty) -> Result<Option<Arc<Record>>> {
-        self.bounded(READ, move |store| async move {
-            Ok(store.record(READ, id, certainty).await?.map(Arc::new))
-        })
-        .await
-    }
-
     async fn record(
         &self,
         doing: &'static str,
@@ -267,7 +261,7 @@ impl RedisStore {
         key: &str,
         certainty: Certainty,
     ) -> Result<Option<Bytes>> {
-        let durable = certainty == Certainty::AsAfterAChange && self.shared.waits;
+        let durable = certainty == Certainty::Durable && self.shared.waits;
         let verb = if durable { Verb::Script(&READ_FOR_GOOD) } else { Verb::Plain("GET") };
         let get = Command { verb, key, arguments: Vec::new(), durable };
         bytes(self.run(doing, get).await?, doing, key)
@@ -321,7 +315,7 @@ impl RedisStore {
     ) -> Result<Option<std::result::Result<Change, R>>> {
         let key = self.key(id);
         let _turn = self.shared.turns.take(id).await;
-        let mut stored = self.get(doing, &key, Certainty::AsItIs).await?;
+        let mut stored = self.get(doing, &key, Certainty::Current).await?;
         loop {
             let Some(bytes) = stored else {
                 return Ok(None);
@@ -359,7 +353,7 @@ impl RedisStore {
         if !self.shared.waits {
             return Ok(true);
         }
-        let found = self.record(RESTORE, id, Certainty::AsAfterAChange).await?;
+        let found = self.record(RESTORE, id, Certainty::Durable).await?;
         Ok(found.is_some_and(|found| !record.is_later_than(&found)))
     }
 
@@ -372,15 +366,6 @@ impl RedisStore {
         let life = millis(end.since(now)).saturating_add(millis(self.shared.expiry_grace));
         life.clamp(1, MAX_LIFE).to_string().into_bytes()
     }
-}
-
-/// How far what is read can be relied on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Certainty {
-    /// It is so now.
-    AsItIs,
-    /// It is confirmed by as many replicas as a change is.
-    AsAfterAChange,
 }
 
 /// What a GET has found.
@@ -424,13 +409,14 @@ fn encode(record: &Record) -> Vec<u8> {
     bytes
 }
 
+#[async_trait]
 impl Store for RedisStore {
-    async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        self.read_as(id, Certainty::AsItIs).await
-    }
-
-    async fn read_for_good(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        self.read_as(id, Certainty::AsAfterAChange).await
+    /// [`Certainty::Durable`]: confirmed by as many replicas as a change.
+    async fn read(&self, id: PublicId, certainty: Certainty) -> Result<Option<Arc<Record>>> {
+        self.bounded(READ, move |store| async move {
+            Ok(store.record(READ, id, certainty).await?.map(Arc::new))
+        })
+        .await
     }
 
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
@@ -510,26 +496,34 @@ impl Store for RedisStore {
         principal: Principal,
         after: Option<PublicId>,
         limit: usize,
-    ) -> Result<Listed> {
-        self.bounded(
-            LIST,
-            move |store| async move { store.listed_now(principal, after, limit).await },
-        )
-        .await
-    }
-
-    async fn list_for_good(
-        &self,
-        principal: Principal,
-        after: Option<PublicId>,
-        limit: usize,
+        certainty: Certainty,
     ) -> Result<Listed> {
         self.bounded(LIST, move |store| async move {
-            store.listed_for_good(&principal, after, limit).await
+            match certainty {
+                Certainty::Current => store.list_current(principal, after, limit).await,
+                Certainty::Durable => store.list_durable(&principal, after, limit).await,
+            }
         })
         .await
     }
 
+    /// Redis sweeps by itself.
+    async fn cleanup(&self, _: Moment, _: usize) -> Result<Swept> {
+        Ok(Swept::default())
+    }
+
+    fn check(&self) -> Result<()> {
+        self.shared.servers.check().map_err(|why| why.while_doing(CONNECT, ""))
+    }
+
+    /// To count its keys Redis would have to look at all of them.
+    fn count(&self) -> Option<u64> {
+        None
+    }
+}
+
+#[async_trait]
+impl BulkStore for RedisStore {
     async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
         self.bounded(SCAN, move |store| async move { store.scan_in_slice(from, limit).await }).await
     }
@@ -556,20 +550,6 @@ impl Store for RedisStore {
             }
         })
         .await
-    }
-
-    /// Redis sweeps by itself.
-    async fn cleanup(&self, _: Moment, _: usize) -> Result<Swept> {
-        Ok(Swept::default())
-    }
-
-    fn check(&self) -> Result<()> {
-        self.shared.servers.check().map_err(|why| why.while_doing(CONNECT, ""))
-    }
-
-    /// To count its keys Redis would have to look at all of them.
-    fn count(&self) -> Option<u64> {
-        None
     }
 }
 

@@ -40,7 +40,7 @@ use redis::{Value, from_redis_value};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Certainty, Found, LIST, READ_AT_ONCE, RedisStore,
+    Found, LIST, READ_AT_ONCE, RedisStore,
     command::{Command, Script, Verb, millis},
     failure::Failure,
 };
@@ -48,7 +48,7 @@ use crate::session::{
     clock::Moment,
     id::PublicId,
     record::{Principal, Record},
-    store::{Change, Listed, Result},
+    store::{Certainty, Change, Listed, Result},
 };
 
 const CELL: Duration = Duration::from_secs(24 * 3600);
@@ -261,18 +261,18 @@ impl RedisStore {
         });
     }
 
-    /// See [`Store::list`](crate::session::store::Store::list).
+    /// [`list`](crate::session::store::Store::list), with [`Certainty::Current`].
     ///
     /// Where changes wait for replicas, an entry too many may be of a session whose end
     /// is not confirmed, and whoever ends it once more must find it. So such entries are
     /// looked at again, for good: aside, and for one list at a time.
-    pub(super) async fn listed_now(
+    pub(super) async fn list_current(
         &self,
         principal: Principal,
         after: Option<PublicId>,
         limit: usize,
     ) -> Result<Listed> {
-        let part = self.part(&principal, after, limit, Certainty::AsItIs).await?;
+        let part = self.part(&principal, after, limit, Certainty::Current).await?;
         if !self.shared.waits {
             self.drop_void(&principal, part.void).await;
         } else if !part.void.is_empty()
@@ -280,20 +280,20 @@ impl RedisStore {
         {
             self.aside(UNINDEX, |store| async move {
                 let _turn = turn;
-                store.listed_for_good(&principal, after, limit).await
+                store.list_durable(&principal, after, limit).await
             });
         }
         Ok(part.listed)
     }
 
-    /// See [`Store::list_for_good`](crate::session::store::Store::list_for_good).
-    pub(super) async fn listed_for_good(
+    /// [`list`](crate::session::store::Store::list), with [`Certainty::Durable`].
+    pub(super) async fn list_durable(
         &self,
         principal: &Principal,
         after: Option<PublicId>,
         limit: usize,
     ) -> Result<Listed> {
-        let part = self.part(principal, after, limit, Certainty::AsAfterAChange).await?;
+        let part = self.part(principal, after, limit, Certainty::Durable).await?;
         self.drop_void(principal, part.void).await;
         Ok(part.listed)
     }
@@ -320,9 +320,9 @@ impl RedisStore {
         ids.dedup();
         let found = stream::iter(ids)
             .map(async |id| {
-                let mut found = self.found(LIST, id, Certainty::AsItIs).await?;
+                let mut found = self.found(LIST, id, Certainty::Current).await?;
                 // Where nothing waits, that is as certain as after a change.
-                let is_sure = certainty == Certainty::AsItIs || !self.shared.waits;
+                let is_sure = certainty == Certainty::Current || !self.shared.waits;
                 if !is_sure && !found.may_be_of(principal) {
                     found = self.found(LIST, id, certainty).await?;
                 }

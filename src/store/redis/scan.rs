@@ -13,10 +13,10 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::{Value, from_redis_value};
 use sha2::{Digest, Sha256};
 
-use super::{Certainty, Found, READ_AT_ONCE, RedisStore, SCAN, failure::Failure, server::Server};
+use super::{Found, READ_AT_ONCE, RedisStore, SCAN, failure::Failure, server::Server};
 use crate::session::{
     id::PublicId,
-    store::{Cursor, Result, Scanned},
+    store::{Certainty, Cursor, Result, Scanned},
 };
 
 /// The servers that hold keys, in an order that stays.
@@ -110,7 +110,7 @@ impl RedisStore {
         let mut scanned = Scanned { next: next.map(Place::encode), ..Scanned::default() };
         let ids: Vec<_> = keys.iter().filter_map(|key| self.id_of(key)).collect();
         let found = stream::iter(ids)
-            .map(|id| async move { Ok((id, self.found(SCAN, id, Certainty::AsItIs).await?)) })
+            .map(|id| async move { Ok((id, self.found(SCAN, id, Certainty::Current).await?)) })
             .buffered(READ_AT_ONCE);
         let found: Vec<(PublicId, Found)> = found.try_collect().await?;
         for (id, found) in found {

@@ -32,6 +32,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use async_trait::async_trait;
 use quick_cache::{Weighter, sync::Cache};
 use sled::Tree;
 use tokio::sync::oneshot;
@@ -54,7 +55,8 @@ use crate::session::{
     id::PublicId,
     record::{Claim, Principal, Record, Touch, Update},
     store::{
-        Cursor, Listed, Restored, Result, Scanned, Store, StoreError, Swept, Touched, Written,
+        BulkStore, Certainty, Cursor, Listed, Restored, Result, Scanned, Store, StoreError, Swept,
+        Touched, Written,
     },
 };
 
@@ -312,23 +314,21 @@ impl SledStore {
 /// Entries that the sweep looks at before others get their turn on the thread.
 const SWEEP_STEP: usize = 64;
 
+#[async_trait]
 impl Store for SledStore {
     fn recall(&self, id: PublicId) -> Option<Arc<Record>> {
         self.check().ok()?;
         self.inner.hot(id).map(|kept| kept.record)
     }
 
-    async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
+    // Nothing more is needed for [`Certainty::Durable`]: all is in one log, and whatever
+    // comes later in it takes this along.
+    async fn read(&self, id: PublicId, _: Certainty) -> Result<Option<Arc<Record>>> {
         self.check()?;
         if let Some(record) = self.recall(id) {
             return Ok(Some(record));
         }
         self.run(move |inner| Ok((inner.read(id)?, Durability::Buffered))).await
-    }
-
-    async fn read_for_good(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        // All is in one log, and what comes later in it takes this along.
-        self.read(id).await
     }
 
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
@@ -380,34 +380,15 @@ impl Store for SledStore {
         principal: Principal,
         after: Option<PublicId>,
         limit: usize,
+        certainty: Certainty,
     ) -> Result<Listed> {
         self.check()?;
-        self.run(move |inner| Ok((inner.list(&principal, after, limit)?, Durability::Buffered)))
-            .await
-    }
-
-    async fn list_for_good(
-        &self,
-        principal: Principal,
-        after: Option<PublicId>,
-        limit: usize,
-    ) -> Result<Listed> {
-        self.check()?;
-        let level = self.options().destroy;
-        // What is not in the index any more was counted as a change before it left.
+        let level = match certainty {
+            Certainty::Current => Durability::Buffered,
+            // What has left the index was counted as a change before it left.
+            Certainty::Durable => self.options().destroy,
+        };
         self.run(move |inner| Ok((inner.list(&principal, after, limit)?, level))).await
-    }
-
-    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
-        self.check()?;
-        self.run(move |inner| Ok((inner.scan(from.as_ref(), limit)?, Durability::Buffered))).await
-    }
-
-    async fn restore(&self, id: PublicId, record: Record, _: Moment) -> Result<Restored> {
-        self.check()?;
-        let level = self.options().write;
-        // Also when it was there: who put it there may still be waiting for the disk.
-        self.run(move |inner| Ok((inner.restore(id, record)?, level))).await
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
@@ -434,5 +415,20 @@ impl Store for SledStore {
 
     fn count(&self) -> Option<u64> {
         self.inner.tally.known()
+    }
+}
+
+#[async_trait]
+impl BulkStore for SledStore {
+    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
+        self.check()?;
+        self.run(move |inner| Ok((inner.scan(from.as_ref(), limit)?, Durability::Buffered))).await
+    }
+
+    async fn restore(&self, id: PublicId, record: Record, _: Moment) -> Result<Restored> {
+        self.check()?;
+        let level = self.options().write;
+        // Also when it was there: who put it there may still be waiting for the disk.
+        self.run(move |inner| Ok((inner.restore(id, record)?, level))).await
     }
 }

@@ -1,0 +1,77 @@
+//! How a store fails.
+
+use std::{error::Error, fmt};
+
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// A store failed. The text names what it was doing; the cause, for the log,
+/// is the source.
+#[derive(Debug)]
+pub struct StoreError {
+    pub kind: StoreErrorKind,
+    doing: &'static str,
+    source: Box<dyn Error + Send + Sync>,
+}
+
+/// What a caller can do about a failed store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreErrorKind {
+    /// It may work again later.
+    Unavailable,
+    /// It has more to do than it may keep waiting. Nothing was done.
+    Overloaded,
+    /// It has no room for more. Nothing was done; what is stored can be read and
+    /// destroyed.
+    Full,
+    /// The record is there and makes no sense. Trying again does not help.
+    Unreadable,
+}
+
+impl StoreError {
+    /// The store could not do its work, for example `"write a record"`.
+    pub fn unavailable(
+        doing: &'static str,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self { kind: StoreErrorKind::Unavailable, doing, source: source.into() }
+    }
+
+    /// The store has too much to do already.
+    pub fn overloaded(
+        doing: &'static str,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self { kind: StoreErrorKind::Overloaded, doing, source: source.into() }
+    }
+
+    /// There is no room for more.
+    pub fn full(doing: &'static str, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { kind: StoreErrorKind::Full, doing, source: source.into() }
+    }
+
+    /// What is stored makes no sense.
+    pub fn unreadable(
+        doing: &'static str,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self { kind: StoreErrorKind::Unreadable, doing, source: source.into() }
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let advice = match self.kind {
+            StoreErrorKind::Unavailable => "this says nothing about the session; try again",
+            StoreErrorKind::Overloaded => "it has too much to do; try again in a moment",
+            StoreErrorKind::Full => "there is no room; make some, it goes on by itself",
+            StoreErrorKind::Unreadable => "what is stored is damaged; trying again does not help",
+        };
+        write!(f, "the store could not {}: {advice}", self.doing)
+    }
+}
+
+impl Error for StoreError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(self.source.as_ref())
+    }
+}

@@ -1,0 +1,183 @@
+//! A store in front of another store.
+
+use std::{pin::Pin, sync::Arc};
+
+use async_trait::async_trait;
+
+use super::{
+    BulkStore, Certainty, Cursor, Listed, Restored, Result, Scanned, Store, Swept, Touched, Written,
+};
+use crate::session::{
+    clock::Moment,
+    id::PublicId,
+    record::{Claim, Principal, Record, Touch, Update},
+};
+
+/// An operation of a store that is under way.
+pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+
+/// The operations of a store that may wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verb {
+    Read,
+    Touch,
+    Create,
+    Write,
+    Destroy,
+    List,
+    Cleanup,
+    Scan,
+    Restore,
+}
+
+impl Verb {
+    pub const ALL: [Self; 9] = [
+        Self::Read,
+        Self::Touch,
+        Self::Create,
+        Self::Write,
+        Self::Destroy,
+        Self::List,
+        Self::Cleanup,
+        Self::Scan,
+        Self::Restore,
+    ];
+}
+
+/// A store in front of another one, such as one that counts or one that fails.
+///
+/// Each operation is passed to [`inner`](Self::inner). A layer writes only those that it
+/// changes, and [`around`](Self::around) if it does something at each of them. Whatever
+/// implements this is a [`Store`].
+#[async_trait]
+pub trait Layer: Send + Sync + 'static {
+    /// The store behind this one.
+    fn inner(&self) -> &dyn Store;
+
+    /// Runs `operation`. All operations that may wait pass through here.
+    fn around<'a, T: Send + 'a>(
+        &'a self,
+        verb: Verb,
+        operation: StoreFuture<'a, T>,
+    ) -> StoreFuture<'a, T>
+    where
+        Self: Sized,
+    {
+        let _ = verb;
+        operation
+    }
+
+    fn recall(&self, id: PublicId) -> Option<Arc<Record>> {
+        self.inner().recall(id)
+    }
+
+    async fn read(&self, id: PublicId, certainty: Certainty) -> Result<Option<Arc<Record>>> {
+        self.inner().read(id, certainty).await
+    }
+
+    async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
+        self.inner().touch(id, touch).await
+    }
+
+    async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
+        self.inner().create(id, record).await
+    }
+
+    async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
+        self.inner().write(id, update).await
+    }
+
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+        self.inner().destroy(id, claim).await
+    }
+
+    async fn list(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+        certainty: Certainty,
+    ) -> Result<Listed> {
+        self.inner().list(principal, after, limit, certainty).await
+    }
+
+    async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
+        self.inner().cleanup(now, limit).await
+    }
+
+    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
+        self.inner().scan(from, limit).await
+    }
+
+    async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
+        self.inner().restore(id, record, now).await
+    }
+
+    fn check(&self) -> Result<()> {
+        self.inner().check()
+    }
+
+    fn count(&self) -> Option<u64> {
+        self.inner().count()
+    }
+}
+
+#[async_trait]
+impl<L: Layer> Store for L {
+    fn recall(&self, id: PublicId) -> Option<Arc<Record>> {
+        Layer::recall(self, id)
+    }
+
+    async fn read(&self, id: PublicId, certainty: Certainty) -> Result<Option<Arc<Record>>> {
+        self.around(Verb::Read, Layer::read(self, id, certainty)).await
+    }
+
+    async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
+        self.around(Verb::Touch, Layer::touch(self, id, touch)).await
+    }
+
+    async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
+        self.around(Verb::Create, Layer::create(self, id, record)).await
+    }
+
+    async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
+        self.around(Verb::Write, Layer::write(self, id, update)).await
+    }
+
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+        self.around(Verb::Destroy, Layer::destroy(self, id, claim)).await
+    }
+
+    async fn list(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+        certainty: Certainty,
+    ) -> Result<Listed> {
+        self.around(Verb::List, Layer::list(self, principal, after, limit, certainty)).await
+    }
+
+    async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
+        self.around(Verb::Cleanup, Layer::cleanup(self, now, limit)).await
+    }
+
+    fn check(&self) -> Result<()> {
+        Layer::check(self)
+    }
+
+    fn count(&self) -> Option<u64> {
+        Layer::count(self)
+    }
+}
+
+#[async_trait]
+impl<L: Layer> BulkStore for L {
+    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
+        self.around(Verb::Scan, Layer::scan(self, from, limit)).await
+    }
+
+    async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
+        self.around(Verb::Restore, Layer::restore(self, id, record, now)).await
+    }
+}

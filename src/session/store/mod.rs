@@ -1,0 +1,207 @@
+//! What the engine asks of a store.
+//!
+//! | file | holds |
+//! |---|---|
+//! | this one | [`Store`], [`BulkStore`], and what their operations return |
+//! | [`error`] | how a store fails |
+//! | [`layer`] | a store in front of another store |
+
+mod error;
+mod layer;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+pub use self::{
+    error::{Result, StoreError, StoreErrorKind},
+    layer::{Layer, StoreFuture, Verb},
+};
+use super::{
+    clock::Moment,
+    id::PublicId,
+    record::{Claim, Principal, Record, Refusal, Touch, Update},
+};
+
+/// Keeps the records of one engine, by public id.
+///
+/// A store holds no policy and no clock: every moment is an argument, and
+/// [`Touch::apply`], [`Update::apply`] and [`Claim::holds`] decide what may change in a
+/// record. The store calls them inside whatever makes its change atomic.
+/// Operations on one id are linearizable; [`list`](Self::list) reads one id after the
+/// other.
+///
+/// Absence is an answer (`None`), never an error. An error means that the store itself
+/// failed, and that the operation may or may not have taken effect. When a change is
+/// acknowledged, it is as durable as the store's configuration says.
+///
+/// A record is kept until it is destroyed, or until its deadline has passed and a
+/// cleanup or the store itself has removed it. Reading does not judge deadlines.
+#[async_trait]
+pub trait Store: BulkStore {
+    /// The record under `id`, if the store has it in memory. `None` says nothing: ask
+    /// [`read`](Self::read) or [`touch`](Self::touch). Never waits.
+    fn recall(&self, _id: PublicId) -> Option<Arc<Record>> {
+        None
+    }
+
+    /// The record under `id`.
+    async fn read(&self, id: PublicId, certainty: Certainty) -> Result<Option<Arc<Record>>>;
+
+    /// Moves the deadline as `touch` says, and returns the record as it is then.
+    async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>>;
+
+    /// Keeps a new record. `None`, and nothing is stored, if `id` is taken.
+    async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>>;
+
+    /// Changes the record under `id` as `update` says. Never creates one.
+    async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>>;
+
+    /// Removes the record under `id` and returns it. `None`, and nothing is removed, if
+    /// there is none or if `claim` does not hold for it.
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>>;
+
+    /// Records of `principal`, who is not anonymous, with an id above `after`, in the
+    /// order of ids. Reads at most `limit` entries of the index, at least one, so that
+    /// one call is short.
+    ///
+    /// A record that belongs to the principal during the whole call is found; one that
+    /// comes or goes meanwhile may be. The same holds for several calls, each of which
+    /// continues after the one before. With [`Certainty::Durable`] it is also certain
+    /// that what is missing stays missing, as after a [`destroy`](Self::destroy).
+    ///
+    /// Orphaned index entries are removed by the first `list` that finds them when
+    /// nothing can need them any more, or by a completed cleanup.
+    async fn list(
+        &self,
+        principal: Principal,
+        after: Option<PublicId>,
+        limit: usize,
+        certainty: Certainty,
+    ) -> Result<Listed>;
+
+    /// Removes records whose deadline is at or before `now`, in the order of
+    /// deadlines, and repairs what an unclean stop has left. Reads at most `limit`
+    /// entries, so that one call is short.
+    async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept>;
+
+    /// An error if the store cannot serve: until it is opened again, or until what it
+    /// depends on is back. Never waits.
+    fn check(&self) -> Result<()>;
+
+    /// How many records are kept, including expired ones that no cleanup has removed.
+    /// `None`: the store does not know.
+    fn count(&self) -> Option<u64>;
+}
+
+/// All records of a store, for export and import.
+#[async_trait]
+pub trait BulkStore: Send + Sync + 'static {
+    /// All records, about `limit` at a time, in an order of the store's own: those after
+    /// `from`; from the first one if there is no cursor or if it is another store's.
+    ///
+    /// A record that exists from the first call to the last is returned at least once,
+    /// as it is at some moment in between; one that comes or goes meanwhile may be.
+    /// Scanned records do not displace those in memory, which are in use.
+    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned>;
+
+    /// Keeps a record that comes from another store, unless the record under `id` is at
+    /// least as late ([`Record::is_later_than`]). `now` tells how long it has to live.
+    async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored>;
+}
+
+/// How sure an answer must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Certainty {
+    /// As the store has it now.
+    Current,
+    /// As durable as an acknowledged change: neither what is found nor what is missing
+    /// can be undone while a later acknowledged change survives.
+    Durable,
+}
+
+/// The outcome of a touch.
+#[derive(Debug, Clone)]
+pub struct Touched {
+    /// As it is after the touch.
+    pub record: Arc<Record>,
+    /// The deadline was moved.
+    pub moved: bool,
+}
+
+/// The outcome of a write on a record that exists.
+pub type Written = std::result::Result<Change, Refusal>;
+
+/// A record before and after a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    pub before: Arc<Record>,
+    pub after: Arc<Record>,
+}
+
+/// Some records of a principal.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Listed {
+    /// Those whose deadline has passed included, until they are swept.
+    pub records: Vec<(PublicId, Arc<Record>)>,
+    /// Go on after this; `None`: that was all.
+    pub next: Option<PublicId>,
+}
+
+/// How far a scan has come: octets that mean something to the store that gave them,
+/// also after a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor(pub Bytes);
+
+impl Cursor {
+    /// Of a store that scans in the order of ids.
+    pub fn after(id: PublicId) -> Self {
+        Self(Bytes::copy_from_slice(id.as_bytes()))
+    }
+
+    /// The id that [`after`](Self::after) was given; `None`: it is of another store.
+    pub fn to_id(&self) -> Option<PublicId> {
+        self.0.as_ref().try_into().ok().map(PublicId::from_bytes)
+    }
+}
+
+/// A slice of all records.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Scanned {
+    /// Those whose deadline has passed included, until they are swept.
+    pub records: Vec<(PublicId, Arc<Record>)>,
+    /// Records that make no sense; the log names them.
+    pub unreadable: usize,
+    /// Go on from here; `None`: that was all.
+    pub next: Option<Cursor>,
+}
+
+/// What became of a record that came from another store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Restored {
+    /// There was none under its id.
+    Created(Arc<Record>),
+    /// It was later than the one that was there.
+    Replaced(Change),
+    /// What is there is as late.
+    Kept,
+}
+
+/// What one slice of a cleanup did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// Entries looked at; as many as the limit means there may be more.
+    pub examined: usize,
+    /// What was removed because its deadline had passed.
+    pub removed: Vec<Expired>,
+    /// The earliest deadline still to be looked at.
+    pub next: Option<Moment>,
+}
+
+/// A record that a cleanup has removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expired {
+    pub id: PublicId,
+    pub principal: Principal,
+}
