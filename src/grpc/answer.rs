@@ -12,10 +12,7 @@ use prost::{
 };
 
 use super::{convert, fault::Fault, messages::put_prefix, observer::Rpc};
-use crate::session::{
-    engine::{Notice, Session},
-    id::PublicId,
-};
+use crate::session::{CookieUpdate, Session, id::PublicId};
 
 /// What an operation answers.
 #[derive(Debug)]
@@ -24,7 +21,7 @@ pub struct Answer {
     /// The state; of a Destroy, how many sessions it ended; of a Write, nothing.
     pub number: u32,
     pub session: Option<Session>,
-    pub notice: Notice,
+    pub notice: CookieUpdate,
 }
 
 /// How long the parts of an answer are: what contains others says so before them.
@@ -296,7 +293,7 @@ mod tests {
             let id = SessionId::derived(&number.to_be_bytes());
             let keyring = Keyring::new(&[Secret::new([1; 32])]).expect("one secret");
             let has_token = matches!(rpc, Rpc::Resolve | Rpc::Write);
-            let notice = Notice {
+            let notice = CookieUpdate {
                 set_cookie: news[0].then(|| SetCookie::new(format!("session={number}"))),
                 token: (news[1] && has_token).then(|| keyring.sign(&id)),
             };

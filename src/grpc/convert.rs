@@ -3,10 +3,11 @@
 use std::{num::NonZeroU64, time::Duration};
 
 use crate::session::{
+    self,
     clock::Moment,
     credential::{Absence, Credential},
     data::{Data, DataError},
-    engine::{self, WriteOptions},
+    engine::WriteOptions,
     lifetime::MAX_DURATION,
     record::Principal,
 };
@@ -34,7 +35,7 @@ pub fn absence(absence: Absence) -> wire::SessionState {
     }
 }
 
-pub fn session_without_data(session: &engine::Session) -> wire::Session {
+pub fn session_without_data(session: &session::Session) -> wire::Session {
     let record = &session.record;
     wire::Session {
         id: session.id.to_string(),

@@ -20,8 +20,9 @@ use super::{
     },
 };
 use crate::session::{
+    CookieUpdate, Live, Lookup,
     credential::{Absence, Credential, Presented},
-    engine::{Engine, Notice, Resolution, ResolveOptions, Session, WriteOptions},
+    engine::{Engine, ResolveOptions, WriteOptions},
     error::Error,
     principals::Scope,
     store::StoreError,
@@ -146,25 +147,26 @@ impl Operation for Resolve {
     }
 }
 
-fn resolved(resolution: Resolution) -> (Answer, Outcome) {
-    match resolution {
-        Resolution::Active(session, notice) => {
-            (found(Rpc::Resolve, SessionState::Active, session, notice), Outcome::Active)
-        }
-        Resolution::Created(session, notice) => {
-            (found(Rpc::Resolve, SessionState::Created, session, notice), Outcome::Created)
-        }
-        Resolution::Absent(absence) => absent(Rpc::Resolve, absence),
+fn resolved(lookup: Lookup) -> (Answer, Outcome) {
+    match lookup {
+        Lookup::Live(live) => found(Rpc::Resolve, live),
+        Lookup::Absent(absence) => absent(Rpc::Resolve, absence),
     }
 }
 
-fn found(rpc: Rpc, state: SessionState, session: Session, notice: Notice) -> Answer {
-    Answer { rpc, number: state as u32, session: Some(session), notice }
+fn found(rpc: Rpc, Live { session, cookie, is_new }: Live) -> (Answer, Outcome) {
+    let (state, outcome) = if is_new {
+        (SessionState::Created, Outcome::Created)
+    } else {
+        (SessionState::Active, Outcome::Active)
+    };
+    let answer = Answer { rpc, number: state as u32, session: Some(session), notice: cookie };
+    (answer, outcome)
 }
 
 fn absent(rpc: Rpc, absence: Absence) -> (Answer, Outcome) {
     let number = convert::absence(absence) as u32;
-    let answer = Answer { rpc, number, session: None, notice: Notice::default() };
+    let answer = Answer { rpc, number, session: None, notice: CookieUpdate::default() };
     (answer, Outcome::Absent(absence))
 }
 
@@ -199,14 +201,14 @@ impl Operation for Touch {
     }
 }
 
-fn touched(outcome: Result<(Session, Notice), Absence>) -> (Answer, Outcome) {
-    match outcome {
-        Ok((session, notice)) => {
+fn touched(lookup: Lookup) -> (Answer, Outcome) {
+    match lookup {
+        Lookup::Live(mut live) => {
             // A TouchResponse has no place for a token; the Set-Cookie line holds it.
-            let notice = Notice { token: None, ..notice };
-            (found(Rpc::Touch, SessionState::Active, session, notice), Outcome::Active)
+            live.cookie.token = None;
+            found(Rpc::Touch, live)
         }
-        Err(absence) => absent(Rpc::Touch, absence),
+        Lookup::Absent(absence) => absent(Rpc::Touch, absence),
     }
 }
 
@@ -248,7 +250,7 @@ impl Operation for Write {
                 engine.write(&presented, options).await
             }
         });
-        let (session, notice) = change.await?;
+        let Live { session, cookie: notice, .. } = change.await?;
         let outcome = if create { Outcome::Created } else { Outcome::Active };
         Ok((Answer { rpc: Rpc::Write, number: 0, session: Some(session), notice }, outcome))
     }
@@ -293,7 +295,7 @@ impl Operation for Destroy {
             );
         let destroyed = change.await?;
         let outcome = if destroyed.was_live { Outcome::Active } else { Outcome::Absent(absence) };
-        let notice = Notice { set_cookie: destroyed.set_cookie, token: None };
+        let notice = CookieUpdate { set_cookie: destroyed.set_cookie, token: None };
         let number = destroyed.count;
         Ok((Answer { rpc: Rpc::Destroy, number, session: None, notice }, outcome))
     }

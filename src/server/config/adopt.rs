@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     session::{
-        adoption::{Format, Reading},
+        foreign::{Format, Reading},
         lifetime::MAX_DURATION,
     },
     store::redis::{RedisOptions, RedisUrl},

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     session::{
         cookie::{CookieFormat, SameSite},
-        principals::OnLimit,
+        policy::OnLimit,
     },
     store::sled::{Durability, OnDamage},
 };
