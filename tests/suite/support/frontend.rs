@@ -205,6 +205,11 @@ impl Visitor {
         Page::read(self.agent.post(format!("{}/login", self.url)).send_form([("user", user)]))
     }
 
+    /// Of the example frontends only.
+    pub fn add_to_cart(&self, item: &str) -> Page {
+        Page::read(self.agent.post(format!("{}/cart", self.url)).send_form([("item", item)]))
+    }
+
     pub fn logout(&self) -> Page {
         Page::read(self.agent.post(format!("{}/logout", self.url)).send_empty())
     }
