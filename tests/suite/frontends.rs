@@ -1,17 +1,16 @@
 //! The example frontends, as a browser meets them.
 //!
 //! The packages of an example come from its registry once, into the target
-//! folder. A machine that can not run an example skips its test with a word on
+//! folder. A machine that cannot run an example skips its test with a word on
 //! stderr; with SESSIOND_TEST_REQUIRE_FRONTENDS=1, as in CI, the test fails.
 
-use std::{collections::BTreeSet, env, io::Write, process::Command, sync::Barrier, thread};
+use std::{collections::BTreeSet, process::Command, sync::Barrier, thread};
 
 use crate::support::{
-    frontend::{Frontend, Page, Visitor, node, python, text},
+    frontend::{Frontend, Page, Visitor, node, or_skip, python, text},
     program::Program,
 };
 
-const REQUIRE: &str = "SESSIOND_TEST_REQUIRE_FRONTENDS";
 /// Requests that come at the same time.
 const PARALLEL: u32 = 10;
 
@@ -26,15 +25,7 @@ fn node_express() {
 }
 
 fn check(name: &str, command: Result<Command, String>) {
-    let mut command = match command {
-        Ok(command) => command,
-        Err(problem) => {
-            assert!(env::var(REQUIRE).as_deref() != Ok("1"), "{REQUIRE}=1, but {problem}");
-            // Past the test harness, which hides what a passing test prints.
-            let _ = writeln!(std::io::stderr(), "skipped: {name}: {problem}");
-            return;
-        }
-    };
+    let Some(mut command) = or_skip(name, command) else { return };
     // No deadline moves during the test, however slow the machine is. So there
     // is no Set-Cookie but for what the visitor does.
     let daemon = Program::serve(&["--dev", "--set=engine.default.touch_granularity=30m"]);

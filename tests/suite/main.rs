@@ -10,6 +10,7 @@ mod configuration;
 mod conformance;
 mod crash_states;
 mod destroying;
+mod documents;
 mod express;
 mod faults;
 mod frontends;
