@@ -42,7 +42,7 @@ async function update(response, credential, change) {
     const found = await call(response, 'Resolve', { credential });
     const changed = change(found.session ? JSON.parse(found.session.data) : {});
     const write = { set: JSON.stringify(changed) }; // Without a session it creates one.
-    // Only on top of what was read: else one of two parallel changes would be lost.
+    // Only on top of what was read. Otherwise one of two parallel changes would be lost.
     if (found.session) Object.assign(write, { credential, if_version: found.session.version });
     try {
       const { session } = await call(response, 'Write', write);

@@ -32,7 +32,7 @@ def update(call, credential, change):
         data, write = {}, pb.WriteRequest()  # Without a session this Write creates one.
         if found.HasField("session"):
             data = json.loads(found.session.data)
-            # Only on top of what was read: else one of two parallel changes would be lost.
+            # Only on top of what was read. Otherwise one of two parallel changes would be lost.
             write = pb.WriteRequest(credential=credential, if_version=found.session.version)
         changed = change(data)
         write.set = json.dumps(changed)
