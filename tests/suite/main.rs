@@ -11,6 +11,7 @@ mod configuration_reference;
 mod conformance;
 mod crash_states;
 mod destroying;
+mod documents;
 mod express;
 mod faults;
 mod frontends;
