@@ -13,7 +13,7 @@ use prost::{
 
 use super::{convert, fault::Fault, messages::put_prefix, observer::Rpc};
 use crate::session::{
-    engine::{Notice, Session},
+    engine::{CookieUpdate, Session},
     id::PublicId,
 };
 
@@ -24,7 +24,7 @@ pub struct Answer {
     /// The state; of a Destroy, how many sessions it ended; of a Write, nothing.
     pub number: u32,
     pub session: Option<Session>,
-    pub notice: Notice,
+    pub cookie: CookieUpdate,
 }
 
 /// How long the parts of an answer are: what contains others says so before them.
@@ -81,11 +81,11 @@ impl Answer {
     }
 
     fn set_cookie(&self) -> &[u8] {
-        self.notice.set_cookie.as_ref().map_or(b"", |line| line.expose().as_bytes())
+        self.cookie.set_cookie.as_ref().map_or(b"", |line| line.expose().as_bytes())
     }
 
     fn token(&self) -> &[u8] {
-        self.notice.token.as_ref().map_or(b"", |token| token.expose().as_bytes())
+        self.cookie.token.as_ref().map_or(b"", |token| token.expose().as_bytes())
     }
 
     /// Only a Resolve is told the data.
@@ -238,9 +238,9 @@ mod tests {
     fn result(answer: &Answer) -> wire::pipeline_response::Result {
         use wire::pipeline_response::Result as Of;
         let set_cookie: Vec<String> =
-            answer.notice.set_cookie.iter().map(|line| line.expose().to_owned()).collect();
+            answer.cookie.set_cookie.iter().map(|line| line.expose().to_owned()).collect();
         let token =
-            answer.notice.token.as_ref().map_or(String::new(), |token| token.expose().to_owned());
+            answer.cookie.token.as_ref().map_or(String::new(), |token| token.expose().to_owned());
         let state = answer.number as i32;
         let whole = answer.session.as_ref().map(session);
         let without_data =
@@ -296,7 +296,7 @@ mod tests {
             let id = SessionId::derived(&number.to_be_bytes());
             let keyring = Keyring::new(&[Secret::new([1; 32])]).expect("one secret");
             let has_token = matches!(rpc, Rpc::Resolve | Rpc::Write);
-            let notice = Notice {
+            let cookie = CookieUpdate {
                 set_cookie: news[0].then(|| SetCookie::new(format!("session={number}"))),
                 token: (news[1] && has_token).then(|| keyring.sign(&id)),
             };
@@ -308,7 +308,7 @@ mod tests {
                 },
                 session: session.filter(|_| rpc != Rpc::Destroy),
                 rpc,
-                notice,
+                cookie,
             }
         })
     }

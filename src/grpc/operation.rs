@@ -21,7 +21,7 @@ use super::{
 };
 use crate::session::{
     credential::{Absence, Credential, Presented},
-    engine::{Engine, Notice, Resolution, ResolveOptions, Session, WriteOptions},
+    engine::{CookieUpdate, Engine, Resolution, ResolveOptions, Session, WriteOptions},
     error::Error,
     principals::Scope,
     store::StoreError,
@@ -97,12 +97,12 @@ pub fn prepared<O: Operation>(
 }
 
 /// Awaits a change. One that is followed goes on to its end also when its
-/// caller has gone; see [`Engine::is_followed`].
-pub async fn to_its_end<T: Send + 'static>(
-    is_followed: bool,
+/// caller has gone; see [`Engine::must_complete`].
+pub async fn run_detached<T: Send + 'static>(
+    must_complete: bool,
     change: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Error> {
-    if !is_followed {
+    if !must_complete {
         return change.await;
     }
     tokio::spawn(change).await.unwrap_or_else(|ended| match ended.try_into_panic() {
@@ -139,32 +139,32 @@ impl Operation for Resolve {
     async fn run(self) -> Result<(Answer, Outcome), Error> {
         let Self { engine, presented, options } = self;
         let may_create = options.create || presented.may_be_adopted();
-        let is_followed = may_create && engine.is_followed();
+        let must_complete = may_create && engine.must_complete();
         let resolution =
-            to_its_end(is_followed, async move { engine.resolve(&presented, options).await });
+            run_detached(must_complete, async move { engine.resolve(&presented, options).await });
         Ok(resolved(resolution.await?))
     }
 }
 
 fn resolved(resolution: Resolution) -> (Answer, Outcome) {
     match resolution {
-        Resolution::Active(session, notice) => {
-            (found(Rpc::Resolve, SessionState::Active, session, notice), Outcome::Active)
+        Resolution::Active(session, cookie) => {
+            (found(Rpc::Resolve, SessionState::Active, session, cookie), Outcome::Active)
         }
-        Resolution::Created(session, notice) => {
-            (found(Rpc::Resolve, SessionState::Created, session, notice), Outcome::Created)
+        Resolution::Created(session, cookie) => {
+            (found(Rpc::Resolve, SessionState::Created, session, cookie), Outcome::Created)
         }
         Resolution::Absent(absence) => absent(Rpc::Resolve, absence),
     }
 }
 
-fn found(rpc: Rpc, state: SessionState, session: Session, notice: Notice) -> Answer {
-    Answer { rpc, number: state as u32, session: Some(session), notice }
+fn found(rpc: Rpc, state: SessionState, session: Session, cookie: CookieUpdate) -> Answer {
+    Answer { rpc, number: state as u32, session: Some(session), cookie }
 }
 
 fn absent(rpc: Rpc, absence: Absence) -> (Answer, Outcome) {
     let number = convert::absence(absence) as u32;
-    let answer = Answer { rpc, number, session: None, notice: Notice::default() };
+    let answer = Answer { rpc, number, session: None, cookie: CookieUpdate::default() };
     (answer, Outcome::Absent(absence))
 }
 
@@ -193,18 +193,18 @@ impl Operation for Touch {
 
     async fn run(self) -> Result<(Answer, Outcome), Error> {
         let Self { engine, presented } = self;
-        let is_followed = presented.may_be_adopted() && engine.is_followed();
-        let touching = to_its_end(is_followed, async move { engine.touch(&presented).await });
+        let must_complete = presented.may_be_adopted() && engine.must_complete();
+        let touching = run_detached(must_complete, async move { engine.touch(&presented).await });
         Ok(touched(touching.await?))
     }
 }
 
-fn touched(outcome: Result<(Session, Notice), Absence>) -> (Answer, Outcome) {
+fn touched(outcome: Result<(Session, CookieUpdate), Absence>) -> (Answer, Outcome) {
     match outcome {
-        Ok((session, notice)) => {
+        Ok((session, cookie)) => {
             // A TouchResponse has no place for a token; the Set-Cookie line holds it.
-            let notice = Notice { token: None, ..notice };
-            (found(Rpc::Touch, SessionState::Active, session, notice), Outcome::Active)
+            let cookie = CookieUpdate { token: None, ..cookie };
+            (found(Rpc::Touch, SessionState::Active, session, cookie), Outcome::Active)
         }
         Err(absence) => absent(Rpc::Touch, absence),
     }
@@ -241,16 +241,16 @@ impl Operation for Write {
 
     async fn run(self) -> Result<(Answer, Outcome), Error> {
         let Self { engine, presented, create, options } = self;
-        let change = to_its_end(engine.is_followed(), async move {
+        let change = run_detached(engine.must_complete(), async move {
             if create {
                 engine.create(options).await
             } else {
                 engine.write(&presented, options).await
             }
         });
-        let (session, notice) = change.await?;
+        let (session, cookie) = change.await?;
         let outcome = if create { Outcome::Created } else { Outcome::Active };
-        Ok((Answer { rpc: Rpc::Write, number: 0, session: Some(session), notice }, outcome))
+        Ok((Answer { rpc: Rpc::Write, number: 0, session: Some(session), cookie }, outcome))
     }
 }
 
@@ -287,14 +287,14 @@ impl Operation for Destroy {
         let Self { engine, presented, scope } = self;
         let absence = presented.absence();
         let change =
-            to_its_end(
-                engine.is_followed(),
+            run_detached(
+                engine.must_complete(),
                 async move { engine.destroy(&presented, scope).await },
             );
         let destroyed = change.await?;
         let outcome = if destroyed.was_live { Outcome::Active } else { Outcome::Absent(absence) };
-        let notice = Notice { set_cookie: destroyed.set_cookie, token: None };
+        let cookie = CookieUpdate { set_cookie: destroyed.set_cookie, token: None };
         let number = destroyed.count;
-        Ok((Answer { rpc: Rpc::Destroy, number, session: None, notice }, outcome))
+        Ok((Answer { rpc: Rpc::Destroy, number, session: None, cookie }, outcome))
     }
 }

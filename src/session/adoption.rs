@@ -21,9 +21,9 @@ use super::{
     clock::Moment,
     credential::{Absence, Presented, Proven},
     data::{Data, DataError},
-    engine::{Engine, Notice, Session},
+    engine::{CookieUpdate, Engine, Session},
     error::Result,
-    event::Happening,
+    event::EventKind,
     id::{PublicId, SessionId},
     lifetime::MAX_DURATION,
     record::{Claim, Principal, Record},
@@ -195,7 +195,7 @@ impl Engine {
         &self,
         presented: &Presented,
         slide: bool,
-    ) -> Result<std::result::Result<(Session, Notice), Absence>> {
+    ) -> Result<std::result::Result<(Session, CookieUpdate), Absence>> {
         let absence = match self.find(presented, slide).await? {
             Ok(live) => return Ok(Ok(live)),
             Err(absence) => absence,
@@ -265,7 +265,7 @@ impl Engine {
             data: mark_data(session),
         };
         if marks.create(derived.public(), mark).await?.is_some() {
-            self.tell(session, &record.principal, now, Happening::Created);
+            self.emit(session, &record.principal, now, EventKind::Created);
             return Ok(Some(session));
         }
         // Another request was quicker. If this fails, what nobody can get at ends

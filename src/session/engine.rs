@@ -16,7 +16,7 @@ use super::{
     credential::{Absence, Credential, Presented, Proven},
     data::Data,
     error::{Error, Result},
-    event::{Audience, Cause, Event, Happening, Nobody},
+    event::{Cause, Event, EventKind, EventSink, NoopSink},
     id::{Entropy, PublicId, SessionId},
     lifetime::Lifetime,
     principals::{Limit, Scope, Turns},
@@ -46,7 +46,7 @@ pub struct Engine {
     pub(super) store: Arc<dyn Store>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
-    audience: Arc<dyn Audience>,
+    events: Arc<dyn EventSink>,
     pub(super) turns: Turns,
     pub(super) adoption: Option<Adoption>,
 }
@@ -62,9 +62,9 @@ pub struct Session {
     pub duration: Duration,
 }
 
-/// What the browser has to learn. Empty fields: nothing.
+/// What the browser has to learn. Fields that are `None` say that there is nothing new.
 #[derive(Debug, Default)]
-pub struct Notice {
+pub struct CookieUpdate {
     pub set_cookie: Option<SetCookie>,
     /// When it is new to the caller.
     pub token: Option<Token>,
@@ -73,8 +73,8 @@ pub struct Notice {
 /// What a Resolve found.
 #[derive(Debug)]
 pub enum Resolution {
-    Active(Session, Notice),
-    Created(Session, Notice),
+    Active(Session, CookieUpdate),
+    Created(Session, CookieUpdate),
     Absent(Absence),
 }
 
@@ -151,9 +151,9 @@ impl Engine {
         entropy: Arc<dyn Entropy>,
     ) -> Self {
         let turns = Turns::new(policy.limit.is_some());
-        let audience = Arc::new(Nobody);
+        let events = Arc::new(NoopSink);
         let name = name.into();
-        Self { name, policy, store, clock, entropy, audience, turns, adoption: None }
+        Self { name, policy, store, clock, entropy, events, turns, adoption: None }
     }
 
     /// The same engine, adopting sessions of an application.
@@ -161,9 +161,9 @@ impl Engine {
         Self { adoption: Some(adoption), ..self }
     }
 
-    /// The same engine, telling `audience` what happens to its sessions.
-    pub fn telling(self, audience: Arc<dyn Audience>) -> Self {
-        Self { audience, ..self }
+    /// The same engine, which emits its events to `events`.
+    pub fn with_events(self, events: Arc<dyn EventSink>) -> Self {
+        Self { events, ..self }
     }
 
     pub fn name(&self) -> &str {
@@ -189,12 +189,12 @@ impl Engine {
         self.clock.now()
     }
 
-    /// Whether a change is to be run to its end although nobody waits for it any
-    /// more. Else it would be missing in what watchers are told, a login whose turn
-    /// is over would still be under way and exceed the limit, or a session that is
-    /// being adopted would be left without its mark.
-    pub fn is_followed(&self) -> bool {
-        self.policy.limit.is_some() || self.adopts() || self.audience.is_listening()
+    /// Whether a change must run to its end even if its caller no longer waits for it.
+    /// Otherwise watchers would miss an event, a login whose turn is over could still be
+    /// under way and exceed the limit, or an adopted session could be left without its
+    /// mark.
+    pub fn must_complete(&self) -> bool {
+        self.policy.limit.is_some() || self.adopts() || self.events.is_listening()
     }
 
     /// The ids that a credential proves. Asks no store.
@@ -210,7 +210,7 @@ impl Engine {
         options: ResolveOptions,
     ) -> Option<Resolution> {
         match self.recall(presented, self.slides(options))? {
-            Ok((session, notice)) => Some(Resolution::Active(session, notice)),
+            Ok((session, cookie)) => Some(Resolution::Active(session, cookie)),
             Err(_) if options.create => None,
             Err(absence) => Some(Resolution::Absent(absence)),
         }
@@ -221,7 +221,7 @@ impl Engine {
     pub fn recall_touch(
         &self,
         presented: &Presented,
-    ) -> Option<std::result::Result<(Session, Notice), Absence>> {
+    ) -> Option<std::result::Result<(Session, CookieUpdate), Absence>> {
         self.recall(presented, true)
     }
 
@@ -232,10 +232,10 @@ impl Engine {
         options: ResolveOptions,
     ) -> Result<Resolution> {
         match self.find_or_adopt(presented, self.slides(options)).await? {
-            Ok((session, notice)) => Ok(Resolution::Active(session, notice)),
+            Ok((session, cookie)) => Ok(Resolution::Active(session, cookie)),
             Err(_) if options.create => {
-                let (session, notice) = self.create(WriteOptions::default()).await?;
-                Ok(Resolution::Created(session, notice))
+                let (session, cookie) = self.create(WriteOptions::default()).await?;
+                Ok(Resolution::Created(session, cookie))
             }
             Err(absence) => Ok(Resolution::Absent(absence)),
         }
@@ -245,12 +245,12 @@ impl Engine {
     pub async fn touch(
         &self,
         presented: &Presented,
-    ) -> Result<std::result::Result<(Session, Notice), Absence>> {
+    ) -> Result<std::result::Result<(Session, CookieUpdate), Absence>> {
         self.find_or_adopt(presented, true).await
     }
 
     /// Creates a session.
-    pub async fn create(&self, options: WriteOptions) -> Result<(Session, Notice)> {
+    pub async fn create(&self, options: WriteOptions) -> Result<(Session, CookieUpdate)> {
         if options.if_version.is_some() {
             return Err(Error::invalid(
                 "if_version",
@@ -277,13 +277,14 @@ impl Engine {
             };
             // An id that is taken is one in 2^96, and never adopted.
             if let Some(record) = self.store.create(id.public(), record).await? {
-                self.tell(id.public(), &record.principal, now, Happening::Created);
+                self.emit(id.public(), &record.principal, now, EventKind::Created);
                 if let Some(turn) = &turn {
                     self.end_idlest(turn, id.public()).await?;
                 }
                 let session = self.session(id.public(), record);
-                let notice = self.notice(&session, &id, News { token: true, deadline: true }, now);
-                return Ok((session, notice));
+                let cookie =
+                    self.cookie_update(&session, &id, News { token: true, deadline: true }, now);
+                return Ok((session, cookie));
             }
         }
     }
@@ -293,7 +294,7 @@ impl Engine {
         &self,
         presented: &Presented,
         options: WriteOptions,
-    ) -> Result<(Session, Notice)> {
+    ) -> Result<(Session, CookieUpdate)> {
         match self.write_known(presented, &options).await {
             Err(Error::SessionGone) => {}
             outcome => return outcome,
@@ -308,7 +309,7 @@ impl Engine {
         &self,
         presented: &Presented,
         options: &WriteOptions,
-    ) -> Result<(Session, Notice)> {
+    ) -> Result<(Session, CookieUpdate)> {
         let turn = self.turn(options.principal.as_ref()).await;
         for proven in presented.proven() {
             if let Some(turn) = &turn {
@@ -339,8 +340,8 @@ impl Engine {
                 Some(Ok(change)) => {
                     let rolled = change.after.verifier != proven.verifier;
                     if rolled {
-                        let happening = Happening::Rolled { former: &change.before.principal };
-                        self.tell(proven.public(), &change.after.principal, now, happening);
+                        let kind = EventKind::Rolled { former: &change.before.principal };
+                        self.emit(proven.public(), &change.after.principal, now, kind);
                     }
                     if let Some(turn) = &turn
                         && change.before.principal != change.after.principal
@@ -353,8 +354,8 @@ impl Engine {
                     };
                     let session = self.session(proven.public(), change.after);
                     let id = if rolled { &next } else { &proven.id };
-                    let notice = self.notice(&session, id, news, now);
-                    return Ok((session, notice));
+                    let cookie = self.cookie_update(&session, id, news, now);
+                    return Ok((session, cookie));
                 }
             }
         }
@@ -411,25 +412,25 @@ impl Engine {
         let Some(record) = self.store.destroy(id, claim).await? else {
             return Ok(None);
         };
-        let (ended, happening) = if self.policy.lifetime.is_over(&record, now) {
-            (Ended::Over, Happening::Expired)
+        let (ended, kind) = if self.policy.lifetime.is_over(&record, now) {
+            (Ended::Over, EventKind::Expired)
         } else {
-            (Ended::Live, Happening::Destroyed(cause))
+            (Ended::Live, EventKind::Destroyed(cause))
         };
-        self.tell(id, &record.principal, now, happening);
+        self.emit(id, &record.principal, now, kind);
         Ok(Some(ended))
     }
 
-    pub(super) fn tell(
+    pub(super) fn emit(
         &self,
         session: PublicId,
         principal: &Principal,
         time: Moment,
-        happening: Happening,
+        kind: EventKind,
     ) {
-        if self.audience.is_listening() {
+        if self.events.is_listening() {
             let engine = &self.name;
-            self.audience.tell(Event { engine, session, principal, time, happening });
+            self.events.emit(Event { engine, session, principal, time, kind });
         }
     }
 
@@ -438,7 +439,7 @@ impl Engine {
         let now = self.clock.now();
         let swept = self.store.cleanup(now, limit).await?;
         for Expired { id, principal } in &swept.removed {
-            self.tell(*id, principal, now, Happening::Expired);
+            self.emit(*id, principal, now, EventKind::Expired);
         }
         Ok(swept)
     }
@@ -472,7 +473,7 @@ impl Engine {
         &self,
         presented: &Presented,
         slide: bool,
-    ) -> Option<std::result::Result<(Session, Notice), Absence>> {
+    ) -> Option<std::result::Result<(Session, CookieUpdate), Absence>> {
         let mut absence = presented.absence();
         for proven in presented.proven() {
             let now = self.clock.now();
@@ -494,7 +495,7 @@ impl Engine {
         &self,
         presented: &Presented,
         slide: bool,
-    ) -> Result<std::result::Result<(Session, Notice), Absence>> {
+    ) -> Result<std::result::Result<(Session, CookieUpdate), Absence>> {
         let mut absence = presented.absence();
         for proven in presented.proven() {
             let now = self.clock.now();
@@ -526,7 +527,7 @@ impl Engine {
         proven: &Proven,
         found: Option<Touched>,
         now: Moment,
-    ) -> std::result::Result<(Session, Notice), Absence> {
+    ) -> std::result::Result<(Session, CookieUpdate), Absence> {
         let Touched { record, moved } = found.ok_or(Absence::NotFound)?;
         if record.verifier != proven.verifier {
             return Err(Absence::Superseded);
@@ -536,8 +537,8 @@ impl Engine {
         }
         let session = self.session(proven.public(), record);
         let news = News { token: proven.outdated, deadline: moved };
-        let notice = self.notice(&session, &proven.id, news, now);
-        Ok((session, notice))
+        let cookie = self.cookie_update(&session, &proven.id, news, now);
+        Ok((session, cookie))
     }
 
     fn edit(&self, options: &WriteOptions) -> Edit {
@@ -560,14 +561,20 @@ impl Engine {
     }
 
     /// Set-Cookie is sent only when the browser must learn something.
-    fn notice(&self, session: &Session, id: &SessionId, news: News, now: Moment) -> Notice {
+    fn cookie_update(
+        &self,
+        session: &Session,
+        id: &SessionId,
+        news: News,
+        now: Moment,
+    ) -> CookieUpdate {
         let cookie = &self.policy.cookie;
         if !(news.token || news.deadline && cookie.is_persistent()) {
-            return Notice::default();
+            return CookieUpdate::default();
         }
         let token = self.policy.keyring.sign(id);
         let set_cookie = SetCookie::new(cookie.set(&token, session.expire_time, now));
-        Notice { set_cookie: Some(set_cookie), token: news.token.then_some(token) }
+        CookieUpdate { set_cookie: Some(set_cookie), token: news.token.then_some(token) }
     }
 }
 
