@@ -9,7 +9,7 @@ use super::{
     convert,
     engines::Engines,
     fault::{Fault, Reason},
-    operation::to_its_end,
+    operation::run_detached,
     page, transfer,
     watchers::{Filter, Watch, Watchers},
     wire::{
@@ -59,8 +59,8 @@ impl SessionAdminService {
     ) -> Result<RevokeSessionsResponse, Fault> {
         let engine = Arc::clone(self.engines.get(request.engine.as_bytes())?);
         let target = target(&request)?;
-        let is_followed = engine.is_followed();
-        let revoking = to_its_end(is_followed, async move { engine.revoke(target).await });
+        let must_complete = engine.must_complete();
+        let revoking = run_detached(must_complete, async move { engine.revoke(target).await });
         let revoked = revoking.await?;
         Ok(RevokeSessionsResponse { revoked })
     }

@@ -98,12 +98,12 @@ pub fn prepared<O: Operation>(
 }
 
 /// Awaits a change. One that is followed goes on to its end also when its
-/// caller has gone; see [`Engine::is_followed`].
-pub async fn to_its_end<T: Send + 'static>(
-    is_followed: bool,
+/// caller has gone; see [`Engine::must_complete`].
+pub async fn run_detached<T: Send + 'static>(
+    must_complete: bool,
     change: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Error> {
-    if !is_followed {
+    if !must_complete {
         return change.await;
     }
     tokio::spawn(change).await.unwrap_or_else(|ended| match ended.try_into_panic() {
@@ -140,9 +140,9 @@ impl Operation for Resolve {
     async fn run(self) -> Result<(Answer, Outcome), Error> {
         let Self { engine, presented, options } = self;
         let may_create = options.create || presented.may_be_adopted();
-        let is_followed = may_create && engine.is_followed();
+        let must_complete = may_create && engine.must_complete();
         let resolution =
-            to_its_end(is_followed, async move { engine.resolve(&presented, options).await });
+            run_detached(must_complete, async move { engine.resolve(&presented, options).await });
         Ok(resolved(resolution.await?))
     }
 }
@@ -195,8 +195,8 @@ impl Operation for Touch {
 
     async fn run(self) -> Result<(Answer, Outcome), Error> {
         let Self { engine, presented } = self;
-        let is_followed = presented.may_be_adopted() && engine.is_followed();
-        let touching = to_its_end(is_followed, async move { engine.touch(&presented).await });
+        let must_complete = presented.may_be_adopted() && engine.must_complete();
+        let touching = run_detached(must_complete, async move { engine.touch(&presented).await });
         Ok(touched(touching.await?))
     }
 }
@@ -243,7 +243,7 @@ impl Operation for Write {
 
     async fn run(self) -> Result<(Answer, Outcome), Error> {
         let Self { engine, presented, create, options } = self;
-        let change = to_its_end(engine.is_followed(), async move {
+        let change = run_detached(engine.must_complete(), async move {
             if create {
                 engine.create(options).await
             } else {
@@ -289,8 +289,8 @@ impl Operation for Destroy {
         let Self { engine, presented, scope } = self;
         let absence = presented.absence();
         let change =
-            to_its_end(
-                engine.is_followed(),
+            run_detached(
+                engine.must_complete(),
                 async move { engine.destroy(&presented, scope).await },
             );
         let destroyed = change.await?;

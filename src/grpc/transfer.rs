@@ -11,7 +11,7 @@ use super::{
     convert,
     engines::Engines,
     fault::{Fault, Reason},
-    operation::to_its_end,
+    operation::run_detached,
     page,
     wire::{
         ExportSessionsRequest, ExportSessionsResponse, ImportSessionsRequest,
@@ -105,8 +105,8 @@ pub async fn import(
     let checked: Vec<(Arc<Engine>, Entry)> = checked.collect::<Result<_, Fault>>()?;
     let outcomes = stream::iter(checked)
         .map(|(engine, entry)| {
-            let is_followed = engine.is_followed();
-            to_its_end(is_followed, async move { engine.import(entry).await })
+            let must_complete = engine.must_complete();
+            run_detached(must_complete, async move { engine.import(entry).await })
         })
         .buffer_unordered(AT_ONCE);
     let mut response = ImportSessionsResponse::default();

@@ -27,7 +27,7 @@ use super::{
     wire::{SessionEndCause, SessionEventKind, WatchSessionsResponse},
 };
 use crate::session::{
-    event::{Audience, Cause, Event, Happening},
+    event::{Cause, Event, EventKind, EventSink},
     record::Principal,
 };
 
@@ -65,8 +65,8 @@ pub struct Filter {
 impl Filter {
     fn admits(&self, event: &Event<'_>) -> bool {
         let is_of = |principal: &Principal| {
-            let former = match event.happening {
-                Happening::Rolled { former } => former,
+            let former = match event.kind {
+                EventKind::Rolled { former } => former,
                 _ => event.principal,
             };
             principal == event.principal || principal == former
@@ -132,12 +132,12 @@ impl Watchers {
     }
 }
 
-impl Audience for Watchers {
+impl EventSink for Watchers {
     fn is_listening(&self) -> bool {
         self.count.load(Ordering::SeqCst) > 0
     }
 
-    fn tell(&self, event: Event<'_>) {
+    fn emit(&self, event: Event<'_>) {
         let mut message = None;
         let mut present = self.present.lock();
         present.watchers.retain(|Watcher { filter, queue, .. }| {
@@ -165,17 +165,17 @@ fn response(event: &Event<'_>) -> WatchSessionsResponse {
         event_time: Some(convert::timestamp(event.time)),
         ..Default::default()
     };
-    let kind = match event.happening {
-        Happening::Created => SessionEventKind::Created,
-        Happening::Rolled { former } => {
+    let kind = match event.kind {
+        EventKind::Created => SessionEventKind::Created,
+        EventKind::Rolled { former } => {
             response.former_principal = former.as_bytes().clone();
             SessionEventKind::Rolled
         }
-        Happening::Destroyed(cause) => {
+        EventKind::Destroyed(cause) => {
             response.cause = end_cause(cause).into();
             SessionEventKind::Destroyed
         }
-        Happening::Expired => SessionEventKind::Expired,
+        EventKind::Expired => SessionEventKind::Expired,
     };
     response.kind = kind.into();
     response

@@ -376,7 +376,7 @@ async fn engines(
         let Surroundings { clock, entropy } = &surroundings;
         let engine =
             Engine::new(&name, policy, store(&name)?, Arc::clone(clock), Arc::clone(entropy));
-        let mut engine = engine.telling(Arc::clone(watchers) as _);
+        let mut engine = engine.with_events(Arc::clone(watchers) as _);
         known.remove(&name);
         let marks = format!("{name}{MARKS}");
         let choice = checked.adoptions.remove(&name);

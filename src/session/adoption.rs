@@ -19,7 +19,7 @@ use super::{
     credential::Proven,
     data::Data,
     error::Result,
-    event::Happening,
+    event::EventKind,
     foreign::{Foreign, ForeignId, Source},
     id::{PublicId, SessionId},
     lifetime::MAX_DURATION,
@@ -112,7 +112,7 @@ impl Adoption {
             data: mark_data(session),
         };
         if self.marks.create(derived.public(), mark).await?.is_some() {
-            sessions.tell(session, &record.principal, now, Happening::Created);
+            sessions.emit(session, &record.principal, now, EventKind::Created);
             return Ok(Some(session));
         }
         // Another request was quicker. If this fails, what nobody can get at ends

@@ -18,7 +18,7 @@ use super::{
     credential::{Absence, Credential, Presented, Proven},
     data::Data,
     error::{Error, Result},
-    event::{Audience, Cause, Happening, Nobody},
+    event::{Cause, EventKind, EventSink, NoopSink},
     id::{Entropy, PublicId, SessionId},
     policy::Policy,
     principals::{LoginLimit, Page, Scope, Target, Turn},
@@ -92,8 +92,8 @@ impl Engine {
         entropy: Arc<dyn Entropy>,
     ) -> Self {
         let login_limit = policy.limit.map(LoginLimit::new);
-        let (engine, audience) = (name.into(), Arc::new(Nobody));
-        let sessions = Sessions { engine, policy, store, clock, entropy, audience };
+        let (engine, events) = (name.into(), Arc::new(NoopSink));
+        let sessions = Sessions { engine, policy, store, clock, entropy, events };
         Self { sessions, login_limit, adoption: None }
     }
 
@@ -102,9 +102,9 @@ impl Engine {
         Self { adoption: Some(adoption), ..self }
     }
 
-    /// The same engine, telling `audience` what happens to its sessions.
-    pub fn telling(self, audience: Arc<dyn Audience>) -> Self {
-        Self { sessions: Sessions { audience, ..self.sessions }, ..self }
+    /// The same engine, which emits its events to `events`.
+    pub fn with_events(self, events: Arc<dyn EventSink>) -> Self {
+        Self { sessions: Sessions { events, ..self.sessions }, ..self }
     }
 
     pub fn name(&self) -> &str {
@@ -133,8 +133,8 @@ impl Engine {
     /// Whether a change must complete although its caller has gone. Otherwise watchers
     /// would miss it, a login whose turn has ended could still be under way and exceed
     /// the limit, or a session could be adopted and left without its mark.
-    pub fn is_followed(&self) -> bool {
-        self.login_limit.is_some() || self.adopts() || self.sessions.audience.is_listening()
+    pub fn must_complete(&self) -> bool {
+        self.login_limit.is_some() || self.adopts() || self.sessions.events.is_listening()
     }
 
     /// Whether a session that is unknown here may be one of an application's.
@@ -202,7 +202,7 @@ impl Engine {
             };
             // An id that is taken is one in 2^96, and never adopted.
             if let Some(record) = self.sessions.store.create(id.public(), record).await? {
-                self.sessions.tell(id.public(), &record.principal, now, Happening::Created);
+                self.sessions.emit(id.public(), &record.principal, now, EventKind::Created);
                 if let Some(turn) = &turn {
                     turn.end_idlest(&self.sessions, id.public()).await?;
                 }
@@ -261,13 +261,8 @@ impl Engine {
                 Some(Ok(change)) => {
                     let rolled = change.after.verifier != proven.verifier;
                     if rolled {
-                        let happening = Happening::Rolled { former: &change.before.principal };
-                        self.sessions.tell(
-                            proven.public(),
-                            &change.after.principal,
-                            now,
-                            happening,
-                        );
+                        let kind = EventKind::Rolled { former: &change.before.principal };
+                        self.sessions.emit(proven.public(), &change.after.principal, now, kind);
                     }
                     if let Some(turn) = &turn
                         && change.before.principal != change.after.principal
@@ -349,7 +344,7 @@ impl Engine {
         let now = self.sessions.clock.now();
         let swept = self.sessions.store.cleanup(now, limit).await?;
         for Expired { id, principal } in &swept.removed {
-            self.sessions.tell(*id, principal, now, Happening::Expired);
+            self.sessions.emit(*id, principal, now, EventKind::Expired);
         }
         Ok(swept)
     }

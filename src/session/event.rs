@@ -1,9 +1,9 @@
 //! Events: what happens to sessions, for those who watch.
 //!
-//! The engine tells what has happened, after the store has said that it did.
-//! Of each session the last event is one [`Destroyed`](Happening::Destroyed) or
-//! one [`Expired`](Happening::Expired). Two operations on one session that run at
-//! the same time may be told in either order.
+//! The engine emits an event after the store has acknowledged the change. The last event
+//! of a session is one [`Destroyed`](EventKind::Destroyed) or one
+//! [`Expired`](EventKind::Expired). Two operations on one session that run at the same
+//! time may emit their events in either order.
 
 use super::{clock::Moment, id::PublicId, record::Principal};
 
@@ -13,23 +13,23 @@ pub struct Event<'a> {
     /// The engine's name.
     pub engine: &'a str,
     pub session: PublicId,
-    /// Whom the session belongs to by now, or did until its end.
+    /// The principal after the event; of a session that has ended, its last one.
     pub principal: &'a Principal,
     pub time: Moment,
-    pub happening: Happening<'a>,
+    pub kind: EventKind<'a>,
 }
 
 /// What can happen to a session.
 #[derive(Debug, Clone, Copy)]
-pub enum Happening<'a> {
+pub enum EventKind<'a> {
     Created,
-    /// Its id was rolled; `former` is whom it belonged to before.
+    /// Its id was rolled; `former` is the principal before that.
     Rolled {
         former: &'a Principal,
     },
     /// It was ended while it was live.
     Destroyed(Cause),
-    /// Its time was over, and now it is gone.
+    /// Its time was over, and now it is removed.
     Expired,
 }
 
@@ -42,26 +42,26 @@ pub enum Cause {
     Scope,
     /// An operator revoked it.
     Revoked,
-    /// Its principal has a newer one, and may have only so many.
+    /// Its principal has a newer session, and reached the limit on their number.
     Limit,
 }
 
-/// Whom the engine tells.
-pub trait Audience: Send + Sync + 'static {
-    /// Nothing is told while nobody listens.
+/// Receives the events of an engine.
+pub trait EventSink: Send + Sync + 'static {
+    /// While nobody listens, no event is made.
     fn is_listening(&self) -> bool;
 
-    /// Does not wait for anybody: it is called amid an operation.
-    fn tell(&self, event: Event<'_>);
+    /// Takes an event. Never waits, because it is called in the middle of an operation.
+    fn emit(&self, event: Event<'_>);
 }
 
-/// An audience that never listens.
-pub struct Nobody;
+/// A sink that never listens.
+pub struct NoopSink;
 
-impl Audience for Nobody {
+impl EventSink for NoopSink {
     fn is_listening(&self) -> bool {
         false
     }
 
-    fn tell(&self, _: Event<'_>) {}
+    fn emit(&self, _: Event<'_>) {}
 }

@@ -10,7 +10,7 @@ use super::{
     cookie::SetCookie,
     credential::{Absence, Presented, Proven},
     error::Result,
-    event::{Audience, Cause, Event, Happening},
+    event::{Cause, Event, EventKind, EventSink},
     id::{Entropy, PublicId, SessionId},
     policy::Policy,
     record::{Claim, Principal, Record, Touch},
@@ -77,7 +77,7 @@ pub(super) struct Sessions {
     pub store: Arc<dyn Store>,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
-    pub audience: Arc<dyn Audience>,
+    pub events: Arc<dyn EventSink>,
 }
 
 impl Sessions {
@@ -153,25 +153,25 @@ impl Sessions {
         let Some(record) = self.store.destroy(id, claim).await? else {
             return Ok(None);
         };
-        let (ended, happening) = if self.has_expired(&record, now) {
-            (Ended::Expired, Happening::Expired)
+        let (ended, kind) = if self.has_expired(&record, now) {
+            (Ended::Expired, EventKind::Expired)
         } else {
-            (Ended::Live, Happening::Destroyed(cause))
+            (Ended::Live, EventKind::Destroyed(cause))
         };
-        self.tell(id, &record.principal, now, happening);
+        self.emit(id, &record.principal, now, kind);
         Ok(Some(ended))
     }
 
-    pub fn tell(
+    pub fn emit(
         &self,
         session: PublicId,
         principal: &Principal,
         time: Moment,
-        happening: Happening<'_>,
+        kind: EventKind<'_>,
     ) {
-        if self.audience.is_listening() {
+        if self.events.is_listening() {
             let engine = &self.engine;
-            self.audience.tell(Event { engine, session, principal, time, happening });
+            self.events.emit(Event { engine, session, principal, time, kind });
         }
     }
 

@@ -16,7 +16,7 @@ use super::{
     clock::Moment,
     engine::Engine,
     error::Result,
-    event::Happening,
+    event::EventKind,
     id::PublicId,
     record::Record,
     store::{Change, Cursor, Restored, Store},
@@ -112,14 +112,14 @@ impl Engine {
             Restored::Kept => Ok(Imported::Kept),
             Restored::Created(record) => {
                 if kind == Kind::Session {
-                    self.sessions.tell(id, &record.principal, now, Happening::Created);
+                    self.sessions.emit(id, &record.principal, now, EventKind::Created);
                 }
                 Ok(Imported::Created)
             }
             Restored::Replaced(Change { before, after }) => {
                 if kind == Kind::Session && before.verifier != after.verifier {
-                    let happening = Happening::Rolled { former: &before.principal };
-                    self.sessions.tell(id, &after.principal, now, happening);
+                    let kind = EventKind::Rolled { former: &before.principal };
+                    self.sessions.emit(id, &after.principal, now, kind);
                 }
                 Ok(Imported::Replaced)
             }

@@ -8,7 +8,7 @@ use sessiond::session::{
     clock::Moment,
     credential::Absence,
     data::Data,
-    engine::{Destroyed, Notice, Resolution, Session, WriteOptions},
+    engine::{CookieUpdate, Destroyed, Resolution, Session, WriteOptions},
     error::{Error, Result},
     id::{PublicId, SessionId},
     record::Principal,
@@ -70,7 +70,7 @@ impl Names {
 
     pub fn touched(
         &mut self,
-        touched: Result<std::result::Result<(Session, Notice), Absence>>,
+        touched: Result<std::result::Result<(Session, CookieUpdate), Absence>>,
     ) -> Answer {
         self.resolved(touched.map(|touched| match touched {
             Ok((session, notice)) => Resolution::Active(session, notice),
@@ -78,11 +78,11 @@ impl Names {
         }))
     }
 
-    pub fn created(&mut self, created: Result<(Session, Notice)>) -> Answer {
+    pub fn created(&mut self, created: Result<(Session, CookieUpdate)>) -> Answer {
         self.resolved(created.map(|(session, notice)| Resolution::Created(session, notice)))
     }
 
-    pub fn written(&mut self, written: Result<(Session, Notice)>) -> Answer {
+    pub fn written(&mut self, written: Result<(Session, CookieUpdate)>) -> Answer {
         match written {
             Ok((session, notice)) => Answer::Written(self.view(&session), self.told(notice)),
             Err(error) => refused(error),
@@ -134,7 +134,7 @@ impl Names {
         }
     }
 
-    fn told(&mut self, notice: Notice) -> Told {
+    fn told(&mut self, notice: CookieUpdate) -> Told {
         Told {
             token: notice.token.map(|token| self.token(token.expose())),
             cookie: notice.set_cookie.map(|line| self.cookie(line.expose())),

@@ -8,7 +8,7 @@ use sessiond::session::{
     clock::{Clock, Moment},
     cookie::{Cookie, CookieAttributes, CookieFormat, SameSite},
     credential::{Absence, Presented},
-    engine::{Engine, Notice, Policy, Resolution, ResolveOptions, Session},
+    engine::{CookieUpdate, Engine, Policy, Resolution, ResolveOptions, Session},
     error::Result,
     id::Entropy,
     lifetime::{Granularity, Lifetime},
@@ -93,7 +93,7 @@ pub async fn resolve<S: Store>(
 pub async fn touch<S: Store>(
     engine: &Engine<S>,
     presented: &Presented,
-) -> Result<std::result::Result<(Session, Notice), Absence>> {
+) -> Result<std::result::Result<(Session, CookieUpdate), Absence>> {
     match engine.recall_touch(presented) {
         Some(touched) => Ok(touched),
         None => engine.touch(presented).await,

@@ -29,7 +29,7 @@ use sessiond::{
         adoption::{Adoption, Application, Foreign, ForeignId, Source},
         credential::Credential,
         data::Data,
-        engine::{Engine, Notice, Resolution, ResolveOptions, WriteOptions},
+        engine::{CookieUpdate, Engine, Resolution, ResolveOptions, WriteOptions},
         error::Error,
         principals::{Scope, Target},
         record::Principal,
@@ -222,7 +222,7 @@ async fn a_mark_lasts_before_its_session_ends_or_changes() {
             Way::Roll => drop(engine.write(&presented, roll).await.expect("it was adopted")),
             Way::DestroyByTheNewToken => {
                 let found = resolve().await.expect("the store works");
-                let Resolution::Active(_, Notice { token: Some(token), .. }) = found else {
+                let Resolution::Active(_, CookieUpdate { token: Some(token), .. }) = found else {
                     panic!("expected a new token, found {found:?}");
                 };
                 let own = engine.present(Credential::Token(token.expose().as_bytes()));
