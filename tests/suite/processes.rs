@@ -342,7 +342,7 @@ async fn health_and_cleanup_ask_a_running_daemon() {
     assert_eq!(program.stop().0, Some(0));
     let gone = run(["health", "--address", &address]);
     assert_eq!(gone.status.code(), Some(1));
-    let expected = format!("sessiond: no daemon can be reached at {address}: ");
+    let expected = format!("sessiond: cannot reach a daemon at {address}: ");
     assert!(stderr(&gone).starts_with(&expected), "{}", stderr(&gone));
 }
 

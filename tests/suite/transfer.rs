@@ -566,6 +566,6 @@ async fn rubbish_says_where_to_go_on() {
     write_file(&path, &(good.clone() + &good));
     assert_failed(&there.import(b"", &["--input", file]), "line 5: something comes after the end");
     let nobody = run(["export", "--address", "127.0.0.1:1", "--timeout", "2s"]);
-    assert_failed(&nobody, "no daemon can be reached at 127.0.0.1:1");
+    assert_failed(&nobody, "cannot reach a daemon at 127.0.0.1:1");
     assert_eq!(run(["import", "--mirror", "--from-line", "2"]).status.code(), Some(64));
 }
