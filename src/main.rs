@@ -1,4 +1,4 @@
-//! The program: reads the arguments and the configuration, runs a command, and returns an exit code.
+//! The program: reads the arguments and the configuration, runs a command, returns an exit code.
 
 use std::{
     io::Write,
