@@ -26,7 +26,7 @@ use super::{
     config::Limits,
     jitter::jittered,
     listen::{self, Accept, Connection, ConnectionLimit, Handed, Listener},
-    workers::{Balance, Workers},
+    workers::{Balance, RuntimeExecutors},
 };
 use crate::{grpc::handler::Handler, session::id::Entropy};
 
@@ -70,7 +70,7 @@ impl Gate {
         &self,
         listener: Listener,
         handler: &Arc<Handler>,
-        workers: &Workers,
+        workers: &RuntimeExecutors,
         serving: &mut JoinSet<()>,
     ) {
         match listener {
@@ -88,7 +88,7 @@ impl Gate {
         listener: A,
         tls: Option<TlsAcceptor>,
         handler: &Arc<Handler>,
-        workers: &Workers,
+        workers: &RuntimeExecutors,
         serving: &mut JoinSet<()>,
     ) {
         let mut queues = Vec::new();

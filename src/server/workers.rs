@@ -25,7 +25,7 @@ const LAST_CALLS: Duration = Duration::from_secs(1);
 
 /// A fixed number of threads, each with its own runtime. Dropping it drops all their
 /// tasks and waits for the threads to end.
-pub struct Workers(Vec<Worker>);
+pub struct RuntimeExecutors(Vec<Worker>);
 
 struct Worker {
     runtime: Handle,
@@ -33,7 +33,7 @@ struct Worker {
     thread: Option<JoinHandle<()>>,
 }
 
-impl Workers {
+impl RuntimeExecutors {
     /// Starts `threads` threads; 0 starts one per core.
     pub fn start(threads: usize) -> io::Result<Self> {
         let threads = match threads {
@@ -64,7 +64,7 @@ impl Worker {
     }
 }
 
-impl Drop for Workers {
+impl Drop for RuntimeExecutors {
     fn drop(&mut self) {
         for worker in &mut self.0 {
             worker.stop.take();
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn dropping_them_drops_their_tasks() {
-        let workers = Workers::start(1).expect("a thread");
+        let workers = RuntimeExecutors::start(1).expect("a thread");
         let runtime = workers.runtimes().next().expect("a worker").clone();
         let held = Arc::new(());
         let theirs = Arc::clone(&held);
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_hanging_call_does_not_block_the_shutdown() {
-        let workers = Workers::start(1).expect("a thread");
+        let workers = RuntimeExecutors::start(1).expect("a thread");
         let runtime = workers.runtimes().next().expect("a worker").clone();
         let (begun, has_begun) = std::sync::mpsc::channel();
         let (release, hangs) = std::sync::mpsc::channel::<()>();
