@@ -8,11 +8,11 @@ use prost_types::{FileDescriptorSet, field_descriptor_proto::Type};
 const FILES: [&str; 2] =
     ["sessiond/v1/session_service.proto", "sessiond/v1/session_admin_service.proto"];
 
-/// Strings on the wire that the daemon takes and gives as bytes. The two
-/// encodings are the same; what differs is who looks at the UTF-8. Octets that
-/// are none would fail the decoding, and with it a whole pipeline: in a Cookie
-/// header they must be a state, elsewhere an error that names the field. And
-/// session data is handed out from the store without a copy.
+/// String fields that the daemon handles as bytes. The encodings on the wire are
+/// the same; only the UTF-8 check moves. If tonic did it, invalid UTF-8 would fail
+/// the decoding of the message, and with it a whole pipeline. So the daemon does it:
+/// in a Cookie header invalid UTF-8 is a state, elsewhere an error that names the
+/// field. Session data also goes from the store to the wire without a copy.
 const AS_BYTES: [(&str, &str); 15] = [
     ("Credential", "cookie_header"),
     ("Credential", "token"),
@@ -31,8 +31,8 @@ const AS_BYTES: [(&str, &str); 15] = [
     ("SessionRecord", "data"),
 ];
 
-/// Messages that carry a token, a cookie, session data or a principal. They get
-/// a `Debug` by hand (`src/grpc/wire.rs`) that prints none of it.
+/// Messages that carry a token, a cookie, session data or a principal. Their
+/// `Debug` is written by hand (`src/grpc/wire.rs`) and prints none of these.
 const SECRETIVE: [&str; 13] = [
     "Credential",
     "Credential.kind",

@@ -1,27 +1,32 @@
-//! sessiond: a daemon that owns web sessions for every service of an application.
+//! sessiond: a daemon that keeps the web sessions of all services of an application.
 //!
-//! Four rooms, each a module, and the walls between them:
+//! Four modules, and the boundaries between them:
 //!
-//! - [`session`]: the rules. Ids, tokens, cookies, lifetimes, data, the engine. It
-//!   knows no wire, no disk and no clock of its own: the store, the time and the
-//!   randomness come in as arguments.
-//! - [`store`]: where records are kept, sled, redis or memory. It knows no wire, and no
-//!   rules but those that `session` hands it.
-//! - [`grpc`]: from messages to `session` and back. It knows no store.
-//! - [`server`]: the process. Configuration, listeners, cleanup, metrics, shutdown.
-//!   It wires the others together.
+//! - [`session`]: the rules for ids, tokens, cookies, lifetimes and data, and the
+//!   engine. It knows no wire format, no disk and no clock of its own: the store, the
+//!   time and the randomness come in as arguments.
+//! - [`store`]: keeps records, in sled, Redis or memory. It knows no wire format, and
+//!   no rules except those that `session` passes to it.
+//! - [`grpc`]: translates messages to calls of `session` and back. It knows no store.
+//! - [`server`]: the process: configuration, listeners, cleanup, metrics, shutdown.
+//!   It wires the other modules together.
 //!
-//! `tests/suite/walls.rs` holds the walls.
+//! `tests/suite/walls.rs` checks the boundaries.
 //!
-//! The way of a Resolve: `grpc::session_service` takes the message;
-//! `grpc::operation` finds the engine and asks it what the credential proves
-//! (`session::credential`: the Cookie header is scanned, signatures are checked,
-//! no store is asked yet); the engine looks up each proven id, with
-//! `session::store::Store::recall` in memory, or else with one `Store::touch`, which
-//! also moves the deadline when that is due; what is live is compared by its
-//! verifier and its deadline and becomes the answer, with a Set-Cookie value only
-//! if the browser has something to learn.
-//! ARCHITECTURE.md tells it at length.
+//! How a Resolve is answered:
+//!
+//! 1. `grpc::session_service` receives the message.
+//! 2. `grpc::operation` finds the engine and asks it what the credential proves
+//!    (`session::credential`): it scans the Cookie header and checks signatures,
+//!    without asking the store.
+//! 3. The engine looks up each proven id: in memory with
+//!    `session::store::Store::recall`, or else with one `Store::touch`, which also
+//!    moves the deadline when that is due.
+//! 4. The engine checks the verifier and the deadline of each live record. The result
+//!    becomes the answer. It has a Set-Cookie value only if the browser's cookie must
+//!    change.
+//!
+//! ARCHITECTURE.md explains the details.
 
 pub mod grpc;
 pub mod server;
