@@ -35,7 +35,7 @@ use self::{
     listen::{BindError, ConnectionLimit, Listener},
     metrics::Metrics,
     services::Services,
-    workers::{Balance, Workers},
+    workers::{Balance, RuntimeExecutors},
 };
 use crate::{
     grpc::{auth::BearerAuth, engines::Engines, watchers::Watchers},
@@ -111,7 +111,7 @@ pub struct Server {
     watchers: Arc<Watchers>,
     database: Database,
     metrics: Arc<Metrics>,
-    workers: Workers,
+    workers: RuntimeExecutors,
     connections: ConnectionLimit,
     grpc: Vec<Listener>,
     admin: Vec<Listener>,
@@ -165,7 +165,7 @@ impl Server {
             watchers,
             database,
             metrics,
-            workers: Workers::start(config.runtime.threads as usize)
+            workers: RuntimeExecutors::start(config.runtime.threads as usize)
                 .map_err(StartError::Threads)?,
             connections: ConnectionLimit::new(config.limits.max_connections as usize),
             grpc: bind(&config.listen.grpc).await?,
