@@ -36,7 +36,7 @@
 //! | [`foreign`] | the sessions of an application that are adopted: another Redis, read only |
 //! | [`servers`] | one server or a cluster: who is asked |
 //! | [`server`], [`link`] | one server, and a connection that is kept up |
-//! | [`rounds`] | changes that wait for replicas |
+//! | [`wait_batcher`] | changes that wait for replicas |
 //! | [`cluster`] | who holds which slot |
 //! | [`connect`] | how connections are made, and how Sentinels are asked |
 //! | [`time`] | whose time it is |
@@ -49,12 +49,12 @@ mod failure;
 mod foreign;
 mod link;
 mod principals;
-mod rounds;
 mod scan;
 mod server;
 mod servers;
 mod time;
 mod url;
+mod wait_batcher;
 mod work;
 
 use std::{
@@ -86,8 +86,8 @@ use self::{
 pub use self::{
     connect::{Login, Tls},
     foreign::ForeignRedis,
-    rounds::Wait,
     url::{Address, EXPECTED as EXPECTED_URL, RedisUrl, Target, UnfitUrl},
+    wait_batcher::Wait,
 };
 use super::codec;
 use crate::session::{

@@ -42,8 +42,9 @@ struct Jobs {
     closed: bool,
 }
 
-/// After this time a thread calls `rest` even if there are more jobs. However
-/// slow the disk is, this delays the commit of a finished job no longer.
+/// After this time a thread calls `rest` even if there are more jobs. It
+/// therefore delays the commit of a finished job by at most about this much,
+/// however slow the disk is.
 const REST_AFTER: Duration = Duration::from_millis(1);
 
 /// One thread is woken for this many jobs.
