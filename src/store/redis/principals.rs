@@ -135,8 +135,8 @@ fn cell(deadline: Moment) -> u64 {
 }
 
 /// When the index may forget a session with this deadline, as of `now`. While
-/// the session lives, a touch moves it at most to `deadline` plus its remaining
-/// life, and the cell of that has ended by then.
+/// the session lives, a touch moves it at most to `deadline` plus the life that
+/// remains at `now`, and the cell of that has ended by then.
 fn end(deadline: Moment, now: Moment) -> Moment {
     let cells = cell(deadline).saturating_add(2).saturating_mul(millis(CELL));
     Moment::from_unix_millis(cells) + deadline.since(now)

@@ -29,7 +29,7 @@ use super::{
 /// sled spills them to a separate file, and it never syncs that file. If a
 /// power loss removes the file, the log that refers to it does not open. If the
 /// file cannot be written, a flush waits forever. [`MOST_DATA_BYTES`] therefore
-/// keeps every leaf below that size.
+/// keeps every leaf below a quarter of this size.
 pub const SEGMENT_BYTES: usize = 8 << 20;
 
 /// The largest data of a record. sled splits a leaf of more than 16 records the
@@ -265,7 +265,7 @@ fn flush(db: &sled::Db) -> sled::Result<()> {
         loop {
             match outcome.recv_timeout(PATIENCE) {
                 Ok(flushed) => return flushed.map(drop),
-                // The error, if there is one, is the flush's to tell.
+                // If there is an error, the flush reports it.
                 Err(RecvTimeoutError::Timeout) => drop(db.insert(NUDGE, b"")),
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(sled::Error::ReportableBug("a flush has panicked".to_owned()));
