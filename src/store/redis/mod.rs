@@ -28,7 +28,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`work`] | how an operation runs: its crew, its time, its turn |
+//! | [`work`] | how an operation runs: its executor, its time, its turn |
 //! | [`url`] | where Redis is |
 //! | [`command`] | what is asked of it |
 //! | [`principals`] | which sessions are whose |
@@ -81,7 +81,7 @@ use self::{
     failure::Failure,
     servers::Servers,
     time::Timekeeper,
-    work::{Crews, Turns},
+    work::{RuntimeExecutors, Turns},
 };
 pub use self::{
     connect::{Login, Tls},
@@ -138,7 +138,7 @@ struct Shared {
     expiry_grace: Duration,
     pending: Arc<Semaphore>,
     turns: Turns,
-    crews: Crews,
+    executors: RuntimeExecutors,
     /// Replicas have to confirm what is changed.
     waits: bool,
     /// For what a list has confirmed aside.
@@ -161,7 +161,7 @@ impl RedisDatabase {
             expiry_grace: options.expiry_grace,
             pending: Arc::new(Semaphore::new(options.max_pending)),
             turns: Turns::new(),
-            crews: Crews::default(),
+            executors: RuntimeExecutors::default(),
             waits: options.wait.is_some(),
             confirming: Arc::new(Semaphore::new(1)),
             full: AtomicBool::new(false),

@@ -65,28 +65,30 @@ type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// the thread of a connection then wake the task once. A wake-up across threads
 /// is a system call.
 #[derive(Default)]
-pub struct Crews(RwLock<HashMap<runtime::Id, UnboundedSender<Job>>>);
+pub struct RuntimeExecutors(RwLock<HashMap<runtime::Id, UnboundedSender<Job>>>);
 
-impl Crews {
+impl RuntimeExecutors {
     /// Queues the job on the caller's runtime. Drops it if that runtime is
     /// shutting down.
-    fn employ(&self, job: Job) {
+    fn execute(&self, job: Job) {
         let runtime = Handle::current();
-        let there = self.0.read().get(&runtime.id()).cloned();
+        let known = self.0.read().get(&runtime.id()).cloned();
         // The id of an ended runtime may be given to another one.
-        let crew = there.filter(|crew| !crew.is_closed()).unwrap_or_else(|| self.hire(&runtime));
-        let _ = crew.send(job);
+        let executor = known
+            .filter(|executor| !executor.is_closed())
+            .unwrap_or_else(|| self.spawn_executor(&runtime));
+        let _ = executor.send(job);
     }
 
-    fn hire(&self, runtime: &Handle) -> UnboundedSender<Job> {
-        let mut crews = self.0.write();
-        crews.retain(|_, crew| !crew.is_closed());
-        let hired = || {
-            let (crew, jobs) = mpsc::unbounded_channel();
+    fn spawn_executor(&self, runtime: &Handle) -> UnboundedSender<Job> {
+        let mut executors = self.0.write();
+        executors.retain(|_, executor| !executor.is_closed());
+        let spawned = || {
+            let (executor, jobs) = mpsc::unbounded_channel();
             runtime.spawn(do_all(jobs));
-            crew
+            executor
         };
-        crews.entry(runtime.id()).or_insert_with(hired).clone()
+        executors.entry(runtime.id()).or_insert_with(spawned).clone()
     }
 }
 
@@ -147,7 +149,7 @@ impl RedisStore {
         let limit = self.shared.timeout;
         let work = AssertUnwindSafe(timeout(limit, work(self.clone()))).catch_unwind();
         let (teller, told) = oneshot::channel();
-        self.shared.crews.employ(Box::pin(async move {
+        self.shared.executors.execute(Box::pin(async move {
             let outcome = match work.await {
                 Ok(Ok(outcome)) => outcome,
                 Ok(Err(_)) => {
@@ -229,7 +231,7 @@ mod tests {
         let panics = |_| async { panic!("on purpose") };
         store.bounded::<(), _>("work", panics).await.expect_err("it panics");
         release.send(()).expect("it is waited for");
-        other.await.expect("the crew is still there").expect("it was done");
+        other.await.expect("the executor is still there").expect("it was done");
     }
 
     /// Covers a runtime that nobody drives and one that has ended.
@@ -244,10 +246,10 @@ mod tests {
         drop(second);
         let third = runtime().expect("a runtime");
         third.block_on(store.bounded("work", works)).expect("the second does nothing any more");
-        assert_eq!(store.shared.crews.0.read().len(), 2, "the first and the third");
+        assert_eq!(store.shared.executors.0.read().len(), 2, "the first and the third");
         // As if the third runtime had the id of the second.
         let (ended, _) = mpsc::unbounded_channel();
-        store.shared.crews.0.write().insert(third.handle().id(), ended);
-        third.block_on(store.bounded("work", works)).expect("another crew is there");
+        store.shared.executors.0.write().insert(third.handle().id(), ended);
+        third.block_on(store.bounded("work", works)).expect("another executor is there");
     }
 }
