@@ -5,6 +5,7 @@
 
 mod administration;
 mod adoption;
+mod boundaries;
 mod concurrency;
 mod configuration;
 mod conformance;
@@ -29,6 +30,5 @@ mod redis_work;
 mod resolving;
 mod support;
 mod transfer;
-mod walls;
 mod watching;
 mod writing;
