@@ -1,4 +1,5 @@
-//! Compiles the contract in `proto/` with protox, so that no `protoc` is needed.
+//! Compiles the contract in `proto/` with protox, so that no `protoc` is needed, and lists
+//! the methods of SessionService, which no generated code serves.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
@@ -8,11 +9,14 @@ use prost_types::{FileDescriptorSet, field_descriptor_proto::Type};
 const FILES: [&str; 2] =
     ["sessiond/v1/session_service.proto", "sessiond/v1/session_admin_service.proto"];
 
-/// String fields that the daemon handles as bytes. The encodings on the wire are
-/// the same; only the UTF-8 check moves. If tonic did it, invalid UTF-8 would fail
-/// the decoding of the message, and with it a whole pipeline. So the daemon does it:
-/// in a Cookie header invalid UTF-8 is a state, elsewhere an error that names the
-/// field. Session data also goes from the store to the wire without a copy.
+/// The service that `src/grpc/session_service.rs` serves itself.
+const SESSION_SERVICE: &str = "SessionService";
+
+/// Strings of the contract that the daemon takes and returns as bytes. The two encodings
+/// are the same; the difference is who checks the UTF-8. Otherwise octets that are not
+/// UTF-8 would fail the decoding, and with it a whole pipeline. In a Cookie header they
+/// must lead to a state, elsewhere to an error that names the field. And session data
+/// leaves the store without a copy.
 const AS_BYTES: [(&str, &str); 15] = [
     ("Credential", "cookie_header"),
     ("Credential", "token"),
@@ -31,8 +35,8 @@ const AS_BYTES: [(&str, &str); 15] = [
     ("SessionRecord", "data"),
 ];
 
-/// Messages that carry a token, a cookie, session data or a principal. Their
-/// `Debug` is written by hand (`src/grpc/wire.rs`) and prints none of these.
+/// Messages that carry a token, a cookie, session data or a principal. They get
+/// a `Debug` by hand (`src/grpc/pb.rs`) that prints none of it.
 const SECRETIVE: [&str; 13] = [
     "Credential",
     "Credential.kind",
@@ -55,6 +59,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let descriptors = protox::compile(FILES, ["proto"])?;
     fs::write(out.join("descriptor.bin"), descriptors.encode_to_vec())?;
+    fs::write(out.join("methods.rs"), methods(&descriptors)?)?;
 
     tonic_prost_build::configure()
         .extern_path(".google.rpc", "::tonic_types::pb")
@@ -79,4 +84,42 @@ fn with_bytes(mut descriptors: FileDescriptorSet) -> FileDescriptorSet {
         }
     }
     descriptors
+}
+
+/// An enum of the methods of SessionService. The code that serves them matches it, so a
+/// method that is added to the contract does not compile until it is served.
+fn methods(descriptors: &FileDescriptorSet) -> Result<String, Box<dyn Error>> {
+    let mut services = descriptors.file.iter().flat_map(|file| {
+        file.service
+            .iter()
+            .map(|service| (format!("{}.{}", file.package(), service.name()), service))
+    });
+    let (name, service) = services
+        .find(|(_, service)| service.name() == SESSION_SERVICE)
+        .ok_or_else(|| format!("expected a service {SESSION_SERVICE} in proto/"))?;
+    let (mut variants, mut paths) = (String::new(), String::new());
+    for method in &service.method {
+        let method = method.name();
+        variants += &format!("    {method},\n");
+        paths += &format!("            \"/{name}/{method}\" => Self::{method},\n");
+    }
+    Ok(format!(
+        "/// The methods of `{name}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum {SESSION_SERVICE}Method {{
+{variants}}}
+
+impl {SESSION_SERVICE}Method {{
+    /// The full name of the service.
+    pub const SERVICE: &str = \"{name}\";
+
+    /// The method that is called with this path; `None`: it is not one of this service.
+    pub fn from_path(path: &str) -> Option<Self> {{
+        Some(match path {{
+{paths}            _ => return None,
+        }})
+    }}
+}}
+"
+    ))
 }

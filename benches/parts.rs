@@ -23,15 +23,14 @@ use http_body_util::{BodyExt, Full};
 use prost::Message;
 use sessiond::{
     grpc::{
-        engines::Engines,
-        observer::Rpc,
+        pb::{PipelineRequest, ResolveRequest, pipeline_request},
         session_service::SessionService,
-        wire::{PipelineRequest, ResolveRequest, pipeline_request},
     },
     server::{
         metrics::Metrics,
         system::{SystemClock, SystemEntropy},
     },
+    service::{engines::Engines, observer::OperationKind},
     session::{
         clock::{Clock, Moment},
         cookie::candidates,
@@ -291,8 +290,7 @@ fn resolves(criterion: &mut Criterion) {
             request,
             |request| {
                 let kind = request.credential.and_then(|credential| credential.kind);
-                let Some(sessiond::grpc::wire::credential::Kind::CookieHeader(header)) = kind
-                else {
+                let Some(sessiond::grpc::pb::credential::Kind::CookieHeader(header)) = kind else {
                     unreachable!("it was made so");
                 };
                 engine.present(Credential::CookieHeader(&header))
@@ -313,7 +311,7 @@ fn resolves(criterion: &mut Criterion) {
     group.bench_function("in the process, hot", |bench| {
         bench.to_async(&runtime).iter(async || {
             let body = Full::new(unary[next(&turn, SESSIONS)].clone());
-            read(service.unary(Rpc::Resolve, body).await).await
+            read(service.unary(OperationKind::Resolve, body).await).await
         });
     });
     let streams: Vec<Bytes> = requests

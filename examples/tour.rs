@@ -3,7 +3,7 @@
 //! Needs a daemon at 127.0.0.1:50051 (`sessiond serve --dev`), or at the address
 //! given as the argument. It plays a frontend that serves one browser.
 
-use sessiond::grpc::wire::{
+use sessiond::grpc::pb::{
     Credential, DestroyRequest, ResolveRequest, WriteRequest, credential::Kind,
     session_service_client::SessionServiceClient,
 };

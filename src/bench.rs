@@ -22,7 +22,7 @@ use hdrhistogram::Histogram;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use serde::Serialize;
 use sessiond::{
-    grpc::wire::{
+    grpc::pb::{
         Credential, DestroyRequest, PipelineRequest, ResolveRequest, TouchRequest, WriteRequest,
         credential::Kind, pipeline_request, pipeline_response,
         session_service_client::SessionServiceClient,

@@ -3,7 +3,7 @@
 use std::{fs, net::SocketAddr, path::Path};
 
 use sessiond::{
-    grpc::wire::{
+    grpc::pb::{
         CleanupRequest, ListSessionsRequest, RevokeSessionsRequest, Session,
         session_admin_service_client::SessionAdminServiceClient,
     },

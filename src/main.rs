@@ -9,7 +9,7 @@ use std::{
 
 use clap::Parser;
 use sessiond::{
-    grpc::wire::{RevokeSessionsRequest, Session},
+    grpc::pb::{RevokeSessionsRequest, Session},
     server::{
         Addresses, Server, StartError, Surroundings,
         config::{Backend, Config, ConfigError, ListenAddr},

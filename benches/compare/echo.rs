@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::{Stream, StreamExt};
 use prost::Message;
-use sessiond::grpc::wire::{
+use sessiond::grpc::pb::{
     DestroyRequest, DestroyResponse, PipelineRequest, PipelineResponse, ResolveRequest,
     ResolveResponse, TouchRequest, TouchResponse, WriteRequest, WriteResponse, pipeline_response,
     session_service_server::{SessionService, SessionServiceServer},

@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::future::try_join_all;
 use rustix::process::{Pid, Signal, kill_process};
-use sessiond::grpc::wire::{
+use sessiond::grpc::pb::{
     CleanupRequest, ResolveResponse, WriteRequest,
     session_admin_service_client::SessionAdminServiceClient,
     session_service_client::SessionServiceClient,
@@ -151,8 +151,8 @@ impl Daemon {
 }
 
 /// A Resolve of the session that this Cookie header names.
-pub fn resolve(cookie: &str) -> sessiond::grpc::wire::ResolveRequest {
-    use sessiond::grpc::wire::{Credential, ResolveRequest, credential::Kind};
+pub fn resolve(cookie: &str) -> sessiond::grpc::pb::ResolveRequest {
+    use sessiond::grpc::pb::{Credential, ResolveRequest, credential::Kind};
     let kind = Some(Kind::CookieHeader(cookie.to_owned().into()));
     ResolveRequest { credential: Some(Credential { kind }), ..Default::default() }
 }

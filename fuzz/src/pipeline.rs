@@ -19,15 +19,17 @@ use http_body_util::{BodyExt, Full};
 use prost::Message;
 use sessiond::{
     grpc::{
-        engines::Engines,
         handler::Handler,
-        observer::{Observer, Outcome, Rpc},
-        session_service::SessionService,
-        wire::{
+        pb::{
             Credential, DestroyRequest, PipelineRequest, PipelineResponse, ResolveRequest,
             SessionState, TouchRequest, WriteRequest, credential::Kind,
             pipeline_request::Operation, pipeline_response::Result as Answer,
         },
+        session_service::SessionService,
+    },
+    service::{
+        engines::Engines,
+        observer::{Observer, OperationKind, Outcome},
     },
     session::{
         id::PublicId,
@@ -298,7 +300,7 @@ fn prost_types_duration(duration: Duration) -> prost_types::Duration {
 struct Unseen;
 
 impl Observer for Unseen {
-    fn finished(&self, _: Rpc, _: Outcome, _: Duration) {}
+    fn finished(&self, _: OperationKind, _: Outcome, _: Duration) {}
 }
 
 /// A memory store that lets others run before and after each operation, as often as

@@ -1,112 +1,176 @@
-//! Answers, written straight into the buffer in which they leave.
+//! The answers of the four operations, encoded straight into the buffer in which they leave.
 //!
-//! Most of what a daemon does is to copy sessions into answers. A generated message
-//! would take a record apart into strings and messages of its own, measure these
-//! once for each level, and put them together again. So the response messages of
-//! the four operations, and what a pipeline puts round them, are written here by
-//! hand. The test below holds them to the generated ones.
+//! Most of what a daemon does is to copy sessions into answers. A generated message would
+//! take a record apart into strings and messages of its own, measure these once for each
+//! level, and put them together again. So the response messages of the four operations,
+//! and what a pipeline puts round them, are encoded here by hand. The test below holds
+//! them to the generated ones.
 
 use prost::{
     Message,
     encoding::{encode_varint, encoded_len_varint},
 };
 
-use super::{convert, fault::Fault, messages::put_prefix, observer::Rpc};
-use crate::session::{CookieUpdate, Session, id::PublicId};
+use super::{convert, messages::put_prefix, pb};
+use crate::{
+    service::{answer::Answer, fault::Fault},
+    session::{CookieUpdate, Live, Lookup, Session, cookie::SetCookie, id::PublicId, token::Token},
+};
 
-/// What an operation answers.
-#[derive(Debug)]
-pub struct Answer {
-    pub rpc: Rpc,
-    /// The state; of a Destroy, how many sessions it ended; of a Write, nothing.
-    pub number: u32,
-    pub session: Option<Session>,
-    pub notice: CookieUpdate,
+/// Encodes the response message of a unary call, behind its prefix.
+pub fn put(answer: &Answer, out: &mut Vec<u8>) {
+    let fields = Fields::of(answer);
+    let lengths = fields.lengths();
+    put_prefix(lengths.whole, out);
+    fields.put(lengths, out);
 }
 
-/// How long the parts of an answer are: what contains others says so before them.
+/// Encodes a `PipelineResponse`, behind its prefix.
+pub fn put_in_pipeline(answer: &Answer, sequence: u64, out: &mut Vec<u8>) {
+    let fields = Fields::of(answer);
+    let lengths = fields.lengths();
+    put_result(sequence, fields.result, lengths.whole, out);
+    fields.put(lengths, out);
+}
+
+/// What is encoded of an answer, under the field numbers of its message. What is absent
+/// or has the default of its type is left out.
+struct Fields<'a> {
+    /// The field of `PipelineResponse.result`.
+    result: u8,
+    /// Field 1, where that is a number: a state, or how many sessions were destroyed.
+    number: u64,
+    session: Option<SessionField<'a>>,
+    set_cookie: (u8, &'a [u8]),
+    token: Option<(u8, &'a [u8])>,
+}
+
+struct SessionField<'a> {
+    field: u8,
+    session: &'a Session,
+    /// Only a Resolve answers with the data.
+    data: &'a [u8],
+}
+
+/// How long the parts of an answer are: a message says how long its parts are before them.
 #[derive(Clone, Copy)]
 struct Lengths {
     session: usize,
     whole: usize,
 }
 
-impl Answer {
-    /// Writes the response message of a unary call, behind its prefix.
-    pub fn put(&self, out: &mut Vec<u8>) {
-        let lengths = self.lengths();
-        put_prefix(lengths.whole, out);
-        self.put_fields(lengths, out);
-    }
-
-    /// Writes a `PipelineResponse`, behind its prefix.
-    pub fn put_in_pipeline(&self, sequence: u64, out: &mut Vec<u8>) {
-        let lengths = self.lengths();
-        let field = match self.rpc {
-            Rpc::Resolve => 2,
-            Rpc::Touch => 3,
-            Rpc::Write => 4,
-            Rpc::Destroy => 5,
-        };
-        put_result(sequence, field, lengths.whole, out);
-        self.put_fields(lengths, out);
+impl<'a> Fields<'a> {
+    fn of(answer: &'a Answer) -> Self {
+        match answer {
+            Answer::Resolve(lookup) => {
+                let (session, set_cookie, token) = parts(lookup);
+                let session = session.map(|session| {
+                    let data = session.record.data.text();
+                    SessionField { field: 2, session, data }
+                });
+                let set_cookie = (3, set_cookie);
+                Self {
+                    result: 2,
+                    number: state(lookup),
+                    session,
+                    set_cookie,
+                    token: Some((4, token)),
+                }
+            }
+            // A TouchResponse has no place for a token; its Set-Cookie line holds it.
+            Answer::Touch(lookup) => {
+                let (session, set_cookie, _) = parts(lookup);
+                let session = session.map(|session| without_data(2, session));
+                let set_cookie = (3, set_cookie);
+                Self { result: 3, number: state(lookup), session, set_cookie, token: None }
+            }
+            Answer::Write(Live { session, cookie, .. }) => Self {
+                result: 4,
+                number: 0,
+                session: Some(without_data(1, session)),
+                set_cookie: (2, set_cookie_octets(&cookie.set_cookie)),
+                token: Some((3, token_octets(&cookie.token))),
+            },
+            Answer::Destroy { destroyed, set_cookie } => Self {
+                result: 5,
+                number: u64::from(*destroyed),
+                session: None,
+                set_cookie: (2, set_cookie_octets(set_cookie)),
+                token: None,
+            },
+        }
     }
 
     fn lengths(&self) -> Lengths {
-        let session = self.session.as_ref().map_or(0, |session| self.session_len(session));
-        let whole = number_len(self.number.into())
-            + self.session.as_ref().map_or(0, |_| nested_len(session))
-            + octets_len(self.set_cookie())
-            + octets_len(self.token());
-        Lengths { session, whole }
+        let session = self.session.as_ref().map(SessionField::len);
+        let whole = number_len(self.number)
+            + session.map_or(0, nested_len)
+            + octets_len(self.set_cookie.1)
+            + self.token.map_or(0, |(_, token)| octets_len(token));
+        Lengths { session: session.unwrap_or_default(), whole }
     }
 
-    fn put_fields(&self, lengths: Lengths, out: &mut Vec<u8>) {
-        // ResolveResponse, TouchResponse, WriteResponse, DestroyResponse.
-        let (session, set_cookie) = match self.rpc {
-            Rpc::Resolve | Rpc::Touch => (2, 3),
-            Rpc::Write => (1, 2),
-            Rpc::Destroy => (u8::MAX, 2),
-        };
-        put_number(1, self.number.into(), out);
-        if let Some(found) = &self.session {
-            put_head(session, lengths.session, out);
-            self.put_session(found, out);
+    fn put(&self, lengths: Lengths, out: &mut Vec<u8>) {
+        put_number(1, self.number, out);
+        if let Some(session) = &self.session {
+            put_head(session.field, lengths.session, out);
+            session.put(out);
         }
-        put_octets(set_cookie, self.set_cookie(), out);
-        put_octets(set_cookie + 1, self.token(), out);
-    }
-
-    fn set_cookie(&self) -> &[u8] {
-        self.notice.set_cookie.as_ref().map_or(b"", |line| line.expose().as_bytes())
-    }
-
-    fn token(&self) -> &[u8] {
-        self.notice.token.as_ref().map_or(b"", |token| token.expose().as_bytes())
-    }
-
-    /// Only a Resolve is told the data.
-    fn data<'s>(&self, session: &'s Session) -> &'s [u8] {
-        match self.rpc {
-            Rpc::Resolve => session.record.data.text(),
-            Rpc::Touch | Rpc::Write | Rpc::Destroy => b"",
+        put_octets(self.set_cookie.0, self.set_cookie.1, out);
+        if let Some((field, token)) = self.token {
+            put_octets(field, token, out);
         }
     }
+}
 
-    fn session_len(&self, session: &Session) -> usize {
+fn state(lookup: &Lookup) -> u64 {
+    let state = match lookup {
+        Lookup::Live(live) if live.is_new => pb::SessionState::Created,
+        Lookup::Live(_) => pb::SessionState::Active,
+        Lookup::Absent(absence) => convert::absence(*absence),
+    };
+    state as u64
+}
+
+/// The session, the Set-Cookie value and the token; empty if there is none.
+fn parts(lookup: &Lookup) -> (Option<&Session>, &[u8], &[u8]) {
+    match lookup {
+        Lookup::Live(Live { session, cookie: CookieUpdate { set_cookie, token }, .. }) => {
+            (Some(session), set_cookie_octets(set_cookie), token_octets(token))
+        }
+        Lookup::Absent(_) => (None, b"", b""),
+    }
+}
+
+fn without_data(field: u8, session: &Session) -> SessionField<'_> {
+    SessionField { field, session, data: b"" }
+}
+
+fn set_cookie_octets(line: &Option<SetCookie>) -> &[u8] {
+    line.as_ref().map_or(b"", |line| line.expose().as_bytes())
+}
+
+fn token_octets(token: &Option<Token>) -> &[u8] {
+    token.as_ref().map_or(b"", |token| token.expose().as_bytes())
+}
+
+impl SessionField<'_> {
+    fn len(&self) -> usize {
+        let record = &self.session.record;
         octets_len(&[0; PublicId::TEXT_LEN])
-            + octets_len(self.data(session))
-            + number_len(session.record.version)
-            + octets_len(session.record.principal.as_bytes())
-            + times(session).into_iter().map(|time| nested_len(time.len())).sum::<usize>()
+            + octets_len(self.data)
+            + number_len(record.version)
+            + octets_len(record.principal.as_bytes())
+            + times(self.session).into_iter().map(|time| nested_len(time.len())).sum::<usize>()
     }
 
-    fn put_session(&self, session: &Session, out: &mut Vec<u8>) {
-        put_octets(1, &session.id.to_text(), out);
-        put_octets(2, self.data(session), out);
-        put_number(3, session.record.version, out);
-        put_octets(4, session.record.principal.as_bytes(), out);
-        for (time, field) in times(session).into_iter().zip(5..) {
+    fn put(&self, out: &mut Vec<u8>) {
+        let record = &self.session.record;
+        put_octets(1, &self.session.id.to_text(), out);
+        put_octets(2, self.data, out);
+        put_number(3, record.version, out);
+        put_octets(4, record.principal.as_bytes(), out);
+        for (time, field) in times(self.session).into_iter().zip(5..) {
             put_head(field, time.len(), out);
             put_number(1, time.seconds, out);
             put_number(2, time.nanos, out);
@@ -114,9 +178,9 @@ impl Answer {
     }
 }
 
-/// Writes a `PipelineResponse` that says what went wrong, behind its prefix.
+/// Encodes a `PipelineResponse` that says what went wrong, behind its prefix.
 pub fn put_fault_in_pipeline(sequence: u64, fault: Fault, out: &mut Vec<u8>) {
-    let error = fault.into_message();
+    let error = tonic_types::pb::Status::from(fault);
     put_result(sequence, 6, error.encoded_len(), out);
     error.encode_raw(out);
 }
@@ -210,10 +274,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        grpc::{fault::Reason, wire},
+        service::{fault::Reason, observer::OperationKind},
         session::{
             clock::Moment,
-            cookie::SetCookie,
+            credential::Absence,
             data::Data,
             id::{SessionId, VerifierHash},
             record::{Principal, Record},
@@ -222,39 +286,65 @@ mod tests {
     };
 
     /// What the generated code would send of the session.
-    fn session(session: &Session) -> wire::Session {
+    fn session(session: &Session) -> pb::Session {
         let duration = session.duration;
-        wire::Session {
-            data: session.record.data.text().clone(),
+        pb::Session {
             duration: Some(duration.try_into().expect("in range")),
             ..convert::session_without_data(session)
         }
     }
 
+    fn with_data(whole: &Session) -> pb::Session {
+        pb::Session { data: whole.record.data.text().clone(), ..session(whole) }
+    }
+
+    fn state_of(lookup: &Lookup) -> i32 {
+        let state = match lookup {
+            Lookup::Live(live) if live.is_new => pb::SessionState::Created,
+            Lookup::Live(_) => pb::SessionState::Active,
+            Lookup::Absent(Absence::None) => pb::SessionState::None,
+            Lookup::Absent(Absence::Invalid) => pb::SessionState::Invalid,
+            Lookup::Absent(Absence::NotFound) => pb::SessionState::NotFound,
+            Lookup::Absent(Absence::Superseded) => pb::SessionState::Superseded,
+            Lookup::Absent(Absence::Expired) => pb::SessionState::Expired,
+        };
+        state.into()
+    }
+
     /// What the generated code would make of the answer.
-    fn result(answer: &Answer) -> wire::pipeline_response::Result {
-        use wire::pipeline_response::Result as Of;
-        let set_cookie: Vec<String> =
-            answer.notice.set_cookie.iter().map(|line| line.expose().to_owned()).collect();
-        let token =
-            answer.notice.token.as_ref().map_or(String::new(), |token| token.expose().to_owned());
-        let state = answer.number as i32;
-        let whole = answer.session.as_ref().map(session);
-        let without_data =
-            whole.clone().map(|session| wire::Session { data: Default::default(), ..session });
-        match answer.rpc {
-            Rpc::Resolve => {
-                Of::Resolve(wire::ResolveResponse { state, session: whole, set_cookie, token })
-            }
-            Rpc::Touch => {
-                Of::Touch(wire::TouchResponse { state, session: without_data, set_cookie })
-            }
-            Rpc::Write => {
-                Of::Write(wire::WriteResponse { session: without_data, set_cookie, token })
-            }
-            Rpc::Destroy => {
-                Of::Destroy(wire::DestroyResponse { destroyed: answer.number, set_cookie })
-            }
+    fn result(answer: &Answer) -> pb::pipeline_response::Result {
+        use pb::pipeline_response::Result as Of;
+        let lines = |line: &Option<SetCookie>| -> Vec<String> {
+            line.iter().map(|line| line.expose().to_owned()).collect()
+        };
+        let token = |cookie: &CookieUpdate| {
+            cookie.token.as_ref().map_or(String::new(), |token| token.expose().to_owned())
+        };
+        let live = |lookup| match lookup {
+            &Lookup::Live(ref live) => Some(live),
+            Lookup::Absent(_) => None,
+        };
+        match answer {
+            Answer::Resolve(lookup) => Of::Resolve(pb::ResolveResponse {
+                state: state_of(lookup),
+                session: live(lookup).map(|live| with_data(&live.session)),
+                set_cookie: live(lookup).map_or(vec![], |live| lines(&live.cookie.set_cookie)),
+                token: live(lookup).map_or(String::new(), |live| token(&live.cookie)),
+            }),
+            Answer::Touch(lookup) => Of::Touch(pb::TouchResponse {
+                state: state_of(lookup),
+                session: live(lookup).map(|live| session(&live.session)),
+                set_cookie: live(lookup).map_or(vec![], |live| lines(&live.cookie.set_cookie)),
+            }),
+            Answer::Write(live) => Of::Write(pb::WriteResponse {
+                session: Some(session(&live.session)),
+                set_cookie: lines(&live.cookie.set_cookie),
+                token: token(&live.cookie),
+            }),
+            Answer::Destroy { destroyed, set_cookie } => Of::Destroy(pb::DestroyResponse {
+                destroyed: *destroyed,
+                set_cookie: lines(set_cookie),
+            }),
         }
     }
 
@@ -286,34 +376,45 @@ mod tests {
         )
     }
 
+    fn any_absence() -> impl Strategy<Value = Absence> {
+        proptest::sample::select(vec![
+            Absence::None,
+            Absence::Invalid,
+            Absence::NotFound,
+            Absence::Superseded,
+            Absence::Expired,
+        ])
+    }
+
     fn any_answer() -> impl Strategy<Value = Answer> {
-        let rpc = proptest::sample::select(&Rpc::ALL);
-        let session = proptest::option::of(any_session());
-        (rpc, any::<u32>(), session, any::<[bool; 2]>()).prop_map(|(rpc, number, session, news)| {
-            let id = SessionId::derived(&number.to_be_bytes());
-            let keyring = Keyring::new(&[Secret::new([1; 32])]).expect("one secret");
-            let has_token = matches!(rpc, Rpc::Resolve | Rpc::Write);
-            let notice = CookieUpdate {
-                set_cookie: news[0].then(|| SetCookie::new(format!("session={number}"))),
-                token: (news[1] && has_token).then(|| keyring.sign(&id)),
-            };
-            Answer {
-                number: match rpc {
-                    Rpc::Resolve | Rpc::Touch => number % 8,
-                    Rpc::Write => 0,
-                    Rpc::Destroy => number,
-                },
-                session: session.filter(|_| rpc != Rpc::Destroy),
-                rpc,
-                notice,
-            }
-        })
+        let kind = proptest::sample::select(&OperationKind::ALL);
+        let has = any::<[bool; 4]>();
+        (kind, any::<u32>(), any_absence(), any_session(), has).prop_map(
+            |(kind, number, absence, session, [is_live, is_new, has_line, has_token])| {
+                let id = SessionId::derived(&number.to_be_bytes());
+                let keyring = Keyring::new(&[Secret::new([1; 32])]).expect("one secret");
+                let set_cookie = has_line.then(|| SetCookie::new(format!("session={number}")));
+                let token = has_token.then(|| keyring.sign(&id));
+                let live = |set_cookie| {
+                    let cookie = CookieUpdate { set_cookie, token };
+                    Live { session, cookie, is_new }
+                };
+                let lookup =
+                    |live| if is_live { Lookup::Live(live) } else { Lookup::Absent(absence) };
+                match kind {
+                    OperationKind::Resolve => Answer::Resolve(lookup(live(set_cookie))),
+                    OperationKind::Touch => Answer::Touch(lookup(live(set_cookie))),
+                    OperationKind::Write => Answer::Write(live(set_cookie)),
+                    OperationKind::Destroy => Answer::Destroy { destroyed: number, set_cookie },
+                }
+            },
+        )
     }
 
     proptest! {
         #[test]
         fn an_answer_is_what_the_generated_messages_are(answer in any_answer(), sequence: u64) {
-            use wire::pipeline_response::Result as Of;
+            use pb::pipeline_response::Result as Of;
             let result = result(&answer);
             let expected = match &result {
                 Of::Resolve(response) => framed(response),
@@ -323,13 +424,13 @@ mod tests {
                 Of::Error(_) => unreachable!("an answer is no error"),
             };
             let mut found = Vec::new();
-            answer.put(&mut found);
+            put(&answer, &mut found);
             prop_assert_eq!(&found, &expected);
 
             for sequence in [sequence, sequence % 300, 0] {
-                let response = wire::PipelineResponse { sequence, result: Some(result.clone()) };
+                let response = pb::PipelineResponse { sequence, result: Some(result.clone()) };
                 found.clear();
-                answer.put_in_pipeline(sequence, &mut found);
+                put_in_pipeline(&answer, sequence, &mut found);
                 prop_assert_eq!(&found, &framed(&response));
             }
         }
@@ -338,8 +439,8 @@ mod tests {
     #[test]
     fn a_fault_is_what_the_generated_message_is() {
         let fault = || Fault::at(Reason::InvalidData, "set", "expected something else");
-        let error = wire::pipeline_response::Result::Error(fault().into_message());
-        let response = wire::PipelineResponse { sequence: 7, result: Some(error) };
+        let error = pb::pipeline_response::Result::Error(fault().into());
+        let response = pb::PipelineResponse { sequence: 7, result: Some(error) };
         let mut found = Vec::new();
         put_fault_in_pipeline(7, fault(), &mut found);
         assert_eq!(found, framed(&response));

@@ -1,4 +1,4 @@
-//! Bearer tokens: who may call at all (RFC 6750, section 2.1).
+//! Bearer tokens: which callers are admitted at all (RFC 6750, section 2.1).
 
 use std::{fmt, sync::Arc};
 
@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 use tonic::Status;
 
-use super::fault::{Fault, Reason};
+use crate::service::fault::{Fault, Reason};
 
 /// Opens a service to callers that bring one of the tokens. Keeps hashes, so
 /// that all comparisons are of one length. Prints its type only.
@@ -21,7 +21,7 @@ impl BearerAuth {
         Self { hashes: tokens.into_iter().map(|token| Sha256::digest(token).into()).collect() }
     }
 
-    /// Refuses who brings none of the tokens.
+    /// Refuses a caller that brings none of the tokens.
     pub fn admit(&self, headers: &HeaderMap) -> Result<(), Status> {
         let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
         let Some((scheme, token)) = given.and_then(|given| given.split_at_checked(7)) else {
@@ -33,14 +33,14 @@ impl BearerAuth {
         if !self.knows(token.trim_ascii()) {
             let message =
                 "the bearer token is none of the daemon's; expected one of listen.auth.token_file";
-            return Err(Fault::new(Reason::TokenUnknown, message).into_status());
+            return Err(Fault::new(Reason::TokenUnknown, message).into());
         }
         Ok(())
     }
 
     fn knows(&self, token: &[u8]) -> bool {
         let hash: [u8; 32] = Sha256::digest(token).into();
-        // Every hash is looked at: the time tells nothing about which one it was.
+        // Every hash is compared, so that the time does not tell which one it was.
         let any = self.hashes.iter().fold(Choice::from(0), |any, known| any | known.ct_eq(&hash));
         any.into()
     }
@@ -54,5 +54,5 @@ impl fmt::Debug for BearerAuth {
 
 fn required() -> Status {
     let message = "expected the metadata \"authorization: Bearer TOKEN\"";
-    Fault::new(Reason::TokenRequired, message).into_status()
+    Fault::new(Reason::TokenRequired, message).into()
 }

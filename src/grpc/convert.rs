@@ -1,43 +1,132 @@
-//! Between wire messages and the session room's types.
+//! Messages to the requests of `service`, and values of `session` and `service` to
+//! messages.
 
-use std::{num::NonZeroU64, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use crate::session::{
-    self,
-    clock::Moment,
-    credential::{Absence, Credential},
-    data::{Data, DataError},
-    engine::WriteOptions,
-    lifetime::MAX_DURATION,
-    record::Principal,
+use super::pb;
+use crate::{
+    service::{
+        fault::{Fault, Reason},
+        input::{RawDuration, RawTime},
+        operation::{
+            Destroy, DestroyRequest, Operation, Resolve, ResolveRequest, Touch, TouchRequest,
+            Write, WriteRequest,
+        },
+        transfer::ImportRecord,
+        watchers::{WatchedEvent, WatchedKind},
+    },
+    session::{
+        Session,
+        clock::Moment,
+        credential::{Absence, Credential},
+        engine::ResolveOptions,
+        event::Cause,
+        principals::Scope,
+        transfer::{Entry, Kind},
+    },
 };
 
-use super::{
-    fault::{Fault, Reason},
-    wire,
-};
+/// 9999-12-31T23:59:59.999Z, where timestamps end. An adoption mark may be for ever.
+const LAST: Moment = Moment::from_unix_millis(253_402_300_799_999);
 
-pub fn credential(credential: Option<&wire::Credential>) -> Credential<'_> {
+/// An operation that a message asks for.
+pub trait GrpcOperation: Operation {
+    type Message: prost::Message + Default;
+
+    /// The request of a message. It takes out of the message what it needs for itself, and
+    /// borrows the rest.
+    fn request(message: &mut Self::Message) -> Result<Self::Request<'_>, Fault>;
+}
+
+impl GrpcOperation for Resolve {
+    type Message = pb::ResolveRequest;
+
+    fn request(message: &mut pb::ResolveRequest) -> Result<ResolveRequest<'_>, Fault> {
+        Ok(ResolveRequest {
+            engine: &message.engine,
+            credential: credential(message.credential.as_ref()),
+            options: ResolveOptions { peek: message.peek, create: message.create },
+        })
+    }
+}
+
+impl GrpcOperation for Touch {
+    type Message = pb::TouchRequest;
+
+    fn request(message: &mut pb::TouchRequest) -> Result<TouchRequest<'_>, Fault> {
+        Ok(TouchRequest {
+            engine: &message.engine,
+            credential: credential(message.credential.as_ref()),
+        })
+    }
+}
+
+impl GrpcOperation for Write {
+    type Message = pb::WriteRequest;
+
+    fn request(message: &mut pb::WriteRequest) -> Result<WriteRequest<'_>, Fault> {
+        let set = std::mem::take(&mut message.set);
+        let message = &*message;
+        let given = message.credential.as_ref();
+        Ok(WriteRequest {
+            engine: &message.engine,
+            credential: given.map(|given| credential(Some(given))),
+            set,
+            unset: &message.unset,
+            replace: message.replace,
+            if_version: message.if_version,
+            roll: message.roll,
+            principal: message.principal.as_deref(),
+            duration: message.duration.map(raw_duration),
+        })
+    }
+}
+
+impl GrpcOperation for Destroy {
+    type Message = pb::DestroyRequest;
+
+    fn request(message: &mut pb::DestroyRequest) -> Result<DestroyRequest<'_>, Fault> {
+        Ok(DestroyRequest {
+            engine: &message.engine,
+            credential: credential(message.credential.as_ref()),
+            scope: scope(message.scope)?,
+        })
+    }
+}
+
+fn credential(credential: Option<&pb::Credential>) -> Credential<'_> {
     match credential.and_then(|credential| credential.kind.as_ref()) {
         None => Credential::Absent,
-        Some(wire::credential::Kind::CookieHeader(header)) => Credential::CookieHeader(header),
-        Some(wire::credential::Kind::Token(token)) => Credential::Token(token),
+        Some(pb::credential::Kind::CookieHeader(header)) => Credential::CookieHeader(header),
+        Some(pb::credential::Kind::Token(token)) => Credential::Token(token),
     }
 }
 
-pub fn absence(absence: Absence) -> wire::SessionState {
+fn scope(scope: i32) -> Result<Scope, Fault> {
+    match pb::DestroyScope::try_from(scope) {
+        Ok(pb::DestroyScope::Unspecified | pb::DestroyScope::This) => Ok(Scope::This),
+        Ok(pb::DestroyScope::Others) => Ok(Scope::Others),
+        Ok(pb::DestroyScope::All) => Ok(Scope::All),
+        Err(_) => {
+            let problem = format!("expected a DestroyScope, found {scope}");
+            Err(Fault::at(Reason::InvalidArgument, "scope", problem))
+        }
+    }
+}
+
+pub fn absence(absence: Absence) -> pb::SessionState {
     match absence {
-        Absence::None => wire::SessionState::None,
-        Absence::Invalid => wire::SessionState::Invalid,
-        Absence::NotFound => wire::SessionState::NotFound,
-        Absence::Superseded => wire::SessionState::Superseded,
-        Absence::Expired => wire::SessionState::Expired,
+        Absence::None => pb::SessionState::None,
+        Absence::Invalid => pb::SessionState::Invalid,
+        Absence::NotFound => pb::SessionState::NotFound,
+        Absence::Superseded => pb::SessionState::Superseded,
+        Absence::Expired => pb::SessionState::Expired,
     }
 }
 
-pub fn session_without_data(session: &session::Session) -> wire::Session {
+pub fn session_without_data(session: &Session) -> pb::Session {
     let record = &session.record;
-    wire::Session {
+    pb::Session {
         id: session.id.to_string(),
         data: Default::default(),
         version: record.version,
@@ -48,61 +137,78 @@ pub fn session_without_data(session: &session::Session) -> wire::Session {
     }
 }
 
-/// What a Write asks for, checked; its credential and engine aside.
-pub fn write_options(request: &mut wire::WriteRequest) -> Result<WriteOptions, Fault> {
-    let set = if request.set.is_empty() {
-        Data::EMPTY
-    } else {
-        let invalid = |error: DataError| Fault::at(Reason::InvalidData, "set", error.to_string());
-        Data::parse(std::mem::take(&mut request.set)).map_err(invalid)?
+/// An event as it is sent to a watcher.
+pub fn event(event: &Arc<WatchedEvent>) -> pb::WatchSessionsResponse {
+    let mut response = pb::WatchSessionsResponse {
+        engine: event.engine.clone(),
+        session_id: event.session.to_string(),
+        principal: event.principal.as_bytes().clone(),
+        event_time: Some(timestamp(event.time)),
+        ..Default::default()
     };
-    Ok(WriteOptions {
-        set,
-        unset: request.unset.iter().map(|key| unset(key)).collect::<Result<_, _>>()?,
-        replace: request.replace,
-        if_version: request.if_version.map(if_version).transpose()?,
-        roll: request.roll,
-        principal: request.principal.as_deref().map(principal).transpose()?,
-        duration: request.duration.as_ref().map(own_duration).transpose()?,
-    })
+    let kind = match &event.kind {
+        WatchedKind::Created => pb::SessionEventKind::Created,
+        WatchedKind::Rolled { former } => {
+            response.former_principal = former.as_bytes().clone();
+            pb::SessionEventKind::Rolled
+        }
+        WatchedKind::Destroyed(cause) => {
+            response.cause = end_cause(*cause).into();
+            pb::SessionEventKind::Destroyed
+        }
+        WatchedKind::Expired => pb::SessionEventKind::Expired,
+    };
+    response.kind = kind.into();
+    response
 }
 
-fn invalid(field: &'static str, problem: String) -> Fault {
-    Fault::at(Reason::InvalidArgument, field, problem)
+fn end_cause(cause: Cause) -> pb::SessionEndCause {
+    match cause {
+        Cause::Owner => pb::SessionEndCause::Owner,
+        Cause::Scope => pb::SessionEndCause::Scope,
+        Cause::Revoked => pb::SessionEndCause::Revoked,
+        Cause::Limit => pb::SessionEndCause::Limit,
+    }
 }
 
-fn if_version(version: u64) -> Result<NonZeroU64, Fault> {
-    NonZeroU64::new(version)
-        .ok_or_else(|| invalid("if_version", "expected at least 1, the version at creation".into()))
+/// A record as an export sends it.
+pub fn exported(engine: &str, Entry { kind, id, record }: &Entry) -> pb::SessionRecord {
+    pb::SessionRecord {
+        engine: engine.to_owned(),
+        id: id.to_string(),
+        verifier_sha256: bytes::Bytes::copy_from_slice(record.verifier.as_bytes()),
+        version: record.version,
+        principal: record.principal.as_bytes().clone(),
+        create_time: Some(timestamp(record.create_time.min(LAST))),
+        idle_deadline: Some(timestamp(record.deadline.min(LAST))),
+        duration: record.duration.map(duration),
+        data: record.data.text().clone(),
+        adoption_mark: *kind == Kind::Mark,
+    }
 }
 
-pub fn principal(principal: &[u8]) -> Result<Principal, Fault> {
-    Principal::new(principal).ok_or_else(|| {
-        let (limit, len) = (Principal::MAX_LEN, principal.len());
-        invalid("principal", format!("expected at most {limit} bytes of UTF-8, found {len} bytes"))
-    })
+/// A record as an import brings it.
+pub fn imported(record: pb::SessionRecord) -> ImportRecord {
+    ImportRecord {
+        engine: record.engine,
+        kind: if record.adoption_mark { Kind::Mark } else { Kind::Session },
+        id: record.id,
+        verifier_sha256: record.verifier_sha256,
+        version: record.version,
+        principal: record.principal,
+        create_time: record.create_time.map(raw_time),
+        idle_deadline: record.idle_deadline.map(raw_time),
+        duration: record.duration.map(raw_duration),
+        data: record.data,
+    }
 }
 
-fn unset(key: &[u8]) -> Result<String, Fault> {
-    let key = std::str::from_utf8(key).map(str::to_owned);
-    key.map_err(|_| invalid("unset", "expected keys in UTF-8".to_owned()))
+fn raw_duration(prost_types::Duration { seconds, nanos }: prost_types::Duration) -> RawDuration {
+    RawDuration { seconds, nanos }
 }
 
-pub fn own_duration(given: &prost_types::Duration) -> Result<Duration, Fault> {
-    // A negative or a malformed one is no std::time::Duration.
-    let valid = (0..1_000_000_000).contains(&given.nanos);
-    let duration = Duration::try_from(*given)
-        .ok()
-        .filter(|duration| valid && !duration.is_zero() && *duration <= MAX_DURATION);
-    duration.ok_or_else(|| {
-        let problem = format!(
-            "expected more than zero and at most {} s, found {} s and {} ns",
-            MAX_DURATION.as_secs(),
-            given.seconds,
-            given.nanos
-        );
-        invalid("duration", problem)
-    })
+fn raw_time(prost_types::Timestamp { seconds, nanos }: prost_types::Timestamp) -> RawTime {
+    RawTime { seconds, nanos }
 }
 
 pub fn timestamp(moment: Moment) -> prost_types::Timestamp {
@@ -116,7 +222,7 @@ pub fn seconds_and_nanos(moment: Moment) -> (u64, u32) {
     (millis / 1000, (millis % 1000) as u32 * 1_000_000)
 }
 
-pub fn duration(duration: Duration) -> prost_types::Duration {
+fn duration(duration: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: duration.as_secs().try_into().unwrap_or(i64::MAX),
         nanos: duration.subsec_nanos() as i32,

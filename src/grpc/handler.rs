@@ -1,5 +1,5 @@
-//! What a listener does with a call: who may make it, how long it may take, and
-//! who answers it.
+//! What a listener does with a call: whether it is admitted, how long it may take, and
+//! which service answers it.
 
 use std::{
     convert::Infallible,
@@ -25,18 +25,18 @@ use tower::Service;
 
 use super::{
     auth::BearerAuth,
-    fault,
     session_service::{self, Call, SessionService, Unary},
+    status,
 };
 
 /// The calls of a listener.
 pub struct Handler {
-    /// Who may call; `None`: everybody. Health is open to all: probes carry no
-    /// token.
+    /// Which callers are admitted; `None`: all of them. Health is open to all, because
+    /// probes carry no token.
     pub auth: Option<BearerAuth>,
-    /// Whose calls are answered here.
+    /// The service whose calls are answered here, without tonic.
     pub sessions: Option<SessionService>,
-    /// Answer all the rest.
+    /// Answer all other calls.
     pub routes: Routes,
 }
 
@@ -90,13 +90,13 @@ impl Handler {
         let end = end(timeout);
         let work = Box::pin(async move {
             let Ok(answer) = handler.routes.clone().call(request).await;
-            Ok(fault::name_transport_faults(answer).map(|body| in_time(body, end)))
+            Ok(status::name_transport_faults(answer).map(|body| in_time(body, end)))
         });
         Right(InTime::new(timeout, Right(work)))
     }
 }
 
-/// The answer to what is no call of gRPC (gRPC over HTTP2, "Requests"), and which a
+/// The answer to a request that is no gRPC call (gRPC over HTTP2, "Requests"), and that a
 /// page of another site could make a browser send; `None`: it is a call.
 fn no_call(method: &Method, headers: &HeaderMap) -> Option<Response<AnswerBody>> {
     let (status, allow) = if *method != Method::POST {
@@ -112,7 +112,8 @@ fn no_call(method: &Method, headers: &HeaderMap) -> Option<Response<AnswerBody>>
     Some(answer)
 }
 
-/// Not what only begins so: application/grpc-web is another protocol.
+/// A type that only begins like this one is refused: application/grpc-web is another
+/// protocol.
 fn is_grpc(content_type: &HeaderValue) -> bool {
     let rest = content_type.as_bytes().strip_prefix(b"application/grpc");
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
@@ -151,7 +152,7 @@ impl<F: Future<Output = Answered>> Future for InTime<F> {
             return Poll::Pending;
         };
         let late = this.late.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-        late.as_mut().poll(cx).map(|()| refused(fault::late()))
+        late.as_mut().poll(cx).map(|()| refused(status::late()))
     }
 }
 
@@ -160,7 +161,7 @@ fn end(timeout: Option<Duration>) -> Option<Instant> {
     Instant::now().checked_add(timeout?)
 }
 
-/// The body of an answer that ends in time.
+/// The body of an answer, which ends at `end` at the latest.
 fn in_time<B>(body: B, end: Option<Instant>) -> AnswerBody
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -201,7 +202,7 @@ impl<B: Body<Data = Bytes>> Body for EndsInTime<B> {
         // First: a stream that always has something to give ends all the same.
         if this.late.as_mut().poll(cx).is_ready() {
             this.body.set(None);
-            let trailers = session_service::trailers(fault::late());
+            let trailers = session_service::trailers(status::late());
             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
         body.poll_frame(cx)
@@ -212,7 +213,7 @@ impl<B: Body<Data = Bytes>> Body for EndsInTime<B> {
     }
 }
 
-/// What `grpc-timeout` says; what makes no sense is passed over.
+/// What `grpc-timeout` says; a malformed value is ignored.
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let (unit, digits) = headers.get("grpc-timeout")?.as_bytes().split_last()?;
     // "at most 8 digits": gRPC over HTTP2.

@@ -1,5 +1,5 @@
-//! Messages as gRPC over HTTP/2 frames them: a prefix of five octets, then the
-//! message. They begin and end anywhere in the frames of HTTP/2.
+//! Messages as gRPC over HTTP/2 frames them: a prefix of five octets, then the message. A
+//! message may begin and end anywhere in the frames of HTTP/2.
 
 use std::{
     error::Error,
@@ -12,14 +12,14 @@ use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body;
 use tonic::Status;
 
-use super::fault::{Fault, Reason};
+use crate::service::fault::{Fault, Reason};
 
 /// The compression flag, and the length of the message.
 pub const PREFIX_LEN: usize = 5;
 
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Begins a message of so many octets, making room for it.
+/// Begins a message of `len` octets, and makes room for it.
 pub fn put_prefix(len: usize, out: &mut Vec<u8>) {
     out.reserve(PREFIX_LEN + len);
     out.push(0);
@@ -31,7 +31,7 @@ pub fn put_prefix(len: usize, out: &mut Vec<u8>) {
 pub struct Messages<B> {
     body: B,
     limit: usize,
-    /// What has come and was not given yet.
+    /// What has arrived and was not returned yet.
     here: Bytes,
 }
 
@@ -40,13 +40,12 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    /// Each of at most `limit` octets.
+    /// The messages of `body`, each of at most `limit` octets.
     pub fn new(body: B, limit: usize) -> Self {
         Self { body, limit, here: Bytes::new() }
     }
 
-    /// The next message; `None`: there are no more. After an error there is nothing
-    /// to be had.
+    /// The next message; `None`: there are no more. After an error no message follows.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
         loop {
             if let Some(message) = self.take() {
@@ -112,20 +111,20 @@ where
 fn check(flag: u8, len: usize, limit: usize) -> Result<(), Status> {
     if flag != 0 {
         let problem = "the message is compressed; expected grpc-encoding: identity";
-        let mut status = Fault::new(Reason::CompressionUnsupported, problem).into_status();
+        let mut status = Status::from(Fault::new(Reason::CompressionUnsupported, problem));
         let accepted = "identity".parse().expect("ASCII");
         status.metadata_mut().insert("grpc-accept-encoding", accepted);
         return Err(status);
     }
     if len > limit {
         let problem = format!("the message has {len} bytes, at most {limit} are taken");
-        return Err(Fault::new(Reason::MessageTooLarge, problem).into_status());
+        return Err(Fault::new(Reason::MessageTooLarge, problem).into());
     }
     Ok(())
 }
 
 fn malformed(problem: &str) -> Status {
-    Fault::new(Reason::MalformedMessage, problem).into_status()
+    Fault::new(Reason::MalformedMessage, problem).into()
 }
 
 /// Decodes a message of a call, in place: a request is large, because a Write is.

@@ -1,37 +1,26 @@
-//! The wire: between gRPC and the session room. Knows no store.
+//! gRPC: turns messages into requests of `service`, and its answers into messages. Knows
+//! no store.
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`wire`] | what is generated from `proto/` |
+//! | [`pb`] | what is generated from `proto/` |
 //! | [`handler`] | what a listener does with a call |
 //! | [`session_service`] | the four operations as unary calls, and Pipeline |
 //! | [`admin_service`] | what operators call, as tonic serves it |
 //! | [`messages`] | messages within HTTP/2 |
-//! | [`watchers`] | what happens to sessions, to those who watch |
-//! | [`transfer`] | export and import |
-//! | [`page`] | page sizes and page tokens |
-//! | [`operation`] | Resolve, Touch, Write and Destroy, from request to response |
-//! | [`pipeline`], [`lanes`] | many operations over one stream, and their order |
-//! | [`answer`] | what operations answer, written by hand |
-//! | [`convert`] | messages to and from the session room's types |
-//! | [`fault`] | the one table of errors |
+//! | [`pipeline`] | many operations over one stream |
+//! | [`convert`] | messages to requests, and values to messages |
+//! | [`answer`] | the answers of the four operations, encoded by hand |
+//! | [`status`] | faults as gRPC statuses |
 //! | [`auth`] | bearer tokens |
-//! | [`engines`], [`observer`] | what the services are given |
 
 pub mod admin_service;
 mod answer;
 pub mod auth;
 mod convert;
-pub mod engines;
-pub mod fault;
 pub mod handler;
-mod lanes;
 mod messages;
-pub mod observer;
-mod operation;
-mod page;
+pub mod pb;
 mod pipeline;
 pub mod session_service;
-mod transfer;
-pub mod watchers;
-pub mod wire;
+mod status;

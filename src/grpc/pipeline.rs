@@ -1,9 +1,9 @@
 //! Pipeline: many operations over one stream.
 //!
-//! The body of the answer drives everything: when it is polled, it runs what is
-//! in flight and takes in new requests, as long as fewer than the limit are in
-//! flight or wait to be sent, and until a frame is full. A client that does not read its answers is thus
-//! held by flow control, and costs no more than the limit.
+//! The body of the answer drives everything: when it is polled, it runs what is in flight
+//! and takes in new requests. It does so as long as fewer operations than the limit are in
+//! flight or wait to be sent, and until a frame is full. So flow control holds back a
+//! client that does not read its answers, and such a client costs no more than the limit.
 
 use std::{
     collections::HashMap,
@@ -25,15 +25,19 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use super::{
-    answer::{self, Answer},
+    answer,
+    convert::GrpcOperation,
+    messages::{self, BoxError, Messages},
+    pb::{PipelineRequest, pipeline_request},
+    session_service,
+};
+use crate::service::{
+    answer::Answer,
     engines::Engines,
     fault::{Fault, Reason},
     lanes::{Lanes, Ticket},
-    messages::{self, BoxError, Messages},
     observer::Observer,
-    operation::{self, Operation},
-    session_service,
-    wire::{PipelineRequest, pipeline_request},
+    operation::{self, Destroy, Resolve, Touch, Write},
 };
 
 /// What one operation comes to, and its sequence.
@@ -150,16 +154,16 @@ where
         let sequence = request.sequence;
         match request.operation {
             Some(Of::Resolve(request)) => {
-                self.start_as::<operation::Resolve>(sequence, request, cx);
+                self.start_as::<Resolve>(sequence, request, cx);
             }
             Some(Of::Touch(request)) => {
-                self.start_as::<operation::Touch>(sequence, request, cx);
+                self.start_as::<Touch>(sequence, request, cx);
             }
             Some(Of::Write(request)) => {
-                self.start_as::<operation::Write>(sequence, request, cx);
+                self.start_as::<Write>(sequence, request, cx);
             }
             Some(Of::Destroy(request)) => {
-                self.start_as::<operation::Destroy>(sequence, request, cx);
+                self.start_as::<Destroy>(sequence, request, cx);
             }
             None => {
                 let problem = "expected one of resolve, touch, write and destroy, found none";
@@ -169,12 +173,18 @@ where
         }
     }
 
-    fn start_as<O: Operation>(&mut self, sequence: u64, request: O::Request, cx: &mut Context<'_>) {
-        let operation =
-            match operation::prepared::<O>(&self.engines, request, self.observer.as_ref()) {
-                Ok(operation) => operation,
-                Err(fault) => return self.answer((sequence, Err(fault))),
-            };
+    fn start_as<O: GrpcOperation>(
+        &mut self,
+        sequence: u64,
+        mut message: O::Message,
+        cx: &mut Context<'_>,
+    ) {
+        let request = O::request(&mut message);
+        let prepared = operation::prepared::<O>(&self.engines, request, self.observer.as_ref());
+        let operation = match prepared {
+            Ok(operation) => operation,
+            Err(fault) => return self.answer((sequence, Err(fault))),
+        };
         // Most are answered from memory and need no place in the lanes.
         let free = self.lanes.are_free(operation.presented().sessions());
         if free && let Some(answer) = operation::recalled(&operation, self.observer.as_ref()) {
@@ -208,7 +218,7 @@ where
         }
         self.unsent += 1;
         match outcome {
-            Ok(answer) => answer.put_in_pipeline(sequence, &mut self.answers),
+            Ok(answer) => answer::put_in_pipeline(&answer, sequence, &mut self.answers),
             Err(fault) => answer::put_fault_in_pipeline(sequence, fault, &mut self.answers),
         }
     }
@@ -230,7 +240,7 @@ where
         if this.inbound.is_some() && this.stopping.as_mut().poll(cx).is_ready() {
             let message = "the daemon is shutting down; operations that are not answered \
                            were not applied, send them to the next one";
-            this.close(Err(Fault::new(Reason::ShuttingDown, message).into_status()));
+            this.close(Err(Fault::new(Reason::ShuttingDown, message).into()));
         }
         while this.answers.len() < ENOUGH_BYTES && this.step(cx) {}
         if !this.answers.is_empty() {

@@ -1,10 +1,10 @@
 //! `sessiond.v1.SessionService`, straight from HTTP/2.
 //!
-//! tonic serves whatever else is called. These calls are most of what a daemon
-//! does, and what tonic puts round a message (a router, boxed bodies, buffers of
-//! 8 KiB, a message of its own for each answer) costs as much as the operation
-//! itself. The protocol is that of gRPC over HTTP/2: messages in, messages out
-//! ([`messages`](super::messages)), and the status in the trailers.
+//! tonic serves all other calls. These ones are most of what a daemon does, and what tonic
+//! puts round a message costs as much as the operation itself: a router, boxed bodies,
+//! buffers of 8 KiB, a message of its own for each answer. The protocol is that of gRPC
+//! over HTTP/2: messages in, messages out ([`messages`](super::messages)), and the status
+//! in the trailers.
 
 use std::{
     convert::Infallible,
@@ -16,17 +16,20 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame};
-use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{
-    engines::Engines,
-    fault::Fault,
+    answer,
+    convert::GrpcOperation,
     messages::{self, BoxError, Messages},
-    observer::{Observer, Rpc},
-    operation::{self, Operation},
+    pb::SessionServiceMethod,
     pipeline::Pipeline,
+};
+use crate::service::{
+    engines::Engines,
+    observer::{Observer, OperationKind},
+    operation::{self, Destroy, Resolve, Touch, Write},
 };
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -47,36 +50,33 @@ pub struct SessionService {
 /// A call of the service.
 #[derive(Debug, Clone, Copy)]
 pub enum Call {
-    Unary(Rpc),
+    Unary(OperationKind),
     Pipeline,
 }
 
 impl SessionService {
-    pub const NAME: &str = "sessiond.v1.SessionService";
-
-    /// Which call is made with this path; `None`: none of the service's.
+    /// The call that is made with this path; `None`: it is not one of this service.
     pub fn find(path: &str) -> Option<Call> {
-        match path.strip_prefix('/')?.strip_prefix(Self::NAME)? {
-            "/Resolve" => Some(Call::Unary(Rpc::Resolve)),
-            "/Touch" => Some(Call::Unary(Rpc::Touch)),
-            "/Write" => Some(Call::Unary(Rpc::Write)),
-            "/Destroy" => Some(Call::Unary(Rpc::Destroy)),
-            "/Pipeline" => Some(Call::Pipeline),
-            _ => None,
-        }
+        Some(match SessionServiceMethod::from_path(path)? {
+            SessionServiceMethod::Resolve => Call::Unary(OperationKind::Resolve),
+            SessionServiceMethod::Touch => Call::Unary(OperationKind::Touch),
+            SessionServiceMethod::Write => Call::Unary(OperationKind::Write),
+            SessionServiceMethod::Destroy => Call::Unary(OperationKind::Destroy),
+            SessionServiceMethod::Pipeline => Call::Pipeline,
+        })
     }
 
     /// Answers a unary call.
-    pub async fn unary<B>(&self, rpc: Rpc, body: B) -> Response<Unary>
+    pub async fn unary<B>(&self, kind: OperationKind, body: B) -> Response<Unary>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
-        let outcome = match rpc {
-            Rpc::Resolve => self.run::<operation::Resolve, B>(body).await,
-            Rpc::Touch => self.run::<operation::Touch, B>(body).await,
-            Rpc::Write => self.run::<operation::Write, B>(body).await,
-            Rpc::Destroy => self.run::<operation::Destroy, B>(body).await,
+        let outcome = match kind {
+            OperationKind::Resolve => self.run::<Resolve, B>(body).await,
+            OperationKind::Touch => self.run::<Touch, B>(body).await,
+            OperationKind::Write => self.run::<Write, B>(body).await,
+            OperationKind::Destroy => self.run::<Destroy, B>(body).await,
         };
         let answer = |message| begun(Unary { message: Some(message), trailers: true });
         outcome.map_or_else(Status::into_http, answer)
@@ -84,21 +84,24 @@ impl SessionService {
 
     async fn run<O, B>(&self, body: B) -> Result<Bytes, Status>
     where
-        O: Operation,
-        O::Request: Message + Default,
+        O: GrpcOperation,
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
         let message = Messages::new(body, self.max_message_bytes).only().await?;
-        let mut request = O::Request::default();
-        messages::decode(message, &mut request)?;
-        let observer = self.observer.as_ref();
-        let operation = operation::prepared::<O>(&self.engines, request, observer)
-            .map_err(Fault::into_status)?;
-        let answer = operation::answered(operation, observer).await.map_err(Fault::into_status)?;
+        let operation = self.prepare::<O>(message)?;
+        let answer = operation::answered(operation, self.observer.as_ref()).await?;
         let mut message = Vec::new();
-        answer.put(&mut message);
+        answer::put(&answer, &mut message);
         Ok(message.into())
+    }
+
+    // A function of its own, so that the message is not kept while the store works.
+    fn prepare<O: GrpcOperation>(&self, message: Bytes) -> Result<O, Status> {
+        let mut request = O::Message::default();
+        messages::decode(message, &mut request)?;
+        let request = O::request(&mut request);
+        Ok(operation::prepared(&self.engines, request, self.observer.as_ref())?)
     }
 
     /// Answers a Pipeline.
@@ -117,14 +120,14 @@ impl SessionService {
     }
 }
 
-/// A response whose status is to follow in the trailers.
+/// A response whose status follows in the trailers.
 fn begun<B>(body: B) -> Response<B> {
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
     response
 }
 
-/// The trailers of a call that went well.
+/// The trailers of a call that succeeded.
 pub fn ok() -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert(GRPC_STATUS, OK);
@@ -134,13 +137,13 @@ pub fn ok() -> HeaderMap {
 /// The trailers of a stream that ends with this status.
 pub fn trailers(status: Status) -> HeaderMap {
     let mut trailers = HeaderMap::new();
-    // What can not be written as a header is left out.
+    // What cannot be written as a header is left out.
     let _ = status.add_header(&mut trailers);
     trailers
 }
 
-/// The body of an answer: a message and then the status OK in the trailers; or
-/// nothing, when the status is in the headers.
+/// The body of an answer: a message and then the status OK in the trailers; or nothing if
+/// the status is in the headers.
 #[derive(Default)]
 pub struct Unary {
     message: Option<Bytes>,

@@ -17,10 +17,10 @@ use prometheus_client::{
 
 use super::{listen::ConnectionLimit, outages::Outages};
 use crate::{
-    grpc::{
+    service::{
         engines::Engines,
         fault::Reason,
-        observer::{Observer, Outcome, Rpc},
+        observer::{Observer, OperationKind, Outcome},
         watchers::Watchers,
     },
     session::{
@@ -81,8 +81,8 @@ pub struct Metrics {
 struct RpcMetrics {
     requests: Family<RpcState, Counter>,
     // A request finds its counter by number; the family is asked once.
-    by_outcome: [[OnceLock<Counter>; OUTCOMES]; Rpc::ALL.len()],
-    durations: [Histogram; Rpc::ALL.len()],
+    by_outcome: [[OnceLock<Counter>; OUTCOMES]; OperationKind::ALL.len()],
+    durations: [Histogram; OperationKind::ALL.len()],
 }
 
 #[derive(Clone, Default)]
@@ -133,8 +133,8 @@ impl Metrics {
         let rpcs = RpcMetrics {
             requests,
             by_outcome: Default::default(),
-            durations: Rpc::ALL
-                .map(|rpc| durations.get_or_create_owned(&OfRpc { rpc: rpc_name(rpc) })),
+            durations: OperationKind::ALL
+                .map(|kind| durations.get_or_create_owned(&OfRpc { rpc: kind.name() })),
         };
         let stores = StoreFamilies::register(&mut registry);
         Arc::new(Self { registry, rpcs, sessions, connections, watchers, watchers_dropped, stores })
@@ -176,23 +176,14 @@ impl Metrics {
 }
 
 impl Observer for Metrics {
-    fn finished(&self, rpc: Rpc, outcome: Outcome, elapsed: Duration) {
+    fn finished(&self, kind: OperationKind, outcome: Outcome, elapsed: Duration) {
         let rpcs = &self.rpcs;
-        let counter = rpcs.by_outcome[rpc as usize][outcome_number(outcome)].get_or_init(|| {
-            let labels = RpcState { rpc: rpc_name(rpc), state: outcome_name(outcome) };
+        let counter = rpcs.by_outcome[kind as usize][outcome_number(outcome)].get_or_init(|| {
+            let labels = RpcState { rpc: kind.name(), state: outcome_name(outcome) };
             rpcs.requests.get_or_create_owned(&labels)
         });
         counter.inc();
-        rpcs.durations[rpc as usize].observe(elapsed.as_secs_f64());
-    }
-}
-
-fn rpc_name(rpc: Rpc) -> &'static str {
-    match rpc {
-        Rpc::Resolve => "Resolve",
-        Rpc::Touch => "Touch",
-        Rpc::Write => "Write",
-        Rpc::Destroy => "Destroy",
+        rpcs.durations[kind as usize].observe(elapsed.as_secs_f64());
     }
 }
 
@@ -438,7 +429,7 @@ mod tests {
             .chain(Reason::ALL.map(Outcome::Failed));
         let numbers: Vec<_> = outcomes.map(outcome_number).collect();
         assert_eq!(numbers, (0..OUTCOMES).collect::<Vec<_>>());
-        assert_eq!(Rpc::ALL.map(|rpc| rpc as usize), [0, 1, 2, 3]);
+        assert_eq!(OperationKind::ALL.map(|kind| kind as usize), [0, 1, 2, 3]);
         assert_eq!(Verb::ALL.map(|verb| verb as usize), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
     }
 }

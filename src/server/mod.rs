@@ -9,7 +9,7 @@
 //! | [`config`] | defaults, file, environment, flags; and what they must keep |
 //! | [`listen`], [`gate`] | sockets, the bound on connections, and what is spoken there |
 //! | [`workers`] | the threads that serve connections |
-//! | [`services`] | the gRPC services of a listener |
+//! | [`grpc_server`] | the gRPC services of a listener |
 //! | [`cleanup`], [`jitter`] | the periodic sweep, and times that are spread |
 //! | [`tls`] | certificates and keys |
 //! | [`metrics`], [`scrape`] | what is counted, and the page that shows it |
@@ -32,13 +32,14 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use self::{
     config::{AdoptChoice, Checked, Config, ConfigError, ListenAddr, StoreChoice},
     gate::Gate,
+    grpc_server::GrpcServer,
     listen::{BindError, ConnectionLimit, Listener},
     metrics::Metrics,
-    services::Services,
     workers::{Balance, RuntimeExecutors},
 };
 use crate::{
-    grpc::{auth::BearerAuth, engines::Engines, watchers::Watchers},
+    grpc::auth::BearerAuth,
+    service::{engines::Engines, watchers::Watchers},
     session::{
         adoption::{Adoption, Application},
         clock::Clock,
@@ -56,13 +57,13 @@ use crate::{
 pub mod cleanup;
 pub mod config;
 mod gate;
+mod grpc_server;
 mod jitter;
 pub mod listen;
 pub mod log;
 pub mod metrics;
 mod outages;
 pub mod scrape;
-mod services;
 pub mod system;
 mod tls;
 mod workers;
@@ -193,7 +194,7 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), StoreError> {
         let stopping = CancellationToken::new();
         let mut health = HealthReporter::new();
-        let services = Services {
+        let services = GrpcServer {
             limits: self.config.limits.clone(),
             slice: self.config.cleanup.slice as usize,
             reflection: self.config.listen.reflection,

@@ -12,7 +12,7 @@ use std::{
     time::SystemTime,
 };
 
-use sessiond::grpc::wire::{ExportSessionsRequest, ExportSessionsResponse};
+use sessiond::grpc::pb::{ExportSessionsRequest, ExportSessionsResponse};
 
 use super::{
     connect,

@@ -14,7 +14,7 @@ use std::{
 
 use prost::Message;
 use sessiond::{
-    grpc::wire::{
+    grpc::pb::{
         ExportSessionsRequest, ImportSessionsRequest, ImportSessionsResponse,
         RevokeSessionsRequest, SessionRecord,
     },

@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
-use sessiond::grpc::wire::SessionRecord;
+use sessiond::grpc::pb::SessionRecord;
 
 /// The version of the format that is written and read.
 const LAYOUT: u32 = 1;

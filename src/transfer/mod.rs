@@ -17,7 +17,7 @@ use std::{
 };
 
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
-use sessiond::grpc::wire::session_admin_service_client::SessionAdminServiceClient;
+use sessiond::grpc::pb::session_admin_service_client::SessionAdminServiceClient;
 use tonic::{Code, Response, Status, transport::Channel};
 
 pub use self::{export::export, import::import};

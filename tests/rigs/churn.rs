@@ -17,7 +17,7 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use sessiond::grpc::wire::{
+use sessiond::grpc::pb::{
     DestroyRequest, ResolveRequest, SessionState, WriteRequest,
     session_service_client::SessionServiceClient,
 };

@@ -1,7 +1,7 @@
 //! A store that was closed by a failed flush: everybody is told, and nobody is
 //! told that there is no session.
 
-use sessiond::grpc::wire::{
+use sessiond::grpc::pb::{
     DestroyRequest, ResolveRequest, WriteRequest, session_service_client::SessionServiceClient,
 };
 use tonic::{Code, transport::Endpoint};

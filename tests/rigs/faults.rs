@@ -17,7 +17,7 @@ use std::{
 };
 
 use sessiond::{
-    grpc::wire::{
+    grpc::pb::{
         DestroyRequest, WriteRequest, WriteResponse, session_service_client::SessionServiceClient,
     },
     store::sled::Durability,

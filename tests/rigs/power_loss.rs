@@ -13,7 +13,7 @@ use std::{
 };
 
 use sessiond::{
-    grpc::wire::{DestroyRequest, WriteRequest, session_service_client::SessionServiceClient},
+    grpc::pb::{DestroyRequest, WriteRequest, session_service_client::SessionServiceClient},
     store::sled::Durability,
 };
 use tonic::transport::Channel;

@@ -15,7 +15,7 @@ use std::{
 
 use parking_lot::Mutex;
 use rustix::process::Signal;
-use sessiond::grpc::wire::{
+use sessiond::grpc::pb::{
     DestroyRequest, ResolveRequest, SessionState, WriteRequest,
     session_service_client::SessionServiceClient,
 };

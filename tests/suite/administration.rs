@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sessiond::{
-    grpc::wire::{CleanupRequest, RevokeSessionsRequest, SessionState, WriteRequest},
+    grpc::pb::{CleanupRequest, RevokeSessionsRequest, SessionState, WriteRequest},
     server::config::{AddrOrOff, Backend, Span},
 };
 use tonic::Code;
@@ -141,7 +141,7 @@ async fn admin_is_not_beside_sessions(backend: Backend) {
     let uri = tonic::transport::Channel::from_shared(daemon.grpc.clone()).expect("an address");
     let channel = uri.connect().await.expect("the daemon is there");
     let mut misled =
-        sessiond::grpc::wire::session_admin_service_client::SessionAdminServiceClient::new(channel);
+        sessiond::grpc::pb::session_admin_service_client::SessionAdminServiceClient::new(channel);
     let error = misled.cleanup(CleanupRequest::default()).await.expect_err("it is elsewhere");
     assert_eq!(error.code(), Code::Unimplemented);
 }

@@ -6,7 +6,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD_NO_PAD as BASE64};
 use futures_util::future::{join, join_all};
 use hmac::{Hmac, KeyInit, Mac};
 use sessiond::{
-    grpc::wire::{
+    grpc::pb::{
         DestroyScope, ExportSessionsRequest, ImportSessionsRequest, PipelineRequest,
         ResolveRequest, ResolveResponse, SessionState, WriteRequest, pipeline_request::Operation,
     },

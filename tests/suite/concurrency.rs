@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use sessiond::{
-    grpc::wire::{SessionState, WriteRequest},
+    grpc::pb::{SessionState, WriteRequest},
     server::config::Backend,
 };
 use tonic::Code;

@@ -1,7 +1,7 @@
 //! Destroy: what it ends, and that nothing brings it back.
 
 use sessiond::{
-    grpc::wire::{DestroyRequest, ResolveRequest, SessionState, WriteRequest},
+    grpc::pb::{DestroyRequest, ResolveRequest, SessionState, WriteRequest},
     server::config::Backend,
 };
 use tonic::Code;

@@ -17,8 +17,8 @@ use std::{
 };
 
 use sessiond::{
-    grpc::fault::Reason,
     server::config::{Config, Sources, load},
+    service::fault::Reason,
 };
 
 use crate::support::{

@@ -10,20 +10,22 @@ use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use sessiond::{
     grpc::{
-        engines::Engines,
         handler::Handler,
-        observer::{Observer, Outcome, Rpc},
-        session_service::SessionService,
-        wire::{
+        pb::{
             DestroyRequest, PipelineRequest, ResolveRequest, SessionState, TouchRequest,
             WriteRequest, pipeline_request::Operation,
             session_service_client::SessionServiceClient,
         },
+        session_service::SessionService,
     },
     server::{
         cleanup,
         config::{Backend, Config, SecretText, SizeOrNone, check},
         system::SystemEntropy,
+    },
+    service::{
+        engines::Engines,
+        observer::{Observer, OperationKind, Outcome},
     },
     session::{
         CookieUpdate, Live, Lookup,
@@ -57,7 +59,7 @@ use crate::{
 struct Nobody;
 
 impl Observer for Nobody {
-    fn finished(&self, _: Rpc, _: Outcome, _: Duration) {}
+    fn finished(&self, _: OperationKind, _: Outcome, _: Duration) {}
 }
 
 /// A service over a store that does what the test says.

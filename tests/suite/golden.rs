@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 
 use prost::Message;
 use prost_types::{DescriptorProto, FileDescriptorSet, field_descriptor_proto::Type};
-use sessiond::{grpc::wire::FILE_DESCRIPTOR_SET, server::config::Config};
+use sessiond::{grpc::pb::FILE_DESCRIPTOR_SET, server::config::Config};
 
 use crate::support::program::{run, stdout};
 

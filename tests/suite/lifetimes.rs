@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sessiond::{
-    grpc::wire::{ResolveRequest, SessionState, WriteRequest},
+    grpc::pb::{ResolveRequest, SessionState, WriteRequest},
     server::config::{Backend, Config, EngineConfig, Span, SpanOrAuto, SpanOrNone},
 };
 

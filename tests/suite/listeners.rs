@@ -4,7 +4,7 @@ use std::{fs, path::Path, path::PathBuf};
 
 use http_body::Body as _;
 use sessiond::{
-    grpc::wire::{
+    grpc::pb::{
         CleanupRequest, session_admin_service_client::SessionAdminServiceClient,
         session_service_client::SessionServiceClient,
     },

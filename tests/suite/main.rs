@@ -5,6 +5,7 @@
 
 mod administration;
 mod adoption;
+mod boundaries;
 mod concurrency;
 mod configuration;
 mod configuration_reference;
@@ -32,6 +33,5 @@ mod redis_work;
 mod resolving;
 mod support;
 mod transfer;
-mod walls;
 mod watching;
 mod writing;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use sessiond::{
-    grpc::wire::{
+    grpc::pb::{
         DestroyRequest, DestroyScope, PipelineRequest, PipelineResponse, ResolveRequest,
         SessionState, TouchRequest, WriteRequest, pipeline_request::Operation,
         pipeline_response::Result as Answer,

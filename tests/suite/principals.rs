@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use sessiond::{
-    grpc::wire::{
+    grpc::pb::{
         DestroyRequest, DestroyScope, ListSessionsRequest, ResolveRequest, RevokeSessionsRequest,
         SessionState, WriteRequest,
     },
@@ -137,7 +137,7 @@ async fn list(
     principal: &str,
     page_size: i32,
     page_token: &str,
-) -> Result<(Vec<sessiond::grpc::wire::Session>, String), Status> {
+) -> Result<(Vec<sessiond::grpc::pb::Session>, String), Status> {
     let (principal, page_token) = (principal.to_owned(), page_token.to_owned());
     let request = ListSessionsRequest { principal, page_size, page_token, ..Default::default() };
     let page = daemon.admin.clone().list_sessions(request).await?.into_inner();

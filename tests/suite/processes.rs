@@ -3,7 +3,7 @@
 use std::{fs, io::Write, net::TcpStream, os::unix::fs::PermissionsExt};
 
 use rustix::process::Signal;
-use sessiond::grpc::wire::{
+use sessiond::grpc::pb::{
     DestroyRequest, ResolveRequest, SessionState, WriteRequest,
     session_service_client::SessionServiceClient,
 };

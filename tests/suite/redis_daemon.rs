@@ -9,7 +9,7 @@ use std::{
 };
 
 use sessiond::{
-    grpc::wire::{
+    grpc::pb::{
         ResolveRequest, SessionState, WriteRequest, session_service_client::SessionServiceClient,
     },
     server::{

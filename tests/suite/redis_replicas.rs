@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use sessiond::{
-    grpc::wire::{DestroyScope, RevokeSessionsRequest},
+    grpc::pb::{DestroyScope, RevokeSessionsRequest},
     server::config::{Backend, Span},
     session::{
         id::{PublicId, VerifierHash},

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use sessiond::{
-    grpc::wire::ExportSessionsRequest,
+    grpc::pb::ExportSessionsRequest,
     server::config::Backend,
     session::{
         clock::Moment,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sessiond::{
-    grpc::wire::{ResolveRequest, SessionState, TouchRequest, WriteRequest},
+    grpc::pb::{ResolveRequest, SessionState, TouchRequest, WriteRequest},
     server::config::{Backend, SecretText},
     session::{cookie::CookieFormat, token::Token},
 };

@@ -10,7 +10,7 @@ use std::{
 };
 
 use sessiond::{
-    grpc::wire::{
+    grpc::pb::{
         ExportSessionsRequest, ExportSessionsResponse, ImportSessionsRequest,
         ImportSessionsResponse, SessionEventKind, SessionRecord, SessionState,
         WatchSessionsRequest, WriteRequest, session_service_client::SessionServiceClient,
@@ -341,7 +341,7 @@ impl Served {
     }
 
     async fn state(&self, browser: &Browser) -> SessionState {
-        let request = sessiond::grpc::wire::ResolveRequest {
+        let request = sessiond::grpc::pb::ResolveRequest {
             credential: browser.credential(),
             ..Default::default()
         };
@@ -410,7 +410,7 @@ async fn a_mirror_ends_what_has_ended() {
     let first = there.import(&here.export(&[]).stdout, &[]);
     assert_done(&first, "created=4 replaced=0 kept=0 dropped=0");
     let gone = browsers[2].credential();
-    let request = sessiond::grpc::wire::DestroyRequest { credential: gone, ..Default::default() };
+    let request = sessiond::grpc::pb::DestroyRequest { credential: gone, ..Default::default() };
     here.client().await.destroy(request).await.expect("a Destroy is answered");
     let second = here.export(&[]).stdout;
     let new = there.visitors(1).await.remove(0);

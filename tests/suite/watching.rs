@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sessiond::{
-    grpc::wire::{
+    grpc::pb::{
         DestroyScope, RevokeSessionsRequest, SessionEndCause as Cause, SessionEventKind as Kind,
         WatchSessionsRequest, WatchSessionsResponse, WriteRequest,
         session_admin_service_client::SessionAdminServiceClient,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sessiond::{
-    grpc::wire::{Credential, SessionState, WriteRequest},
+    grpc::pb::{Credential, SessionState, WriteRequest},
     server::config::{Backend, Size},
 };
 use tonic::Code;

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sessiond::grpc::wire::{
+use sessiond::grpc::pb::{
     DestroyRequest, ResolveRequest, Session, SessionState, TouchRequest, WriteRequest,
     session_service_client::SessionServiceClient,
 };

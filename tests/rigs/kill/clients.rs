@@ -6,7 +6,7 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
-use sessiond::grpc::wire::{
+use sessiond::grpc::pb::{
     DestroyRequest, DestroyScope, ListSessionsRequest, ResolveRequest, ResolveResponse,
     RevokeSessionsRequest, SessionState, WriteRequest, WriteResponse,
     session_admin_service_client::SessionAdminServiceClient,

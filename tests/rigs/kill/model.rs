@@ -1,6 +1,6 @@
 //! What was acknowledged, and what may be found after a crash.
 
-use sessiond::{grpc::wire::Session, session::id::PublicId};
+use sessiond::{grpc::pb::Session, session::id::PublicId};
 
 /// A session of one client, who alone changes it.
 pub struct Held {

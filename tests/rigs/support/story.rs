@@ -8,7 +8,7 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL};
 use sessiond::{
-    grpc::wire::Session,
+    grpc::pb::Session,
     session::{
         clock::Moment,
         id::PublicId,

@@ -1,6 +1,6 @@
 //! A browser's side of the cookies: keeps what Set-Cookie says.
 
-use sessiond::grpc::wire::{Credential, credential::Kind};
+use sessiond::grpc::pb::{Credential, credential::Kind};
 
 /// Keeps one cookie, as a browser would.
 #[derive(Clone, Default)]

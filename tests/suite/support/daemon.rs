@@ -9,7 +9,7 @@ use std::{
 };
 
 use sessiond::{
-    grpc::wire::{
+    grpc::pb::{
         CleanupRequest, DestroyRequest, DestroyResponse, DestroyScope, ListSessionsRequest,
         ResolveRequest, ResolveResponse, RevokeSessionsRequest, SessionState, TouchRequest,
         TouchResponse, WriteRequest, WriteResponse,

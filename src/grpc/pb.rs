@@ -1,8 +1,9 @@
-//! The messages and services generated from `proto/`.
+//! The messages, services and methods generated from `proto/`.
 
 use std::fmt;
 
 tonic::include_proto!("sessiond.v1");
+include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 
 /// The descriptors of `sessiond.v1` and what it imports, for reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));

@@ -1,4 +1,4 @@
-//! The gRPC services of a listener: ours, with health and reflection beside it.
+//! The gRPC services of a listener: ours, with health and reflection beside them.
 
 use std::sync::Arc;
 
@@ -10,25 +10,28 @@ use tonic::{
 use tonic_health::server::HealthReporter;
 
 use super::config::Limits;
-use crate::grpc::{
-    admin_service::SessionAdminService,
-    auth::BearerAuth,
-    engines::Engines,
-    handler::Handler,
-    observer::Observer,
-    session_service::SessionService,
-    watchers::Watchers,
-    wire::{FILE_DESCRIPTOR_SET, session_admin_service_server::SessionAdminServiceServer},
+use crate::{
+    grpc::{
+        admin_service::SessionAdminService,
+        auth::BearerAuth,
+        handler::Handler,
+        pb::{
+            FILE_DESCRIPTOR_SET, SessionServiceMethod,
+            session_admin_service_server::SessionAdminServiceServer,
+        },
+        session_service::SessionService,
+    },
+    service::{admin::AdminService, engines::Engines, observer::Observer, watchers::Watchers},
 };
 
-/// What a request for health or reflection may take; both are open to more
+/// The size limit of a request for health or reflection; both are open to more
 /// callers than the rest.
 const MAX_SMALL_MESSAGE_BYTES: usize = 4 << 10;
 
-/// What the services are made of.
-pub struct Services {
+/// What the gRPC services are made of.
+pub struct GrpcServer {
     pub limits: Limits,
-    /// Entries that one slice of a sweep looks at.
+    /// Entries that one slice of a cleanup looks at.
     pub slice: usize,
     pub reflection: bool,
     pub auth: Option<BearerAuth>,
@@ -40,7 +43,7 @@ pub struct Services {
     pub stopping: CancellationToken,
 }
 
-impl Services {
+impl GrpcServer {
     /// For the listeners of frontends.
     pub fn sessions(&self) -> Handler {
         let sessions = SessionService {
@@ -50,18 +53,18 @@ impl Services {
             pipeline_in_flight: self.limits.pipeline_in_flight as usize,
             stopping: self.stopping.clone(),
         };
-        let routes = self.routes(Routes::builder(), SessionService::NAME);
+        let routes = self.routes(Routes::builder(), SessionServiceMethod::SERVICE);
         Handler { auth: self.auth.clone(), sessions: Some(sessions), routes }
     }
 
     /// For the listeners of operators.
     pub fn admin(&self) -> Handler {
-        let service = SessionAdminServiceServer::new(SessionAdminService {
+        let service = SessionAdminServiceServer::new(SessionAdminService(AdminService {
             engines: self.engines.clone(),
             slice: self.slice,
             watchers: Arc::clone(&self.watchers),
             stopping: self.stopping.clone(),
-        })
+        }))
         .max_decoding_message_size(self.limits.max_message_bytes.as_usize());
         let name = <SessionAdminServiceServer<SessionAdminService>>::NAME;
         let mut routes = Routes::builder();
@@ -69,7 +72,7 @@ impl Services {
         Handler { auth: self.auth.clone(), sessions: None, routes: self.routes(routes, name) }
     }
 
-    /// Services, with health beside them, and with reflection of the one of this name.
+    /// The services in `routes`, with health, and with reflection of the service `name`.
     fn routes(&self, mut routes: RoutesBuilder, name: &str) -> Routes {
         let health = tonic_health::server::HealthService::from_health_reporter(self.health.clone());
         let health = tonic_health::pb::health_server::HealthServer::new(health)

@@ -1,9 +1,9 @@
-//! Watchers: what happens to sessions, to those who watch.
+//! Watchers: the events of sessions, delivered to watchers.
 //!
-//! Each watcher has a queue of its own. An event goes into the queues of those
-//! whom it concerns, and nobody waits: a watcher whose queue is full is dropped
-//! on the spot, finds what was queued and then a status that says so, and is to
-//! watch and list anew. While nobody watches an event costs one look at a number.
+//! Each watcher has a bounded queue of its own. An event goes into the queues of the
+//! watchers whose filter admits it, and nothing waits: a watcher whose queue is full is
+//! dropped on the spot. It still reads what was queued, and then a fault that tells it to
+//! watch again and to list. While nobody watches, an event costs one look at a number.
 
 use std::{
     future::Future,
@@ -19,19 +19,16 @@ use futures_util::Stream;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::Status;
 
-use super::{
-    convert,
-    fault::{Fault, Reason},
-    wire::{SessionEndCause, SessionEventKind, WatchSessionsResponse},
-};
+use super::fault::{Fault, Reason};
 use crate::session::{
+    clock::Moment,
     event::{Cause, Event, EventKind, EventSink},
+    id::PublicId,
     record::Principal,
 };
 
-/// All who watch, over all engines of a daemon.
+/// All watchers of a daemon, over all of its engines.
 pub struct Watchers {
     /// How many there may be.
     most: usize,
@@ -52,13 +49,56 @@ struct Present {
 struct Watcher {
     number: u64,
     filter: Filter,
-    queue: mpsc::Sender<WatchSessionsResponse>,
+    // Watchers share the events: a queue holds only pointers of its own.
+    queue: mpsc::Sender<Arc<WatchedEvent>>,
 }
 
-/// What a watcher wants to know of; `None`: of all.
+/// An [`Event`] that waits in a queue.
+#[derive(Debug, Clone)]
+pub struct WatchedEvent {
+    /// The engine's name.
+    pub engine: String,
+    pub session: PublicId,
+    /// The principal after the event; of a session that has ended, its last one.
+    pub principal: Principal,
+    pub time: Moment,
+    pub kind: WatchedKind,
+}
+
+/// An [`EventKind`] that waits in a queue.
+#[derive(Debug, Clone)]
+pub enum WatchedKind {
+    Created,
+    /// `former` is the principal before that.
+    Rolled {
+        former: Principal,
+    },
+    Destroyed(Cause),
+    Expired,
+}
+
+impl From<&Event<'_>> for WatchedEvent {
+    fn from(event: &Event<'_>) -> Self {
+        Self {
+            engine: event.engine.to_owned(),
+            session: event.session,
+            principal: event.principal.clone(),
+            time: event.time,
+            kind: match event.kind {
+                EventKind::Created => WatchedKind::Created,
+                EventKind::Rolled { former } => WatchedKind::Rolled { former: former.clone() },
+                EventKind::Destroyed(cause) => WatchedKind::Destroyed(cause),
+                EventKind::Expired => WatchedKind::Expired,
+            },
+        }
+    }
+}
+
+/// Which events a watcher gets. A field that is `None` admits every event.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     pub engine: Option<String>,
+    /// The principal before or after the event.
     pub principal: Option<Principal>,
 }
 
@@ -67,7 +107,9 @@ impl Filter {
         let is_of = |principal: &Principal| {
             let former = match event.kind {
                 EventKind::Rolled { former } => former,
-                _ => event.principal,
+                EventKind::Created | EventKind::Destroyed(_) | EventKind::Expired => {
+                    event.principal
+                }
             };
             principal == event.principal || principal == former
         };
@@ -77,6 +119,7 @@ impl Filter {
 }
 
 impl Watchers {
+    /// At most `most` watchers, each at most `queue` events behind.
     pub fn new(most: usize, queue: usize) -> Arc<Self> {
         Arc::new(Self {
             most,
@@ -87,17 +130,17 @@ impl Watchers {
         })
     }
 
-    /// How many watch.
+    /// How many watchers there are.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// How many were dropped so far, because they were too slow.
+    /// How many were dropped so far because they were too slow.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// What happens from now on. When `stopping` is cancelled the stream ends.
+    /// What happens from now on. The stream ends when `stopping` is cancelled.
     pub fn watch(
         self: &Arc<Self>,
         filter: Filter,
@@ -138,15 +181,15 @@ impl EventSink for Watchers {
     }
 
     fn emit(&self, event: Event<'_>) {
-        let mut message = None;
+        let mut owned = None;
         let mut present = self.present.lock();
         present.watchers.retain(|Watcher { filter, queue, .. }| {
             if !filter.admits(&event) {
                 return true;
             }
-            let message = message.get_or_insert_with(|| response(&event));
-            let told = queue.try_send(message.clone());
-            if matches!(told, Err(mpsc::error::TrySendError::Full(_))) {
+            let owned = owned.get_or_insert_with(|| Arc::new(WatchedEvent::from(&event)));
+            let sent = queue.try_send(Arc::clone(owned));
+            if matches!(sent, Err(mpsc::error::TrySendError::Full(_))) {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!("a watcher of sessions was dropped: it did not keep up");
                 return false;
@@ -157,50 +200,17 @@ impl EventSink for Watchers {
     }
 }
 
-fn response(event: &Event<'_>) -> WatchSessionsResponse {
-    let mut response = WatchSessionsResponse {
-        engine: event.engine.to_owned(),
-        session_id: event.session.to_string(),
-        principal: event.principal.as_bytes().clone(),
-        event_time: Some(convert::timestamp(event.time)),
-        ..Default::default()
-    };
-    let kind = match event.kind {
-        EventKind::Created => SessionEventKind::Created,
-        EventKind::Rolled { former } => {
-            response.former_principal = former.as_bytes().clone();
-            SessionEventKind::Rolled
-        }
-        EventKind::Destroyed(cause) => {
-            response.cause = end_cause(cause).into();
-            SessionEventKind::Destroyed
-        }
-        EventKind::Expired => SessionEventKind::Expired,
-    };
-    response.kind = kind.into();
-    response
-}
-
-fn end_cause(cause: Cause) -> SessionEndCause {
-    match cause {
-        Cause::Owner => SessionEndCause::Owner,
-        Cause::Scope => SessionEndCause::Scope,
-        Cause::Revoked => SessionEndCause::Revoked,
-        Cause::Limit => SessionEndCause::Limit,
-    }
-}
-
-/// The events of one watcher. It is none any more when this is dropped.
+/// The events of one watcher. Dropping it ends the watching.
 pub struct Watch {
     watchers: Arc<Watchers>,
     number: u64,
-    events: mpsc::Receiver<WatchSessionsResponse>,
+    events: mpsc::Receiver<Arc<WatchedEvent>>,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     has_ended: bool,
 }
 
 impl Stream for Watch {
-    type Item = Result<WatchSessionsResponse, Status>;
+    type Item = Result<Arc<WatchedEvent>, Fault>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
@@ -209,7 +219,7 @@ impl Stream for Watch {
         }
         let (reason, message) = match this.events.poll_recv(cx) {
             Poll::Ready(Some(event)) => return Poll::Ready(Some(Ok(event))),
-            // Only who drops a watcher closes its queue.
+            // The queue closes only when the watcher is dropped.
             Poll::Ready(None) => {
                 let message = "events were not read as fast as they came, and some are lost; watch \
                                anew, and then list what matters";
@@ -223,7 +233,7 @@ impl Stream for Watch {
             Poll::Pending => return Poll::Pending,
         };
         this.has_ended = true;
-        Poll::Ready(Some(Err(Fault::new(reason, message).into_status())))
+        Poll::Ready(Some(Err(Fault::new(reason, message))))
     }
 }
 

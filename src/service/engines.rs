@@ -24,7 +24,7 @@ impl Engines {
         Self { by_name: Arc::new(engines) }
     }
 
-    /// The engine that a request names; empty: the one called `default`.
+    /// The engine that a request names; an empty name means [`DEFAULT`].
     pub fn get(&self, name: &[u8]) -> Result<&Arc<Engine>, Fault> {
         let name = if name.is_empty() { DEFAULT.as_bytes() } else { name };
         let engine = std::str::from_utf8(name).ok().and_then(|name| self.by_name.get(name));
@@ -37,7 +37,7 @@ impl Engines {
         })
     }
 
-    /// The one whose name comes after `name`.
+    /// The engine whose name comes next after `name`, in the order of names.
     pub fn after(&self, name: &str) -> Option<&Arc<Engine>> {
         let above = (Bound::Excluded(name), Bound::Unbounded);
         self.by_name.range::<str, _>(above).next().map(|(_, engine)| engine)

@@ -1,9 +1,9 @@
 //! Lanes: which operations of a pipeline must wait for which.
 //!
-//! Operations whose credentials prove the same session run in the order they
-//! came; all others run side by side. So does a Destroy of a wider scope with what
-//! is done to the other sessions it ends: else one user's logout would hold up all. A Cookie header may prove several sessions, so an
-//! operation can stand in several lanes at once.
+//! Operations whose credentials prove the same session run in the order in which they
+//! arrive; all others run side by side. A Destroy of a wider scope is ordered only within
+//! its own sessions: otherwise one user's logout would hold up everybody. A Cookie header
+//! may prove several sessions, so an operation can stand in several lanes at once.
 
 use std::collections::HashMap;
 
@@ -27,7 +27,7 @@ struct Standing {
 }
 
 impl Lanes {
-    /// Nobody stands in any of `lanes`.
+    /// Whether no operation stands in any of `lanes`.
     pub fn are_free(&self, mut lanes: impl Iterator<Item = PublicId>) -> bool {
         lanes.all(|lane| !self.last.contains_key(&lane))
     }

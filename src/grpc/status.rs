@@ -1,0 +1,96 @@
+//! Statuses: how gRPC tells a [`Fault`].
+
+use prost::Message;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::service::fault::{Fault, Reason};
+
+/// The domain of google.rpc.ErrorInfo.
+const DOMAIN: &str = "sessiond";
+
+/// The one table of gRPC codes.
+fn code(reason: Reason) -> Code {
+    match reason {
+        Reason::InvalidArgument => Code::InvalidArgument,
+        Reason::InvalidData => Code::InvalidArgument,
+        Reason::DataTooLarge => Code::InvalidArgument,
+        Reason::MalformedMessage => Code::InvalidArgument,
+        Reason::MessageTooLarge => Code::InvalidArgument,
+        Reason::CompressionUnsupported => Code::Unimplemented,
+        Reason::UnknownEngine => Code::InvalidArgument,
+        Reason::SessionGone => Code::NotFound,
+        Reason::VersionMismatch => Code::Aborted,
+        Reason::TooManySessions => Code::FailedPrecondition,
+        Reason::TooManyWatchers => Code::ResourceExhausted,
+        Reason::WatcherTooSlow => Code::ResourceExhausted,
+        Reason::Overloaded => Code::ResourceExhausted,
+        Reason::StoreFull => Code::ResourceExhausted,
+        Reason::StoreUnavailable => Code::Unavailable,
+        Reason::RecordUnreadable => Code::DataLoss,
+        Reason::ShuttingDown => Code::Unavailable,
+        Reason::TokenRequired => Code::Unauthenticated,
+        Reason::TokenUnknown => Code::Unauthenticated,
+    }
+}
+
+impl From<Fault> for Status {
+    fn from(Fault { reason, message, field }: Fault) -> Self {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(reason.name(), DOMAIN, []);
+        if let Some(field) = field {
+            details.add_bad_request_violation(field, &message);
+        }
+        if let Some(delay) = reason.retry_delay() {
+            details.set_retry_info(Some(delay));
+        }
+        Status::with_error_details(code(reason), message, details)
+    }
+}
+
+/// The status as a message, for the answer within a pipeline.
+impl From<Fault> for tonic_types::pb::Status {
+    fn from(fault: Fault) -> Self {
+        let status = Status::from(fault);
+        // Our own encoding was made a line above, so decoding it does not fail.
+        Self::decode(status.details()).unwrap_or_else(|_| Self {
+            code: status.code().into(),
+            message: status.message().to_owned(),
+            details: Vec::new(),
+        })
+    }
+}
+
+/// For a call whose own deadline has passed. It carries no reason of ours.
+pub fn late() -> Status {
+    Status::deadline_exceeded("the deadline of the call has passed")
+}
+
+/// The fault behind a status that the transport made before a service saw the message;
+/// `None` if it is another status.
+fn of_transport(status: &Status) -> Option<Fault> {
+    if !status.details().is_empty() {
+        return None;
+    }
+    let reason = match status.code() {
+        // tonic's codes for a message over the limit and for one it cannot read.
+        Code::OutOfRange => Reason::MessageTooLarge,
+        Code::Internal => Reason::MalformedMessage,
+        _ => return None,
+    };
+    Some(Fault::new(reason, status.message()))
+}
+
+/// Gives a reason to the answers that the transport made itself.
+pub fn name_transport_faults(
+    response: http::Response<tonic::body::Body>,
+) -> http::Response<tonic::body::Body> {
+    // Only an answer without a message has its status in the headers.
+    if !response.headers().contains_key("grpc-status") {
+        return response;
+    }
+    match Status::from_header_map(response.headers()).as_ref().and_then(of_transport) {
+        Some(fault) => Status::from(fault).into_http(),
+        None => response,
+    }
+}

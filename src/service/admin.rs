@@ -1,0 +1,153 @@
+//! What operators call: cleanup, list, revoke and watch. Export and import are in
+//! [`transfer`](super::transfer).
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    engines::Engines,
+    fault::Fault,
+    input::{self, invalid},
+    operation::run_detached,
+    page::{self, PageToken, Question, bad_token},
+    watchers::{Filter, Watch, Watchers},
+};
+use crate::session::{Session, id::PublicId, principals::Target};
+
+/// Sessions on a page of a list, unless another size is asked for.
+const PAGE_SIZE: usize = 50;
+/// Sessions that one revocation may name.
+const MOST_IDS: usize = 1000;
+
+/// The calls of operators, over the engines of a daemon.
+pub struct AdminService {
+    pub engines: Engines,
+    /// Entries that one slice of a cleanup looks at.
+    pub slice: usize,
+    /// The event sink of all the engines.
+    pub watchers: Arc<Watchers>,
+    /// Cancelled when the daemon stops: watching ends.
+    pub stopping: CancellationToken,
+}
+
+/// Asks for the live sessions of a principal.
+pub struct ListRequest<'r> {
+    /// The engine's name; empty: [`DEFAULT`](super::engines::DEFAULT).
+    pub engine: &'r str,
+    /// Not empty: anonymous sessions cannot be listed.
+    pub principal: &'r str,
+    /// 0: 50. Above 1000: 1000.
+    pub page_size: i32,
+    /// Of the answer before; empty: the first page.
+    pub page_token: &'r str,
+}
+
+/// A page of a list.
+#[derive(Debug)]
+pub struct ListPage {
+    /// Without their data.
+    pub sessions: Vec<Session>,
+    /// `None`: this is the last page.
+    pub next_page_token: Option<String>,
+}
+
+/// Asks to end sessions: by id, by principal, or, if both are given, those of the ids
+/// that belong to the principal.
+pub struct RevokeRequest<'r> {
+    /// The engine's name; empty: [`DEFAULT`](super::engines::DEFAULT).
+    pub engine: &'r str,
+    /// Public ids, at most 1000.
+    pub session_ids: &'r [String],
+    /// Empty: no principal is meant.
+    pub principal: &'r str,
+}
+
+/// Asks for events from now on.
+pub struct WatchRequest<'r> {
+    /// The engine's name; empty: all engines.
+    pub engine: &'r str,
+    /// Empty: the sessions of all principals, and anonymous ones.
+    pub principal: &'r str,
+}
+
+impl AdminService {
+    /// Removes expired sessions of the named engine, or of all engines if the name is
+    /// empty. Returns how many.
+    pub async fn cleanup(&self, engine: &str) -> Result<u64, Fault> {
+        let engines: Vec<_> = if engine.is_empty() {
+            self.engines.iter().collect()
+        } else {
+            vec![self.engines.get(engine.as_bytes())?]
+        };
+        let mut removed = 0;
+        for engine in engines {
+            removed += engine.sweep(self.slice).await?;
+        }
+        Ok(removed)
+    }
+
+    /// A page of the live sessions of a principal.
+    pub async fn list(&self, request: ListRequest<'_>) -> Result<ListPage, Fault> {
+        let engine = self.engines.get(request.engine.as_bytes())?;
+        let principal = input::owner(request.principal.as_bytes())?;
+        let size = page::size(request.page_size, PAGE_SIZE)?;
+        let question = Question::List { engine: engine.name(), principal: &principal };
+        let token = PageToken::from_text(request.page_token, question)?;
+        let after = token.map(|token| token.place.try_into().map(PublicId::from_bytes));
+        let after = after.transpose().map_err(|_| bad_token())?;
+        let page = engine.list(&principal, after, size).await?;
+        let token = |after: PublicId| PageToken::new(*after.as_bytes()).to_text(question);
+        Ok(ListPage { sessions: page.sessions, next_page_token: page.next.map(token) })
+    }
+
+    /// Ends sessions. Returns how many were live.
+    pub async fn revoke(&self, request: RevokeRequest<'_>) -> Result<u32, Fault> {
+        let engine = Arc::clone(self.engines.get(request.engine.as_bytes())?);
+        let target = target(&request)?;
+        let must_complete = engine.must_complete();
+        Ok(run_detached(must_complete, async move { engine.revoke(target).await }).await?)
+    }
+
+    /// The events of sessions from now on.
+    pub fn watch(&self, request: WatchRequest<'_>) -> Result<Watch, Fault> {
+        let engine = match request.engine {
+            "" => None,
+            name => Some(self.engines.get(name.as_bytes())?.name().to_owned()),
+        };
+        let principal = match request.principal {
+            "" => None,
+            name => Some(input::principal(name.as_bytes())?),
+        };
+        self.watchers.watch(Filter { engine, principal }, self.stopping.clone())
+    }
+}
+
+fn target(request: &RevokeRequest<'_>) -> Result<Target, Fault> {
+    let at = |problem: String| invalid("session_ids", problem);
+    let ids = request.session_ids;
+    if ids.len() > MOST_IDS {
+        return Err(at(format!("expected at most {MOST_IDS} ids, found {}", ids.len())));
+    }
+    if ids.is_empty() && request.principal.is_empty() {
+        return Err(at("expected the ids of sessions, or a principal".to_owned()));
+    }
+    // An id of no session is no mistake of the caller. A token in its place is one:
+    // nothing would be revoked.
+    let id = |id: &String| PublicId::from_text(id.as_bytes());
+    let parsed = ids.iter().map(id).collect::<Option<Vec<_>>>().ok_or_else(|| {
+        at(format!(
+            "expected the public ids of sessions, {} characters of base64url each",
+            PublicId::TEXT_LEN
+        ))
+    })?;
+    if request.principal.is_empty() {
+        return Ok(Target::Sessions(parsed));
+    }
+    let principal = input::principal(request.principal.as_bytes())?;
+    Ok(if parsed.is_empty() {
+        Target::Principal(principal)
+    } else {
+        Target::SessionsOf(principal, parsed)
+    })
+}

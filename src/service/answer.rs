@@ -1,0 +1,19 @@
+//! What the four operations answer.
+
+use crate::session::{Live, Lookup, cookie::SetCookie};
+
+/// What an operation answers.
+#[derive(Debug)]
+pub enum Answer {
+    Resolve(Lookup),
+    /// The session's data is no part of the answer.
+    Touch(Lookup),
+    /// The session's data is no part of the answer.
+    Write(Live),
+    Destroy {
+        /// Live sessions that were ended.
+        destroyed: u32,
+        /// The deletion cookie.
+        set_cookie: Option<SetCookie>,
+    },
+}

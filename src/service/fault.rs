@@ -1,0 +1,162 @@
+//! Faults: why a call failed, as its caller may know it.
+//!
+//! Each protocol has one table of its own from [`Reason`] to its codes; that of gRPC is
+//! `grpc::status`.
+
+use std::time::Duration;
+
+use crate::session::{error::Error, store::StoreErrorKind};
+
+/// How long a caller should wait before it tries a failed store again.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Why a call failed, for programs to act upon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    InvalidArgument,
+    InvalidData,
+    DataTooLarge,
+    MalformedMessage,
+    MessageTooLarge,
+    CompressionUnsupported,
+    UnknownEngine,
+    SessionGone,
+    VersionMismatch,
+    TooManySessions,
+    TooManyWatchers,
+    WatcherTooSlow,
+    Overloaded,
+    StoreFull,
+    StoreUnavailable,
+    RecordUnreadable,
+    ShuttingDown,
+    TokenRequired,
+    TokenUnknown,
+}
+
+impl Reason {
+    pub const ALL: [Reason; 19] = [
+        Self::InvalidArgument,
+        Self::InvalidData,
+        Self::DataTooLarge,
+        Self::MalformedMessage,
+        Self::MessageTooLarge,
+        Self::CompressionUnsupported,
+        Self::UnknownEngine,
+        Self::SessionGone,
+        Self::VersionMismatch,
+        Self::TooManySessions,
+        Self::TooManyWatchers,
+        Self::WatcherTooSlow,
+        Self::Overloaded,
+        Self::StoreFull,
+        Self::StoreUnavailable,
+        Self::RecordUnreadable,
+        Self::ShuttingDown,
+        Self::TokenRequired,
+        Self::TokenUnknown,
+    ];
+
+    /// The name that callers see, in every protocol and in the metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InvalidArgument => "INVALID_ARGUMENT",
+            Self::InvalidData => "INVALID_DATA",
+            Self::DataTooLarge => "DATA_TOO_LARGE",
+            Self::MalformedMessage => "MALFORMED_MESSAGE",
+            Self::MessageTooLarge => "MESSAGE_TOO_LARGE",
+            Self::CompressionUnsupported => "COMPRESSION_UNSUPPORTED",
+            Self::UnknownEngine => "UNKNOWN_ENGINE",
+            Self::SessionGone => "SESSION_GONE",
+            Self::VersionMismatch => "VERSION_MISMATCH",
+            Self::TooManySessions => "TOO_MANY_SESSIONS",
+            Self::TooManyWatchers => "TOO_MANY_WATCHERS",
+            Self::WatcherTooSlow => "WATCHER_TOO_SLOW",
+            Self::Overloaded => "OVERLOADED",
+            Self::StoreFull => "STORE_FULL",
+            Self::StoreUnavailable => "STORE_UNAVAILABLE",
+            Self::RecordUnreadable => "RECORD_UNREADABLE",
+            Self::ShuttingDown => "SHUTTING_DOWN",
+            Self::TokenRequired => "TOKEN_REQUIRED",
+            Self::TokenUnknown => "TOKEN_UNKNOWN",
+        }
+    }
+
+    /// How long to wait before the same call to the same daemon is worth repeating.
+    /// `None`: waiting alone does not help.
+    pub fn retry_delay(self) -> Option<Duration> {
+        match self {
+            Self::Overloaded | Self::StoreUnavailable => Some(RETRY_DELAY),
+            Self::InvalidArgument
+            | Self::InvalidData
+            | Self::DataTooLarge
+            | Self::MalformedMessage
+            | Self::MessageTooLarge
+            | Self::CompressionUnsupported
+            | Self::UnknownEngine
+            | Self::SessionGone
+            | Self::VersionMismatch
+            | Self::TooManySessions
+            | Self::TooManyWatchers
+            | Self::WatcherTooSlow
+            | Self::StoreFull
+            | Self::RecordUnreadable
+            | Self::ShuttingDown
+            | Self::TokenRequired
+            | Self::TokenUnknown => None,
+        }
+    }
+}
+
+/// Why a call failed, as its caller may know it. Holds no secret, token or session data.
+#[derive(Debug)]
+pub struct Fault {
+    pub reason: Reason,
+    pub message: String,
+    /// The field of the request that is at fault.
+    pub field: Option<&'static str>,
+}
+
+impl Fault {
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), field: None }
+    }
+
+    pub fn at(reason: Reason, field: &'static str, message: impl Into<String>) -> Self {
+        Self { field: Some(field), ..Self::new(reason, message) }
+    }
+
+    /// The same fault, at another field.
+    pub fn with_field(self, field: &'static str) -> Self {
+        Self { field: Some(field), ..self }
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        let message = error.to_string();
+        match error {
+            Error::SessionGone => Self::new(Reason::SessionGone, message),
+            Error::VersionMismatch { .. } => {
+                Self::at(Reason::VersionMismatch, "if_version", message)
+            }
+            Error::TooManySessions { .. } => {
+                Self::at(Reason::TooManySessions, "principal", message)
+            }
+            Error::InvalidData(_) => Self::at(Reason::InvalidData, "set", message),
+            Error::DataTooLarge { .. } => Self::at(Reason::DataTooLarge, "set", message),
+            Error::InvalidArgument { field, .. } => {
+                Self::at(Reason::InvalidArgument, field, message)
+            }
+            Error::Store(error) => {
+                let reason = match error.kind {
+                    StoreErrorKind::Unavailable => Reason::StoreUnavailable,
+                    StoreErrorKind::Overloaded => Reason::Overloaded,
+                    StoreErrorKind::Full => Reason::StoreFull,
+                    StoreErrorKind::Unreadable => Reason::RecordUnreadable,
+                };
+                Self::new(reason, message)
+            }
+        }
+    }
+}

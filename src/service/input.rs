@@ -1,0 +1,123 @@
+//! The checks of values that callers give. The faults name the field, and never quote
+//! session data.
+
+use std::{num::NonZeroU64, time::Duration};
+
+use bytes::Bytes;
+
+use super::fault::{Fault, Reason};
+use crate::session::{
+    clock::Moment,
+    data::{Data, DataError},
+    lifetime::MAX_DURATION,
+    record::Principal,
+};
+
+/// A duration as a caller gives it: any numbers may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawDuration {
+    pub seconds: i64,
+    pub nanos: i32,
+}
+
+/// A time since the Unix epoch as a caller gives it: any numbers may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawTime {
+    pub seconds: i64,
+    pub nanos: i32,
+}
+
+const NANOS_PER_SECOND: u32 = 1_000_000_000;
+
+pub(super) fn invalid(field: &'static str, problem: String) -> Fault {
+    Fault::at(Reason::InvalidArgument, field, problem)
+}
+
+/// `set` of a Write. Empty: nothing to set.
+pub(super) fn set(json: Bytes) -> Result<Data, Fault> {
+    if json.is_empty() {
+        return Ok(Data::EMPTY);
+    }
+    let invalid = |error: DataError| Fault::at(Reason::InvalidData, "set", error.to_string());
+    Data::parse(json).map_err(invalid)
+}
+
+pub(super) fn unset(key: &[u8]) -> Result<String, Fault> {
+    let key = std::str::from_utf8(key).map(str::to_owned);
+    key.map_err(|_| invalid("unset", "expected keys in UTF-8".to_owned()))
+}
+
+pub(super) fn if_version(version: u64) -> Result<NonZeroU64, Fault> {
+    NonZeroU64::new(version)
+        .ok_or_else(|| invalid("if_version", "expected at least 1, the version at creation".into()))
+}
+
+pub(super) fn principal(principal: &[u8]) -> Result<Principal, Fault> {
+    Principal::new(principal).ok_or_else(|| {
+        let (limit, len) = (Principal::MAX_LEN, principal.len());
+        invalid("principal", format!("expected at most {limit} bytes of UTF-8, found {len} bytes"))
+    })
+}
+
+/// The principal whose sessions an operator means: not the anonymous one.
+pub(super) fn owner(name: &[u8]) -> Result<Principal, Fault> {
+    if name.is_empty() {
+        let problem = "expected whose sessions are meant; anonymous sessions are nobody's";
+        return Err(invalid("principal", problem.to_owned()));
+    }
+    principal(name)
+}
+
+/// A session's own idle timeout.
+pub(super) fn duration(RawDuration { seconds, nanos }: RawDuration) -> Result<Duration, Fault> {
+    let whole = u64::try_from(seconds).ok();
+    let rest = u32::try_from(nanos).ok().filter(|nanos| *nanos < NANOS_PER_SECOND);
+    let duration = whole.zip(rest).map(|(whole, rest)| Duration::new(whole, rest));
+    let valid = duration.filter(|duration| !duration.is_zero() && *duration <= MAX_DURATION);
+    valid.ok_or_else(|| {
+        let most = MAX_DURATION.as_secs();
+        let problem = format!(
+            "expected more than zero and at most {most} s, found {seconds} s and {nanos} ns"
+        );
+        invalid("duration", problem)
+    })
+}
+
+/// A time, cut to milliseconds; `None` if it is before 1970 or no time at all.
+pub(super) fn moment(RawTime { seconds, nanos }: RawTime) -> Option<Moment> {
+    let seconds = u64::try_from(seconds).ok()?;
+    let nanos = u32::try_from(nanos).ok().filter(|nanos| *nanos < NANOS_PER_SECOND)?;
+    let millis = seconds.checked_mul(1000)?.checked_add(u64::from(nanos / 1_000_000))?;
+    Some(Moment::from_unix_millis(millis))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_duration_is_judged_without_a_panic(seconds in any::<i64>(), nanos in any::<i32>()) {
+            for seconds in [seconds, seconds % 50_000_000] {
+                let judged = duration(RawDuration { seconds, nanos });
+                let most = MAX_DURATION.as_secs() as i64;
+                let fits = (0..1_000_000_000).contains(&nanos)
+                    && seconds >= 0
+                    && (seconds, nanos) > (0, 0)
+                    && (seconds, nanos) <= (most, 0);
+                prop_assert_eq!(judged.is_ok(), fits);
+            }
+        }
+
+        #[test]
+        fn any_time_is_judged_without_a_panic(seconds in any::<i64>(), nanos in any::<i32>()) {
+            if let Some(moment) = moment(RawTime { seconds, nanos }) {
+                let millis = moment.unix_millis();
+                prop_assert_eq!(millis / 1000, seconds as u64);
+                prop_assert_eq!(millis % 1000, nanos as u64 / 1_000_000);
+            }
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The operations as a service that knows no protocol: a listener turns its messages into
+//! the requests here, and the answers here into its messages. `grpc` is one such listener.
+//! Knows no kind of store.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`engines`] | the engines of a daemon, by name |
+//! | [`operation`] | Resolve, Touch, Write and Destroy: prepare, recall, run |
+//! | [`answer`] | what an operation answers |
+//! | [`input`] | the checks of values that callers give |
+//! | [`lanes`] | which operations of a stream must wait for which |
+//! | [`admin`] | what operators call: cleanup, list, revoke, watch |
+//! | [`transfer`] | what operators call: export and import |
+//! | [`page`] | page sizes and page tokens |
+//! | [`watchers`] | the events of sessions, delivered to watchers |
+//! | [`fault`] | why a call failed, and the reasons |
+//! | [`observer`] | what the metrics are told |
+
+pub mod admin;
+pub mod answer;
+pub mod engines;
+pub mod fault;
+pub mod input;
+pub mod lanes;
+pub mod observer;
+pub mod operation;
+pub mod page;
+pub mod transfer;
+pub mod watchers;

@@ -1,0 +1,46 @@
+//! What the service tells whoever keeps the metrics.
+
+use std::time::Duration;
+
+use super::fault::Reason;
+use crate::session::credential::Absence;
+
+/// The operations, as they are counted. One within a pipeline counts as its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OperationKind {
+    Resolve,
+    Touch,
+    Write,
+    Destroy,
+}
+
+impl OperationKind {
+    pub const ALL: [Self; 4] = [Self::Resolve, Self::Touch, Self::Write, Self::Destroy];
+
+    /// The name in every protocol and in the metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Resolve => "Resolve",
+            Self::Touch => "Touch",
+            Self::Write => "Write",
+            Self::Destroy => "Destroy",
+        }
+    }
+}
+
+/// How an operation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The session is live; after a Destroy: it was live until now.
+    Active,
+    Created,
+    Absent(Absence),
+    Failed(Reason),
+}
+
+/// Is told of every operation that has ended.
+pub trait Observer: Send + Sync + 'static {
+    /// `elapsed` is 0 for an operation that was answered from memory: no clock is read
+    /// for it.
+    fn finished(&self, kind: OperationKind, outcome: Outcome, elapsed: Duration);
+}

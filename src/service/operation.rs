@@ -1,0 +1,329 @@
+//! The four operations: from a request to its answer.
+//!
+//! Each operation has two steps, as in `session`: `prepare` checks the request and finds
+//! out which sessions it may reach, `run` asks the store. `recall` comes between them: it
+//! answers from memory where that is enough. A unary call does one after the other; a
+//! pipeline orders operations between the two ([`lanes`](super::lanes)).
+//!
+//! Requests borrow what they can from the message they are made of: nothing in them
+//! outlives `prepare`.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::{
+    answer::Answer,
+    engines::Engines,
+    fault::{Fault, Reason},
+    input::{self, RawDuration},
+    observer::{Observer, OperationKind, Outcome},
+};
+use crate::session::{
+    Lookup,
+    credential::{Credential, Presented},
+    engine::{Engine, ResolveOptions, WriteOptions},
+    error::Error,
+    principals::Scope,
+    store::StoreError,
+};
+
+/// Asks for the session of a request.
+pub struct ResolveRequest<'r> {
+    /// The engine's name; empty: [`DEFAULT`](super::engines::DEFAULT).
+    pub engine: &'r [u8],
+    pub credential: Credential<'r>,
+    pub options: ResolveOptions,
+}
+
+/// Asks to move the deadline of a session.
+pub struct TouchRequest<'r> {
+    /// The engine's name; empty: [`DEFAULT`](super::engines::DEFAULT).
+    pub engine: &'r [u8],
+    pub credential: Credential<'r>,
+}
+
+/// Asks to create or change a session.
+pub struct WriteRequest<'r> {
+    /// The engine's name; empty: [`DEFAULT`](super::engines::DEFAULT).
+    pub engine: &'r [u8],
+    /// `None`: create a session.
+    pub credential: Option<Credential<'r>>,
+    /// A JSON object; empty: nothing to set.
+    pub set: Bytes,
+    /// Keys to remove.
+    pub unset: &'r [Bytes],
+    pub replace: bool,
+    pub if_version: Option<u64>,
+    pub roll: bool,
+    pub principal: Option<&'r [u8]>,
+    pub duration: Option<RawDuration>,
+}
+
+/// Asks to end sessions.
+pub struct DestroyRequest<'r> {
+    /// The engine's name; empty: [`DEFAULT`](super::engines::DEFAULT).
+    pub engine: &'r [u8],
+    pub credential: Credential<'r>,
+    pub scope: Scope,
+}
+
+/// An operation whose request is valid.
+pub trait Operation: Sized + Send + 'static {
+    type Request<'r>;
+    const KIND: OperationKind;
+
+    fn prepare(engines: &Engines, request: Self::Request<'_>) -> Result<Self, Fault>;
+
+    /// What the credential proves: the sessions among which a pipeline keeps the order.
+    /// A Destroy of a wider scope also reaches other sessions of the principal.
+    fn presented(&self) -> &Presented;
+
+    /// What [`run`](Self::run) would return, if that is known without waiting for a
+    /// store.
+    fn recall(&self) -> Option<(Answer, Outcome)> {
+        None
+    }
+
+    fn run(self) -> impl Future<Output = Result<(Answer, Outcome), Error>> + Send;
+}
+
+/// [`Operation::prepare`]; the observer is told of a refusal. `request` is the fault where
+/// a listener could make no request of its message.
+pub fn prepared<O: Operation>(
+    engines: &Engines,
+    request: Result<O::Request<'_>, Fault>,
+    observer: &dyn Observer,
+) -> Result<O, Fault> {
+    request.and_then(|request| O::prepare(engines, request)).inspect_err(|fault| {
+        observer.finished(O::KIND, Outcome::Failed(fault.reason), Duration::ZERO);
+    })
+}
+
+/// Answers an operation from memory, if that is enough, and tells the observer.
+pub fn recalled<O: Operation>(operation: &O, observer: &dyn Observer) -> Option<Answer> {
+    let (answer, outcome) = operation.recall()?;
+    observer.finished(O::KIND, outcome, Duration::ZERO);
+    Some(answer)
+}
+
+/// Answers an operation, from memory if that is enough, and tells the observer.
+pub async fn answered<O: Operation>(
+    operation: O,
+    observer: &dyn Observer,
+) -> Result<Answer, Fault> {
+    match recalled(&operation, observer) {
+        Some(answer) => Ok(answer),
+        // Boxed, so that the futures of those answered from memory are small.
+        None => Box::pin(observed(operation, observer)).await,
+    }
+}
+
+/// Runs an operation and tells the observer.
+pub async fn observed<O: Operation>(
+    operation: O,
+    observer: &dyn Observer,
+) -> Result<Answer, Fault> {
+    let started = Instant::now();
+    match operation.run().await {
+        Ok((answer, outcome)) => {
+            observer.finished(O::KIND, outcome, started.elapsed());
+            Ok(answer)
+        }
+        Err(error) => {
+            let fault = Fault::from(error);
+            observer.finished(O::KIND, Outcome::Failed(fault.reason), started.elapsed());
+            Err(fault)
+        }
+    }
+}
+
+/// Awaits a change. One that must complete runs in a task of its own, and so to its end
+/// even if its caller has gone; see [`Engine::must_complete`].
+pub(super) async fn run_detached<T: Send + 'static>(
+    must_complete: bool,
+    change: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    if !must_complete {
+        return change.await;
+    }
+    tokio::spawn(change).await.unwrap_or_else(|ended| match ended.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => Err(StoreError::unavailable("finish its work", "the daemon has stopped").into()),
+    })
+}
+
+/// Finds the session of a request.
+pub struct Resolve {
+    engine: Arc<Engine>,
+    presented: Presented,
+    options: ResolveOptions,
+}
+
+impl Operation for Resolve {
+    type Request<'r> = ResolveRequest<'r>;
+    const KIND: OperationKind = OperationKind::Resolve;
+
+    fn prepare(engines: &Engines, request: ResolveRequest<'_>) -> Result<Self, Fault> {
+        let engine = Arc::clone(engines.get(request.engine)?);
+        let presented = engine.present(request.credential);
+        Ok(Self { engine, presented, options: request.options })
+    }
+
+    fn presented(&self) -> &Presented {
+        &self.presented
+    }
+
+    fn recall(&self) -> Option<(Answer, Outcome)> {
+        self.engine.recall_resolve(&self.presented, self.options).map(resolved)
+    }
+
+    async fn run(self) -> Result<(Answer, Outcome), Error> {
+        let Self { engine, presented, options } = self;
+        let may_create = options.create || presented.may_be_adopted();
+        let must_complete = may_create && engine.must_complete();
+        let resolution =
+            run_detached(must_complete, async move { engine.resolve(&presented, options).await });
+        Ok(resolved(resolution.await?))
+    }
+}
+
+fn outcome(lookup: &Lookup) -> Outcome {
+    match lookup {
+        Lookup::Live(live) if live.is_new => Outcome::Created,
+        Lookup::Live(_) => Outcome::Active,
+        Lookup::Absent(absence) => Outcome::Absent(*absence),
+    }
+}
+
+fn resolved(lookup: Lookup) -> (Answer, Outcome) {
+    let outcome = outcome(&lookup);
+    (Answer::Resolve(lookup), outcome)
+}
+
+/// Moves the deadline of a session.
+pub struct Touch {
+    engine: Arc<Engine>,
+    presented: Presented,
+}
+
+impl Operation for Touch {
+    type Request<'r> = TouchRequest<'r>;
+    const KIND: OperationKind = OperationKind::Touch;
+
+    fn prepare(engines: &Engines, request: TouchRequest<'_>) -> Result<Self, Fault> {
+        let engine = Arc::clone(engines.get(request.engine)?);
+        let presented = engine.present(request.credential);
+        Ok(Self { engine, presented })
+    }
+
+    fn presented(&self) -> &Presented {
+        &self.presented
+    }
+
+    fn recall(&self) -> Option<(Answer, Outcome)> {
+        self.engine.recall_touch(&self.presented).map(touched)
+    }
+
+    async fn run(self) -> Result<(Answer, Outcome), Error> {
+        let Self { engine, presented } = self;
+        let must_complete = presented.may_be_adopted() && engine.must_complete();
+        let touching = run_detached(must_complete, async move { engine.touch(&presented).await });
+        Ok(touched(touching.await?))
+    }
+}
+
+fn touched(lookup: Lookup) -> (Answer, Outcome) {
+    let outcome = outcome(&lookup);
+    (Answer::Touch(lookup), outcome)
+}
+
+/// Creates or changes a session.
+pub struct Write {
+    engine: Arc<Engine>,
+    presented: Presented,
+    /// No credential was given.
+    create: bool,
+    options: WriteOptions,
+}
+
+impl Operation for Write {
+    type Request<'r> = WriteRequest<'r>;
+    const KIND: OperationKind = OperationKind::Write;
+
+    fn prepare(engines: &Engines, request: WriteRequest<'_>) -> Result<Self, Fault> {
+        let engine = Arc::clone(engines.get(request.engine)?);
+        if let Some(Credential::Absent) = request.credential {
+            let problem = "expected cookie_header or token, or no credential at all to create";
+            return Err(Fault::at(Reason::InvalidArgument, "credential", problem));
+        }
+        let create = request.credential.is_none();
+        let presented = engine.present(request.credential.unwrap_or(Credential::Absent));
+        let options = WriteOptions {
+            set: input::set(request.set)?,
+            unset: request.unset.iter().map(|key| input::unset(key)).collect::<Result<_, _>>()?,
+            replace: request.replace,
+            if_version: request.if_version.map(input::if_version).transpose()?,
+            roll: request.roll,
+            principal: request.principal.map(input::principal).transpose()?,
+            duration: request.duration.map(input::duration).transpose()?,
+        };
+        Ok(Self { engine, presented, create, options })
+    }
+
+    fn presented(&self) -> &Presented {
+        &self.presented
+    }
+
+    async fn run(self) -> Result<(Answer, Outcome), Error> {
+        let Self { engine, presented, create, options } = self;
+        let change = run_detached(engine.must_complete(), async move {
+            if create {
+                engine.create(options).await
+            } else {
+                engine.write(&presented, options).await
+            }
+        });
+        let live = change.await?;
+        let outcome = if live.is_new { Outcome::Created } else { Outcome::Active };
+        Ok((Answer::Write(live), outcome))
+    }
+}
+
+/// Ends sessions.
+pub struct Destroy {
+    engine: Arc<Engine>,
+    presented: Presented,
+    scope: Scope,
+}
+
+impl Operation for Destroy {
+    type Request<'r> = DestroyRequest<'r>;
+    const KIND: OperationKind = OperationKind::Destroy;
+
+    fn prepare(engines: &Engines, request: DestroyRequest<'_>) -> Result<Self, Fault> {
+        let engine = Arc::clone(engines.get(request.engine)?);
+        let presented = engine.present(request.credential);
+        Ok(Self { engine, presented, scope: request.scope })
+    }
+
+    fn presented(&self) -> &Presented {
+        &self.presented
+    }
+
+    async fn run(self) -> Result<(Answer, Outcome), Error> {
+        let Self { engine, presented, scope } = self;
+        let absence = presented.absence();
+        let must_complete = engine.must_complete();
+        let change =
+            run_detached(must_complete, async move { engine.destroy(&presented, scope).await });
+        let destroyed = change.await?;
+        let outcome = if destroyed.was_live { Outcome::Active } else { Outcome::Absent(absence) };
+        let answer =
+            Answer::Destroy { destroyed: destroyed.count, set_cookie: destroyed.set_cookie };
+        Ok((answer, outcome))
+    }
+}
