@@ -27,7 +27,7 @@ use sessiond::{
         session_service::SessionService,
     },
     server::{
-        metrics::{Measured, Metrics},
+        metrics::Metrics,
         system::{SystemClock, SystemEntropy},
     },
     service::{engines::Engines, observer::OperationKind},
@@ -39,7 +39,7 @@ use sessiond::{
         engine::{Engine, Policy, WriteOptions},
         id::{PublicId, SessionId, VerifierHash},
         record::{Record, Touch},
-        store::Store,
+        store::{Certainty, Store},
     },
     store::{
         codec,
@@ -195,7 +195,9 @@ fn stores(criterion: &mut Criterion) {
     let touch = |now| Touch { lifetime: LIFETIME, verifier, now };
     let mut group = criterion.benchmark_group("sled");
     group.bench_function("read, in the table", |bench| {
-        bench.to_async(&runtime).iter(|| hot.read(public_id(next(&turn, SESSIONS))));
+        bench
+            .to_async(&runtime)
+            .iter(|| hot.read(public_id(next(&turn, SESSIONS)), Certainty::Current));
     });
     group.bench_function("touch that moves nothing, in the table", |bench| {
         bench.to_async(&runtime).iter(|| hot.touch(public_id(next(&turn, SESSIONS)), touch(NOW)));
@@ -213,10 +215,14 @@ fn stores(criterion: &mut Criterion) {
         });
     });
     group.bench_function("read, in neither cache", |bench| {
-        bench.to_async(&runtime).iter(|| cold.read(public_id(next(&turn, SESSIONS))));
+        bench
+            .to_async(&runtime)
+            .iter(|| cold.read(public_id(next(&turn, SESSIONS)), Certainty::Current));
     });
     group.bench_function("read, no such record", |bench| {
-        bench.to_async(&runtime).iter(|| hot.read(public_id(SESSIONS + next(&turn, SESSIONS))));
+        bench
+            .to_async(&runtime)
+            .iter(|| hot.read(public_id(SESSIONS + next(&turn, SESSIONS)), Certainty::Current));
     });
     group.finish();
 }
@@ -256,7 +262,7 @@ fn resolves(criterion: &mut Criterion) {
         max_data_bytes: 64 << 10,
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-    let store: Measured<_> = metrics.measured("default", store);
+    let store = Arc::new(metrics.measured("default", Arc::new(store)));
     let engine = Arc::new(Engine::new("default", policy, store, clock, Arc::new(SystemEntropy)));
     let requests: Vec<ResolveRequest> = (0..SESSIONS)
         .map(|_| {

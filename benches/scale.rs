@@ -120,7 +120,7 @@ fn scale(args: &Args) -> Result<(), Problem> {
     let cache = args.cache as f64 * MIB;
     found.add("resident memory / store.sled.cache_bytes", at_most / cache, 1.5, memory);
     let told = told_bytes(cache, args.sessions as f64);
-    let what = "resident memory / what the README tells";
+    let what = "resident memory / what docs/operations.md says";
     found.add(what, at_most / told, 1.5, format!("{:.0} MiB", told / MIB));
     found.add("disk / raw data, at the end", disk_bytes(&many.data())? / raw, 3.0, "");
     let note = format!(
@@ -136,7 +136,7 @@ fn scale(args: &Args) -> Result<(), Problem> {
     found.print(&note, args.markdown)
 }
 
-/// The memory that the process takes, as the README tells (Deployment).
+/// The memory that the process takes, as docs/operations.md says (Memory).
 fn told_bytes(cache: f64, sessions: f64) -> f64 {
     let late = sessions.min(100_000.0) * (DATA_BYTES + 150) as f64;
     20.0 * MIB + cache + sessions * 100.0 + late

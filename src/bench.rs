@@ -1,8 +1,8 @@
-//! `sessiond bench`: a load generator, in the manner of redis-benchmark.
+//! `sessiond bench`: a load generator, similar to redis-benchmark.
 //!
-//! It makes sessions, loads the daemon with operations on them for a bounded
-//! time, prints how many there were and how long they took, and destroys what it
-//! has made. Told the daemon's process, it prints what an operation costs there.
+//! It creates sessions, runs operations on them for a limited time, prints the number
+//! of operations and their latencies, and destroys the sessions that it created. If
+//! you give the daemon's process id, it also prints the CPU time per operation.
 
 use std::{
     collections::HashMap,
@@ -40,11 +40,11 @@ use crate::{
     client::{Caller, Problem},
 };
 
-/// Created sessions that no one will end live no longer than this.
+/// The duration of sessions that the create operation makes, because nothing destroys them.
 const CREATED_LIFE: Duration = Duration::from_secs(60);
-/// Latencies are kept from 1 µs to 60 s, to three digits.
+/// Latencies are recorded from 1 µs to 60 s, with three significant digits.
 const LONGEST_MICROS: u64 = 60_000_000;
-/// Calls at a time while sessions are made and destroyed.
+/// The number of parallel calls while sessions are created and destroyed.
 const SETTING_UP: usize = 64;
 
 /// What an operation of the load does.
@@ -64,7 +64,7 @@ const OPERATIONS: [(&str, Operation); 4] = [
     ("create", Operation::Create),
 ];
 
-/// How often each operation comes, such as `resolve=9,write=1`.
+/// The relative share of each operation, such as `resolve=9,write=1`.
 #[derive(Debug, Clone)]
 pub struct Mix(Vec<(Operation, u32)>);
 
@@ -102,7 +102,7 @@ impl Mix {
     }
 }
 
-/// What was measured of one operation.
+/// The results of one operation.
 #[derive(Serialize)]
 struct Line {
     operation: &'static str,
@@ -115,7 +115,7 @@ struct Line {
     max_us: u64,
 }
 
-/// What a worker has measured.
+/// The measurements of one worker.
 #[derive(Default)]
 struct Tally {
     latencies: HashMap<Operation, Histogram<u64>>,
@@ -168,20 +168,20 @@ fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST_MICROS, 3).expect("the bounds are in order")
 }
 
-/// What all workers share.
+/// The state that all workers share.
 struct Load {
     engine: bytes::Bytes,
     mix: Mix,
     cookies: Vec<bytes::Bytes>,
     data: bytes::Bytes,
-    /// Over: no more operations are sent.
+    /// Set at the end: workers send no more operations.
     over: AtomicBool,
-    /// Measuring: what is done before was to warm up.
+    /// Set after the warm-up: operations count from then on.
     measuring: AtomicBool,
     done: AtomicU64,
 }
 
-/// Runs the load and prints what was measured.
+/// Runs the load and prints the results.
 pub async fn run(caller: &Caller, args: &BenchArgs) -> Result<(), Problem> {
     let mut clients = Vec::new();
     for _ in 0..args.connections {
@@ -225,7 +225,7 @@ pub async fn run(caller: &Caller, args: &BenchArgs) -> Result<(), Problem> {
     let window = time(&load, args).await;
     let mut tally = Tally::default();
     while let Some(worker) = workers.join_next().await {
-        tally.merge(worker.map_err(|error| format!("a worker has failed: {error}"))?);
+        tally.merge(worker.map_err(|error| format!("a worker failed: {error}"))?);
     }
     if args.cookies.is_none() {
         destroy_sessions(caller, &clients, &load).await;
@@ -233,14 +233,14 @@ pub async fn run(caller: &Caller, args: &BenchArgs) -> Result<(), Problem> {
     print(args, load.cookies.len(), &tally, &window?)
 }
 
-/// What was measured of all operations together.
+/// The results of all operations together.
 struct Window {
     seconds: f64,
     cost: Option<Cost>,
 }
 
-/// What a process spent between two instants, and the operations done between the
-/// same two.
+/// The CPU time that a process used between two instants, and the operations done in
+/// that time.
 #[derive(Serialize)]
 struct Cost {
     operations: u64,
@@ -255,14 +255,14 @@ impl Cost {
     }
 }
 
-/// The CPU time of the process whose cost is asked for.
+/// The CPU time so far of the process given with `--cpu-of`.
 fn spent(args: &BenchArgs) -> Result<Option<Duration>, Problem> {
     let Some(pid) = args.cpu_of else { return Ok(None) };
     let spent = cpu_time(pid);
-    spent.map(Some).map_err(|error| format!("no CPU time of process {pid} can be read: {error}"))
+    spent.map(Some).map_err(|error| format!("cannot read the CPU time of process {pid}: {error}"))
 }
 
-/// Warms up, measures, and ends the load.
+/// Warms up, measures, and stops the workers.
 async fn time(load: &Load, args: &BenchArgs) -> Result<Window, Problem> {
     tokio::time::sleep(args.warm_up.0).await;
     load.measuring.store(true, Ordering::SeqCst);
@@ -324,20 +324,19 @@ fn print(args: &BenchArgs, sessions: usize, tally: &Tally, window: &Window) -> R
         if let Some(Cost { operations, cpu_seconds, cpu_us_per_operation }) = cost {
             let _ = writeln!(
                 text,
-                "CPU of the process: {cpu_us_per_operation:.2} us for each of {operations} \
-                 operations, {cpu_seconds:.2} s in all"
+                "CPU of the process: {cpu_us_per_operation:.2} us per operation, \
+                 {cpu_seconds:.2} s in total for {operations} operations"
             );
         }
         if let Some(error) = &tally.first_error {
-            let _ = writeln!(text, "the first error: {error}");
+            let _ = writeln!(text, "first error: {error}");
         }
     }
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|error| format!("can not write to standard output: {error}"))
+    written.map_err(|error| format!("cannot write to standard output: {error}"))
 }
 
-/// Who presents a cookie.
 fn credential(cookie: &bytes::Bytes) -> Option<Credential> {
     Some(Credential { kind: Some(Kind::CookieHeader(cookie.clone())) })
 }
@@ -380,7 +379,7 @@ impl Load {
     }
 }
 
-fn told(status: &Status) -> String {
+fn describe(status: &Status) -> String {
     format!("{:?}: {}", status.code(), status.message())
 }
 
@@ -414,10 +413,10 @@ async fn call(
         Request::Write(request) => client.write(caller.request(request)).await.map(drop),
         Request::Destroy(request) => client.destroy(caller.request(request)).await.map(drop),
     };
-    status.map_err(|status| told(&status))
+    status.map_err(|status| describe(&status))
 }
 
-/// One stream, with so many operations in flight.
+/// Runs one Pipeline stream with `in_flight` operations in flight.
 async fn pipeline(
     mut client: SessionServiceClient<Channel>,
     request: tonic::Request<()>,
@@ -478,10 +477,10 @@ async fn pipeline(
                 }
             }
         };
-        // Whoever still waits for a place learns that there will be none.
+        // Ends the sender if it waits for a place.
         places.close();
         for (_, (operation, started)) in sent.lock().await.drain() {
-            let why = ended.as_ref().map_or_else(|| "never answered".to_owned(), told);
+            let why = ended.as_ref().map_or_else(|| "never answered".to_owned(), describe);
             load.finished(&mut tally, operation, started, Some(why));
         }
         tally
@@ -490,13 +489,13 @@ async fn pipeline(
     tally
 }
 
-/// Cookie headers from a file, one on each line.
+/// Reads Cookie headers from a file, one per line.
 fn read_cookies(file: &Path) -> Result<Vec<bytes::Bytes>, Problem> {
     let text = fs::read_to_string(file)
-        .map_err(|error| format!("the file {} can not be read: {error}", file.display()))?;
+        .map_err(|error| format!("cannot read the file {}: {error}", file.display()))?;
     let cookies: Vec<_> = text.lines().map(|line| line.to_owned().into()).collect();
     if cookies.is_empty() {
-        return Err(format!("{} holds no cookie; expected one on each line", file.display()));
+        return Err(format!("{} holds no cookie; expected one per line", file.display()));
     }
     Ok(cookies)
 }
@@ -521,7 +520,7 @@ async fn create_sessions(
             };
             let request = caller.request(write);
             async move {
-                let written = client.write(request).await.map_err(|status| told(&status))?;
+                let written = client.write(request).await.map_err(|status| describe(&status))?;
                 let lines = written.into_inner().set_cookie;
                 let pair = lines.first().and_then(|line| line.split(';').next());
                 Ok::<_, Problem>(bytes::Bytes::from(pair.unwrap_or_default().to_owned()))
@@ -534,7 +533,7 @@ async fn create_sessions(
     Ok(cookies)
 }
 
-/// What it has made it destroys; what it can not, expires.
+/// Destroys the sessions that this run created. If a call fails, the session expires.
 async fn destroy_sessions(caller: &Caller, clients: &[SessionServiceClient<Channel>], load: &Load) {
     for (number, batch) in load.cookies.chunks(SETTING_UP).enumerate() {
         let destroys = batch.iter().map(|cookie| {

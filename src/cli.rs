@@ -1,4 +1,4 @@
-//! The command line: from arguments to what is to be done.
+//! The command line: parses arguments into a [`Command`] and its configuration.
 
 use std::path::PathBuf;
 
@@ -24,12 +24,12 @@ pub enum Command {
     Serve {
         #[command(flatten)]
         config: ConfigArgs,
-        /// Try it out: loopback, sessions in memory, a secret made at start, and a cookie called
-        /// "session" that works over plain HTTP
+        /// Run for a trial: loopback addresses, sessions in memory, a secret generated at start,
+        /// and a cookie named "session" that works over plain HTTP
         #[arg(long)]
         dev: bool,
     },
-    /// Check the configuration and print what is in force, without secrets
+    /// Check the configuration and print the effective values, without secrets
     Check {
         #[command(flatten)]
         config: ConfigArgs,
@@ -37,42 +37,42 @@ pub enum Command {
         #[arg(long)]
         dev: bool,
     },
-    /// Print a fresh secret for signing cookies
+    /// Generate and print a secret for signing cookies
     Secret,
-    /// Ask a running daemon for its health; exit code 0 when it is serving
+    /// Query the health of a running daemon; exit with code 0 if it is serving
     Health {
         #[command(flatten)]
         client: ClientArgs,
     },
-    /// Make a running daemon sweep expired sessions now, and print how many it removed
+    /// Remove expired sessions from a running daemon now, and print how many were removed
     Cleanup {
         #[command(flatten)]
         client: ClientArgs,
-        /// Sweep this engine only
+        /// Clean up this engine only
         #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
         engine: String,
     },
-    /// List or end the sessions of a principal on a running daemon
+    /// List or revoke the sessions of a principal on a running daemon
     #[command(subcommand)]
     Sessions(SessionsCommand),
-    /// Print all sessions of a running daemon, a line of JSON each, for `import`: no credentials,
-    /// but all session data
+    /// Export all sessions of a running daemon as lines of JSON, for `import`; with all session
+    /// data, but without credentials
     Export {
         #[command(flatten)]
         client: ClientArgs,
         #[command(flatten)]
         args: ExportArgs,
     },
-    /// Take over the sessions of an export into a running daemon that serves nobody yet; print how
-    /// many were new, replaced an earlier state, were there already, or were over
+    /// Import an export into a running daemon that serves no application yet; print how many
+    /// sessions were new, replaced an earlier state, existed already, or were left out
     Import {
         #[command(flatten)]
         client: ClientArgs,
         #[command(flatten)]
         args: ImportArgs,
     },
-    /// Load a running daemon and print how fast it answers; makes sessions, and destroys them or
-    /// leaves them to end within a minute
+    /// Put load on a running daemon and print how fast it answers; creates sessions, then destroys
+    /// them or lets them expire within a minute
     Bench {
         #[command(flatten)]
         client: ClientArgs,
@@ -83,87 +83,87 @@ pub enum Command {
 
 #[derive(Subcommand)]
 pub enum SessionsCommand {
-    /// Print the live sessions of a principal: id, creation and end, a line each
+    /// Print the live sessions of a principal, one per line: id, creation time, expiry time
     List {
         #[command(flatten)]
         client: ClientArgs,
-        /// The engine whose sessions are meant; the default one otherwise
+        /// The engine of the sessions; if not given, the default engine
         #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
         engine: String,
-        /// Whose sessions, for example a user id
+        /// The owner of the sessions, for example a user id
         principal: String,
     },
-    /// End sessions, and print how many were live: all of a principal's, or those with an --id,
-    /// or those with an --id that are the principal's
+    /// Revoke sessions and print how many were live: all sessions of a principal, or those with an
+    /// --id; with both, only those with an --id that belong to the principal
     Revoke {
         #[command(flatten)]
         client: ClientArgs,
-        /// The engine whose sessions are meant; the default one otherwise
+        /// The engine of the sessions; if not given, the default engine
         #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
         engine: String,
-        /// The public id of a session; may be repeated
+        /// The public id of a session; can be repeated
         #[arg(long = "id", value_name = "ID")]
         ids: Vec<String>,
-        /// Whose sessions, for example a user id
+        /// The owner of the sessions, for example a user id
         #[arg(required_unless_present = "ids", default_value = "", hide_default_value = true)]
         principal: String,
     },
 }
 
-/// Where the configuration comes from. Later layers win: defaults, the file,
-/// the environment (SESSIOND_LISTEN__GRPC=...), --set.
+/// The sources of the configuration. Later ones win: defaults, the file, the
+/// environment (SESSIOND_LISTEN__GRPC=...), --set.
 #[derive(Args, Clone)]
 pub struct ConfigArgs {
     /// Read this TOML file [env: SESSIOND_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Set one key, for example --set engine.default.duration=12h; may be repeated
+    /// Set one key, for example --set engine.default.duration=12h; can be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
     pub settings: Vec<(String, String)>,
 }
 
-/// Which daemon to call, and how. What is not given is taken from the
-/// configuration that `serve` would read.
+/// Which daemon to call, and how. The configuration that `serve` would read gives the
+/// values that are missing here.
 #[derive(Args, Clone)]
 pub struct ClientArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// Its address, for example 127.0.0.1:50051 or unix:/run/sessiond/sessiond.sock
+    /// The address of the daemon, for example 127.0.0.1:50051 or unix:/run/sessiond/sessiond.sock
     #[arg(long, value_name = "ADDRESS")]
     pub address: Option<sessiond::server::config::ListenAddr>,
-    /// Speak TLS and trust this CA (PEM)
+    /// Use TLS and trust this CA (PEM)
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
-    /// The name that the server's certificate is for
+    /// The name in the certificate of the daemon
     #[arg(long, value_name = "NAME", default_value = "localhost")]
     pub server_name: String,
-    /// Our certificate, where the daemon asks for one (PEM)
+    /// The client certificate, if the daemon requires one (PEM)
     #[arg(long, value_name = "FILE", requires = "client_key_file")]
     pub client_cert_file: Option<PathBuf>,
-    /// The key of our certificate (PEM)
+    /// The private key of the client certificate (PEM)
     #[arg(long, value_name = "FILE", requires = "client_cert_file")]
     pub client_key_file: Option<PathBuf>,
-    /// Send the first bearer token of this file
+    /// Send the first bearer token in this file
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// How long to wait for a connection, and for the answer to each call
+    /// The longest time to wait for the connection, and for the answer to each call
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = timeout)]
     pub timeout: Span,
 }
 
-/// What to export, and where to.
+/// What to export, and where to write it.
 #[derive(Args)]
 pub struct ExportArgs {
     /// Export this engine only
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub engine: String,
-    /// Write to this new file, which only its owner may read, instead of standard output
+    /// Write to this new file, readable only by its owner, instead of standard output
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Go on with the file of an export that was interrupted
+    /// Resume an interrupted export in the --output file
     #[arg(long, requires = "output")]
     pub resume: bool,
-    /// Go on after this cursor of an export that was interrupted
+    /// Continue an interrupted export after this cursor
     #[arg(long, value_name = "CURSOR", conflicts_with = "resume")]
     pub after: Option<String>,
 }
@@ -174,49 +174,49 @@ pub struct ImportArgs {
     /// Read this file instead of standard input
     #[arg(long, value_name = "FILE")]
     pub input: Option<PathBuf>,
-    /// Pass over the lines before this one: an import that was interrupted says which
+    /// Skip the lines before this one; an interrupted import prints the number
     #[arg(long, value_name = "NUMBER", default_value_t = 1, hide_default_value = true, value_parser = number(1, u64::MAX))]
     pub from_line: u64,
-    /// After a whole import end the sessions, of the engines in the export, that are not in it and
-    /// were created before it began: they ended while earlier exports were imported
+    /// After a complete import, end the sessions of the exported engines that were created before
+    /// the export began and are not in it: they came with an earlier export and have ended since
     #[arg(long, conflicts_with = "from_line")]
     pub mirror: bool,
 }
 
-/// What load, for how long.
+/// The load, and how long to measure it.
 #[derive(Args)]
 pub struct BenchArgs {
-    /// The engine whose sessions are used; the default one otherwise
+    /// The engine of the sessions; if not given, the default engine
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub engine: String,
-    /// The shares of resolve, touch, write and create
+    /// The relative shares of resolve, touch, write and create
     #[arg(long, value_name = "SHARES", default_value = "resolve=1")]
     pub mix: Mix,
-    /// Connections to the daemon
+    /// The number of connections to the daemon
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = number(1, 1024))]
     pub connections: u64,
-    /// Operations in flight, over all connections
+    /// The number of operations in flight, across all connections
     #[arg(long, value_name = "NUMBER", default_value_t = 64, value_parser = number(1, 65_536))]
     pub in_flight: u64,
-    /// One Pipeline stream for each connection, instead of unary calls
+    /// Use one Pipeline stream per connection instead of unary calls
     #[arg(long)]
     pub pipeline: bool,
-    /// Sessions to make, and to pick from at random
+    /// The number of sessions to create, and to pick from at random
     #[arg(long, value_name = "NUMBER", default_value_t = 10_000, value_parser = number(1, 10_000_000))]
     pub sessions: u64,
-    /// Data of each session
+    /// The size of the data of each session
     #[arg(long, value_name = "BYTES", default_value_t = 400, value_parser = number(8, 1 << 30))]
     pub data_bytes: u64,
-    /// Present the Cookie headers of this file, one on each line, instead of making sessions
+    /// Present the Cookie headers of this file, one per line, instead of creating sessions
     #[arg(long, value_name = "FILE", conflicts_with = "sessions")]
     pub cookies: Option<PathBuf>,
-    /// Print what an operation costs this process: the daemon, on this machine
+    /// Print the CPU time per operation of this process: the daemon, on this machine
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pub cpu_of: Option<u32>,
     /// How long to measure
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = timeout)]
     pub duration: Span,
-    /// How long to warm up before
+    /// How long to warm up before measuring
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = timeout)]
     pub warm_up: Span,
     /// Print JSON
@@ -271,7 +271,7 @@ impl ConfigArgs {
     }
 }
 
-/// A secret for each engine that has none.
+/// Generates a secret for each engine that has none.
 fn give_secrets(config: &mut Config) {
     for engine in config.engine.values_mut() {
         let cookie = &mut engine.cookie;

@@ -1,4 +1,4 @@
-//! A client of a running daemon, for the subcommands that ask one.
+//! A client of a running daemon, for the subcommands that call one.
 
 use std::{fs, net::SocketAddr, path::Path};
 
@@ -20,7 +20,7 @@ use tonic_health::pb::{
 
 use crate::cli::ClientArgs;
 
-/// What went wrong, in a sentence for whoever typed the command.
+/// An error message for the user of the command line.
 pub type Problem = String;
 
 /// A daemon to call, and how.
@@ -34,17 +34,17 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// For the daemon's health, at a listener of its sessions.
+    /// Calls a listener of `listen.grpc`, which also answers health checks.
     pub fn health(args: ClientArgs) -> Result<Self, ConfigError> {
         Self::new(args, "listen.grpc", |config| &config.listen.grpc)
     }
 
-    /// For its sessions.
+    /// Calls a listener of `listen.grpc`.
     pub fn sessions(args: ClientArgs) -> Result<Self, ConfigError> {
         Self::health(args)
     }
 
-    /// For its operation, at an admin listener.
+    /// Calls a listener of `listen.admin`.
     pub fn admin(args: ClientArgs) -> Result<Self, ConfigError> {
         Self::new(args, "listen.admin", |config| &config.listen.admin)
     }
@@ -58,7 +58,7 @@ impl Caller {
         let address = match args.address.take() {
             Some(address) => address,
             None => nearest(listeners(&config)).ok_or_else(|| {
-                ConfigError::new(key, "holds no address to call; say where with --address")
+                ConfigError::new(key, "holds no address to call; give one with --address")
             })?,
         };
         let given = args.token_file.as_deref();
@@ -80,7 +80,7 @@ impl Caller {
         }
     }
 
-    /// Makes the daemon sweep now, and gives the number of sessions removed.
+    /// Makes the daemon sweep now. Returns the number of removed sessions.
     pub async fn sweep(&self, engine: String) -> Result<u64, Problem> {
         let mut client = SessionAdminServiceClient::new(self.connect().await?);
         let request = self.request(CleanupRequest { engine });
@@ -88,7 +88,7 @@ impl Caller {
         Ok(answer.into_inner().removed)
     }
 
-    /// All live sessions of a principal, page after page.
+    /// Fetches all live sessions of a principal, page by page.
     pub async fn list(&self, engine: &str, principal: &str) -> Result<Vec<Session>, Problem> {
         let mut client = SessionAdminServiceClient::new(self.connect().await?);
         let (mut sessions, mut page_token) = (Vec::new(), String::new());
@@ -109,7 +109,7 @@ impl Caller {
         }
     }
 
-    /// Ends sessions, and gives the number of those that were live.
+    /// Ends sessions. Returns how many of them were live.
     pub async fn revoke(&self, request: RevokeSessionsRequest) -> Result<u32, Problem> {
         let mut client = SessionAdminServiceClient::new(self.connect().await?);
         let answer = client.revoke_sessions(self.request(request)).await;
@@ -130,12 +130,12 @@ impl Caller {
             let hint =
                 match (&self.address, self.config.listen.tls.cert_file.as_os_str().is_empty()) {
                     (ListenAddr::Tcp(_), false) => {
-                        "; with TLS, name its CA with --ca-file and its \
+                        "; with TLS, give its CA with --ca-file and its \
                     name with --server-name, or add a unix socket to listen.grpc for probes"
                     }
                     _ => "",
                 };
-            format!("no daemon can be reached at {}: {causes}{hint}", self.address)
+            format!("cannot reach a daemon at {}: {causes}{hint}", self.address)
         };
         let connecting = async {
             let endpoint = match (&self.address, self.tls()?) {
@@ -167,14 +167,14 @@ impl Caller {
         Ok(Some(tls))
     }
 
-    /// A call that ends within the timeout.
+    /// A request that ends within the timeout.
     pub fn request<T>(&self, message: T) -> Request<T> {
         let mut request = self.stream_request(message);
         request.set_timeout(self.args.timeout.0);
         request
     }
 
-    /// A call that may last.
+    /// A request without a timeout, for a stream.
     pub fn stream_request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         if let Some(token) = &self.token {
@@ -183,17 +183,17 @@ impl Caller {
         request
     }
 
-    /// For whoever typed the command.
+    /// The message for a call that returned an error.
     pub fn refused(&self, status: &Status) -> Problem {
         format!("{} answers {:?}: {}", self.address, status.code(), status.message())
     }
 }
 
 fn endpoint(uri: String) -> Result<Endpoint, Problem> {
-    Endpoint::from_shared(uri.clone()).map_err(|error| format!("{uri} can not be called: {error}"))
+    Endpoint::from_shared(uri.clone()).map_err(|error| format!("cannot call {uri}: {error}"))
 }
 
-/// A unix socket before TCP: it needs no certificate.
+/// Prefers a unix socket to TCP, because it needs no certificate.
 fn nearest(listeners: &[ListenAddr]) -> Option<ListenAddr> {
     let unix = listeners.iter().find(|address| matches!(address, ListenAddr::Unix(_)));
     unix.or(listeners.first()).cloned().map(|address| match address {
@@ -209,7 +209,7 @@ fn nearest(listeners: &[ListenAddr]) -> Option<ListenAddr> {
     })
 }
 
-/// `Bearer` and the first token of a file.
+/// The header value: `Bearer` and the first token in the file.
 fn authorization(path: &Path) -> Result<MetadataValue<Ascii>, Problem> {
     let text = read(path)?;
     let token = text.lines().map(str::trim).find(|line| !line.is_empty());
@@ -222,5 +222,5 @@ fn authorization(path: &Path) -> Result<MetadataValue<Ascii>, Problem> {
 
 fn read(path: &Path) -> Result<String, Problem> {
     fs::read_to_string(path)
-        .map_err(|error| format!("the file {} can not be read: {error}", path.display()))
+        .map_err(|error| format!("cannot read the file {}: {error}", path.display()))
 }

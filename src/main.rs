@@ -1,4 +1,4 @@
-//! sessiond: arguments, then configuration, then a server, then an exit code.
+//! The program: reads the arguments and the configuration, runs a command, returns an exit code.
 
 use std::{
     io::Write,
@@ -35,15 +35,15 @@ const WRONG_USAGE: u8 = 64;
 const BAD_CONFIGURATION: u8 = 78;
 const FAULT: u8 = 1;
 
-/// How long the end waits for calls to the system that can not be cancelled: a name
-/// of Redis that no DNS answers for, or a mark of the time on a disk that hangs.
+/// How long the shutdown waits for blocking system calls that cannot be cancelled: a
+/// DNS lookup of a Redis host that nobody answers, or a time mark on a disk that hangs.
 const LAST_CALLS: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Also how --help and --version end.
+            // --help and --version come here too, as errors for standard output.
             let _ = error.print();
             return if error.use_stderr() { WRONG_USAGE.into() } else { ExitCode::SUCCESS };
         }
@@ -97,7 +97,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Export { client, args } => {
             let called = client::Caller::admin(client).map_err(bad_config)?;
             let done = one_thread()?.block_on(transfer::export(&called, &args)).map_err(fault)?;
-            // Standard output may be the export's.
+            // Standard output may carry the export itself.
             eprintln!("sessiond: {done}");
             Ok(())
         }
@@ -116,7 +116,7 @@ fn run(command: Command) -> Result<(), Failure> {
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|error| (FAULT, format!("can not write to standard output: {error}")))
+    written.map_err(|error| (FAULT, format!("cannot write to standard output: {error}")))
 }
 
 /// `ID created=TIME expires=TIME`.
@@ -134,9 +134,9 @@ fn serve(config: Config, dev: bool) -> Result<(), Failure> {
     log::start(&config.log);
     if dev {
         let kept = match config.store.backend {
-            Backend::Memory => "sessions are gone when it stops",
+            Backend::Memory => "sessions are lost when the daemon stops",
             Backend::Sled | Backend::Redis => {
-                "sessions are kept, but a secret that was made at start is not"
+                "sessions are kept, but a secret generated at start is not"
             }
         };
         tracing::warn!("running with --dev, not for production: {kept}");
@@ -144,9 +144,9 @@ fn serve(config: Config, dev: bool) -> Result<(), Failure> {
     if let Err(problem) = raise_descriptor_limit(config.limits.max_connections) {
         tracing::warn!("{problem}");
     }
-    // Before the store is opened: from here on a stop is a clean stop.
+    // Before the store is opened, so that every stop from here on is a clean one.
     let stop = stop_signals().map_err(|error| (FAULT, error.to_string()))?;
-    // It accepts connections and sweeps; the server has threads that serve.
+    // This thread accepts connections and sweeps. The server has its own threads for requests.
     let runtime = one_thread()?;
     let served = runtime.block_on(async {
         let surroundings = Surroundings {
@@ -159,18 +159,19 @@ fn serve(config: Config, dev: bool) -> Result<(), Failure> {
         })?;
         print(&ready_line(&server.addresses()))?;
         let stop = async {
-            // An error would mean that the thread is gone, which never ends.
+            // An error would mean that the signal thread has ended. It never does.
             let _ = stop.await;
         };
         server.run(stop).await.map_err(|error| (FAULT, error.to_string()))
     });
-    // The store has had its last sync in there. With the tasks go the last handles of it,
-    // and whoever drops the last one waits until it is flushed and closed.
+    // The store was synced inside `run`. The tasks hold the last handles of the store:
+    // dropping the last handle waits until the store is flushed and closed.
     runtime.shutdown_timeout(LAST_CALLS);
     served.inspect(|()| tracing::info!("stopped"))
 }
 
-/// What `serve` prints when it serves: one line, `key=address[,address]` each.
+/// The line that `serve` prints when it is ready: a `key=address[,address]` for each
+/// kind of listener.
 fn ready_line(addresses: &Addresses) -> String {
     let list = |name: &str, addresses: &[ListenAddr]| {
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
@@ -189,11 +190,11 @@ fn ready_line(addresses: &Addresses) -> String {
     )
 }
 
-/// Done at the first SIGTERM or SIGINT, which asks for a clean stop; the second
-/// ends the process at once.
+/// Completes at the first SIGTERM or SIGINT, which asks for a clean stop. The second
+/// one ends the process immediately.
 ///
-/// On a thread and a runtime of its own: the server's may be waiting for the
-/// disk, at start and at the end.
+/// It has its own thread and runtime, because the server's runtime may be waiting for
+/// the disk while it starts or stops.
 fn stop_signals() -> std::io::Result<oneshot::Receiver<()>> {
     let runtime = Builder::new_current_thread().enable_io().build()?;
     let mut signals = {
@@ -213,7 +214,7 @@ fn stop_signals() -> std::io::Result<oneshot::Receiver<()>> {
             let _ = first.send(());
             next().await;
         });
-        tracing::warn!("stopped at once by a second signal");
+        tracing::warn!("stopped immediately by a second signal");
         std::process::exit(FAULT.into());
     })?;
     Ok(stop)
@@ -221,5 +222,5 @@ fn stop_signals() -> std::io::Result<oneshot::Receiver<()>> {
 
 fn one_thread() -> Result<Runtime, Failure> {
     let runtime = Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| (FAULT, format!("the runtime can not start: {error}")))
+    runtime.map_err(|error| (FAULT, format!("the runtime cannot start: {error}")))
 }

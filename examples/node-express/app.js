@@ -1,4 +1,4 @@
-// A visit counter with a login. sessiond owns its sessions.
+// A visit counter and a cart, with a login. sessiond owns the sessions.
 'use strict';
 
 const path = require('node:path');
@@ -9,8 +9,8 @@ const { loadSync } = require('@grpc/proto-loader');
 const definition = loadSync('sessiond/v1/session_service.proto', {
   includeDirs: [path.join(__dirname, '../../proto')],
   keepCase: true,
-  longs: String, // A JavaScript number can not hold every uint64.
-  defaults: true, // An empty list or text is there too, and not undefined.
+  longs: String, // A JavaScript number cannot hold every uint64.
+  defaults: true, // Empty lists and texts are there, not undefined.
 });
 const { SessionService } = grpc.loadPackageDefinition(definition).sessiond.v1;
 const address = process.env.SESSIOND ?? '127.0.0.1:50051';
@@ -19,10 +19,10 @@ const options = { 'grpc.max_reconnect_backoff_ms': 1000 };
 const sessiond = new SessionService(address, grpc.credentials.createInsecure(), options);
 
 const TIMEOUT_MS = 5000;
-const ATTEMPTS = 20; // Each failed one means that a parallel request got through.
-// A Write came second: after another Write, or after a logout.
+const ATTEMPTS = 20; // Each failed attempt means that a parallel request succeeded.
+// The Write came second: after another Write, or after a logout.
 const RACES = [grpc.status.ABORTED, grpc.status.NOT_FOUND];
-// No answer says nothing about the session: who is logged in stays logged in.
+// A missing answer says nothing about the session: the user stays logged in.
 const TRY_LATER = [...RACES, grpc.status.UNAVAILABLE, grpc.status.DEADLINE_EXCEEDED];
 
 async function call(response, method, message) {
@@ -35,6 +35,29 @@ async function call(response, method, message) {
   return answer;
 }
 
+// Reads the session, changes its data, and writes them back: again when a parallel
+// request was faster.
+async function update(response, credential, change) {
+  for (let attempt = 1; ; attempt++) {
+    const found = await call(response, 'Resolve', { credential });
+    const changed = change(found.session ? JSON.parse(found.session.data) : {});
+    const write = { set: JSON.stringify(changed) }; // Without a session it creates one.
+    // Only on top of what was read. Otherwise one of two parallel changes would be lost.
+    if (found.session) Object.assign(write, { credential, if_version: found.session.version });
+    try {
+      const { session } = await call(response, 'Write', write);
+      return { ...changed, session };
+    } catch (error) {
+      if (!RACES.includes(error.code) || attempt === ATTEMPTS) throw error;
+    }
+  }
+}
+
+// A field of a form: text of 1 to 256 bytes, or nothing.
+function text(field) {
+  return typeof field === 'string' && Buffer.byteLength(field) <= 256 ? field : '';
+}
+
 const app = express();
 app.use((request, response, next) => {
   request.credential = { cookie_header: request.headers.cookie ?? '' };
@@ -44,31 +67,26 @@ app.use((request, response, next) => {
 app.use(express.urlencoded({ extended: false }));
 
 app.get('/', async ({ credential }, response) => {
-  for (let attempt = 1; ; attempt++) {
-    const { session } = await call(response, 'Resolve', { credential });
-    const visits = 1 + (session ? (JSON.parse(session.data).visits ?? 0) : 0);
-    const write = { set: JSON.stringify({ visits }) };
-    // Only on top of what was read, or parallel visits would count as one.
-    if (session) Object.assign(write, { credential, if_version: session.version });
-    try {
-      await call(response, 'Write', write);
-      return response.send(`visits: ${visits}\nuser: ${session?.principal || 'nobody'}\n`);
-    } catch (error) {
-      if (!RACES.includes(error.code) || attempt === ATTEMPTS) throw error;
-    }
-  }
+  const count = ({ visits = 0 }) => ({ visits: visits + 1 });
+  const { visits, session } = await update(response, credential, count);
+  response.send(`visits: ${visits}\nuser: ${session.principal || 'nobody'}\n`);
+});
+
+app.post('/cart', async ({ body, credential }, response) => {
+  const item = text(body?.item);
+  if (!item) return response.status(400).send('expected an item of at most 256 bytes\n');
+  const { cart } = await update(response, credential, ({ cart = [] }) => ({ cart: [...cart, item] }));
+  response.send(`items: ${cart.length}\n`);
 });
 
 app.post('/login', async ({ body, credential }, response) => {
   // A real application checks a password here.
-  const user = String(body?.user ?? '');
-  if (user === '' || Buffer.byteLength(user) > 256) {
-    return response.status(400).send('expected a user of at most 256 bytes\n');
-  }
-  // A new id: whoever knows the old one must not be logged in with it.
+  const user = text(body?.user);
+  if (!user) return response.status(400).send('expected a user of at most 256 bytes\n');
+  // A new id: somebody who knows the old one must not be logged in with it.
   const write = { principal: user, roll: true };
   const { session } = await call(response, 'Resolve', { credential });
-  if (session) write.credential = credential; // Else a new session is created.
+  if (session) write.credential = credential; // Otherwise this Write creates a session.
   await call(response, 'Write', write);
   response.send(`user: ${user}\n`);
 });

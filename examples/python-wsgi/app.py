@@ -1,4 +1,4 @@
-"""A visit counter with a login; sessiond owns its sessions. Run it by itself, or with `gunicorn app:app`."""
+"""A visit counter and a cart, with a login. sessiond owns the sessions. Run it by itself, or with `gunicorn app:app`."""
 import json
 import os
 import sys
@@ -18,40 +18,60 @@ channel = grpc.insecure_channel(address, [("grpc.max_reconnect_backoff_ms", 1000
 sessiond = services.SessionServiceStub(channel)
 
 TIMEOUT_SECONDS = 5
-ATTEMPTS = 20  # Each failed one means that a parallel request got through.
-# A Write came second: after another Write, or after a logout.
+ATTEMPTS = 20  # Each failed attempt means that a parallel request succeeded.
+# The Write came second: after another Write, or after a logout.
 RACES = {grpc.StatusCode.ABORTED, grpc.StatusCode.NOT_FOUND}
-# No answer says nothing about the session: who is logged in stays logged in.
+# A missing answer says nothing about the session: the user stays logged in.
 TRY_LATER = RACES | {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
-def visit(call, credential, _environ):
+def update(call, credential, change):
+    """Reads the session, changes its data, and writes them back: again when a parallel request was faster."""
     for attempts_left in reversed(range(ATTEMPTS)):
         found = call(sessiond.Resolve, pb.ResolveRequest(credential=credential))
-        visits, write = 1, pb.WriteRequest()
+        data, write = {}, pb.WriteRequest()  # Without a session this Write creates one.
         if found.HasField("session"):
-            visits += json.loads(found.session.data).get("visits", 0)
-            # Only on top of what was read, or parallel visits would count as one.
+            data = json.loads(found.session.data)
+            # Only on top of what was read. Otherwise one of two parallel changes would be lost.
             write = pb.WriteRequest(credential=credential, if_version=found.session.version)
-        write.set = json.dumps({"visits": visits})
+        changed = change(data)
+        write.set = json.dumps(changed)
         try:
-            call(sessiond.Write, write)
-            return "200 OK", f"visits: {visits}\nuser: {found.session.principal or 'nobody'}\n"
+            return changed, call(sessiond.Write, write).session
         except grpc.RpcError as error:
             if error.code() not in RACES or not attempts_left:
                 raise
 
 
+def form(environ, name):
+    """A field of the form: text of 1 to 256 bytes, or nothing."""
+    body = environ["wsgi.input"].read(min(int(environ.get("CONTENT_LENGTH") or 0), 4096))
+    text = parse_qs(body.decode(errors="replace")).get(name, [""])[0]
+    return text if len(text.encode()) <= 256 else ""
+
+
+def visit(call, credential, _environ):
+    changed, session = update(call, credential, lambda data: {"visits": data.get("visits", 0) + 1})
+    return "200 OK", f"visits: {changed['visits']}\nuser: {session.principal or 'nobody'}\n"
+
+
+def add_to_cart(call, credential, environ):
+    item = form(environ, "item")
+    if not item:
+        return "400 Bad Request", "expected an item of at most 256 bytes\n"
+    changed, _ = update(call, credential, lambda data: {"cart": data.get("cart", []) + [item]})
+    return "200 OK", f"items: {len(changed['cart'])}\n"
+
+
 def login(call, credential, environ):
     # A real application checks a password here.
-    form = environ["wsgi.input"].read(min(int(environ.get("CONTENT_LENGTH") or 0), 4096))
-    user = parse_qs(form.decode(errors="replace")).get("user", [""])[0]
-    if not 0 < len(user.encode()) <= 256:
+    user = form(environ, "user")
+    if not user:
         return "400 Bad Request", "expected a user of at most 256 bytes\n"
-    # A new id: whoever knows the old one must not be logged in with it.
+    # A new id: somebody who knows the old one must not be logged in with it.
     write = pb.WriteRequest(principal=user, roll=True)
     if call(sessiond.Resolve, pb.ResolveRequest(credential=credential)).HasField("session"):
-        write.credential.CopyFrom(credential)  # Else a new session is created.
+        write.credential.CopyFrom(credential)  # Otherwise this Write creates a session.
     call(sessiond.Write, write)
     return "200 OK", f"user: {user}\n"
 
@@ -61,7 +81,12 @@ def logout(call, credential, _environ):
     return "200 OK", "user: nobody\n"
 
 
-PAGES = {("GET", "/"): visit, ("POST", "/login"): login, ("POST", "/logout"): logout}
+PAGES = {
+    ("GET", "/"): visit,
+    ("POST", "/cart"): add_to_cart,
+    ("POST", "/login"): login,
+    ("POST", "/logout"): logout,
+}
 
 
 def app(environ, start_response):

@@ -46,7 +46,7 @@ impl Entropy for Counting {
 }
 
 /// An engine whose cookie is called [`NAME`].
-pub fn engine<S: Store>(store: S) -> Engine<S> {
+pub fn engine(store: Arc<dyn Store>) -> Engine {
     let cookie = Cookie::new(CookieAttributes {
         name: NAME.to_owned(),
         domain: String::new(),
@@ -73,7 +73,7 @@ pub fn engine<S: Store>(store: S) -> Engine<S> {
     Engine::new("default", policy, store, Arc::new(Stopped), Arc::new(Counting::default()))
 }
 
-static ENGINE: LazyLock<Engine<MemoryStore>> = LazyLock::new(|| engine(MemoryStore::default()));
+static ENGINE: LazyLock<Engine> = LazyLock::new(|| engine(Arc::new(MemoryStore::default())));
 
 pub fn run(input: &[u8]) {
     let header = expand(input);

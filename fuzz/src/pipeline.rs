@@ -32,12 +32,9 @@ use sessiond::{
         observer::{Observer, OperationKind, Outcome},
     },
     session::{
-        clock::Moment,
         id::PublicId,
-        record::{Claim, Principal, Record, Touch, Update},
-        store::{
-            Cursor, Listed, Restored, Result, Scanned, Store, StoreError, Swept, Touched, Written,
-        },
+        record::Record,
+        store::{Layer, Store, StoreFuture, Verb},
     },
     store::memory::MemoryStore,
 };
@@ -59,7 +56,7 @@ pub fn run(input: &[u8]) {
 }
 
 async fn drive(input: &[u8]) {
-    let store = Hesitant::new(input);
+    let store = Arc::new(Hesitant::new(input));
     let engine = Arc::new(engine(store));
     let engines = Engines::new(BTreeMap::from([("default".to_owned(), engine)]));
     let service = SessionService {
@@ -105,7 +102,7 @@ fn frame(message: &[u8]) -> Vec<u8> {
 }
 
 /// Sends a whole stream and gives all answers and how it ended.
-async fn call(handler: &Arc<Handler<Hesitant>>, body: Vec<u8>) -> (Vec<PipelineResponse>, Code) {
+async fn call(handler: &Arc<Handler>, body: Vec<u8>) -> (Vec<PipelineResponse>, Code) {
     let request = http::Request::post("/sessiond.v1.SessionService/Pipeline")
         .header("content-type", "application/grpc")
         .header("te", "trailers")
@@ -306,8 +303,8 @@ impl Observer for Unseen {
     fn finished(&self, _: OperationKind, _: Outcome, _: Duration) {}
 }
 
-/// A memory store that lets others run before it answers, as often as the
-/// input says: it is what makes operations overtake each other.
+/// A memory store that lets others run before and after each operation, as often as
+/// the input says, so that operations overtake each other.
 struct Hesitant {
     store: MemoryStore,
     pauses: Vec<u8>,
@@ -319,7 +316,6 @@ impl Hesitant {
         Self { store: MemoryStore::default(), pauses: input.to_vec(), next: AtomicUsize::new(0) }
     }
 
-    /// Before and after the work, because either order must be in order.
     async fn pause(&self) {
         let at = self.next.fetch_add(7, Ordering::Relaxed);
         let pauses = self.pauses.get(at % self.pauses.len().max(1)).map_or(0, |octet| octet % 4);
@@ -327,75 +323,29 @@ impl Hesitant {
             tokio::task::yield_now().await;
         }
     }
-
-    async fn paused<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        self.pause().await;
-        let done = work.await;
-        self.pause().await;
-        done
-    }
 }
 
-impl Store for Hesitant {
-    async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        self.paused(self.store.read(id)).await
+impl Layer for Hesitant {
+    fn inner(&self) -> &dyn Store {
+        &self.store
     }
 
-    async fn read_for_good(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        self.paused(self.store.read_for_good(id)).await
+    fn around<'a, T: Send + 'a>(
+        &'a self,
+        _: Verb,
+        operation: StoreFuture<'a, T>,
+    ) -> StoreFuture<'a, T> {
+        // Before and after the work, because the answers must be correct in either order.
+        Box::pin(async {
+            self.pause().await;
+            let done = operation.await;
+            self.pause().await;
+            done
+        })
     }
 
-    async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
-        self.paused(self.store.touch(id, touch)).await
-    }
-
-    async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
-        self.paused(self.store.create(id, record)).await
-    }
-
-    async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
-        self.paused(self.store.write(id, update)).await
-    }
-
-    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
-        self.paused(self.store.destroy(id, claim)).await
-    }
-
-    async fn list(
-        &self,
-        principal: Principal,
-        after: Option<PublicId>,
-        limit: usize,
-    ) -> Result<Listed> {
-        self.paused(self.store.list(principal, after, limit)).await
-    }
-
-    async fn list_for_good(
-        &self,
-        principal: Principal,
-        after: Option<PublicId>,
-        limit: usize,
-    ) -> Result<Listed> {
-        self.paused(self.store.list_for_good(principal, after, limit)).await
-    }
-
-    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
-        self.paused(self.store.scan(from, limit)).await
-    }
-
-    async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
-        self.paused(self.store.restore(id, record, now)).await
-    }
-
-    async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
-        self.paused(self.store.cleanup(now, limit)).await
-    }
-
-    fn check(&self) -> std::result::Result<(), StoreError> {
-        self.store.check()
-    }
-
-    fn count(&self) -> Option<u64> {
-        self.store.count()
+    /// Nothing: what is recalled overtakes nothing.
+    fn recall(&self, _: PublicId) -> Option<Arc<Record>> {
+        None
     }
 }

@@ -13,11 +13,8 @@ use prost::{
 
 use super::{convert, messages::put_prefix, pb};
 use crate::{
-    service::{
-        answer::{Answer, State},
-        fault::Fault,
-    },
-    session::{cookie::SetCookie, engine::Session, id::PublicId, token::Token},
+    service::{answer::Answer, fault::Fault},
+    session::{Live, Lookup, Session, cookie::SetCookie, id::PublicId},
 };
 
 /// Encodes the response message of a unary call, behind its prefix.
@@ -65,36 +62,43 @@ struct Lengths {
 impl<'a> Fields<'a> {
     fn of(answer: &'a Answer) -> Self {
         match answer {
-            Answer::Resolve { state, session, cookie } => Self {
-                result: 2,
-                number: number(*state),
-                session: session.as_ref().map(|session| {
-                    let data = session.record.data.text();
-                    SessionField { field: 2, session, data }
-                }),
-                set_cookie: (3, set_cookie_octets(&cookie.set_cookie)),
-                token: Some((4, token_octets(&cookie.token))),
-            },
+            Answer::Resolve(lookup) => {
+                let live = live(lookup);
+                Self {
+                    result: 2,
+                    number: state(lookup) as u64,
+                    session: live.map(|live| SessionField {
+                        field: 2,
+                        session: &live.session,
+                        data: live.session.record.data.text(),
+                    }),
+                    set_cookie: (3, live.map_or(b"", set_cookie)),
+                    token: Some((4, live.map_or(b"", token))),
+                }
+            }
             // A TouchResponse has no place for a token; its Set-Cookie line holds it.
-            Answer::Touch { state, session, cookie } => Self {
-                result: 3,
-                number: number(*state),
-                session: session.as_ref().map(|session| without_data(2, session)),
-                set_cookie: (3, set_cookie_octets(&cookie.set_cookie)),
-                token: None,
-            },
-            Answer::Write { session, cookie } => Self {
+            Answer::Touch(lookup) => {
+                let live = live(lookup);
+                Self {
+                    result: 3,
+                    number: state(lookup) as u64,
+                    session: live.map(|live| without_data(2, &live.session)),
+                    set_cookie: (3, live.map_or(b"", set_cookie)),
+                    token: None,
+                }
+            }
+            Answer::Write(live) => Self {
                 result: 4,
                 number: 0,
-                session: Some(without_data(1, session)),
-                set_cookie: (2, set_cookie_octets(&cookie.set_cookie)),
-                token: Some((3, token_octets(&cookie.token))),
+                session: Some(without_data(1, &live.session)),
+                set_cookie: (2, set_cookie(live)),
+                token: Some((3, token(live))),
             },
-            Answer::Destroy { destroyed, set_cookie } => Self {
+            Answer::Destroy(destroyed) => Self {
                 result: 5,
-                number: u64::from(*destroyed),
+                number: destroyed.count.into(),
                 session: None,
-                set_cookie: (2, set_cookie_octets(set_cookie)),
+                set_cookie: (2, line(&destroyed.set_cookie)),
                 token: None,
             },
         }
@@ -122,25 +126,35 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn number(state: State) -> u64 {
-    let state = match state {
-        State::Active => pb::SessionState::Active,
-        State::Created => pb::SessionState::Created,
-        State::Absent(absence) => convert::absence(absence),
-    };
-    state as u64
+fn live(lookup: &Lookup) -> Option<&Live> {
+    match lookup {
+        Lookup::Live(live) => Some(live),
+        Lookup::Absent(_) => None,
+    }
+}
+
+fn state(lookup: &Lookup) -> pb::SessionState {
+    match lookup {
+        Lookup::Live(Live { is_new: false, .. }) => pb::SessionState::Active,
+        Lookup::Live(Live { is_new: true, .. }) => pb::SessionState::Created,
+        Lookup::Absent(absence) => convert::absence(*absence),
+    }
 }
 
 fn without_data(field: u8, session: &Session) -> SessionField<'_> {
     SessionField { field, session, data: b"" }
 }
 
-fn set_cookie_octets(line: &Option<SetCookie>) -> &[u8] {
-    line.as_ref().map_or(b"", |line| line.expose().as_bytes())
+fn set_cookie(live: &Live) -> &[u8] {
+    line(&live.cookie.set_cookie)
 }
 
-fn token_octets(token: &Option<Token>) -> &[u8] {
-    token.as_ref().map_or(b"", |token| token.expose().as_bytes())
+fn line(set_cookie: &Option<SetCookie>) -> &[u8] {
+    set_cookie.as_ref().map_or(b"", |line| line.expose().as_bytes())
+}
+
+fn token(live: &Live) -> &[u8] {
+    live.cookie.token.as_ref().map_or(b"", |token| token.expose().as_bytes())
 }
 
 impl SessionField<'_> {
@@ -263,12 +277,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        service::{fault::Reason, observer::OperationKind},
+        service::fault::Reason,
         session::{
+            CookieUpdate,
             clock::Moment,
             credential::Absence,
             data::Data,
-            engine::CookieUpdate,
+            engine::Destroyed,
             id::{SessionId, VerifierHash},
             record::{Principal, Record},
             token::{Keyring, Secret},
@@ -288,50 +303,50 @@ mod tests {
         pb::Session { data: whole.record.data.text().clone(), ..session(whole) }
     }
 
-    fn state(state: State) -> i32 {
-        let state = match state {
-            State::Active => pb::SessionState::Active,
-            State::Created => pb::SessionState::Created,
-            State::Absent(Absence::None) => pb::SessionState::None,
-            State::Absent(Absence::Invalid) => pb::SessionState::Invalid,
-            State::Absent(Absence::NotFound) => pb::SessionState::NotFound,
-            State::Absent(Absence::Superseded) => pb::SessionState::Superseded,
-            State::Absent(Absence::Expired) => pb::SessionState::Expired,
+    fn state_of(lookup: &Lookup) -> i32 {
+        let state = match lookup {
+            Lookup::Live(live) if live.is_new => pb::SessionState::Created,
+            Lookup::Live(_) => pb::SessionState::Active,
+            Lookup::Absent(Absence::None) => pb::SessionState::None,
+            Lookup::Absent(Absence::Invalid) => pb::SessionState::Invalid,
+            Lookup::Absent(Absence::NotFound) => pb::SessionState::NotFound,
+            Lookup::Absent(Absence::Superseded) => pb::SessionState::Superseded,
+            Lookup::Absent(Absence::Expired) => pb::SessionState::Expired,
         };
         state.into()
+    }
+
+    fn lines(set_cookie: &Option<SetCookie>) -> Vec<String> {
+        set_cookie.iter().map(|line| line.expose().to_owned()).collect()
+    }
+
+    fn token_of(live: &Live) -> String {
+        live.cookie.token.as_ref().map_or(String::new(), |token| token.expose().to_owned())
     }
 
     /// What the generated code would make of the answer.
     fn result(answer: &Answer) -> pb::pipeline_response::Result {
         use pb::pipeline_response::Result as Of;
-        let lines = |line: &Option<SetCookie>| -> Vec<String> {
-            line.iter().map(|line| line.expose().to_owned()).collect()
-        };
-        let token = |cookie: &CookieUpdate| {
-            cookie.token.as_ref().map_or(String::new(), |token| token.expose().to_owned())
-        };
         match answer {
-            Answer::Resolve { state: found, session, cookie } => Of::Resolve(pb::ResolveResponse {
-                state: state(*found),
-                session: session.as_ref().map(with_data),
-                set_cookie: lines(&cookie.set_cookie),
-                token: token(cookie),
+            Answer::Resolve(lookup) => Of::Resolve(pb::ResolveResponse {
+                state: state_of(lookup),
+                session: live(lookup).map(|live| with_data(&live.session)),
+                set_cookie: live(lookup).map_or(Vec::new(), |live| lines(&live.cookie.set_cookie)),
+                token: live(lookup).map_or(String::new(), token_of),
             }),
-            Answer::Touch { state: found, session: touched, cookie } => {
-                Of::Touch(pb::TouchResponse {
-                    state: state(*found),
-                    session: touched.as_ref().map(session),
-                    set_cookie: lines(&cookie.set_cookie),
-                })
-            }
-            Answer::Write { session: written, cookie } => Of::Write(pb::WriteResponse {
-                session: Some(session(written)),
-                set_cookie: lines(&cookie.set_cookie),
-                token: token(cookie),
+            Answer::Touch(lookup) => Of::Touch(pb::TouchResponse {
+                state: state_of(lookup),
+                session: live(lookup).map(|live| session(&live.session)),
+                set_cookie: live(lookup).map_or(Vec::new(), |live| lines(&live.cookie.set_cookie)),
             }),
-            Answer::Destroy { destroyed, set_cookie } => Of::Destroy(pb::DestroyResponse {
-                destroyed: *destroyed,
-                set_cookie: lines(set_cookie),
+            Answer::Write(live) => Of::Write(pb::WriteResponse {
+                session: Some(session(&live.session)),
+                set_cookie: lines(&live.cookie.set_cookie),
+                token: token_of(live),
+            }),
+            Answer::Destroy(destroyed) => Of::Destroy(pb::DestroyResponse {
+                destroyed: destroyed.count,
+                set_cookie: lines(&destroyed.set_cookie),
             }),
         }
     }
@@ -364,39 +379,40 @@ mod tests {
         )
     }
 
-    fn any_state() -> impl Strategy<Value = State> {
-        proptest::sample::select(vec![
-            State::Active,
-            State::Created,
-            State::Absent(Absence::None),
-            State::Absent(Absence::Invalid),
-            State::Absent(Absence::NotFound),
-            State::Absent(Absence::Superseded),
-            State::Absent(Absence::Expired),
-        ])
-    }
-
-    fn any_answer() -> impl Strategy<Value = Answer> {
-        let kind = proptest::sample::select(&OperationKind::ALL);
-        let has = any::<[bool; 3]>();
-        (kind, any::<u32>(), any_state(), any_session(), has).prop_map(
-            |(kind, number, state, session, [has_session, has_line, has_token])| {
+    fn any_live() -> impl Strategy<Value = Live> {
+        (any_session(), any::<u32>(), any::<[bool; 3]>()).prop_map(
+            |(session, number, [is_new, has_line, has_token])| {
                 let id = SessionId::derived(&number.to_be_bytes());
                 let keyring = Keyring::new(&[Secret::new([1; 32])]).expect("one secret");
                 let set_cookie = has_line.then(|| SetCookie::new(format!("session={number}")));
-                let cookie =
-                    CookieUpdate { set_cookie, token: has_token.then(|| keyring.sign(&id)) };
-                let found = has_session.then(|| session.clone());
-                match kind {
-                    OperationKind::Resolve => Answer::Resolve { state, session: found, cookie },
-                    OperationKind::Touch => Answer::Touch { state, session: found, cookie },
-                    OperationKind::Write => Answer::Write { session, cookie },
-                    OperationKind::Destroy => {
-                        Answer::Destroy { destroyed: number, set_cookie: cookie.set_cookie }
-                    }
-                }
+                let token = has_token.then(|| keyring.sign(&id));
+                Live { session, cookie: CookieUpdate { set_cookie, token }, is_new }
             },
         )
+    }
+
+    fn any_lookup() -> impl Strategy<Value = Lookup> {
+        let absence = proptest::sample::select(vec![
+            Absence::None,
+            Absence::Invalid,
+            Absence::NotFound,
+            Absence::Superseded,
+            Absence::Expired,
+        ]);
+        prop_oneof![any_live().prop_map(Lookup::Live), absence.prop_map(Lookup::Absent)]
+    }
+
+    fn any_answer() -> impl Strategy<Value = Answer> {
+        let destroyed = any::<(bool, u32, bool)>().prop_map(|(was_live, count, has_line)| {
+            let set_cookie = has_line.then(|| SetCookie::new(format!("session={count}")));
+            Destroyed { was_live, count, set_cookie }
+        });
+        prop_oneof![
+            any_lookup().prop_map(Answer::Resolve),
+            any_lookup().prop_map(Answer::Touch),
+            any_live().prop_map(Answer::Write),
+            destroyed.prop_map(Answer::Destroy),
+        ]
     }
 
     proptest! {

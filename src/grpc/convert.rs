@@ -16,9 +16,10 @@ use crate::{
         watchers::{WatchedEvent, WatchedKind},
     },
     session::{
+        Session,
         clock::Moment,
         credential::{Absence, Credential},
-        engine::{self, ResolveOptions},
+        engine::ResolveOptions,
         event::Cause,
         principals::Scope,
         transfer::{Entry, Kind},
@@ -123,7 +124,7 @@ pub fn absence(absence: Absence) -> pb::SessionState {
     }
 }
 
-pub fn session_without_data(session: &engine::Session) -> pb::Session {
+pub fn session_without_data(session: &Session) -> pb::Session {
     let record = &session.record;
     pb::Session {
         id: session.id.to_string(),

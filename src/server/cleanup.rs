@@ -1,12 +1,12 @@
-//! The periodic cleanup: sweeps what has expired, for ever.
+//! The periodic cleanup, which removes expired sessions.
 
 use std::{sync::Arc, time::Duration};
 
 use super::jitter::jittered;
 use crate::session::{engine::Engine, id::Entropy};
 
-/// Sweeps an engine once per `interval`, in slices of `slice` entries, until it
-/// is dropped. An error is logged and counted; the next round tries again.
+/// Sweeps an engine once per `interval`, in slices of `slice` entries, until the future
+/// is dropped. An error is logged and counted, and the next round tries again.
 pub async fn run(engine: Arc<Engine>, interval: Duration, slice: usize, entropy: Arc<dyn Entropy>) {
     loop {
         tokio::time::sleep(jittered(interval, entropy.as_ref())).await;
@@ -21,7 +21,7 @@ pub async fn run(engine: Arc<Engine>, interval: Duration, slice: usize, entropy:
                 tracing::error!(
                     engine = engine.name(),
                     cause,
-                    "the cleanup failed and will try again: {error}"
+                    "the cleanup failed and will be repeated: {error}"
                 );
             }
         }

@@ -1,4 +1,4 @@
-//! The gate: how gRPC is spoken on a listener, and within which limits.
+//! Serves gRPC on a listener, within the limits of the configuration.
 
 use std::{
     future::{Future, poll_fn},
@@ -26,50 +26,51 @@ use super::{
     config::Limits,
     jitter::jittered,
     listen::{self, Accept, Connection, ConnectionLimit, Handed, Listener},
-    workers::{Balance, Workers},
+    workers::{Balance, RuntimeExecutors},
 };
 use crate::{grpc::handler::Handler, session::id::Entropy};
 
-/// A peer that resets streams faster than they are served is cut off
-/// (CVE-2023-44487, CVE-2025-8671). hyper's own figures.
+/// hyper's own values. A peer that resets streams faster than they are served is
+/// disconnected (CVE-2023-44487, CVE-2025-8671).
 const MAX_PENDING_RESET_STREAMS: usize = 20;
 const MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1024;
 
-/// What a peer may send before it is read: of one call, and of a connection.
-/// More would let it keep so much memory; less would slow a pipeline on a
-/// network of some milliseconds.
+/// How much a peer may send before it is read, per call and per connection. A larger
+/// window would let a peer occupy that much more memory. A smaller one would slow a
+/// pipeline on a network with a latency of some milliseconds.
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
-/// What of one call may wait to be sent.
+/// How much of one call may wait to be sent.
 const SEND_BUFFER_BYTES: usize = 64 << 10;
-/// What is gathered before it is written: two frames and a bit. With room for one,
-/// the answers to what a pipeline's peer sent at once cost a call to the system more.
+/// The write buffer: two frames and some space. With room for only one frame, answers
+/// to a burst of a pipeline's requests need one more system call.
 const WRITE_BYTES: usize = 36 << 10;
-/// RFC 9113, section 4.2: the least; a larger frame would hold up others.
+/// The smallest allowed size (RFC 9113, section 4.2). A larger frame would delay other
+/// streams.
 const FRAME_BYTES: u32 = 16 << 10;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What all gRPC listeners have in common.
+/// The settings that all gRPC listeners share.
 pub struct Gate {
     pub limits: Limits,
     pub tls: Option<TlsAcceptor>,
     pub connections: ConnectionLimit,
     pub balance: Balance,
-    /// Spreads the ages of connections.
+    /// Spreads the maximum ages of connections.
     pub entropy: Arc<dyn Entropy>,
     /// Cancelled when the daemon stops: the listeners close.
     pub stopping: CancellationToken,
 }
 
 impl Gate {
-    /// Serves a listener: accepts here, and answers on the workers, all as tasks
-    /// of `serving`.
+    /// Serves a listener. Connections are accepted on the current runtime and answered
+    /// on the workers. All of this runs as tasks of `serving`.
     pub fn serve(
         &self,
         listener: Listener,
         handler: &Arc<Handler>,
-        workers: &Workers,
+        workers: &RuntimeExecutors,
         serving: &mut JoinSet<()>,
     ) {
         match listener {
@@ -87,24 +88,24 @@ impl Gate {
         listener: A,
         tls: Option<TlsAcceptor>,
         handler: &Arc<Handler>,
-        workers: &Workers,
+        workers: &RuntimeExecutors,
         serving: &mut JoinSet<()>,
     ) {
-        let mut doors = Vec::new();
+        let mut queues = Vec::new();
         for runtime in workers.runtimes() {
-            let (door, arrivals) = mpsc::unbounded_channel();
-            doors.push(door);
-            let speaker = Speaker {
+            let (queue, arrivals) = mpsc::unbounded_channel();
+            queues.push(queue);
+            let server = ConnectionServer {
                 limits: self.limits.clone(),
                 entropy: Arc::clone(&self.entropy),
                 tls: tls.clone(),
                 handler: Arc::clone(handler),
                 stopping: self.stopping.clone(),
             };
-            serving.spawn_on(speaker.serve::<A>(arrivals), runtime);
+            serving.spawn_on(server.serve::<A>(arrivals), runtime);
         }
         let accept =
-            listen::accept(listener, self.connections.clone(), self.balance.clone(), doors);
+            listen::accept(listener, self.connections.clone(), self.balance.clone(), queues);
         let stop = self.stopping.clone().cancelled_owned();
         serving.spawn(async move {
             tokio::select! {
@@ -115,8 +116,8 @@ impl Gate {
     }
 }
 
-fn http2(limits: &Limits, arrived: Arrived) -> http2::Builder<Arrived> {
-    let mut http = http2::Builder::new(arrived);
+fn http2(limits: &Limits, executor: ConnectionExecutor) -> http2::Builder<ConnectionExecutor> {
+    let mut http = http2::Builder::new(executor);
     http.timer(TokioTimer::new())
         .auto_date_header(false)
         .max_concurrent_streams(limits.max_concurrent_streams)
@@ -132,9 +133,9 @@ fn http2(limits: &Limits, arrived: Arrived) -> http2::Builder<Arrived> {
     http
 }
 
-/// Speaks gRPC with the connections of one listener, on one worker.
+/// Serves the connections of one listener on one worker.
 #[derive(Clone)]
-struct Speaker {
+struct ConnectionServer {
     limits: Limits,
     entropy: Arc<dyn Entropy>,
     tls: Option<TlsAcceptor>,
@@ -142,54 +143,56 @@ struct Speaker {
     stopping: CancellationToken,
 }
 
-impl Speaker {
-    /// Until the listener is closed and all its connections are.
+impl ConnectionServer {
+    /// Runs until the listener and all its connections are closed.
     async fn serve<A: Accept>(self, mut arrivals: UnboundedReceiver<Handed<A>>) {
         let mut connections = JoinSet::new();
         while let Some(handed) = arrivals.recv().await {
             match handed.arrive() {
-                Ok(connection) => drop(connections.spawn(self.clone().converse(connection))),
-                Err(error) => tracing::warn!(%error, "a connection could not be taken over"),
+                Ok(connection) => {
+                    drop(connections.spawn(self.clone().serve_connection(connection)))
+                }
+                Err(error) => tracing::warn!(%error, "cannot take over a connection"),
             }
             while connections.try_join_next().is_some() {}
         }
         while connections.join_next().await.is_some() {}
     }
 
-    async fn converse<Io>(self, connection: Connection<Io>)
+    async fn serve_connection<Io>(self, connection: Connection<Io>)
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Some(tls) = &self.tls else {
-            return self.speak(connection).await;
+            return self.serve_http2(connection).await;
         };
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(connection)).await {
-            Ok(Ok(secured)) => self.speak(secured).await,
-            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake has failed"),
+            Ok(Ok(secured)) => self.serve_http2(secured).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),
         }
     }
 
-    /// Done when a connection is to take no more calls: the daemon stops, or the
-    /// connection is old enough.
+    /// Completes when the connection should accept no more calls: the daemon stops, or
+    /// the connection has reached its maximum age.
     async fn closing(&self) {
         let age = self.limits.max_connection_age.0;
         let Some(age) = age.map(|age| jittered(age, self.entropy.as_ref())) else {
             return self.stopping.cancelled().await;
         };
-        // The outcome is the same.
+        // A timeout and a stop have the same effect.
         let _ = tokio::time::timeout(age, self.stopping.cancelled()).await;
     }
 
-    async fn speak<Io>(&self, io: Io)
+    async fn serve_http2<Io>(&self, io: Io)
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let answer = service_fn(|request| self.handler.handle(request));
-        let arrived = Arrived::default();
-        let http = http2(&self.limits, arrived.clone());
-        let gathered = TokioIo::new(Gathered(BufWriter::with_capacity(WRITE_BYTES, io)));
-        let mut connection = pin!(http.serve_connection(gathered, answer));
+        let executor = ConnectionExecutor::default();
+        let http = http2(&self.limits, executor.clone());
+        let writer = TokioIo::new(CoalescingWriter(BufWriter::with_capacity(WRITE_BYTES, io)));
+        let mut connection = pin!(http.serve_connection(writer, answer));
         let mut closing = pin!(self.closing());
         let mut closed = false;
         let mut waiting = FuturesUnordered::new();
@@ -200,7 +203,7 @@ impl Speaker {
             }
             loop {
                 let polled = connection.as_mut().poll(cx);
-                let mut progress = arrived.begin(&mut waiting);
+                let mut progress = executor.start_all(&mut waiting);
                 while let Poll::Ready(Some(())) = waiting.poll_next_unpin(cx) {
                     progress = true;
                 }
@@ -210,20 +213,20 @@ impl Speaker {
             }
         });
         if let Err(error) = ended.await {
-            tracing::debug!(%error, "a connection broke off");
+            tracing::debug!(%error, "a connection failed");
         }
     }
 }
 
-/// Writes of several parts gathered into one.
+/// Coalesces small writes into one system call.
 ///
-/// h2 writes each message of more than 256 octets by itself where it can write
-/// without a copy (vectored), and then most answers cost a call to the system each.
-/// To one who says that he can not, it copies up to 1 KiB and writes 16 KiB
-/// at a time; and what is larger is put together with its frame's head here.
-struct Gathered<Io>(BufWriter<Io>);
+/// If the socket supports vectored writes, h2 writes each message of more than 256 bytes
+/// by itself, without a copy. Then most answers cost one system call each. This writer
+/// does not report vectored support. So h2 copies parts of up to 1 KiB and writes 16 KiB
+/// at a time, and larger parts are joined with their frame header here.
+struct CoalescingWriter<Io>(BufWriter<Io>);
 
-impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathered<Io> {
+impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for CoalescingWriter<Io> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -233,7 +236,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathered<Io> {
     }
 }
 
-impl<Io: AsyncWrite + Unpin> AsyncWrite for Gathered<Io> {
+impl<Io: AsyncWrite + Unpin> AsyncWrite for CoalescingWriter<Io> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -251,17 +254,17 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Gathered<Io> {
     }
 }
 
-/// The calls that have arrived on a connection, and that nobody has begun.
+/// An executor that keeps the new calls of a connection until `start_all` polls them.
 ///
-/// All calls of a connection run on its own task. So what came in together is
-/// answered before anything is sent, and the answers leave together; and when
-/// the disk has done many of them at once, the task is woken once.
+/// All calls of a connection run on the connection's own task. So requests that arrive
+/// together are answered before anything is sent, and their answers leave together. And
+/// if the disk completes many of them at once, the task is woken once.
 #[derive(Clone, Default)]
-struct Arrived(Arc<Mutex<Vec<Call>>>);
+struct ConnectionExecutor(Arc<Mutex<Vec<Call>>>);
 
 type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-impl<F> Executor<F> for Arrived
+impl<F> Executor<F> for ConnectionExecutor
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -270,29 +273,29 @@ where
     }
 }
 
-impl Arrived {
-    /// Runs each as far as it gets at once, which for most is to the end; the
-    /// others join those that wait. False when there are none.
-    fn begin(&self, waiting: &mut FuturesUnordered<Waiting>) -> bool {
+impl ConnectionExecutor {
+    /// Polls each new call once, which completes most of them. The others are added to
+    /// `waiting`. Returns false if there was no new call.
+    fn start_all(&self, waiting: &mut FuturesUnordered<PendingCall>) -> bool {
         let mut context = Context::from_waker(Waker::noop());
         let calls = std::mem::take(&mut *self.0.lock());
         let any = !calls.is_empty();
         for mut call in calls {
-            // One that panics ends alone, as it would on a task of its own.
+            // If a call panics, only that call ends, as if it ran on its own task.
             let polled = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut context)));
             if polled.is_ok_and(|polled| polled.is_pending()) {
-                // Polled there anew, it leaves its waker.
-                waiting.push(Waiting(call));
+                // `waiting` polls it again and so registers a waker.
+                waiting.push(PendingCall(call));
             }
         }
         any
     }
 }
 
-/// A call that waits for something.
-struct Waiting(Call);
+/// A call that was polled and is not complete yet.
+struct PendingCall(Call);
 
-impl Future for Waiting {
+impl Future for PendingCall {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {

@@ -1,11 +1,11 @@
-//! Times that are spread a little, so that what begins together does not go on in
-//! step: the sweeps of replicas, the connections of one moment.
+//! Random variation of intervals, so that events that start together drift apart: the
+//! sweeps of replicas, and connections opened at the same moment.
 
 use std::time::Duration;
 
 use crate::session::id::Entropy;
 
-/// Up to a tenth more or less.
+/// Varies `interval` by up to a tenth, longer or shorter.
 pub fn jittered(interval: Duration, entropy: &dyn Entropy) -> Duration {
     let mut octets = [0; 4];
     entropy.fill(&mut octets);

@@ -1,4 +1,4 @@
-//! Listeners: binding addresses and accepting connections.
+//! Listeners: bind addresses and accept connections.
 
 use std::{
     fs, io,
@@ -25,25 +25,25 @@ use super::{
     workers::{Balance, Placed},
 };
 
-/// Who may connect to a unix socket: its owner and its group.
+/// The owner and the group of a unix socket may connect to it.
 const SOCKET_MODE: u32 = 0o660;
 
-/// When a silent connection is pinged, and how long the answer may take.
+/// After how much silence a connection is pinged, and how long the answer may take.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long to wait when the system has no more descriptors or memory.
+/// How long to wait before accepting again if the system is out of descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
-/// An address could not be listened on.
+/// Listening on an address failed.
 #[derive(Debug, thiserror::Error)]
-#[error("can not listen on {address}: {problem}")]
+#[error("cannot listen on {address}: {problem}")]
 pub struct BindError {
     pub address: String,
     pub problem: String,
 }
 
-/// A socket that is bound; its address is known.
+/// A bound socket with a known address.
 pub enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener, SocketFile),
@@ -64,7 +64,7 @@ impl Listener {
         }
     }
 
-    /// Where it listens, with the real port.
+    /// The address it listens on, with the port that the system has chosen for port 0.
     pub fn address(&self) -> ListenAddr {
         match self {
             Self::Tcp(listener) => {
@@ -80,18 +80,18 @@ async fn bind_unix(path: &Path) -> io::Result<Listener> {
     clear_stale_socket(path).await?;
     let listener = UnixListener::bind(path)?;
     let file = SocketFile { path: path.to_owned(), inode: fs::symlink_metadata(path)?.ino() };
-    // Until here only the owner could connect: connecting takes write permission.
+    // Until here only the owner could connect, because connecting needs write permission.
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
     Ok(Listener::Unix(listener, file))
 }
 
-/// A daemon that was killed leaves its socket behind.
+/// Removes a socket that no process listens on. A killed daemon leaves one behind.
 async fn clear_stale_socket(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
         Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(io::Error::other("a file that is no socket is there"));
+            return Err(io::Error::other("a file that is not a socket exists there"));
         }
         Ok(_) => {}
     }
@@ -110,22 +110,22 @@ pub struct SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Another daemon may have its own there meanwhile.
+        // In the meantime another daemon may have created its own socket there.
         if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Accepts connections on one thread, for others to serve.
+/// Accepts connections on one thread. Other threads serve them.
 pub trait Accept: Send + 'static {
-    /// A connection on its way between the two, known to no runtime.
+    /// A connection on its way to the serving thread. It is not registered with a runtime.
     type Moving: Send + 'static;
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     fn accept(&self) -> impl Future<Output = io::Result<Self::Moving>> + Send;
 
-    /// Makes it known to the runtime of the thread that serves it.
+    /// Registers the connection with the runtime of the current thread.
     fn arrive(moving: Self::Moving) -> io::Result<Self::Io>;
 }
 
@@ -135,7 +135,7 @@ impl Accept for TcpListener {
 
     async fn accept(&self) -> io::Result<std::net::TcpStream> {
         let (stream, _) = TcpListener::accept(self).await?;
-        // Answers are small, and each is waited for.
+        // Answers are small, and a client waits for each of them.
         stream.set_nodelay(true)?;
         stream.into_std()
     }
@@ -158,12 +158,12 @@ impl Accept for (UnixListener, SocketFile) {
     }
 }
 
-/// A bound on connections, shared by all listeners of a daemon.
+/// A limit of open connections, shared by all listeners of a daemon.
 #[derive(Clone)]
 pub struct ConnectionLimit {
     places: Arc<Semaphore>,
     most: usize,
-    /// Somebody had to wait, which was logged.
+    /// A connection had to wait, and this was logged.
     full: Arc<AtomicBool>,
 }
 
@@ -172,7 +172,7 @@ impl ConnectionLimit {
         Self { places: Arc::new(Semaphore::new(most)), most, full: Arc::default() }
     }
 
-    /// Connections that are open.
+    /// The number of open connections.
     pub fn open(&self) -> usize {
         self.most - self.places.available_permits()
     }
@@ -185,7 +185,7 @@ impl ConnectionLimit {
         if !self.full.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 limit = self.most,
-                "limits.max_connections is reached; new connections wait until one is closed"
+                "limits.max_connections is reached; new connections wait until another one closes"
             );
         }
         let place = Arc::clone(&self.places).acquire_owned().await;
@@ -193,35 +193,35 @@ impl ConnectionLimit {
     }
 }
 
-/// A connection that was accepted, on its way to the worker that serves it.
+/// An accepted connection on its way to the worker that serves it.
 pub struct Handed<A: Accept> {
     moving: A::Moving,
     place: Place,
 }
 
-/// A connection's place under the limit, and with its worker.
+/// What a connection counts against: the limit, and the balance of the workers.
 type Place = (OwnedSemaphorePermit, Placed);
 
-/// Accepts connections, as many at a time as the limit allows, and hands each to
-/// the worker of that number in `doors`.
+/// Accepts connections, as many at a time as the limit allows. Each one is sent to a
+/// worker: `queues[n]` belongs to the worker with the number n.
 pub async fn accept<A: Accept>(
     listener: A,
     limit: ConnectionLimit,
     balance: Balance,
-    doors: Vec<UnboundedSender<Handed<A>>>,
+    queues: Vec<UnboundedSender<Handed<A>>>,
 ) {
     loop {
-        // Accepted before it has a place: a listener that nobody calls takes none.
+        // A place is taken only after accepting, so an idle listener occupies none.
         match listener.accept().await {
             Ok(moving) => {
                 let permit = limit.place().await;
                 let (worker, placed) = balance.place();
-                // A worker that is gone serves nobody, and the daemon is stopping.
-                let _ = doors[worker].send(Handed { moving, place: (permit, placed) });
+                // If the worker has ended, the daemon is stopping.
+                let _ = queues[worker].send(Handed { moving, place: (permit, placed) });
             }
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                if !is_the_peers(&error) {
+                tracing::warn!(%error, "cannot accept a connection");
+                if !is_caused_by_peer(&error) {
                     tokio::time::sleep(EXHAUSTED_PAUSE).await;
                 }
             }
@@ -230,22 +230,22 @@ pub async fn accept<A: Accept>(
 }
 
 impl<A: Accept> Handed<A> {
-    /// Takes it over, on the worker's runtime.
+    /// Registers the connection. Call it on the worker's runtime.
     pub fn arrive(self) -> io::Result<Connection<A::Io>> {
         Ok(Connection::new(A::arrive(self.moving)?, self.place))
     }
 }
 
-fn is_the_peers(error: &io::Error) -> bool {
+fn is_caused_by_peer(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, InvalidInput};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | InvalidInput)
 }
 
 /// A connection and its place under the limit.
 ///
-/// A peer that stays silent loses the place: at first soon, because a client
-/// begins to speak at once; later after longer than it takes to ping it and to
-/// hear nothing.
+/// A silent peer is disconnected and frees the place. The first bytes must come soon,
+/// because a client starts to send immediately. Later the connection may be silent for a
+/// little longer than a ping and its timeout take.
 pub struct Connection<Io> {
     io: Io,
     heard: Option<Instant>,
@@ -253,23 +253,23 @@ pub struct Connection<Io> {
     _place: Place,
 }
 
-/// How long a peer may take to say its first word.
-const FIRST_WORD: Duration = Duration::from_secs(10);
-/// How long it may then be silent; a healthy one answers pings.
-const SILENCE: Duration =
+/// How long a peer may take to send its first bytes.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a peer may then be silent. A healthy one answers pings.
+const SILENCE_TIMEOUT: Duration =
     KEEPALIVE_INTERVAL.saturating_add(KEEPALIVE_TIMEOUT).saturating_add(Duration::from_secs(10));
 
 impl<Io> Connection<Io> {
     fn new(io: Io, place: Place) -> Self {
-        let silence = Box::pin(tokio::time::sleep(FIRST_WORD));
+        let silence = Box::pin(tokio::time::sleep(FIRST_BYTES_TIMEOUT));
         Self { io, heard: None, silence, _place: place }
     }
 
-    /// Ready when the peer was silent for too long.
+    /// Ready if the peer has been silent for too long.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.silence.as_mut().poll(cx).is_ready() {
-            // The timer is moved when it fires and not at every read.
-            match self.heard.map(|heard| heard + SILENCE) {
+            // Resetting the timer only when it fires is cheaper than at every read.
+            match self.heard.map(|heard| heard + SILENCE_TIMEOUT) {
                 Some(until) if until > Instant::now() => self.silence.as_mut().reset(until),
                 _ => return Poll::Ready(()),
             }
@@ -339,25 +339,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_says_nothing_is_cut_off_soon() {
+    async fn a_peer_that_sends_nothing_is_disconnected_soon() {
         let (mut connection, _theirs) = connection().await;
         let started = Instant::now();
-        let error = connection.read_u8().await.expect_err("nothing was said");
+        let error = connection.read_u8().await.expect_err("the peer sent nothing");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert_eq!(started.elapsed().as_secs(), FIRST_WORD.as_secs());
+        assert_eq!(started.elapsed().as_secs(), FIRST_BYTES_TIMEOUT.as_secs());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_speaks_may_pause_as_long_as_a_ping_takes() {
+    async fn an_active_peer_may_pause_as_long_as_a_ping_takes() {
         let (mut connection, mut theirs) = connection().await;
         for _ in 0..3 {
             theirs.write_u8(1).await.expect("sent");
             connection.read_u8().await.expect("heard");
             let pause = KEEPALIVE_INTERVAL + KEEPALIVE_TIMEOUT;
             let waited = tokio::time::timeout(pause, connection.read_u8()).await;
-            assert!(waited.is_err(), "still waiting for the answer to a ping");
+            assert!(waited.is_err(), "the answer to a ping is still awaited");
         }
-        let error = connection.read_u8().await.expect_err("nothing was said for too long");
+        let error = connection.read_u8().await.expect_err("the peer was silent for too long");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
@@ -365,10 +365,10 @@ mod tests {
     async fn an_idle_listener_takes_no_place() {
         let limit = ConnectionLimit::new(1);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let (door, _behind) = tokio::sync::mpsc::unbounded_channel();
-        let accepting = accept(listener, limit.clone(), Balance::between(1), vec![door]);
+        let (queue, _receiver) = tokio::sync::mpsc::unbounded_channel();
+        let accepting = accept(listener, limit.clone(), Balance::between(1), vec![queue]);
         use futures_util::FutureExt;
-        assert!(accepting.now_or_never().is_none(), "nobody has called");
+        assert!(accepting.now_or_never().is_none(), "no client has connected");
         assert_eq!(limit.open(), 0);
     }
 }

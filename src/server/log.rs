@@ -1,4 +1,4 @@
-//! The log: sentences and fields, on standard error.
+//! The log: messages with fields, on standard error.
 
 use tracing_subscriber::{
     Layer,
@@ -19,9 +19,9 @@ pub fn start(config: &LogConfig) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    // The libraries stay at "warn" at the most, because what they trace are
-    // headers and frames: tokens, cookies and session data. What rustls says it also
-    // returns; here each peer could fill the log with it.
+    // Libraries log at "warn" at most, because their debug output contains headers and
+    // frames: tokens, cookies and session data. rustls is off: it returns every error that
+    // it logs, and any peer could fill the log with them.
     let filter = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_target("rustls", LevelFilter::OFF)
@@ -34,7 +34,7 @@ pub fn start(config: &LogConfig) {
         }
         LogFormat::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
     };
-    // Takes what the libraries give to `log` along: of a thread of sled's that ends
-    // nobody would learn otherwise.
+    // This also receives the messages of the `log` crate. Without them, the end of a
+    // thread of sled would go unnoticed.
     tracing_subscriber::registry().with(lines).init();
 }

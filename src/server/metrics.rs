@@ -24,9 +24,9 @@ use crate::{
         watchers::Watchers,
     },
     session::{
-        adoption::{Foreign, ForeignId, Source},
         clock::Moment,
         credential::Absence,
+        foreign::{Foreign, ForeignId, Source},
         id::PublicId,
         record::{Claim, Record},
         store::{Layer, Restored, Result, Store, StoreFuture, Swept, Verb},

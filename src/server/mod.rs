@@ -35,7 +35,7 @@ use self::{
     grpc_server::GrpcServer,
     listen::{BindError, ConnectionLimit, Listener},
     metrics::Metrics,
-    workers::{Balance, Workers},
+    workers::{Balance, RuntimeExecutors},
 };
 use crate::{
     grpc::auth::BearerAuth,
@@ -112,7 +112,7 @@ pub struct Server {
     watchers: Arc<Watchers>,
     database: Database,
     metrics: Arc<Metrics>,
-    workers: Workers,
+    workers: RuntimeExecutors,
     connections: ConnectionLimit,
     grpc: Vec<Listener>,
     admin: Vec<Listener>,
@@ -166,7 +166,7 @@ impl Server {
             watchers,
             database,
             metrics,
-            workers: Workers::start(config.runtime.threads as usize)
+            workers: RuntimeExecutors::start(config.runtime.threads as usize)
                 .map_err(StartError::Threads)?,
             connections: ConnectionLimit::new(config.limits.max_connections as usize),
             grpc: bind(&config.listen.grpc).await?,

@@ -1,12 +1,12 @@
-//! What the log says of a store that fails.
+//! Limits what is logged about a failing store.
 //!
-//! Each caller is told, and a store that is away fails thousands of calls a
-//! second. So the log has a line when an outage begins, one a minute while it goes
-//! on, and one when it is over: when the store works and has not failed for
-//! [`QUIET`], so that one that fails now and then fills no log either. Of records
-//! that can not be read each is worth a line, and a flood of them is not.
+//! Every caller gets the error, and a store that is down fails thousands of calls a
+//! second. So the log gets one line when an outage begins, one per minute while it
+//! lasts, and one when it ends. An outage ends when the store works and has not failed
+//! for [`QUIET`], so that occasional failures do not fill the log either. Each record
+//! that cannot be read gets a line of its own, up to a limit per minute.
 //!
-//! Overload is counted and not told, and a store that is full tells it itself.
+//! Overload is only counted, and a full store logs that itself.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -17,16 +17,16 @@ use parking_lot::Mutex;
 
 use crate::session::store::{StoreError, StoreErrorKind};
 
-/// Without a failure for so long, a store that works works again.
+/// How long a store must work without a failure until its outage is over.
 const QUIET: Duration = Duration::from_secs(10);
 const MINUTE: Duration = Duration::from_secs(60);
-/// Unreadable records that are told within a minute.
-const UNREADABLE_TOLD: u32 = 10;
+/// How many unreadable records are logged per minute.
+const MAX_UNREADABLE_LOGGED: u32 = 10;
 
-/// What is known of one engine's store.
+/// The state of one engine's store.
 pub struct Outages {
     engine: String,
-    /// Whether there is an outage: all that a store that works has to look at.
+    /// Whether there is an outage. While the store works, only this is read.
     fails: AtomicBool,
     outage: Mutex<Option<Outage>>,
     unreadable: Mutex<Option<Unreadable>>,
@@ -35,14 +35,14 @@ pub struct Outages {
 struct Outage {
     began: Instant,
     last_failure: Instant,
-    last_told: Instant,
+    last_logged: Instant,
     failures: u64,
 }
 
 struct Unreadable {
     minute_began: Instant,
-    told: u32,
-    untold: u64,
+    logged: u32,
+    not_logged: u64,
 }
 
 impl Outages {
@@ -55,7 +55,7 @@ impl Outages {
         }
     }
 
-    /// The store has done what it was asked to.
+    /// Call it after each success of the store.
     pub fn worked(&self, now: impl FnOnce() -> Instant) {
         if self.fails.load(Ordering::Relaxed) {
             self.may_be_over(now());
@@ -74,21 +74,21 @@ impl Outages {
         let (engine, cause) = (&self.engine, cause(error));
         let mut outage = self.outage.lock();
         let Some(outage) = outage.as_mut() else {
-            *outage = Some(Outage { began: now, last_failure: now, last_told: now, failures: 1 });
+            *outage = Some(Outage { began: now, last_failure: now, last_logged: now, failures: 1 });
             self.fails.store(true, Ordering::Relaxed);
             tracing::error!(
                 engine,
                 cause,
-                "the store fails, told once a minute while it does: {error}"
+                "the store fails; logged once a minute while it does: {error}"
             );
             return;
         };
         outage.failures += 1;
         outage.last_failure = now;
-        if now.saturating_duration_since(outage.last_told) >= MINUTE {
-            outage.last_told = now;
+        if now.saturating_duration_since(outage.last_logged) >= MINUTE {
+            outage.last_logged = now;
             let failures = outage.failures;
-            tracing::error!(engine, cause, failures, "the store fails still: {error}");
+            tracing::error!(engine, cause, failures, "the store still fails: {error}");
         }
     }
 
@@ -105,17 +105,18 @@ impl Outages {
 
     fn unreadable(&self, error: &StoreError, now: Instant) {
         let mut unreadable = self.unreadable.lock();
-        let fresh = Unreadable { minute_began: now, told: 0, untold: 0 };
+        let fresh = Unreadable { minute_began: now, logged: 0, not_logged: 0 };
         let is_over =
             |minute: &Unreadable| now.saturating_duration_since(minute.minute_began) >= MINUTE;
-        let untold = unreadable.take_if(|minute| is_over(minute)).map_or(0, |minute| minute.untold);
+        let not_logged =
+            unreadable.take_if(|minute| is_over(minute)).map_or(0, |minute| minute.not_logged);
         let minute = unreadable.get_or_insert(fresh);
-        if minute.told == UNREADABLE_TOLD {
-            minute.untold += 1;
+        if minute.logged == MAX_UNREADABLE_LOGGED {
+            minute.not_logged += 1;
             return;
         }
-        minute.told += 1;
-        tracing::error!(engine = self.engine, cause = cause(error), untold, "{error}");
+        minute.logged += 1;
+        tracing::error!(engine = self.engine, cause = cause(error), not_logged, "{error}");
     }
 }
 
@@ -143,7 +144,7 @@ mod tests {
         }
     }
 
-    /// What is logged meanwhile, by line.
+    /// The lines that `work` logs.
     fn logged(work: impl FnOnce()) -> Vec<String> {
         let lines = Lines::default();
         let writer = lines.clone();
@@ -175,7 +176,7 @@ mod tests {
             outages.worked(|| at(20_000));
         });
         let expected = [
-            "ERROR the store fails, told once a minute while it does: the store could not read a record: \
+            "ERROR the store fails; logged once a minute while it does: the store could not read a record: \
              this says nothing about the session; try again engine=\"default\" cause=\"nobody answers\"",
             "INFO the store works again engine=\"default\" failures=10000 seconds=9",
         ];
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_goes_on_is_told_once_a_minute() {
+    fn a_continuing_outage_is_logged_once_a_minute() {
         let (outages, start) = (Outages::new("default"), Instant::now());
         let lines = logged(|| {
             for second in 0..150 {
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_outage_is_told_anew() {
+    fn the_next_outage_is_logged_again() {
         let (outages, start) = (Outages::new("default"), Instant::now());
         let lines = logged(|| {
             outages.failed(&away(), start);
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_damaged_records_is_cut_and_counted() {
+    fn many_unreadable_records_are_limited_and_counted() {
         let (outages, start) = (Outages::new("default"), Instant::now());
         let damaged = || StoreError::unreadable("read a record", "cut short");
         let lines = logged(|| {
@@ -221,11 +222,11 @@ mod tests {
             outages.worked(|| start + MINUTE);
         });
         assert_eq!(lines.len(), 11, "{lines:#?}");
-        assert!(lines[10].contains("untold=990"), "{lines:#?}");
+        assert!(lines[10].contains("not_logged=990"), "{lines:#?}");
     }
 
     #[test]
-    fn what_is_told_elsewhere_is_not_told_here() {
+    fn overload_and_a_full_store_are_not_logged_here() {
         let outages = Outages::new("default");
         let lines = logged(|| {
             outages.failed(&StoreError::full("write", "full"), Instant::now());

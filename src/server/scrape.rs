@@ -10,21 +10,21 @@ use tokio::{net::TcpListener, sync::Semaphore};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Scrapes at a time: there is one Prometheus, or a few.
-const MOST_CONNECTIONS: usize = 16;
+/// Connections at a time. There is usually one Prometheus, or a few.
+const MAX_CONNECTIONS: usize = 16;
 
-/// How long a connection may last. Prometheus opens another when it has to.
-const LONGEST: Duration = Duration::from_secs(60);
+/// How long a connection may last. Prometheus reconnects if necessary.
+const MAX_DURATION: Duration = Duration::from_secs(60);
 
-/// Serves `page` at /metrics until it is dropped.
+/// Serves `page` at /metrics until the future is dropped.
 pub async fn serve(listener: TcpListener, page: Arc<dyn Fn() -> String + Send + Sync>) {
-    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "a scrape could not be accepted");
+                tracing::warn!(%error, "cannot accept a scrape");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -35,15 +35,15 @@ pub async fn serve(listener: TcpListener, page: Arc<dyn Fn() -> String + Send + 
                 let response = answer(&request, page.as_ref());
                 async { Ok::<_, Infallible>(response) }
             });
-            // With a timer hyper closes a connection that sends no request.
+            // hyper needs the timer to close connections that send no request.
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .serve_connection(TokioIo::new(stream), answer);
-            match tokio::time::timeout(LONGEST, connection).await {
+            match tokio::time::timeout(MAX_DURATION, connection).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "a scrape broke off"),
-                // Whoever reads too slowly, or not at all, makes room for others.
-                Err(_) => tracing::debug!("a scrape took too long and was cut"),
+                Ok(Err(error)) => tracing::debug!(%error, "a scrape failed"),
+                // A client that reads slowly, or not at all, must not occupy the place.
+                Err(_) => tracing::debug!("a scrape took too long and was closed"),
             }
             drop(place);
         });

@@ -1,5 +1,5 @@
-//! The system's time and randomness: what the session room takes as arguments.
-//! And what a process has spent.
+//! The time and the randomness of the operating system, which the `session` module takes
+//! as arguments. Also process limits and CPU time.
 
 use std::{
     fs, io,
@@ -19,18 +19,18 @@ use crate::session::{
     id::Entropy,
 };
 
-/// Descriptors that are not connections: listeners, files, probes.
+/// File descriptors besides connections: listeners, files, probes.
 const OTHER_DESCRIPTORS: u64 = 128;
 
-/// A difference between two clocks that an operator should hear of.
-const WORTH_TELLING: Duration = Duration::from_secs(1);
+/// From this difference between two clocks on, a warning is logged.
+const WORTH_LOGGING: Duration = Duration::from_secs(1);
 
-/// Raises this process's soft limit of descriptors to the hard one. Says what is
-/// wrong when that is too few for so many connections.
+/// Raises this process's soft limit of file descriptors to the hard limit. Returns an
+/// error if that is too few for `connections`.
 pub fn raise_descriptor_limit(connections: u32) -> Result<(), String> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    // What can not be raised is judged by what there is.
+    // If this fails, the current limit is checked below.
     let _ = setrlimit(Resource::Nofile, limit);
     let wanted = u64::from(connections) + OTHER_DESCRIPTORS;
     match getrlimit(Resource::Nofile).current {
@@ -42,38 +42,39 @@ pub fn raise_descriptor_limit(connections: u32) -> Result<(), String> {
     }
 }
 
-/// Has freed memory given back to the system. glibc, as it comes, raises by
-/// itself what it keeps for later, to tens of MiB, with the first of sled's buffers
-/// of 8 MiB that is freed. (Fewer arenas would keep less still; they made a Resolve
-/// dearer.) Call it before there are threads.
+/// Makes the allocator return freed memory to the system. By default, glibc raises the
+/// amount that it keeps to tens of MiB when the first of sled's 8 MiB buffers is freed.
+/// (Fewer arenas would keep even less, but they made a Resolve slower.) Call it before
+/// any thread is started.
 #[cfg(target_env = "gnu")]
 pub fn keep_little_freed_memory() {
-    const MOST_KEPT_BYTES: libc::c_int = 1 << 20;
+    const MAX_KEPT_BYTES: libc::c_int = 1 << 20;
     for option in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
-        // SAFETY: it takes two numbers. What it does not like it leaves as it was.
-        unsafe { libc::mallopt(option, MOST_KEPT_BYTES) };
+        // SAFETY: it takes two numbers. It ignores values that it does not accept.
+        unsafe { libc::mallopt(option, MAX_KEPT_BYTES) };
     }
 }
 
-/// Other allocators have no such settings.
+/// Does nothing: other allocators have no such settings.
 #[cfg(not(target_env = "gnu"))]
 pub fn keep_little_freed_memory() {}
 
-/// A clock that reads the wall once, at start, and then follows a monotonic
-/// clock that counts suspend. A wall clock that steps while the daemon runs
-/// expires nothing.
+/// A clock that reads the wall clock once, at start, and then follows a monotonic clock
+/// that counts suspended time. If the wall clock steps while the daemon runs, no session
+/// expires by it.
 ///
-/// Where it follows another clock, the wall at start was only a first guess.
+/// If this clock is aligned with another one (`follow`), the wall clock at start was only
+/// a first estimate.
 pub struct SystemClock {
     wall_at_start: Moment,
     boot_at_start: Duration,
     since_boot: fn() -> Duration,
-    /// Milliseconds that the wall was behind at start; negative: ahead.
+    /// How many milliseconds the wall clock was behind at start; negative: ahead.
     behind: AtomicI64,
 }
 
 impl SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the system")]
+    #[expect(clippy::disallowed_methods, reason = "the only place that reads the clock")]
     pub fn start() -> Self {
         let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Self {
@@ -97,7 +98,7 @@ impl Clock for SystemClock {
         if !behind.is_zero() {
             tracing::warn!(
                 ?behind,
-                "the system's clock is behind the time of the last stop; going on from there"
+                "the system clock is behind the time of the last stop; continuing from that time"
             );
             self.behind.fetch_add(behind.as_millis() as i64, Ordering::Relaxed);
         }
@@ -110,10 +111,10 @@ impl Clock for SystemClock {
             now if now > latest => -(now.since(latest).as_millis() as i64),
             _ => return,
         };
-        if correction.unsigned_abs() >= WORTH_TELLING.as_millis() as u64 {
+        if correction.unsigned_abs() >= WORTH_LOGGING.as_millis() as u64 {
             tracing::warn!(
                 correction_millis = correction,
-                "the system's clock and the store's do not agree; going on with the store's"
+                "the system clock differs from the store's clock; continuing with the store's clock"
             );
         }
         self.behind.fetch_add(correction, Ordering::Relaxed);
@@ -125,30 +126,30 @@ fn since_boot() -> Duration {
     Duration::try_from(time).unwrap_or_default()
 }
 
-/// The CPU time of a process, in user and in system mode, of all its threads and
-/// of those that have ended. Their sum is exact to some ticks of 10 ms, because
-/// the kernel derives it from what the scheduler has measured.
+/// The CPU time of a process, user and system mode together, including threads that have
+/// ended. The sum is exact to a few ticks of 10 ms, because the kernel derives it from
+/// the measurements of the scheduler.
 pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // proc_pid_stat(5): the name, which may hold anything, is the second field
-    // and in parentheses; utime and stime are fields 14 and 15.
+    // proc_pid_stat(5): the name is the second field. It is in parentheses and may contain
+    // any character. utime and stime are the fields 14 and 15.
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let ticks: Vec<u64> = fields.split(' ').skip(12).take(2).flat_map(str::parse).collect();
     let [user, system] = ticks[..] else {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            "/proc/PID/stat is not as expected",
+            "/proc/PID/stat has an unknown format",
         ));
     };
     Ok(Duration::from_secs(user + system) / clock_ticks_per_second() as u32)
 }
 
-/// The operating system's generator.
+/// The random generator of the operating system.
 pub struct SystemEntropy;
 
 impl Entropy for SystemEntropy {
-    /// Panics when the system has no randomness to give: there is no safe
-    /// session id without it.
+    /// Panics if the system has no randomness, because a session id would not be safe
+    /// without it.
     fn fill(&self, bytes: &mut [u8]) {
         SysRng.try_fill_bytes(bytes).expect("the operating system gives random bytes");
     }
@@ -162,7 +163,7 @@ mod tests {
 
     static BOOT_MILLIS: AtomicU64 = AtomicU64::new(5_000);
 
-    /// Only the monotonic clock moves this one; the wall is not asked again.
+    /// Only the monotonic clock moves this clock. The wall clock is not read again.
     #[test]
     fn time_follows_the_monotonic_clock() {
         let clock = SystemClock {
@@ -180,12 +181,12 @@ mod tests {
         assert_eq!(clock.now(), Moment::from_unix_millis(1_000_000), "it is not behind that");
         clock.not_before(Moment::from_unix_millis(1_500_000));
         BOOT_MILLIS.store(6_000, Ordering::Relaxed);
-        assert_eq!(clock.now(), Moment::from_unix_millis(1_501_000), "it goes on from there");
+        assert_eq!(clock.now(), Moment::from_unix_millis(1_501_000), "it continues from there");
     }
 
-    /// Threads that have ended count, unlike in /proc/PID/task.
+    /// Ended threads count, unlike in /proc/PID/task.
     #[test]
-    fn a_process_has_spent_what_its_threads_have() {
+    fn ended_threads_count_as_cpu_time_of_the_process() {
         let own = || cpu_time(std::process::id()).expect("our own is there");
         let before = own();
         let working =
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn it_comes_into_line_with_another_clock() {
+    fn it_follows_another_clock() {
         let clock = SystemClock {
             wall_at_start: Moment::from_unix_millis(1_000_000),
             boot_at_start: Duration::ZERO,
@@ -205,7 +206,7 @@ mod tests {
         };
         let at = Moment::from_unix_millis;
         for (earliest, latest, then) in [
-            (999_000, 1_001_000, 1_000_000), // It may well be right.
+            (999_000, 1_001_000, 1_000_000), // Within the bounds: unchanged.
             (5_000_000, 5_000_010, 5_000_000),
             (5_000_005, 5_000_100, 5_000_005),
             (1_000, 1_020, 1_020),
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn it_starts_at_the_wall_and_goes_on() {
+    fn it_starts_at_the_wall_clock_and_advances() {
         let clock = SystemClock::start();
         let earlier = clock.now();
         assert!(earlier > Moment::from_unix_millis(1_700_000_000_000), "{earlier:?}");

@@ -1,4 +1,4 @@
-//! TLS: from files to what the listeners speak.
+//! TLS: reads certificates and keys from files for the listeners.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -13,7 +13,7 @@ use tokio_rustls::{
 
 use super::config::{ConfigError, TlsConfig};
 
-/// Reads and checks the files. `None` when none are named.
+/// Reads and checks the files. `None` if no files are configured.
 pub fn load(files: &TlsConfig) -> Result<Option<TlsAcceptor>, ConfigError> {
     if files.cert_file.as_os_str().is_empty() {
         return Ok(None);
@@ -53,16 +53,16 @@ fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, 
         .collect::<Result<_, _>>()
         .map_err(|error| unusable(key, path, expected, &error))?;
     if found.is_empty() {
-        return Err(unusable(key, path, expected, &"there is none"));
+        return Err(unusable(key, path, expected, &"it contains none"));
     }
     Ok(found)
 }
 
 fn read(key: &str, path: &Path) -> Result<Vec<u8>, ConfigError> {
-    fs::read(path).map_err(|error| unusable(key, path, "expected to read it", &error))
+    fs::read(path).map_err(|error| unusable(key, path, "expected a readable file", &error))
 }
 
 fn unusable(key: &str, path: &Path, expected: &str, why: &dyn std::fmt::Display) -> ConfigError {
-    let problem = format!("the file {} can not be used: {expected}: {why}", path.display());
+    let problem = format!("cannot use the file {}: {expected}: {why}", path.display());
     ConfigError::new(format!("listen.tls.{key}"), problem)
 }

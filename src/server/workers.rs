@@ -1,6 +1,6 @@
-//! The threads that serve connections, each with a runtime of its own.
+//! The threads that serve connections, each with its own runtime.
 //!
-//! A connection stays with one thread for its life: its requests wake no other
+//! A connection stays on one thread for its whole life. So its requests wake no other
 //! core and share no run queue.
 
 use std::{
@@ -18,13 +18,14 @@ use tokio::{
     sync::oneshot,
 };
 
-/// How long a thread waits at its end for calls to the system that can not be
-/// cancelled: a name of Redis that no DNS answers for. Nothing else is called so here.
+/// How long a thread waits at its end for blocking system calls that cannot be
+/// cancelled. The only such call here is a DNS lookup of a Redis host that nobody
+/// answers.
 const LAST_CALLS: Duration = Duration::from_secs(1);
 
-/// A fixed number of threads. Dropping it drops all their tasks and waits for
-/// the threads to end.
-pub struct Workers(Vec<Worker>);
+/// A fixed number of threads, each with its own runtime. Dropping it drops all their
+/// tasks and waits for the threads to end.
+pub struct RuntimeExecutors(Vec<Worker>);
 
 struct Worker {
     runtime: Handle,
@@ -32,8 +33,8 @@ struct Worker {
     thread: Option<JoinHandle<()>>,
 }
 
-impl Workers {
-    /// Starts so many threads; 0: one for each core.
+impl RuntimeExecutors {
+    /// Starts `threads` threads; 0 starts one per core.
     pub fn start(threads: usize) -> io::Result<Self> {
         let threads = match threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -54,7 +55,7 @@ impl Worker {
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::Builder::new().name(format!("sessiond-serve-{number}")).spawn(
             move || {
-                // Also done when nobody could ever tell it any more.
+                // An error means that the sender was dropped, which also stops the thread.
                 let _ = runtime.block_on(stopped);
                 runtime.shutdown_timeout(LAST_CALLS);
             },
@@ -63,24 +64,24 @@ impl Worker {
     }
 }
 
-impl Drop for Workers {
+impl Drop for RuntimeExecutors {
     fn drop(&mut self) {
         for worker in &mut self.0 {
             worker.stop.take();
         }
         for worker in &mut self.0 {
             if let Some(thread) = worker.thread.take() {
-                // A panic there was reported by the hook.
+                // The panic hook has reported a panic of the thread already.
                 let _ = thread.join();
             }
         }
     }
 }
 
-/// Gives each connection to the worker that has the fewest.
+/// Assigns each new connection to the worker with the fewest connections.
 ///
-/// Clients of gRPC hold few connections and hold them long, so what the kernel's
-/// hash would do (SO_REUSEPORT) often leaves a core without any.
+/// gRPC clients open few connections and keep them long. So the kernel's hash
+/// (SO_REUSEPORT) often leaves a core without any connection.
 #[derive(Clone)]
 pub struct Balance(Vec<Arc<AtomicUsize>>);
 
@@ -89,7 +90,7 @@ impl Balance {
         Self((0..workers).map(|_| Arc::default()).collect())
     }
 
-    /// The number of a worker and a place there.
+    /// The number of the chosen worker, and a guard that counts the connection there.
     pub fn place(&self) -> (usize, Placed) {
         let fewest = self.0.iter().enumerate().min_by_key(|(_, open)| open.load(Ordering::Relaxed));
         let (number, open) = fewest.expect("there is at least one worker");
@@ -98,7 +99,7 @@ impl Balance {
     }
 }
 
-/// A connection's place with its worker; given back when dropped.
+/// Counts a connection for its worker until dropped.
 pub struct Placed(Arc<AtomicUsize>);
 
 impl Drop for Placed {
@@ -112,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_go_where_the_fewest_are() {
+    fn a_connection_goes_to_the_worker_with_the_fewest() {
         let balance = Balance::between(2);
         let (first, first_place) = balance.place();
         let (second, _second_place) = balance.place();
@@ -123,7 +124,7 @@ mod tests {
 
     #[test]
     fn dropping_them_drops_their_tasks() {
-        let workers = Workers::start(1).expect("a thread");
+        let workers = RuntimeExecutors::start(1).expect("a thread");
         let runtime = workers.runtimes().next().expect("a worker").clone();
         let held = Arc::new(());
         let theirs = Arc::clone(&held);
@@ -136,8 +137,8 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_hangs_does_not_hold_up_the_end() {
-        let workers = Workers::start(1).expect("a thread");
+    fn a_hanging_call_does_not_block_the_shutdown() {
+        let workers = RuntimeExecutors::start(1).expect("a thread");
         let runtime = workers.runtimes().next().expect("a worker").clone();
         let (begun, has_begun) = std::sync::mpsc::channel();
         let (release, hangs) = std::sync::mpsc::channel::<()>();

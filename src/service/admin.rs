@@ -13,7 +13,7 @@ use super::{
     page::{self, PageToken, Question, bad_token},
     watchers::{Filter, Watch, Watchers},
 };
-use crate::session::{engine::Session, id::PublicId, principals::Target};
+use crate::session::{Session, id::PublicId, principals::Target};
 
 /// Sessions on a page of a list, unless another size is asked for.
 const PAGE_SIZE: usize = 50;

@@ -16,15 +16,16 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    answer::{Answer, State},
+    answer::Answer,
     engines::Engines,
     fault::{Fault, Reason},
     input::{self, RawDuration},
     observer::{Observer, OperationKind, Outcome},
 };
 use crate::session::{
-    credential::{Absence, Credential, Presented},
-    engine::{CookieUpdate, Engine, Resolution, ResolveOptions, Session, WriteOptions},
+    Live, Lookup,
+    credential::{Credential, Presented},
+    engine::{Engine, ResolveOptions, WriteOptions},
     error::Error,
     principals::Scope,
     store::StoreError,
@@ -177,32 +178,29 @@ impl Operation for Resolve {
     }
 
     fn recall(&self) -> Option<(Answer, Outcome)> {
-        self.engine.recall_resolve(&self.presented, self.options).map(resolved)
+        let lookup = self.engine.recall_resolve(&self.presented, self.options)?;
+        let outcome = outcome(&lookup);
+        Some((Answer::Resolve(lookup), outcome))
     }
 
     async fn run(self) -> Result<(Answer, Outcome), Error> {
         let Self { engine, presented, options } = self;
         let may_create = options.create || presented.may_be_adopted();
         let must_complete = may_create && engine.must_complete();
-        let resolution =
+        let resolving =
             run_detached(must_complete, async move { engine.resolve(&presented, options).await });
-        Ok(resolved(resolution.await?))
+        let lookup = resolving.await?;
+        let outcome = outcome(&lookup);
+        Ok((Answer::Resolve(lookup), outcome))
     }
 }
 
-fn resolved(resolution: Resolution) -> (Answer, Outcome) {
-    let (state, outcome, session, cookie) = match resolution {
-        Resolution::Active(session, cookie) => {
-            (State::Active, Outcome::Active, Some(session), cookie)
-        }
-        Resolution::Created(session, cookie) => {
-            (State::Created, Outcome::Created, Some(session), cookie)
-        }
-        Resolution::Absent(absence) => {
-            (State::Absent(absence), Outcome::Absent(absence), None, CookieUpdate::default())
-        }
-    };
-    (Answer::Resolve { state, session, cookie }, outcome)
+fn outcome(lookup: &Lookup) -> Outcome {
+    match lookup {
+        Lookup::Live(Live { is_new: false, .. }) => Outcome::Active,
+        Lookup::Live(Live { is_new: true, .. }) => Outcome::Created,
+        Lookup::Absent(absence) => Outcome::Absent(*absence),
+    }
 }
 
 /// Moves the deadline of a session.
@@ -226,25 +224,19 @@ impl Operation for Touch {
     }
 
     fn recall(&self) -> Option<(Answer, Outcome)> {
-        self.engine.recall_touch(&self.presented).map(touched)
+        let lookup = self.engine.recall_touch(&self.presented)?;
+        let outcome = outcome(&lookup);
+        Some((Answer::Touch(lookup), outcome))
     }
 
     async fn run(self) -> Result<(Answer, Outcome), Error> {
         let Self { engine, presented } = self;
         let must_complete = presented.may_be_adopted() && engine.must_complete();
         let touching = run_detached(must_complete, async move { engine.touch(&presented).await });
-        Ok(touched(touching.await?))
+        let lookup = touching.await?;
+        let outcome = outcome(&lookup);
+        Ok((Answer::Touch(lookup), outcome))
     }
-}
-
-fn touched(found: Result<(Session, CookieUpdate), Absence>) -> (Answer, Outcome) {
-    let (state, outcome, session, cookie) = match found {
-        Ok((session, cookie)) => (State::Active, Outcome::Active, Some(session), cookie),
-        Err(absence) => {
-            (State::Absent(absence), Outcome::Absent(absence), None, CookieUpdate::default())
-        }
-    };
-    (Answer::Touch { state, session, cookie }, outcome)
 }
 
 /// Creates or changes a session.
@@ -293,9 +285,9 @@ impl Operation for Write {
                 engine.write(&presented, options).await
             }
         });
-        let (session, cookie) = change.await?;
+        let live = change.await?;
         let outcome = if create { Outcome::Created } else { Outcome::Active };
-        Ok((Answer::Write { session, cookie }, outcome))
+        Ok((Answer::Write(live), outcome))
     }
 }
 
@@ -328,8 +320,6 @@ impl Operation for Destroy {
             run_detached(must_complete, async move { engine.destroy(&presented, scope).await });
         let destroyed = change.await?;
         let outcome = if destroyed.was_live { Outcome::Active } else { Outcome::Absent(absence) };
-        let answer =
-            Answer::Destroy { destroyed: destroyed.count, set_cookie: destroyed.set_cookie };
-        Ok((answer, outcome))
+        Ok((Answer::Destroy(destroyed), outcome))
     }
 }

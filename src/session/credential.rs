@@ -1,8 +1,8 @@
 //! Credentials: from what a request presents to the ids it proves.
 
 use super::{
-    adoption::ForeignId,
     cookie::{Cookie, candidates},
+    foreign::ForeignId,
     id::{PublicId, SessionId, VerifierHash},
     token::Keyring,
 };

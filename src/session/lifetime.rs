@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{clock::Moment, cookie::MAX_AGE_LIMIT, record::Record};
+use super::{clock::Moment, cookie::MAX_AGE_LIMIT};
 
 /// The longest idle lifetime: as long as a browser keeps a cookie.
 pub const MAX_DURATION: Duration = MAX_AGE_LIMIT;
@@ -29,6 +29,16 @@ impl Granularity {
     }
 }
 
+/// What a record says about the time of its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    pub create_time: Moment,
+    /// When the session ends, unless its absolute end comes first.
+    pub deadline: Moment,
+    /// The session's own idle lifetime; `None`: the engine's.
+    pub duration: Option<Duration>,
+}
+
 /// How long the sessions of an engine live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetime {
@@ -46,12 +56,12 @@ impl Lifetime {
     }
 
     /// When the session ends unless it is touched before.
-    pub fn expire_time(&self, record: &Record) -> Moment {
-        record.deadline.min(self.end(record.create_time))
+    pub fn expire_time(&self, times: Times) -> Moment {
+        times.deadline.min(self.end(times.create_time))
     }
 
-    pub fn is_over(&self, record: &Record, now: Moment) -> bool {
-        now >= self.expire_time(record)
+    pub fn has_expired(&self, times: Times, now: Moment) -> bool {
+        now >= self.expire_time(times)
     }
 
     /// The deadline that a touch stores: one granularity past what is promised.
@@ -62,17 +72,16 @@ impl Lifetime {
 
     /// The deadline that a touch at `now` has to store; `None` while the stored
     /// one keeps the promise of `duration` from now.
-    pub fn slide(&self, record: &Record, now: Moment) -> Option<Moment> {
-        let promised = (now + self.duration(record.duration)).min(self.end(record.create_time));
-        (record.deadline < promised)
-            .then(|| self.deadline(record.create_time, record.duration, now))
+    pub fn slide(&self, times: Times, now: Moment) -> Option<Moment> {
+        let promised = (now + self.duration(times.duration)).min(self.end(times.create_time));
+        (times.deadline < promised).then(|| self.deadline(times.create_time, times.duration, now))
     }
 
     /// When the deadline was moved last, as far as it tells: it is nearer than
     /// that when the absolute end has cut it.
-    pub fn last_slide(&self, record: &Record) -> Moment {
-        let duration = self.duration(record.duration);
-        record.deadline.before(duration + self.granularity.of(duration))
+    pub fn last_slide(&self, times: Times) -> Moment {
+        let duration = self.duration(times.duration);
+        times.deadline.before(duration + self.granularity.of(duration))
     }
 
     fn end(&self, create_time: Moment) -> Moment {
@@ -88,19 +97,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::session::{data::Data, id::VerifierHash};
-
-    fn record(create_time: Moment, deadline: Moment, duration: Option<Duration>) -> Record {
-        Record {
-            verifier: VerifierHash::from_bytes([0; 32]),
-            version: 1,
-            create_time,
-            deadline,
-            duration,
-            principal: Default::default(),
-            data: Data::EMPTY,
-        }
-    }
 
     #[test]
     fn auto_granularity_is_a_64th_and_at_most_a_minute() {
@@ -133,21 +129,25 @@ mod tests {
             let granularity = lifetime.granularity.of(idle);
             let created = Moment::from_unix_millis(1_000);
             let end = absolute_ms.map_or(Moment::from_unix_millis(u64::MAX), |ms| created + millis(ms));
-            let mut record = record(created, lifetime.deadline(created, own, created), own);
+            let mut times = Times {
+                create_time: created,
+                deadline: lifetime.deadline(created, own, created),
+                duration: own,
+            };
             let (mut now, mut touched) = (created, created);
             for step in steps {
                 now = now + millis(step);
                 let promised = (touched + idle).min(end);
                 let latest = (touched + idle + granularity).min(end);
-                let over = lifetime.is_over(&record, now);
+                let over = lifetime.has_expired(times, now);
                 prop_assert!(!over || now >= promised, "expired early: {now:?} < {promised:?}");
                 prop_assert!(over || now < latest, "lived past {latest:?}");
                 if over {
                     break;
                 }
-                if let Some(deadline) = lifetime.slide(&record, now) {
-                    prop_assert!(deadline > record.deadline, "a touch never shortens");
-                    record.deadline = deadline;
+                if let Some(deadline) = lifetime.slide(times, now) {
+                    prop_assert!(deadline > times.deadline, "a touch never shortens");
+                    times.deadline = deadline;
                 }
                 touched = now;
             }

@@ -5,25 +5,22 @@
 //! by that call; one that becomes the principal's meanwhile, by a login in
 //! parallel, may be met or not.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::{
     credential::{Presented, Proven},
     data::Data,
-    engine::{Ended, Engine, Session},
     error::{Error, Result},
     event::Cause,
     id::PublicId,
-    lifetime::Lifetime,
+    policy::{Limit, OnLimit},
     record::{Claim, Principal, Record},
+    sessions::{Ended, Session, Sessions},
     store::Certainty,
+    striped::Striped,
 };
 
 /// Records that are asked for at a time.
@@ -40,23 +37,6 @@ pub enum Scope {
     Others,
     /// All of their principal. An anonymous session is all there is.
     All,
-}
-
-/// How many live sessions a principal may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limit {
-    pub sessions: usize,
-    pub on_limit: OnLimit,
-}
-
-/// What happens to a login that would exceed the limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnLimit {
-    /// It is refused.
-    RefuseNewest,
-    /// It is taken, and those end that were not used for longest.
-    EndIdlest,
 }
 
 /// Some sessions of a principal.
@@ -85,36 +65,75 @@ pub(super) struct Own {
     pub principal: Principal,
 }
 
-/// One login of a principal at a time, where there is a limit. A principal has
-/// one of a fixed number of locks; two may share one.
-pub(super) struct Turns {
-    stripes: Vec<Mutex<()>>,
-    hasher: RandomState,
+/// Holds the principals of an engine to a limit: one login of a principal at a time.
+pub(super) struct LoginLimit {
+    limit: Limit,
+    locks: Striped<Mutex<()>>,
 }
 
-/// The turn of a login.
+/// The turn of a login: no other login of the principal runs meanwhile.
 pub(super) struct Turn<'t> {
     principal: &'t Principal,
     limit: Limit,
     _lock: MutexGuard<'t, ()>,
 }
 
-impl Turns {
-    const COUNT: usize = 1024;
+impl LoginLimit {
+    const LOCKS: usize = 1024;
 
-    pub fn new(are_needed: bool) -> Self {
-        let count = if are_needed { Self::COUNT } else { 0 };
-        let stripes = (0..count).map(|_| Mutex::new(())).collect();
-        Self { stripes, hasher: RandomState::new() }
+    pub fn new(limit: Limit) -> Self {
+        Self { limit, locks: Striped::new(Self::LOCKS) }
     }
 
-    async fn lock(&self, principal: &Principal) -> MutexGuard<'_, ()> {
-        let hash = self.hasher.hash_one(principal);
-        self.stripes[hash as usize % self.stripes.len()].lock().await
+    /// The turn of a login. Whatever gives a session to this principal waits for it.
+    pub async fn turn<'t>(&'t self, principal: &'t Principal) -> Turn<'t> {
+        let lock = self.locks.of(principal).lock().await;
+        Turn { principal, limit: self.limit, _lock: lock }
     }
 }
 
-impl Engine {
+impl Turn<'_> {
+    /// Refuses a login for which there is no room, if that is the rule. A session that
+    /// belongs to the principal already needs none, and one that is not live is refused
+    /// elsewhere.
+    pub async fn refuse_newest(&self, sessions: &Sessions, newest: Option<&Proven>) -> Result<()> {
+        let Limit { sessions: max, on_limit: OnLimit::RefuseNewest } = self.limit else {
+            return Ok(());
+        };
+        if let Some(proven) = newest {
+            match sessions.live(proven).await? {
+                Some(record) if record.principal != *self.principal => {}
+                _ => return Ok(()),
+            }
+        }
+        if sessions.list(self.principal, None, max).await?.sessions.len() < max {
+            return Ok(());
+        }
+        Err(Error::TooManySessions { max })
+    }
+
+    /// Makes room after a login, if that is the rule: the sessions idle for longest end,
+    /// never the newest.
+    pub async fn end_idlest(&self, sessions: &Sessions, newest: PublicId) -> Result<()> {
+        let Limit { sessions: max, on_limit: OnLimit::EndIdlest } = self.limit else {
+            return Ok(());
+        };
+        let mut others = sessions.list(self.principal, None, usize::MAX).await?.sessions;
+        others.retain(|session| session.id != newest);
+        let excess = (others.len() + 1).saturating_sub(max);
+        let lifetime = &sessions.policy.lifetime;
+        others.sort_by_key(|session| {
+            let record = &session.record;
+            (lifetime.last_slide(record.times()), record.create_time, session.id)
+        });
+        let ids: Vec<_> = others[..excess].iter().map(|session| session.id).collect();
+        let claim = Claim::Principal(self.principal.clone());
+        sessions.end_each(&ids, &claim, Cause::Limit).await?;
+        Ok(())
+    }
+}
+
+impl Sessions {
     /// Up to `limit` live sessions of a principal, in the order of their ids.
     pub async fn list(
         &self,
@@ -129,7 +148,7 @@ impl Engine {
                 self.store.list(principal.clone(), after, slice, Certainty::Current).await?;
             let now = self.clock.now();
             for (id, record) in listed.records {
-                if !self.policy.lifetime.is_over(&record, now) {
+                if !self.has_expired(&record, now) {
                     let record = Record { data: Data::EMPTY, ..Record::clone(&record) };
                     sessions.push(self.session(id, Arc::new(record)));
                 }
@@ -157,7 +176,7 @@ impl Engine {
     }
 
     /// The live sessions of a credential.
-    pub(super) async fn own(&self, presented: &Presented) -> Result<Vec<Own>> {
+    pub async fn own(&self, presented: &Presented) -> Result<Vec<Own>> {
         let mut own = Vec::new();
         for proven in presented.proven() {
             if let Some(record) = self.live(proven).await? {
@@ -168,7 +187,7 @@ impl Engine {
     }
 
     /// Ends what else the principals of these sessions have.
-    pub(super) async fn end_others(&self, own: &[Own]) -> Result<u32> {
+    pub async fn end_others(&self, own: &[Own]) -> Result<u32> {
         let mut count = 0;
         for (at, Own { principal, .. }) in own.iter().enumerate() {
             let is_new = own[..at].iter().all(|earlier| earlier.principal != *principal);
@@ -178,66 +197,6 @@ impl Engine {
             }
         }
         Ok(count)
-    }
-
-    /// The turn of a login, where there is a limit. Whoever gives a session to
-    /// this principal waits for it.
-    pub(super) async fn turn<'t>(&'t self, principal: Option<&'t Principal>) -> Option<Turn<'t>> {
-        let limit = self.policy.limit?;
-        let principal = principal.filter(|principal| !principal.is_anonymous())?;
-        Some(Turn { principal, limit, _lock: self.turns.lock(principal).await })
-    }
-
-    /// Refuses a login for which there is no room, if that is the rule. A
-    /// session that is the principal's already needs none, and one that is not
-    /// live is refused elsewhere.
-    pub(super) async fn refuse_newest(
-        &self,
-        turn: &Turn<'_>,
-        newest: Option<&Proven>,
-    ) -> Result<()> {
-        let Limit { sessions: max, on_limit: OnLimit::RefuseNewest } = turn.limit else {
-            return Ok(());
-        };
-        if let Some(proven) = newest {
-            match self.live(proven).await? {
-                Some(record) if record.principal != *turn.principal => {}
-                _ => return Ok(()),
-            }
-        }
-        if self.list(turn.principal, None, max).await?.sessions.len() < max {
-            return Ok(());
-        }
-        Err(Error::TooManySessions { max })
-    }
-
-    /// Makes room after a login, if that is the rule: the ones longest idle go,
-    /// and never the newest.
-    pub(super) async fn end_idlest(&self, turn: &Turn<'_>, newest: PublicId) -> Result<()> {
-        let Limit { sessions: max, on_limit: OnLimit::EndIdlest } = turn.limit else {
-            return Ok(());
-        };
-        let mut others = self.list(turn.principal, None, usize::MAX).await?.sessions;
-        others.retain(|session| session.id != newest);
-        let excess = (others.len() + 1).saturating_sub(max);
-        let lifetime: &Lifetime = &self.policy.lifetime;
-        others.sort_by_key(|session| {
-            let record = &session.record;
-            (lifetime.last_slide(record), record.create_time, session.id)
-        });
-        let ids: Vec<_> = others[..excess].iter().map(|session| session.id).collect();
-        let claim = Claim::Principal(turn.principal.clone());
-        self.end_each(&ids, &claim, Cause::Limit).await?;
-        Ok(())
-    }
-
-    /// The record that a proven id opens.
-    async fn live(&self, proven: &Proven) -> Result<Option<Arc<Record>>> {
-        let now = self.clock.now();
-        let record = self.store.read(proven.public(), Certainty::Current).await?;
-        Ok(record.filter(|record| {
-            record.verifier == proven.verifier && !self.policy.lifetime.is_over(record, now)
-        }))
     }
 
     /// Ends the sessions of a principal, those that are `meant`.

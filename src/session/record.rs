@@ -11,7 +11,7 @@ use super::{
     clock::Moment,
     data::{Data, DataError},
     id::VerifierHash,
-    lifetime::Lifetime,
+    lifetime::{Lifetime, Times},
 };
 
 /// What a store keeps of a session, under its public id.
@@ -32,6 +32,11 @@ pub struct Record {
 }
 
 impl Record {
+    pub fn times(&self) -> Times {
+        let &Self { create_time, deadline, duration, .. } = self;
+        Times { create_time, deadline, duration }
+    }
+
     /// What a store can and should know of a record's size, in bytes.
     pub fn size(&self) -> usize {
         size_of::<Self>() + self.principal.as_bytes().len() + self.data.text().len()
@@ -110,8 +115,9 @@ impl Touch {
     /// The deadline to store; `None` when nothing is to be stored, because the
     /// stored one is good or because the session is not live.
     pub fn apply(&self, stored: &Record) -> Option<Moment> {
-        let live = stored.verifier == self.verifier && !self.lifetime.is_over(stored, self.now);
-        live.then(|| self.lifetime.slide(stored, self.now)).flatten()
+        let live = stored.verifier == self.verifier
+            && !self.lifetime.has_expired(stored.times(), self.now);
+        live.then(|| self.lifetime.slide(stored.times(), self.now)).flatten()
     }
 }
 
@@ -194,7 +200,7 @@ impl Update {
         if stored.verifier != self.verifier {
             return Err(Refusal::Superseded);
         }
-        if self.lifetime.is_over(stored, self.now) {
+        if self.lifetime.has_expired(stored.times(), self.now) {
             return Err(Refusal::Expired);
         }
         if self.if_version.is_some_and(|version| version != stored.version) {
@@ -218,7 +224,7 @@ impl Update {
         if duration != stored.duration {
             // The one change that may also bring the deadline nearer.
             record.deadline = self.lifetime.deadline(stored.create_time, duration, self.now);
-        } else if let Some(deadline) = self.lifetime.slide(stored, self.now) {
+        } else if let Some(deadline) = self.lifetime.slide(stored.times(), self.now) {
             record.deadline = deadline;
         }
         Ok(record)

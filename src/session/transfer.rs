@@ -84,7 +84,7 @@ impl Engine {
     pub async fn export(&self, Position { kind, cursor }: Position) -> Result<Exported> {
         let Some(store) = self.store_of(kind) else { return Ok(Exported::default()) };
         let scanned = store.scan(cursor, SLICE).await?;
-        let now = self.clock.now();
+        let now = self.sessions.clock.now();
         let records = scanned.records.into_iter();
         let entries = records
             .filter(|(_, record)| !self.has_ended(kind, record, now))
@@ -102,7 +102,7 @@ impl Engine {
     /// Keeps what another store had, unless it is here already. It counts as no
     /// login and no use: limits are not applied, and the deadline stays.
     pub async fn import(&self, Entry { kind, id, record }: Entry) -> Result<Imported> {
-        let now = self.clock.now();
+        let now = self.sessions.clock.now();
         let Some(store) = self.store_of(kind) else { return Ok(Imported::Dropped) };
         if self.has_ended(kind, &record, now) {
             return Ok(Imported::Dropped);
@@ -112,14 +112,14 @@ impl Engine {
             Restored::Kept => Ok(Imported::Kept),
             Restored::Created(record) => {
                 if kind == Kind::Session {
-                    self.emit(id, &record.principal, now, EventKind::Created);
+                    self.sessions.emit(id, &record.principal, now, EventKind::Created);
                 }
                 Ok(Imported::Created)
             }
             Restored::Replaced(Change { before, after }) => {
                 if kind == Kind::Session && before.verifier != after.verifier {
                     let kind = EventKind::Rolled { former: &before.principal };
-                    self.emit(id, &after.principal, now, kind);
+                    self.sessions.emit(id, &after.principal, now, kind);
                 }
                 Ok(Imported::Replaced)
             }
@@ -129,14 +129,14 @@ impl Engine {
     /// `None`: an engine that never adopts has no marks.
     fn store_of(&self, kind: Kind) -> Option<&dyn Store> {
         match kind {
-            Kind::Session => Some(self.store.as_ref()),
+            Kind::Session => Some(self.sessions.store.as_ref()),
             Kind::Mark => self.adoption.as_ref().map(|adoption| adoption.marks.as_ref()),
         }
     }
 
     fn has_ended(&self, kind: Kind, record: &Record, now: Moment) -> bool {
         match kind {
-            Kind::Session => self.policy.lifetime.is_over(record, now),
+            Kind::Session => self.sessions.has_expired(record, now),
             Kind::Mark => record.deadline <= now,
         }
     }

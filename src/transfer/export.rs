@@ -1,8 +1,8 @@
 //! Export: from a daemon to a file or to standard output.
 //!
-//! What is written so far is good up to its last cursor, whatever happens to this
-//! process or to the daemon: `--resume` cuts a file off there and goes on, `--after`
-//! goes on in another one.
+//! The output is valid up to its last cursor, even if this process or the daemon fails.
+//! `--resume` cuts the file after that cursor and continues it. `--after` continues
+//! after a cursor in another file.
 
 use std::{
     fs::OpenOptions,
@@ -24,7 +24,7 @@ use crate::{
     client::{Caller, Problem},
 };
 
-/// Exports, and says what in a sentence.
+/// Exports, and returns a summary for the user.
 pub async fn export(caller: &Caller, args: &ExportArgs) -> Result<String, Problem> {
     let mut resumed = None;
     let mut place = Place::of(args);
@@ -37,7 +37,7 @@ pub async fn export(caller: &Caller, args: &ExportArgs) -> Result<String, Proble
     }
     let mut client = connect(caller).await?;
     let bar = progress("exporting", None);
-    // Of the engines before this one.
+    // Records of the engines before the current one.
     let mut before = 0;
     let mut output = resumed;
     loop {
@@ -50,7 +50,7 @@ pub async fn export(caller: &Caller, args: &ExportArgs) -> Result<String, Proble
             patiently(async || client.export_sessions(caller.request(request.clone())).await);
         let refused = |status| place.go_on(caller.refused(&status), args);
         let page = page.await.map_err(refused)?;
-        // Not before: what can not begin leaves no file that is in the way.
+        // Opened after the first page, so that an export that cannot start leaves no file behind.
         if output.is_none() {
             output = Some(begin(args, &page)?);
         }
@@ -84,12 +84,12 @@ pub async fn export(caller: &Caller, args: &ExportArgs) -> Result<String, Proble
     let Total { record_count, unreadable_count, engines } = place.total;
     let unreadable = match unreadable_count {
         0 => String::new(),
-        count => format!("; {count} could not be read and are left out, see the daemon's log"),
+        count => format!("; {count} unreadable records are left out, see the daemon's log"),
     };
     Ok(format!("exported {record_count} records of {}{unreadable}", engines.join(", ")))
 }
 
-/// How far an export has come.
+/// The progress of an export.
 struct Place {
     engine: String,
     cursor: String,
@@ -102,16 +102,18 @@ impl Place {
         Self { engine: args.engine.clone(), cursor, total: Total::default() }
     }
 
-    /// What went wrong, and how to go on.
+    /// Adds to the problem how to continue the export.
     fn go_on(&self, why: Problem, args: &ExportArgs) -> Problem {
         let Self { engine, cursor, .. } = self;
         let has_begun = *cursor != args.after.as_deref().unwrap_or_default();
         match &args.output {
             Some(path) if has_begun => {
-                format!("{why}; go on with --output {} --resume", path.display())
+                format!("{why}; continue with --output {} --resume", path.display())
             }
-            None if has_begun && engine.is_empty() => format!("{why}; go on with --after {cursor}"),
-            None if has_begun => format!("{why}; go on with --engine {engine} --after {cursor}"),
+            None if has_begun && engine.is_empty() => {
+                format!("{why}; continue with --after {cursor}")
+            }
+            None if has_begun => format!("{why}; continue with --engine {engine} --after {cursor}"),
             _ => why,
         }
     }
@@ -119,53 +121,54 @@ impl Place {
 
 type Output = Box<dyn Write>;
 
-/// Opens what is written to, and writes the first line.
+/// Opens the output and writes the first line.
 fn begin(args: &ExportArgs, first: &ExportSessionsResponse) -> Result<Output, Problem> {
     let mut output: Output = match &args.output {
         None => Box::new(BufWriter::new(io::stdout())),
         Some(path) => {
-            // It holds everybody's data. And what is there already stays.
+            // Readable only by the owner, because it holds the data of all sessions. An
+            // existing file is not overwritten.
             let mut options = OpenOptions::new();
             let file = options.write(true).create_new(true).mode(0o600).open(path);
             let file = file.map_err(|error| match error.kind() {
                 io::ErrorKind::AlreadyExists => format!(
-                    "{} is there already; --resume goes on with it if it is an export, else name \
+                    "{} exists already: if it is an export, continue it with --resume, else name \
                      another file",
                     path.display()
                 ),
-                _ => format!("{} can not be written: {error}", path.display()),
+                _ => format!("cannot write {}: {error}", path.display()),
             })?;
             Box::new(BufWriter::new(file))
         }
     };
     let time = first.page_time.and_then(|time| SystemTime::try_from(time).ok());
-    let time = time.ok_or("the daemon does not tell the time")?;
+    let time = time.ok_or("the daemon's answer has no page_time")?;
     let header = Header::new(args.engine.clone(), time, args.after.clone());
     write(&mut output, &[Line::Header(header)])?;
     Ok(output)
 }
 
-/// An export that stopped.
+/// An interrupted export, ready to be continued.
 struct Stopped {
     output: Output,
     place: Place,
 }
 
-/// Cuts a file off after its last cursor. `None`: it is complete.
+/// Cuts a file after its last cursor. `None`: the export is complete.
 fn resume(path: &Path, engine: &str) -> Result<Option<Stopped>, Problem> {
-    let problem = |what: String| format!("{} can not be resumed: {what}", path.display());
+    let problem = |what: String| format!("cannot resume {}: {what}", path.display());
     let unreadable = |error: io::Error| problem(error.to_string());
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(unreadable)?;
     let mut reader = BufReader::new(&file);
     let mut place = None;
-    // Up to the last cursor, and up to where we are.
+    // The length up to the last cursor, and up to the current line.
     let (mut good_bytes, mut bytes) = (0, 0);
     for number in 1u64.. {
-        // As octets: it may be cut off within a character.
+        // Read as bytes, because the file may end within a character.
         let mut line = Vec::new();
         let len = reader.read_until(b'\n', &mut line).map_err(unreadable)?;
         if !line.ends_with(b"\n") {
-            // What was being written when it stopped, or nothing.
+            // The end of the file, or a line that was not written completely.
             break;
         }
         bytes += len as u64;
@@ -175,7 +178,7 @@ fn resume(path: &Path, engine: &str) -> Result<Option<Stopped>, Problem> {
         match (line, &mut place) {
             (Line::Header(header), None) => {
                 if !engine.is_empty() && engine != header.engine {
-                    return Err(problem(format!("it is not of the engine {engine} alone")));
+                    return Err(problem(format!("it is not an export of {engine} alone")));
                 }
                 let cursor = header.after.unwrap_or_default();
                 place = Some(Place { engine: header.engine, cursor, total: Total::default() });
@@ -183,7 +186,7 @@ fn resume(path: &Path, engine: &str) -> Result<Option<Stopped>, Problem> {
             }
             (_, None) => break,
             (Line::Header(_), Some(_)) => {
-                return Err(problem(format!("line {number} begins another export")));
+                return Err(problem(format!("line {number} starts another export")));
             }
             (Line::Record(_), Some(_)) => {}
             (Line::Cursor(Cursor { cursor, so_far }), Some(place)) => {
@@ -194,7 +197,7 @@ fn resume(path: &Path, engine: &str) -> Result<Option<Stopped>, Problem> {
         }
     }
     let Some(place) = place else {
-        return Err(problem("it does not begin as an export does".to_owned()));
+        return Err(problem("it does not start like an export".to_owned()));
     };
     let mut file = file;
     file.set_len(good_bytes).map_err(unreadable)?;
@@ -203,7 +206,7 @@ fn resume(path: &Path, engine: &str) -> Result<Option<Stopped>, Problem> {
 }
 
 fn write(output: &mut impl Write, lines: &[Line]) -> Result<(), Problem> {
-    let failed = |error: io::Error| format!("the export can not be written: {error}");
+    let failed = |error: io::Error| format!("cannot write the export: {error}");
     for line in lines {
         let text = line.to_text().map_err(|unfit| unfit.to_string())?;
         output.write_all(text.as_bytes()).map_err(failed)?;

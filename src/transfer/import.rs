@@ -1,8 +1,9 @@
 //! Import: from a file or standard input to a daemon.
 //!
-//! Records go there in batches. What is there already is passed over, so the same
-//! export may be imported again: all of it, or from the line that is told. But what
-//! was ended there since comes back, so it is for a daemon that serves nobody yet.
+//! Records are sent in batches. Records that exist already are skipped, so the same
+//! export may be imported again: all of it, or from the line that an interrupted import
+//! prints. But sessions that ended there after the first import come back. So import
+//! only into a daemon that serves no application yet.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -32,19 +33,20 @@ use crate::{
     client::{Caller, Problem},
 };
 
-/// A batch ends when it has grown to one of these. Any daemon takes a message so large:
-/// its max_message_bytes is at least 64 KiB, and that much above any max_data_bytes.
+/// A batch is sent when it reaches one of these limits. Every daemon accepts a message
+/// of this size: its max_message_bytes is at least 64 KiB, and at least 64 KiB above any
+/// max_data_bytes.
 const BATCH_RECORDS: usize = 500;
 const BATCH_BYTES: usize = 60 << 10;
-/// The largest number of ids in a RevokeSessions.
+/// The most ids that one RevokeSessions accepts.
 const REVOKED_AT_ONCE: usize = 1000;
 
-/// Imports, and says what became of the records in one line, `key=count` each.
+/// Imports. Returns one line with the number of records per outcome, `key=count` each.
 pub async fn import(caller: &Caller, args: &ImportArgs) -> Result<String, Problem> {
     let input: Box<dyn BufRead> = match &args.input {
         Some(path) => {
             let file = File::open(path);
-            let unreadable = |error| format!("{} can not be read: {error}", path.display());
+            let unreadable = |error| format!("cannot read {}: {error}", path.display());
             Box::new(BufReader::new(file.map_err(unreadable)?))
         }
         None if io::stdin().is_terminal() => {
@@ -79,11 +81,11 @@ struct Importing<'c> {
     batch: Batch,
     counts: ImportSessionsResponse,
     taken: Taken,
-    /// `None`: nobody asks for it.
+    /// `None` without --mirror.
     seen: Option<Seen>,
 }
 
-/// Records that go together, and their lines.
+/// Records to send in one call, and their line numbers.
 #[derive(Default)]
 struct Batch {
     records: Vec<SessionRecord>,
@@ -91,13 +93,13 @@ struct Batch {
     bytes: usize,
 }
 
-/// How far the daemon has taken the export.
+/// The last line, and the last cursor, that the daemon has accepted.
 struct Taken {
     line: u64,
     cursor: Option<Cursor>,
 }
 
-/// What the export holds.
+/// The header and the sessions of the export, for --mirror.
 #[derive(Default)]
 struct Seen {
     header: Option<Header>,
@@ -105,7 +107,7 @@ struct Seen {
 }
 
 impl Importing<'_> {
-    /// Gives how many sessions were ended, if it was asked for.
+    /// Returns how many sessions --mirror ended; `None` without --mirror.
     async fn run(
         &mut self,
         input: impl BufRead,
@@ -114,7 +116,7 @@ impl Importing<'_> {
     ) -> Result<Option<u64>, Problem> {
         let (mut engines, mut last) = (None, self.taken.line);
         for (text, number) in input.lines().zip(1u64..) {
-            let text = text.map_err(|error| format!("line {number} can not be read: {error}"))?;
+            let text = text.map_err(|error| format!("cannot read line {number}: {error}"))?;
             if number < args.from_line || text.trim().is_empty() {
                 continue;
             }
@@ -122,7 +124,7 @@ impl Importing<'_> {
             let line = Line::parse(&text).map_err(|why| format!("line {number}: {why}"))?;
             match line {
                 _ if engines.is_some() => {
-                    return Err(format!("line {number}: something comes after the end"));
+                    return Err(format!("line {number}: expected no line after the end"));
                 }
                 Line::Header(header) => {
                     if let Some(seen) = &mut self.seen {
@@ -150,8 +152,8 @@ impl Importing<'_> {
         }
         let Some(engines) = engines else {
             self.send(last).await?;
-            let problem = "the export ends before its end: what there is was imported, and \
-                           something may be missing; finish it with export --resume or --after";
+            let problem = "the export is incomplete: the records in it were imported, but others may be \
+                           missing; complete it with export --resume or --after";
             return Err(problem.to_owned());
         };
         match self.seen.take() {
@@ -175,13 +177,14 @@ impl Importing<'_> {
         self.batch.lines.push(line);
     }
 
-    /// Sends the batch, which is of lines up to `line`.
+    /// Sends the batch. It holds the lines up to `line`.
     async fn send(&mut self, line: u64) -> Result<(), Problem> {
         let Batch { records, lines, .. } = std::mem::take(&mut self.batch);
         match self.take(&records).await {
             Ok(()) => {}
             Err(status) if status.code() == Code::InvalidArgument => {
-                // One by one, to tell which it is. Those before it are taken.
+                // Sent again one by one, to find the line with the error. The records before it
+                // are accepted.
                 for (record, line) in records.iter().zip(lines) {
                     let taken = self.take(std::slice::from_ref(record)).await;
                     let refused = |status| format!("line {line}: {}", self.caller.refused(&status));
@@ -217,10 +220,10 @@ impl Importing<'_> {
         [created_count, replaced_count, kept_count, dropped_count].map(u64::from).iter().sum()
     }
 
-    /// Ends what is not in the export, and was created before it began.
+    /// Ends the sessions that are not in the export and were created before it began.
     async fn end_others(&mut self, engines: &[String], seen: &Seen) -> Result<u64, Problem> {
         let Some(header) = seen.header.as_ref().filter(|header| header.after.is_none()) else {
-            let why = "--mirror needs a whole export, from its first line on: nothing was ended";
+            let why = "--mirror needs a complete export from its first line; no session was ended";
             return Err(why.to_owned());
         };
         let mut ended = 0;
@@ -274,21 +277,21 @@ impl Importing<'_> {
         }
     }
 
-    /// What went wrong, and how to go on.
+    /// Adds to the problem how to continue the import.
     fn go_on(&self, why: Problem, args: &ImportArgs) -> Problem {
         let Taken { line, cursor } = &self.taken;
         let next = line + 1;
         match (&args.input, cursor) {
-            // From the middle of it nobody can say what is not in it.
+            // Part of an export does not show which sessions are missing from it.
             _ if args.mirror => {
                 format!("{why}; import it again from its first line, with --mirror")
             }
             (Some(path), _) => {
-                format!("{why}; go on with --input {} --from-line {next}", path.display())
+                format!("{why}; continue with --input {} --from-line {next}", path.display())
             }
             (None, Some(Cursor { cursor, .. })) => format!(
-                "{why}; go on with --from-line {next} of the same, or with an export --after \
-                 {cursor}"
+                "{why}; continue with --from-line {next} of the same input, or with an export \
+                 --after {cursor}"
             ),
             (None, None) => why,
         }

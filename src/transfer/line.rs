@@ -8,9 +8,9 @@
 //! {"end":{"record_count":1,"unreadable_count":0,"engines":["default"]}}
 //! ```
 //!
-//! The first line begins an export, a cursor says that all before it is complete and
-//! where to go on, the end that nothing is missing. The session's data stands there to
-//! the byte, but that white space between its members may be another.
+//! The first line starts an export. A cursor says that all lines before it are complete,
+//! and where to continue. The end says that nothing is missing. Session data is exported
+//! byte for byte, except that the white space between its members may change.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,12 +19,12 @@ use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 use sessiond::grpc::pb::SessionRecord;
 
-/// The layout that is written and read.
+/// The version of the format that is written and read.
 const LAYOUT: u32 = 1;
-/// 9999-12-31T23:59:59Z: there is no later one to write.
+/// 9999-12-31T23:59:59Z, the last second that RFC 3339 can express.
 const LAST_SECOND: i64 = 253_402_300_799;
 
-/// What a line says.
+/// A line of an export.
 #[derive(Debug)]
 pub enum Line {
     Header(Header),
@@ -33,38 +33,38 @@ pub enum Line {
     End(Total),
 }
 
-/// Begins an export.
+/// The first line of an export.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Header {
     sessiond_export: u32,
-    /// What was asked for; empty: all of them.
+    /// The requested engine; empty: all engines.
     pub engine: String,
-    /// When it began, by the clock of the daemon.
+    /// When the export began, by the clock of the daemon.
     #[serde(with = "time")]
     pub export_time: SystemTime,
-    /// The cursor that it goes on from: what comes before is elsewhere.
+    /// The cursor that this export continues from: earlier records are in another file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
 }
 
-/// All before it is complete.
+/// Marks that all lines before it are complete.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cursor {
-    /// Where to go on.
+    /// Where to continue.
     pub cursor: String,
     pub so_far: Total,
 }
 
-/// What was exported.
+/// The totals of an export.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Total {
     pub record_count: u64,
-    /// Left out, because nobody could read them.
+    /// Records that were left out because the daemon could not read them.
     pub unreadable_count: u64,
-    /// All that were exported, also those without a session.
+    /// All exported engines, including those without a session.
     pub engines: Vec<String>,
 }
 
@@ -103,14 +103,14 @@ struct Probe {
     end: Option<IgnoredAny>,
 }
 
-/// Why a text is no line. Quotes nothing of it but names of keys.
+/// Why a text is not a valid line. Of the text, it quotes only names of keys.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
-    #[error("expected a line of an export, found something else at column {column}: {problem}")]
+    #[error("expected a line of an export, error at column {column}: {problem}")]
     Syntax { column: usize, problem: String },
-    #[error("the export has layout {found}, this version reads layout {LAYOUT}")]
+    #[error("the export has layout {found}, this version reads only layout {LAYOUT}")]
     UnknownLayout { found: u32 },
-    #[error("the daemon has sent a record that makes no sense: {problem}")]
+    #[error("the daemon sent an invalid record: {problem}")]
     Record { problem: &'static str },
 }
 
@@ -122,9 +122,9 @@ impl Header {
 
 impl Line {
     pub fn parse(text: &str) -> Result<Self, Unfit> {
-        // serde would take an array for an object, member by member.
+        // serde would accept an array in place of an object, member by member.
         if !text.trim_start().starts_with('{') {
-            return Err(Unfit::Syntax { column: 1, problem: "no JSON object".to_owned() });
+            return Err(Unfit::Syntax { column: 1, problem: "not a JSON object".to_owned() });
         }
         let probe: Probe = from_json(text)?;
         if probe.sessiond_export.is_some() {
@@ -155,7 +155,7 @@ impl Line {
         })))
     }
 
-    /// The line, with its end.
+    /// The text of the line, with the line feed at its end.
     pub fn to_text(&self) -> Result<String, Unfit> {
         let text = match self {
             Self::Header(header) => to_json(header),
@@ -174,10 +174,10 @@ fn line(record: &SessionRecord) -> Result<RecordLine, Unfit> {
     let moment = |time: Option<prost_types::Timestamp>| {
         let time = time.filter(|time| time.seconds <= LAST_SECOND);
         let time = time.and_then(|time| SystemTime::try_from(time).ok());
-        time.ok_or(unfit("a time that is none"))
+        time.ok_or(unfit("a missing time, or one out of range"))
     };
     let data = text(&record.data, "data that is not UTF-8")?;
-    // Within a text JSON has no such octets, so they stand between its members.
+    // JSON strings hold no raw line breaks, so these are white space between members.
     let data = RawValue::from_string(data.replace(['\n', '\r'], " "));
     let own = record.duration.map(Duration::try_from).transpose();
     Ok(RecordLine {
@@ -189,10 +189,10 @@ fn line(record: &SessionRecord) -> Result<RecordLine, Unfit> {
         create_time: moment(record.create_time)?,
         idle_deadline: moment(record.idle_deadline)?,
         duration_millis: own
-            .map_err(|_| unfit("a duration that is none"))?
+            .map_err(|_| unfit("an invalid duration"))?
             .map(|own| own.as_millis().try_into().unwrap_or(u64::MAX)),
         adoption_mark: record.adoption_mark,
-        data: data.map_err(|_| unfit("data that is no JSON"))?,
+        data: data.map_err(|_| unfit("data that is not JSON"))?,
     })
 }
 
@@ -205,10 +205,10 @@ fn duration(millis: u64) -> prost_types::Duration {
 
 fn from_json<'t, T: Deserialize<'t>>(text: &'t str) -> Result<T, Unfit> {
     serde_json::from_str(text).map_err(|error| {
-        let told = error.to_string();
-        // The place is told apart, and a line is always the first.
-        let problem = told.rsplit_once(" at line ").map_or(told.as_str(), |(what, _)| what);
-        // What it found there may be somebody's data.
+        let message = error.to_string();
+        // The column is reported separately, and the line number is always 1.
+        let problem = message.rsplit_once(" at line ").map_or(message.as_str(), |(what, _)| what);
+        // The value that was found may be session data, so it is not quoted.
         let problem = problem.split_once(": string ").map_or(problem, |(what, _)| what);
         Unfit::Syntax { column: error.column(), problem: problem.to_owned() }
     })
@@ -218,7 +218,7 @@ fn to_json(line: &impl Serialize) -> String {
     serde_json::to_string(line).expect("numbers, texts and JSON become JSON")
 }
 
-/// RFC 3339, to the millisecond, as records have it.
+/// RFC 3339 with milliseconds, the precision of records.
 mod time {
     use serde::{Deserializer, Serializer, de::Error};
 
@@ -277,13 +277,13 @@ mod tests {
         assert_eq!(text.matches('\n').count(), 1, "one line: {text}");
         match Line::parse(&text).expect("a line") {
             Line::Record(record) => *record,
-            _ => panic!("it is no record any more: {text}"),
+            _ => panic!("parsed as another kind of line: {text}"),
         }
     }
 
-    /// What an older version has written stays readable.
+    /// Lines written by older versions stay readable.
     #[test]
-    fn a_record_looks_so() {
+    fn the_format_of_a_record_is_stable() {
         let text = Line::Record(Box::new(record())).to_text().expect("a line");
         let verifier = BASE64URL.encode([7; 32]);
         let expected = format!(
@@ -293,7 +293,7 @@ mod tests {
              \"data\":{{\"n\":9007199254740993.10}}}}\n"
         );
         assert_eq!(text, expected);
-        assert!(there_and_back(record()) == record(), "a line is read as it was written");
+        assert!(there_and_back(record()) == record(), "parsing inverts writing");
         let plain =
             SessionRecord { principal: "".into(), duration: None, adoption_mark: true, ..record() };
         assert!(there_and_back(plain.clone()) == plain);
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_can_not_be_written_is_an_error() {
+    fn a_time_that_cannot_be_written_is_an_error() {
         let time = |seconds| Some(prost_types::Timestamp { seconds, nanos: 999_000_000 });
         let last = SessionRecord { idle_deadline: time(LAST_SECOND), ..record() };
         assert!(there_and_back(last.clone()) == last, "the end of the year 9999");
@@ -329,10 +329,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_line_is_refused_without_a_word_of_it() {
+    fn invalid_lines_are_refused_without_quoting_them() {
         for (text, expected) in [
-            ("", "column 1: no JSON object"),
-            ("[1,2,3]", "column 1: no JSON object"),
+            ("", "column 1: not a JSON object"),
+            ("[1,2,3]", "column 1: not a JSON object"),
             ("{", "column 1: EOF while parsing"),
             (r#"{"engine":"default"}"#, "missing field `id`"),
             (r#"{"cursor":"x","more":1}"#, "unknown field `more`"),
@@ -356,7 +356,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_judged_without_a_panic(text in "\\PC{0,80}") {
+        fn parsing_any_text_never_panics(text in "\\PC{0,80}") {
             let _ = Line::parse(&text);
         }
     }

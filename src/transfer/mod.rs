@@ -1,9 +1,9 @@
-//! `export` and `import`: all sessions of one daemon, in lines of JSON, to another.
+//! `export` and `import`: move all sessions of one daemon to another, as lines of JSON.
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`line`] | what a line says |
-//! | [`export`] | from a daemon to a file or standard output, and on from where it stopped |
+//! | [`line`] | the format of a line |
+//! | [`export`] | from a daemon to a file or standard output; resuming an interrupted export |
 //! | [`import`] | from a file or standard input to a daemon |
 
 mod export;
@@ -25,16 +25,16 @@ use crate::client::{Caller, Problem};
 
 type Admin = SessionAdminServiceClient<Channel>;
 
-/// Goes on trying for so long while the daemon is away or has too much to do.
+/// How long a call is repeated while the daemon is unavailable or overloaded.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(500);
 
 async fn connect(caller: &Caller) -> Result<Admin, Problem> {
-    // A page is as large as the records in it.
+    // The size of a page is bounded only by the records in it.
     Ok(Admin::new(caller.connect().await?).max_decoding_message_size(usize::MAX))
 }
 
-/// Calls, and calls again if that may help. Whatever is asked here may be asked twice.
+/// Repeats a call after temporary errors. Every call made here is safe to repeat.
 async fn patiently<T>(
     mut call: impl AsyncFnMut() -> Result<Response<T>, Status>,
 ) -> Result<T, Status> {
@@ -55,7 +55,7 @@ async fn patiently<T>(
     }
 }
 
-/// What a person at a terminal sees meanwhile, on standard error; others nothing.
+/// A progress bar on standard error. It is hidden if standard error is no terminal.
 fn progress(doing: &'static str, total: Option<u64>) -> ProgressBar {
     let target = if std::io::stderr().is_terminal() {
         ProgressDrawTarget::stderr()
@@ -74,7 +74,7 @@ fn style(bar: &ProgressBar, total: Option<u64>) {
     };
     let style = ProgressStyle::with_template(template).expect("the templates are well-formed");
     bar.set_style(style.with_key("rate", |state: &ProgressState, text: &mut dyn Write| {
-        // It can not fail.
+        // Writing to this text cannot fail.
         let _ = write!(text, "{}", HumanCount(state.per_sec() as u64));
     }));
 }

@@ -1,5 +1,5 @@
 // A visit counter with a login, as it was before sessiond: express-session keeps the
-// sessions, connect-redis keeps them in Redis. Both with their defaults.
+// sessions, and connect-redis stores them in Redis. Both have their defaults.
 'use strict';
 
 const express = require('express');

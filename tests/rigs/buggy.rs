@@ -1,13 +1,16 @@
-//! Stores with a bug, seeded on purpose: they show that the checker sees.
+//! Stores with a bug that was seeded on purpose. They show that the checker finds bugs.
 
 use std::{collections::HashMap, sync::Arc};
 
+use async_trait::async_trait;
 use parking_lot::Mutex;
 use sessiond::session::{
     clock::Moment,
     id::{PublicId, VerifierHash},
     record::{Claim, Principal, Record, Refusal, Touch, Update},
-    store::{Change, Cursor, Listed, Restored, Result, Scanned, Store, Swept, Touched, Written},
+    store::{
+        Certainty, Change, Layer, Listed, Result, Store, StoreFuture, Swept, Touched, Verb, Written,
+    },
 };
 use tokio::sync::RwLock;
 
@@ -19,40 +22,40 @@ pub enum Bug {
     TouchRecreates,
     /// A touch reads, and later writes back what it has read.
     TouchWritesBackStaleData,
-    /// A touch does not look whether the session is over.
+    /// A touch does not check whether the session has expired.
     TouchRevives,
-    /// A write to a session that is gone makes it again.
+    /// A write to a destroyed session creates it again.
     WriteRecreates,
-    /// A write that meets a Destroy undoes it, though it was acknowledged.
+    /// A write that meets a Destroy undoes it, although it was acknowledged.
     WriteUndoesDestroy,
-    /// A write does not compare the version asked for.
+    /// A write does not compare `if_version`.
     VersionCheckSkipped,
-    /// A write refuses a version, and yet writes.
+    /// A write refuses a version, but writes all the same.
     RefusedAndYetWritten,
-    /// A write reads and later writes, and others may write in between.
+    /// A write reads and writes later; others may write in between.
     LostUpdate,
-    /// A roll makes no new version.
+    /// A roll does not increment the version.
     VersionNotIncremented,
-    /// After a roll the id from before is as good as the new one.
+    /// After a roll the old id stays valid.
     OldIdStaysValid,
-    /// A reader puts into a cache what is old by then.
+    /// A reader puts a record into a cache that is stale by then.
     StaleRead,
     /// A Destroy answers before it takes effect.
     DestroyAnswersEarly,
-    /// A Destroy with an id from before a roll ends the session.
+    /// A Destroy with an id from before a roll destroys the session.
     DestroyWithAnyId,
-    /// A cleanup believes its index, where a touch has moved no entry.
+    /// A cleanup trusts its index, in which a touch moves no entry.
     CleanupTakesTheLiving,
-    /// A revocation does not look whose the session is.
+    /// A revocation does not check whose session it is.
     RevokeTakesAnybodys,
-    /// A revocation looks whose the session is, and later ends it.
+    /// A revocation checks whose session it is, and destroys it later.
     RevokeLooksFirst,
-    /// A list has only those that were the principal's from the beginning.
+    /// A list has only sessions that were the principal's from the beginning.
     ListForgetsLogins,
 }
 
 impl Bug {
-    /// Those that show in what happens to one session.
+    /// The bugs that show in the history of one session.
     pub const ALL: [Self; 16] = [
         Self::TouchRecreates,
         Self::TouchWritesBackStaleData,
@@ -73,61 +76,59 @@ impl Bug {
     ];
 }
 
-/// A store that is right, but for one bug.
-pub struct Buggy<S> {
+/// A store that is correct except for one bug.
+pub struct Buggy {
     bug: Option<Bug>,
-    inner: Arc<Inner<S>>,
+    inner: Arc<Gated>,
     pauses: Pauses,
     notes: Mutex<Notes>,
 }
 
-/// What the bugs remember.
+/// The memory of the bugs.
 #[derive(Default)]
 struct Notes {
     cache: HashMap<PublicId, Option<Arc<Record>>>,
-    /// As it was stored last.
+    /// Each record as it was stored last.
     latest: HashMap<PublicId, Arc<Record>>,
     first_deadlines: HashMap<PublicId, Moment>,
     old_verifiers: HashMap<PublicId, VerifierHash>,
 }
 
-struct Inner<S> {
-    store: S,
-    /// Held alone by [`Inner::alter`], which is several operations of the store
-    /// and must look like one: only the bug is to be seen.
+/// A store whose record can be replaced in one step.
+struct Gated {
+    store: Arc<dyn Store>,
+    /// Held alone by [`Gated::alter`], which is several operations of the store and must
+    /// look like one. Otherwise more than the seeded bug would show.
     gate: RwLock<()>,
 }
 
-impl<S: Store> Inner<S> {
-    async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        let _gate = self.gate.read().await;
-        self.store.read(id).await
+impl Layer for Gated {
+    fn inner(&self) -> &dyn Store {
+        self.store.as_ref()
     }
 
-    async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
-        let _gate = self.gate.read().await;
-        self.store.touch(id, touch).await
+    fn around<'a, T: Send + 'a>(
+        &'a self,
+        _: Verb,
+        operation: StoreFuture<'a, T>,
+    ) -> StoreFuture<'a, T> {
+        Box::pin(async {
+            let _gate = self.gate.read().await;
+            operation.await
+        })
     }
+}
 
-    async fn write(&self, id: PublicId, update: &Arc<Update>) -> Result<Option<Written>> {
-        let _gate = self.gate.read().await;
-        self.store.write(id, Arc::clone(update)).await
-    }
-
-    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
-        let _gate = self.gate.read().await;
-        self.store.destroy(id, claim).await
-    }
-
-    /// Puts in place of the record whatever `make` says, at once: what no store
-    /// offers. `None` leaves it as it is.
+impl Gated {
+    /// Replaces the record by what `make` returns, in one step, which no store offers.
+    /// `None` leaves it unchanged.
     async fn alter(
         &self,
         id: PublicId,
         make: impl FnOnce(Option<&Record>) -> Option<Record> + Send,
     ) -> Result<Option<Arc<Record>>> {
         let _gate = self.gate.write().await;
-        let stored = self.store.read(id).await?;
+        let stored = self.store.read(id, Certainty::Current).await?;
         let Some(record) = make(stored.as_deref()) else { return Ok(None) };
         if let Some(stored) = stored {
             self.store.destroy(id, Claim::Verifier(stored.verifier)).await?;
@@ -136,11 +137,11 @@ impl<S: Store> Inner<S> {
     }
 }
 
-impl<S: Store> Buggy<S> {
-    pub fn new(store: S, bug: Option<Bug>, seed: u64) -> Self {
+impl Buggy {
+    pub fn new(store: Arc<dyn Store>, bug: Option<Bug>, seed: u64) -> Self {
         Self {
             bug,
-            inner: Arc::new(Inner { store, gate: RwLock::new(()) }),
+            inner: Arc::new(Gated { store, gate: RwLock::new(()) }),
             pauses: Pauses::new(!seed),
             notes: Mutex::default(),
         }
@@ -150,7 +151,7 @@ impl<S: Store> Buggy<S> {
         self.bug == Some(bug)
     }
 
-    /// Long enough for others to come in between.
+    /// Pauses long enough for other operations to run in between.
     async fn dawdle(&self) {
         self.pauses.pause(12).await;
     }
@@ -167,16 +168,22 @@ impl<S: Store> Buggy<S> {
             && self.notes.lock().old_verifiers.get(&id) == Some(&verifier)
     }
 
-    /// The verifier that is valid, in place of one that was.
+    /// The valid verifier, in place of one from before a roll.
     async fn renewed(&self, id: PublicId, verifier: VerifierHash) -> Result<VerifierHash> {
         if !self.is_old(id, verifier) {
             return Ok(verifier);
         }
-        Ok(self.inner.read(id).await?.map_or(verifier, |record| record.verifier))
+        Ok(self
+            .inner()
+            .read(id, Certainty::Current)
+            .await?
+            .map_or(verifier, |record| record.verifier))
     }
 
     async fn touch_late(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
-        let Some(before) = self.inner.read(id).await? else { return Ok(None) };
+        let Some(before) = self.inner().read(id, Certainty::Current).await? else {
+            return Ok(None);
+        };
         let is_over = touch.lifetime.is_over(&before, touch.now);
         let deadline = if self.has(Bug::TouchRevives) && is_over {
             Some(touch.lifetime.deadline(before.create_time, before.duration, touch.now))
@@ -194,12 +201,12 @@ impl<S: Store> Buggy<S> {
         let make = |stored: Option<&Record>| (stored.is_some() != recreates).then_some(after);
         match self.inner.alter(id, make).await? {
             Some(record) => Ok(Some(Touched { record, moved: true })),
-            None => self.inner.touch(id, touch).await,
+            None => self.inner().touch(id, touch).await,
         }
     }
 
     async fn write_late(&self, id: PublicId, update: &Arc<Update>) -> Result<Option<Written>> {
-        let before = self.inner.read(id).await?;
+        let before = self.inner().read(id, Certainty::Current).await?;
         let before = match before {
             None if self.has(Bug::WriteRecreates) => self.notes.lock().latest.get(&id).cloned(),
             before => before,
@@ -207,7 +214,7 @@ impl<S: Store> Buggy<S> {
         let Some(before) = before else { return Ok(None) };
         let after = match update.apply(&before) {
             Ok(after) => after,
-            Err(_) => return self.inner.write(id, update).await,
+            Err(_) => return self.inner().write(id, Arc::clone(update)).await,
         };
         if !self.has(Bug::WriteRecreates) {
             self.dawdle().await;
@@ -216,11 +223,11 @@ impl<S: Store> Buggy<S> {
         let make = |stored: Option<&Record>| (stored.is_some() == overwrites).then_some(after);
         match self.inner.alter(id, make).await? {
             Some(after) => Ok(Some(Ok(Change { before, after }))),
-            None => self.inner.write(id, update).await,
+            None => self.inner().write(id, Arc::clone(update)).await,
         }
     }
 
-    /// A roll at the version from before.
+    /// A roll that keeps the version.
     async fn roll_in_place(&self, id: PublicId, update: &Arc<Update>) -> Result<Option<Written>> {
         let mut before = None;
         let rolled = self
@@ -235,7 +242,7 @@ impl<S: Store> Buggy<S> {
             .await?;
         match (before, rolled) {
             (Some(before), Some(after)) => Ok(Some(Ok(Change { before, after }))),
-            _ => self.inner.write(id, update).await,
+            _ => self.inner().write(id, Arc::clone(update)).await,
         }
     }
 
@@ -251,44 +258,43 @@ impl<S: Store> Buggy<S> {
             Some(Bug::VersionNotIncremented) => self.roll_in_place(id, update).await,
             Some(Bug::VersionCheckSkipped) => {
                 let update = Update { if_version: None, ..Update::clone(update) };
-                self.inner.write(id, &Arc::new(update)).await
+                self.inner().write(id, update.into()).await
             }
             Some(Bug::RefusedAndYetWritten) => {
-                let written = self.inner.write(id, update).await?;
+                let written = self.inner().write(id, Arc::clone(update)).await?;
                 if let Some(Err(Refusal::VersionMismatch { .. })) = &written {
                     let update = Update { if_version: None, ..Update::clone(update) };
-                    self.inner.write(id, &Arc::new(update)).await?;
+                    self.inner().write(id, update.into()).await?;
                 }
                 Ok(written)
             }
-            _ => self.inner.write(id, update).await,
+            _ => self.inner().write(id, Arc::clone(update)).await,
         }
-    }
-
-    fn listed_as_the_bug_says(&self, mut listed: Listed) -> Listed {
-        if self.has(Bug::ListForgetsLogins) {
-            listed.records.retain(|(_, record)| record.version == 1);
-        }
-        listed
     }
 }
 
-impl<S: Store> Store for Buggy<S> {
-    async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        if !self.has(Bug::StaleRead) {
-            return self.inner.read(id).await;
+#[async_trait]
+impl Layer for Buggy {
+    fn inner(&self) -> &dyn Store {
+        self.inner.as_ref()
+    }
+
+    /// Nothing: what is recalled would show no bug.
+    fn recall(&self, _: PublicId) -> Option<Arc<Record>> {
+        None
+    }
+
+    async fn read(&self, id: PublicId, certainty: Certainty) -> Result<Option<Arc<Record>>> {
+        if certainty == Certainty::Durable || !self.has(Bug::StaleRead) {
+            return self.inner().read(id, certainty).await;
         }
         if let Some(cached) = self.notes.lock().cache.get(&id) {
             return Ok(cached.clone());
         }
-        let found = self.inner.read(id).await?;
+        let found = self.inner().read(id, certainty).await?;
         self.dawdle().await;
         self.notes.lock().cache.insert(id, found.clone());
         Ok(found)
-    }
-
-    async fn read_for_good(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        self.inner.store.read_for_good(id).await
     }
 
     async fn touch(&self, id: PublicId, mut touch: Touch) -> Result<Option<Touched>> {
@@ -298,12 +304,12 @@ impl<S: Store> Store for Buggy<S> {
             Some(Bug::TouchRecreates | Bug::TouchWritesBackStaleData | Bug::TouchRevives) => {
                 self.touch_late(id, touch).await?
             }
-            _ => self.inner.touch(id, touch).await?,
+            _ => self.inner().touch(id, touch).await?,
         };
         let Some(Touched { record, moved }) = touched else { return Ok(None) };
         self.note(id, &record);
         if self.is_old(id, shown) {
-            // Or the engine would see that it is not the valid one.
+            // Otherwise the engine would see that the verifier is not the valid one.
             let record = Arc::new(Record { verifier: shown, ..Record::clone(&record) });
             return Ok(Some(Touched { record, moved }));
         }
@@ -311,7 +317,7 @@ impl<S: Store> Store for Buggy<S> {
     }
 
     async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
-        let created = self.inner.store.create(id, record).await?;
+        let created = self.inner().create(id, record).await?;
         if let Some(record) = &created {
             self.note(id, record);
         }
@@ -332,8 +338,8 @@ impl<S: Store> Store for Buggy<S> {
     async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
         match self.bug {
             Some(Bug::DestroyAnswersEarly) => {
-                let found = self.inner.read(id).await?;
-                let (inner, holding) = (Arc::clone(&self.inner), claim.clone());
+                let found = self.inner().read(id, Certainty::Current).await?;
+                let (inner, holding) = (Arc::clone(&self.inner) as Arc<dyn Store>, claim.clone());
                 tokio::spawn(async move {
                     for _ in 0..20 {
                         tokio::task::yield_now().await;
@@ -343,21 +349,21 @@ impl<S: Store> Store for Buggy<S> {
                 Ok(found.filter(|record| claim.holds(record)))
             }
             Some(Bug::DestroyWithAnyId) if matches!(claim, Claim::Verifier(_)) => {
-                self.inner.destroy(id, Claim::Operator).await
+                self.inner().destroy(id, Claim::Operator).await
             }
             Some(Bug::RevokeTakesAnybodys) if matches!(claim, Claim::Principal(_)) => {
-                self.inner.destroy(id, Claim::Operator).await
+                self.inner().destroy(id, Claim::Operator).await
             }
             Some(Bug::RevokeLooksFirst) if matches!(claim, Claim::Principal(_)) => {
-                let found = self.inner.read(id).await?;
+                let found = self.inner().read(id, Certainty::Current).await?;
                 if !found.is_some_and(|record| claim.holds(&record)) {
                     return Ok(None);
                 }
                 self.dawdle().await;
-                self.inner.destroy(id, Claim::Operator).await
+                self.inner().destroy(id, Claim::Operator).await
             }
             _ => {
-                let removed = self.inner.destroy(id, claim).await?;
+                let removed = self.inner().destroy(id, claim).await?;
                 self.notes.lock().cache.remove(&id);
                 Ok(removed)
             }
@@ -369,27 +375,13 @@ impl<S: Store> Store for Buggy<S> {
         principal: Principal,
         after: Option<PublicId>,
         limit: usize,
+        certainty: Certainty,
     ) -> Result<Listed> {
-        let listed = self.inner.store.list(principal, after, limit).await?;
-        Ok(self.listed_as_the_bug_says(listed))
-    }
-
-    async fn list_for_good(
-        &self,
-        principal: Principal,
-        after: Option<PublicId>,
-        limit: usize,
-    ) -> Result<Listed> {
-        let listed = self.inner.store.list_for_good(principal, after, limit).await?;
-        Ok(self.listed_as_the_bug_says(listed))
-    }
-
-    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
-        self.inner.store.scan(from, limit).await
-    }
-
-    async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
-        self.inner.store.restore(id, record, now).await
+        let mut listed = self.inner().list(principal, after, limit, certainty).await?;
+        if self.has(Bug::ListForgetsLogins) {
+            listed.records.retain(|(_, record)| record.version == 1);
+        }
+        Ok(listed)
     }
 
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
@@ -399,23 +391,14 @@ impl<S: Store> Store for Buggy<S> {
                 let due = notes.first_deadlines.iter().filter(|(_, deadline)| **deadline <= now);
                 due.map(|(id, _)| *id).collect()
             };
-            // A map has another order in every process.
+            // The order of a map differs in every process.
             due.sort_unstable();
             for id in due {
-                if let Some(record) = self.inner.read(id).await? {
-                    self.inner.destroy(id, Claim::Verifier(record.verifier)).await?;
+                if let Some(record) = self.inner().read(id, Certainty::Current).await? {
+                    self.inner().destroy(id, Claim::Verifier(record.verifier)).await?;
                 }
             }
         }
-        let _gate = self.inner.gate.read().await;
-        self.inner.store.cleanup(now, limit).await
-    }
-
-    fn check(&self) -> Result<()> {
-        self.inner.store.check()
-    }
-
-    fn count(&self) -> Option<u64> {
-        self.inner.store.count()
+        self.inner().cleanup(now, limit).await
     }
 }

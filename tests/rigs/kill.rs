@@ -18,7 +18,11 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use rustix::process::Signal;
 use sessiond::{
-    session::{clock::Moment, record::Principal, store::Store},
+    session::{
+        clock::Moment,
+        record::Principal,
+        store::{Certainty, Store},
+    },
     store::sled::{Durability, SledDatabase, SledOptions},
 };
 
@@ -159,7 +163,10 @@ impl Rig {
         for client in 0..CLIENTS {
             let name = clients::principal(client);
             let principal = Principal::new(name.as_bytes()).expect("short");
-            let records = store.list(principal, None, usize::MAX).await.expect("the store works");
+            let records = store
+                .list(principal, None, usize::MAX, Certainty::Current)
+                .await
+                .expect("the store works");
             listed += records.records.len();
         }
         if entries != listed {

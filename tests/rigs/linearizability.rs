@@ -57,8 +57,8 @@ const RULES: Rules = Rules {
 const SHORT_DURATION: Millis = 60;
 
 /// What the clients share.
-struct Field<S> {
-    engine: Engine<S>,
+struct Field {
+    engine: Engine,
     /// Of invocations and answers.
     order: AtomicU64,
     now: AtomicU64,
@@ -86,8 +86,8 @@ struct Begun {
     now: Millis,
 }
 
-impl<S: Store> Field<S> {
-    fn new(store: S, seed: u64) -> Self {
+impl Field {
+    fn new(store: Arc<dyn Store>, seed: u64) -> Self {
         Self {
             engine: rig::engine(&RULES, 0, store, SeededEntropy::new(seed)),
             order: AtomicU64::new(0),
@@ -339,8 +339,8 @@ impl Tally {
 }
 
 /// One seed: all clients to their end, and then the search.
-async fn run<S: Store>(store: S, seed: u64) -> Result<Tally, String> {
-    let field = Arc::new(Field::new(Restless::new(store, seed), seed));
+async fn run(store: Arc<dyn Store>, seed: u64) -> Result<Tally, String> {
+    let field = Arc::new(Field::new(Arc::new(Restless::new(store, seed)), seed));
     let mut clients: Vec<_> = (0..CLIENTS)
         .map(|client| {
             let field = Arc::clone(&field);
@@ -463,9 +463,9 @@ fn redis_of_two_daemons() {
     for seed in first..first + seeds {
         let world = seed.to_string();
         let entered = runtime.enter();
-        let store = EitherOf::new(redis.store(&world), redis.store(&world));
+        let store = EitherOf::new(Arc::new(redis.store(&world)), Arc::new(redis.store(&world)));
         drop(entered);
-        let tally = runtime.block_on(run(store, seed));
+        let tally = runtime.block_on(run(Arc::new(store), seed));
         total.add(tally.unwrap_or_else(|why| panic!("two daemons, {why}")));
     }
     let Tally { sessions, operations, overlapping, hardest } = total;
@@ -480,7 +480,8 @@ const PATIENCE: u64 = 400;
 /// On one thread, so that a seed catches a bug always or never.
 fn run_with(bug: Option<Bug>, seed: u64) -> Result<Tally, String> {
     let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
-    runtime.block_on(run(Buggy::new(MemoryStore::default(), bug, seed), seed))
+    let store = Buggy::new(Arc::new(MemoryStore::default()), bug, seed);
+    runtime.block_on(run(Arc::new(store), seed))
 }
 
 #[test]

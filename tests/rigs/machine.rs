@@ -19,7 +19,6 @@ use crate::{
     names::{Names, options},
     rig::{self, COOKIE_NAME, SeededEntropy, TaskClock},
     steps::{DURATIONS, Guess, KEYS, PRINCIPALS, Piece, Request, Step, VALUES, Who},
-    stores::Shared,
 };
 
 /// Cookies of one name that an engine looks at.
@@ -27,10 +26,8 @@ const MAX_CANDIDATES: usize = 8;
 
 /// Where a store comes from.
 pub trait World {
-    type Store: Store;
-
     /// Opens the store, again when it was closed before.
-    fn open(&mut self) -> Self::Store;
+    fn open(&mut self) -> Arc<dyn Store>;
 
     /// What is stored is there when it is closed and opened again.
     fn lasts(&self) -> bool;
@@ -56,8 +53,8 @@ struct Token {
 /// An engine and the model beside it.
 pub struct Machine<W: World> {
     // In the order in which they are to go.
-    engine: Option<Engine<Shared<W::Store>>>,
-    store: Option<Arc<W::Store>>,
+    engine: Option<Engine>,
+    store: Option<Arc<dyn Store>>,
     world: W,
     rules: Rules,
     entropy: Arc<SeededEntropy>,
@@ -96,18 +93,18 @@ impl<W: World> Machine<W> {
     }
 
     fn open(&mut self) {
-        self.store = Some(Arc::new(self.world.open()));
+        self.store = Some(self.world.open());
         self.make_engine();
     }
 
     fn make_engine(&mut self) {
         let store = self.store.as_ref().expect("the store is open");
-        let store = Shared(Arc::clone(store));
+        let store = Arc::clone(store);
         self.engine =
             Some(rig::engine(&self.rules, self.epoch, store, Arc::clone(&self.entropy) as _));
     }
 
-    fn engine(&self) -> &Engine<Shared<W::Store>> {
+    fn engine(&self) -> &Engine {
         self.engine.as_ref().expect("the engine is running")
     }
 

@@ -78,8 +78,8 @@ pub fn keyring(epoch: u8) -> Keyring {
 }
 
 /// As the daemon does it: from memory, if that is enough.
-pub async fn resolve<S: Store>(
-    engine: &Engine<S>,
+pub async fn resolve(
+    engine: &Engine,
     presented: &Presented,
     options: ResolveOptions,
 ) -> Result<Resolution> {
@@ -90,8 +90,8 @@ pub async fn resolve<S: Store>(
 }
 
 /// As the daemon does it: from memory, if that is enough.
-pub async fn touch<S: Store>(
-    engine: &Engine<S>,
+pub async fn touch(
+    engine: &Engine,
     presented: &Presented,
 ) -> Result<std::result::Result<(Session, CookieUpdate), Absence>> {
     match engine.recall_touch(presented) {
@@ -101,12 +101,12 @@ pub async fn touch<S: Store>(
 }
 
 /// An engine with these rules.
-pub fn engine<S: Store>(
+pub fn engine(
     rules: &Rules,
     epoch: u8,
-    store: S,
+    store: Arc<dyn Store>,
     entropy: Arc<dyn Entropy>,
-) -> Engine<S> {
+) -> Engine {
     let attributes = CookieAttributes {
         name: COOKIE_NAME.into(),
         domain: String::new(),

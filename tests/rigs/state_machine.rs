@@ -4,16 +4,19 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    sync::Arc,
 };
 
 use proptest::{
     prelude::*,
     test_runner::{Config, FileFailurePersistence, RngAlgorithm, TestError, TestRng, TestRunner},
 };
-use sessiond::store::{
-    AnyStore,
-    memory::MemoryStore,
-    sled::{Durability, SledDatabase},
+use sessiond::{
+    session::store::Store,
+    store::{
+        memory::MemoryStore,
+        sled::{Durability, SledDatabase},
+    },
 };
 
 use crate::{
@@ -45,9 +48,7 @@ impl Real {
 }
 
 impl World for Real {
-    type Store = AnyStore;
-
-    fn open(&mut self) -> AnyStore {
+    fn open(&mut self) -> Arc<dyn Store> {
         let Opened { database, store } =
             open(self.kind, &self.engine, self.directory.path(), self.durability);
         self.database = database;
@@ -170,10 +171,8 @@ fn redis_cluster() {
 struct Spoiled(Bug);
 
 impl World for Spoiled {
-    type Store = Buggy<MemoryStore>;
-
-    fn open(&mut self) -> Self::Store {
-        Buggy::new(MemoryStore::default(), Some(self.0), 0)
+    fn open(&mut self) -> Arc<dyn Store> {
+        Arc::new(Buggy::new(Arc::new(MemoryStore::default()), Some(self.0), 0))
     }
 
     fn lasts(&self) -> bool {

@@ -1,4 +1,4 @@
-//! The stores that a rig runs over, and what it puts around them.
+//! The stores that a rig tests, and the layers that it puts around them.
 
 use std::{
     path::Path,
@@ -11,14 +11,8 @@ use std::{
 
 use parking_lot::Mutex;
 use sessiond::{
-    session::{
-        clock::Moment,
-        id::PublicId,
-        record::{Claim, Principal, Record, Touch, Update},
-        store::{Cursor, Listed, Restored, Result, Scanned, Store, Swept, Touched, Written},
-    },
+    session::store::{Layer, Store, StoreFuture, Verb},
     store::{
-        AnyStore,
         memory::MemoryStore,
         redis::{RedisDatabase, RedisStore},
         sled::{Durability, OnDamage, SledDatabase, SledOptions},
@@ -34,7 +28,7 @@ use crate::{
 pub enum Kind {
     Memory,
     SledWithTable,
-    /// The table is so small that nothing stays in it.
+    /// The table is too small to keep a record.
     SledWithoutTable,
     /// One server.
     Redis,
@@ -47,8 +41,8 @@ impl Kind {
     }
 }
 
-/// Redis for a whole rig, or nothing for what needs none: a server takes a moment
-/// to start, and a cluster seconds.
+/// Redis for a whole rig, or nothing if the rig needs none. It is shared, because a
+/// server takes a moment to start, and a cluster takes seconds.
 pub enum Engine {
     None,
     Server(RedisServer),
@@ -56,7 +50,7 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// `None`, with a word on stderr, where there is no `redis-server`.
+    /// `None`, with a message on stderr, if there is no `redis-server`.
     pub fn start(kind: Kind) -> Option<Self> {
         Some(match kind {
             Kind::Memory | Kind::SledWithTable | Kind::SledWithoutTable => Self::None,
@@ -80,21 +74,20 @@ impl Engine {
 /// A store, and the database that it is in.
 pub struct Opened {
     pub database: Option<SledDatabase>,
-    pub store: AnyStore,
+    pub store: Arc<dyn Store>,
 }
 
-/// Opens a store in `directory`, or the one of that name in `engine`. A memory store
-/// is always a new one.
+/// Opens the store in `directory`, or the store of that name in `engine`. A memory store
+/// is always new.
 pub fn open(kind: Kind, engine: &Engine, directory: &Path, durability: Durability) -> Opened {
     let cache_bytes = match kind {
         Kind::Redis | Kind::RedisCluster => {
             let world = directory.file_name().expect("a folder has a name").to_string_lossy();
-            let store = AnyStore::Redis(engine.store(world.trim_start_matches('.')));
+            let store = Arc::new(engine.store(world.trim_start_matches('.')));
             return Opened { database: None, store };
         }
         Kind::Memory => {
-            let store = AnyStore::Memory(MemoryStore::default());
-            return Opened { database: None, store };
+            return Opened { database: None, store: Arc::new(MemoryStore::default()) };
         }
         Kind::SledWithTable => 1 << 22,
         Kind::SledWithoutTable => 512,
@@ -113,165 +106,28 @@ pub fn open(kind: Kind, engine: &Engine, directory: &Path, durability: Durabilit
     };
     let database = SledDatabase::open(options).expect("the database opens");
     let store = database.store("rig", 0).expect("the database has a store for the rig");
-    Opened { database: Some(database), store: AnyStore::Sled(store) }
+    Opened { database: Some(database), store: Arc::new(store) }
 }
 
-/// A store with several owners.
-pub struct Shared<S>(pub Arc<S>);
-
-impl<S: Store> Store for Shared<S> {
-    fn recall(&self, id: PublicId) -> Option<Arc<Record>> {
-        self.0.recall(id)
-    }
-
-    async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        self.0.read(id).await
-    }
-
-    async fn read_for_good(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        self.0.read_for_good(id).await
-    }
-
-    async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
-        self.0.touch(id, touch).await
-    }
-
-    async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
-        self.0.create(id, record).await
-    }
-
-    async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
-        self.0.write(id, update).await
-    }
-
-    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
-        self.0.destroy(id, claim).await
-    }
-
-    async fn list(
-        &self,
-        principal: Principal,
-        after: Option<PublicId>,
-        limit: usize,
-    ) -> Result<Listed> {
-        self.0.list(principal, after, limit).await
-    }
-
-    async fn list_for_good(
-        &self,
-        principal: Principal,
-        after: Option<PublicId>,
-        limit: usize,
-    ) -> Result<Listed> {
-        self.0.list_for_good(principal, after, limit).await
-    }
-
-    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
-        self.0.scan(from, limit).await
-    }
-
-    async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
-        self.0.restore(id, record, now).await
-    }
-
-    async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
-        self.0.cleanup(now, limit).await
-    }
-
-    fn check(&self) -> Result<()> {
-        self.0.check()
-    }
-
-    fn count(&self) -> Option<u64> {
-        self.0.count()
-    }
-}
-
-/// Two handles of one store, each taken in turn.
-pub struct EitherOf<S> {
-    stores: [S; 2],
+/// Two handles of one store. The operations alternate between them.
+pub struct EitherOf {
+    stores: [Arc<dyn Store>; 2],
     taken: AtomicUsize,
 }
 
-impl<S: Store> EitherOf<S> {
-    pub fn new(one: S, other: S) -> Self {
+impl EitherOf {
+    pub fn new(one: Arc<dyn Store>, other: Arc<dyn Store>) -> Self {
         Self { stores: [one, other], taken: AtomicUsize::new(0) }
     }
+}
 
-    fn next(&self) -> &S {
-        &self.stores[self.taken.fetch_add(1, Ordering::Relaxed) % 2]
+impl Layer for EitherOf {
+    fn inner(&self) -> &dyn Store {
+        self.stores[self.taken.fetch_add(1, Ordering::Relaxed) % 2].as_ref()
     }
 }
 
-impl<S: Store> Store for EitherOf<S> {
-    fn recall(&self, id: PublicId) -> Option<Arc<Record>> {
-        self.next().recall(id)
-    }
-
-    async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        self.next().read(id).await
-    }
-
-    async fn read_for_good(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        self.next().read_for_good(id).await
-    }
-
-    async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
-        self.next().touch(id, touch).await
-    }
-
-    async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
-        self.next().create(id, record).await
-    }
-
-    async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
-        self.next().write(id, update).await
-    }
-
-    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
-        self.next().destroy(id, claim).await
-    }
-
-    async fn list(
-        &self,
-        principal: Principal,
-        after: Option<PublicId>,
-        limit: usize,
-    ) -> Result<Listed> {
-        self.next().list(principal, after, limit).await
-    }
-
-    async fn list_for_good(
-        &self,
-        principal: Principal,
-        after: Option<PublicId>,
-        limit: usize,
-    ) -> Result<Listed> {
-        self.next().list_for_good(principal, after, limit).await
-    }
-
-    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
-        self.next().scan(from, limit).await
-    }
-
-    async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
-        self.next().restore(id, record, now).await
-    }
-
-    async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
-        self.next().cleanup(now, limit).await
-    }
-
-    fn check(&self) -> Result<()> {
-        self.next().check()
-    }
-
-    fn count(&self) -> Option<u64> {
-        self.next().count()
-    }
-}
-
-/// Steps aside now and then, so that others run in between.
+/// Yields now and then, so that other tasks run in between.
 pub struct Pauses(Mutex<Random>);
 
 impl Pauses {
@@ -288,89 +144,33 @@ impl Pauses {
     }
 }
 
-/// Widens races: every operation pauses before and after.
-pub struct Restless<S> {
-    store: S,
+/// Makes races more likely: every operation pauses before and after its work.
+pub struct Restless {
+    store: Arc<dyn Store>,
     pauses: Pauses,
 }
 
-impl<S: Store> Restless<S> {
-    pub fn new(store: S, seed: u64) -> Self {
+impl Restless {
+    pub fn new(store: Arc<dyn Store>, seed: u64) -> Self {
         Self { store, pauses: Pauses::new(seed) }
-    }
-
-    async fn around<T>(&self, work: impl Future<Output = T>) -> T {
-        self.pauses.pause(6).await;
-        let done = work.await;
-        self.pauses.pause(6).await;
-        done
     }
 }
 
-impl<S: Store> Store for Restless<S> {
-    fn recall(&self, id: PublicId) -> Option<Arc<Record>> {
-        self.store.recall(id)
+impl Layer for Restless {
+    fn inner(&self) -> &dyn Store {
+        self.store.as_ref()
     }
 
-    async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        self.around(self.store.read(id)).await
-    }
-
-    async fn read_for_good(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        self.around(self.store.read_for_good(id)).await
-    }
-
-    async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
-        self.around(self.store.touch(id, touch)).await
-    }
-
-    async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
-        self.around(self.store.create(id, record)).await
-    }
-
-    async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
-        self.around(self.store.write(id, update)).await
-    }
-
-    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
-        self.around(self.store.destroy(id, claim)).await
-    }
-
-    async fn list(
-        &self,
-        principal: Principal,
-        after: Option<PublicId>,
-        limit: usize,
-    ) -> Result<Listed> {
-        self.around(self.store.list(principal, after, limit)).await
-    }
-
-    async fn list_for_good(
-        &self,
-        principal: Principal,
-        after: Option<PublicId>,
-        limit: usize,
-    ) -> Result<Listed> {
-        self.around(self.store.list_for_good(principal, after, limit)).await
-    }
-
-    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
-        self.around(self.store.scan(from, limit)).await
-    }
-
-    async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
-        self.around(self.store.restore(id, record, now)).await
-    }
-
-    async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
-        self.around(self.store.cleanup(now, limit)).await
-    }
-
-    fn check(&self) -> Result<()> {
-        self.store.check()
-    }
-
-    fn count(&self) -> Option<u64> {
-        self.store.count()
+    fn around<'a, T: Send + 'a>(
+        &'a self,
+        _: Verb,
+        operation: StoreFuture<'a, T>,
+    ) -> StoreFuture<'a, T> {
+        Box::pin(async {
+            self.pauses.pause(6).await;
+            let done = operation.await;
+            self.pauses.pause(6).await;
+            done
+        })
     }
 }

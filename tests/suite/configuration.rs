@@ -204,7 +204,7 @@ fn no_password_is_shown() {
 fn variables_that_are_no_keys_are_refused_but_for_those_of_kubernetes() {
     let environment = pairs(&[("SESSIOND_SECRET", "hunter2")]);
     let error = load(Sources { environment, ..sources() }).expect_err("no key").to_string();
-    assert!(error.starts_with("the environment variable SESSIOND_SECRET: is no key"), "{error}");
+    assert!(error.starts_with("the environment variable SESSIOND_SECRET: is not a key"), "{error}");
     assert!(!error.contains("hunter2"), "{error}");
     let environment = pairs(&[
         ("SESSIOND_SERVICE_HOST", "10.0.0.1"),
@@ -259,7 +259,7 @@ fn what_can_not_work_together_is_refused() {
         ),
         (
             vec![("store.redis.tls.ca_file", "x")],
-            "store.redis.tls: is for a URL that begins with rediss",
+            "store.redis.tls: is only for a URL that starts with rediss",
         ),
         (
             vec![("store.redis.url", "rediss://a"), ("store.redis.tls.key_file", "x")],
@@ -290,7 +290,7 @@ fn what_can_not_work_together_is_refused() {
         ),
         (
             vec![("store.redis.sentinel_username", "x")],
-            "store.redis.sentinel_password_file: is for a URL that begins with redis+sentinel",
+            "store.redis.sentinel_password_file: is only for a URL that starts with redis+sentinel",
         ),
         (
             vec![("store.backend", "redis"), ("store.redis.password_file", "/nope")],
@@ -419,7 +419,7 @@ fn bad_configuration_is_78_and_wrong_usage_is_64() {
         let output = run([command, "--config=/nope.toml"]);
         assert_eq!(output.status.code(), Some(78));
         assert!(
-            stderr(&output).contains("the file /nope.toml: can not be read"),
+            stderr(&output).contains("the file /nope.toml: cannot be read"),
             "{}",
             stderr(&output)
         );

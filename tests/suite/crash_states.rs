@@ -11,7 +11,7 @@ use sessiond::{
         id::{PublicId, VerifierHash},
         lifetime::{Granularity, Lifetime},
         record::{Claim, Edit, Principal, Record, Touch, Update},
-        store::Store,
+        store::{Certainty, Store},
     },
     store::sled::{Durability, IndexEntries, SledDatabase, SledOptions, SledStore},
 };
@@ -100,7 +100,8 @@ impl Raw {
 }
 
 async fn listed(store: &SledStore, name: &str) -> Vec<PublicId> {
-    let listed = store.list(principal(name), None, 1000).await.expect("the store works");
+    let listed =
+        store.list(principal(name), None, 1000, Certainty::Current).await.expect("the store works");
     listed.records.into_iter().map(|(id, _)| id).collect()
 }
 
@@ -254,9 +255,13 @@ async fn a_list_drops_the_entries_that_it_meets() {
     raw.close();
     let (_database, store) = open(directory.path());
     assert_eq!(sweep(&store).await, 0, "a clean stop is believed");
-    let first = store.list(principal("ann"), None, 2).await.expect("the store works");
+    let first =
+        store.list(principal("ann"), None, 2, Certainty::Current).await.expect("the store works");
     assert_eq!((first.records.len(), first.next), (2, Some(id(2))));
-    let rest = store.list(principal("ann"), first.next, 9).await.expect("the store works");
+    let rest = store
+        .list(principal("ann"), first.next, 9, Certainty::Current)
+        .await
+        .expect("the store works");
     assert_eq!((rest.records.len(), rest.next), (1, None), "neither bob's nor nobody's");
     let left = store.index_entries().expect("counted");
     assert_eq!(left.principals, WHOLE.principals + 1, "the one that bob's list has not met");
@@ -339,9 +344,9 @@ async fn back_after_a_crash(for_good: bool) -> usize {
     let swept = store.cleanup(DEADLINE, 3).await.expect("the store works");
     assert_eq!(swept.removed.len(), 3, "all of ann's");
     let listed = if for_good {
-        store.list_for_good(principal("ann"), None, 9).await
+        store.list(principal("ann"), None, 9, Certainty::Durable).await
     } else {
-        store.list(principal("ann"), None, 9).await
+        store.list(principal("ann"), None, 9, Certainty::Current).await
     };
     assert_eq!(listed.expect("the store works").records.len(), 0);
     let crashed = copy(directory.path());

@@ -63,20 +63,20 @@ impl Observer for Nobody {
 /// A service over a store that does what the test says.
 struct Service {
     client: SessionServiceClient<Channel>,
-    engine: Arc<Engine<FlakyStore>>,
+    engine: Arc<Engine>,
     faults: Arc<Faults>,
     clock: Arc<TestClock>,
 }
 
 const IN_FLIGHT: usize = 5;
 
-fn engine(store: FlakyStore, clock: Arc<TestClock>) -> Engine<FlakyStore> {
+fn engine(store: FlakyStore, clock: Arc<TestClock>) -> Engine {
     let mut config = Config::dev();
     let engine = config.engine.get_mut("default").expect("the default engine");
     engine.cookie.secrets = vec![SecretText(SECRET.to_owned())];
     let policy = check(&config).expect("it is valid").engines.remove("default");
     let policy = policy.expect("the default engine");
-    Engine::new("default", policy, store, clock, Arc::new(SystemEntropy))
+    Engine::new("default", policy, Arc::new(store), clock, Arc::new(SystemEntropy))
 }
 
 async fn service() -> Service {
@@ -97,7 +97,7 @@ async fn service() -> Service {
     Service { client, engine, faults, clock }
 }
 
-async fn serve(listener: TcpListener, handler: Arc<Handler<FlakyStore>>) {
+async fn serve(listener: TcpListener, handler: Arc<Handler>) {
     while let Ok((connection, _)) = listener.accept().await {
         connection.set_nodelay(true).expect("it can be set");
         let handler = Arc::clone(&handler);
@@ -205,10 +205,10 @@ async fn a_mark_lasts_before_its_session_ends_or_changes() {
     let cookie = adoption::browser("theirs").cookie.expect("a cookie");
     for way in [Way::Destroy, Way::Roll, Way::DestroyByTheNewToken] {
         let faults = Faults::new();
-        let marks = FlakyStore::new(Arc::clone(&faults));
+        let marks = Arc::new(FlakyStore::new(Arc::clone(&faults)));
         let from = Application { source: Arc::new(Anns), remember: Duration::from_secs(3600) };
         let engine = engine(FlakyStore::new(Faults::new()), TestClock::new());
-        let engine = engine.adopting(Adoption { marks: marks.clone(), from: Some(from) });
+        let engine = engine.adopting(Adoption { marks: Arc::clone(&marks) as _, from: Some(from) });
         let presented = engine.present(Credential::CookieHeader(cookie.as_bytes()));
         let resolve = || engine.resolve(&presented, ResolveOptions::default());
 

@@ -1,17 +1,18 @@
 //! The example frontends, as a browser meets them.
 //!
 //! The packages of an example come from its registry once, into the target
-//! folder. A machine that can not run an example skips its test with a word on
+//! folder. A machine that cannot run an example skips its test with a word on
 //! stderr; with SESSIOND_TEST_REQUIRE_FRONTENDS=1, as in CI, the test fails.
 
-use std::{collections::BTreeSet, env, io::Write, process::Command, sync::Barrier, thread};
+use std::{collections::BTreeSet, process::Command, sync::Barrier, thread};
 
 use crate::support::{
-    frontend::{Frontend, Page, Visitor, node, python, text},
+    frontend::{Frontend, Page, Visitor, node, or_skip, python, text},
     program::Program,
 };
 
-const REQUIRE: &str = "SESSIOND_TEST_REQUIRE_FRONTENDS";
+/// Requests that come at the same time.
+const PARALLEL: u32 = 10;
 
 #[test]
 fn python_wsgi() {
@@ -24,15 +25,7 @@ fn node_express() {
 }
 
 fn check(name: &str, command: Result<Command, String>) {
-    let mut command = match command {
-        Ok(command) => command,
-        Err(problem) => {
-            assert!(env::var(REQUIRE).as_deref() != Ok("1"), "{REQUIRE}=1, but {problem}");
-            // Past the test harness, which hides what a passing test prints.
-            let _ = writeln!(std::io::stderr(), "skipped: {name}: {problem}");
-            return;
-        }
-    };
+    let Some(mut command) = or_skip(name, command) else { return };
     // No deadline moves during the test, however slow the machine is. So there
     // is no Set-Cookie but for what the visitor does.
     let daemon = Program::serve(&["--dev", "--set=engine.default.touch_granularity=30m"]);
@@ -45,6 +38,7 @@ fn check(name: &str, command: Result<Command, String>) {
     a_login_needs_no_visit_before(&frontend);
     a_logout_is_final(&frontend);
     no_parallel_visit_is_lost(&frontend);
+    no_parallel_item_is_lost(&frontend);
     an_outage_is_no_logout(&frontend, daemon);
 }
 
@@ -137,21 +131,28 @@ fn a_logout_is_final(frontend: &Frontend) {
     Visitor::new(frontend).logout().sets_no_cookie("a logout without a cookie has none to delete");
 }
 
-fn no_parallel_visit_is_lost(frontend: &Frontend) {
-    const PARALLEL: u32 = 10;
-    let visitor = Visitor::new(frontend);
-    visitor.visit().shows(1, "nobody", "on the first visit");
-    let cookie = visitor.cookie();
+/// What some requests with this cookie, all at the same time, are answered with.
+fn in_parallel(
+    frontend: &Frontend,
+    cookie: &str,
+    request: impl Fn(&Visitor) -> Page + Sync,
+) -> Vec<Page> {
     let start = Barrier::new(PARALLEL as usize);
     let tab = || {
-        let tab = Visitor::with(frontend, &cookie);
+        let tab = Visitor::with(frontend, cookie);
         start.wait();
-        tab.visit()
+        request(&tab)
     };
-    let pages: Vec<Page> = thread::scope(|scope| {
+    thread::scope(|scope| {
         let tabs: Vec<_> = (0..PARALLEL).map(|_| scope.spawn(tab)).collect();
         tabs.into_iter().map(|tab| tab.join().expect("a page")).collect()
-    });
+    })
+}
+
+fn no_parallel_visit_is_lost(frontend: &Frontend) {
+    let visitor = Visitor::new(frontend);
+    visitor.visit().shows(1, "nobody", "on the first visit");
+    let pages = in_parallel(frontend, &visitor.cookie(), Visitor::visit);
     let shown: BTreeSet<_> = pages.iter().map(|page| page.text.clone()).collect();
     let expected: BTreeSet<_> = (2..2 + PARALLEL).map(|visits| text(visits, "nobody")).collect();
     assert_eq!(shown, expected, "expected each parallel visit to count once");
@@ -159,6 +160,22 @@ fn no_parallel_visit_is_lost(frontend: &Frontend) {
         page.sets_no_cookie("parallel visits change nothing in the browser");
     }
     visitor.visit().shows(2 + PARALLEL, "nobody", "after the parallel visits");
+}
+
+/// The cart is a list under one key: only `if_version` keeps parallel additions.
+fn no_parallel_item_is_lost(frontend: &Frontend) {
+    let visitor = Visitor::new(frontend);
+    assert_eq!(visitor.add_to_cart("a book").text, "items: 1\n", "the first item makes a session");
+    let pages = in_parallel(frontend, &visitor.cookie(), |tab| tab.add_to_cart("tea"));
+    let shown: BTreeSet<_> = pages.iter().map(|page| page.text.clone()).collect();
+    let expected: BTreeSet<_> =
+        (2..2 + PARALLEL).map(|items| format!("items: {items}\n")).collect();
+    assert_eq!(shown, expected, "expected each parallel item in the cart");
+    visitor.visit().shows(1, "nobody", "beside the cart");
+    let nothing = visitor.add_to_cart("");
+    assert_eq!(nothing.status, 400, "expected an addition without an item to fail: {nothing:?}");
+    let last = visitor.add_to_cart("milk").text;
+    assert_eq!(last, format!("items: {}\n", 2 + PARALLEL), "after the parallel additions");
 }
 
 fn an_outage_is_no_logout(frontend: &Frontend, daemon: Program) {

@@ -234,7 +234,7 @@ fn an_address_in_use_is_named() {
     let second =
         run(["serve", "--dev", grpc.as_str(), "--set=listen.admin=", "--set=listen.metrics="]);
     assert_eq!(second.status.code(), Some(1));
-    let expected = format!("can not listen on {address}: the address is in use by another process");
+    let expected = format!("cannot listen on {address}: the address is in use by another process");
     assert!(stderr(&second).contains(&expected), "{}", stderr(&second));
 }
 
@@ -275,7 +275,11 @@ async fn a_unix_socket_is_for_owner_and_group() {
     std::fs::write(&socket, "not a socket").expect("a file");
     let third =
         run(["serve", "--dev", grpc.as_str(), "--set=listen.admin=", "--set=listen.metrics="]);
-    assert!(stderr(&third).contains("a file that is no socket is there"), "{}", stderr(&third));
+    assert!(
+        stderr(&third).contains("a file that is not a socket exists there"),
+        "{}",
+        stderr(&third)
+    );
     assert_eq!(std::fs::read_to_string(&socket).expect("it is still there"), "not a socket");
 }
 
@@ -342,7 +346,7 @@ async fn health_and_cleanup_ask_a_running_daemon() {
     assert_eq!(program.stop().0, Some(0));
     let gone = run(["health", "--address", &address]);
     assert_eq!(gone.status.code(), Some(1));
-    let expected = format!("sessiond: no daemon can be reached at {address}: ");
+    let expected = format!("sessiond: cannot reach a daemon at {address}: ");
     assert!(stderr(&gone).starts_with(&expected), "{}", stderr(&gone));
 }
 

@@ -19,7 +19,7 @@ use sessiond::{
     session::{
         clock::{Clock, Moment},
         id::PublicId,
-        store::Store,
+        store::{Certainty, Store},
     },
     store::redis::{RedisDatabase, RedisOptions},
 };
@@ -298,7 +298,9 @@ async fn a_node_that_is_cut_off_is_not_believed() {
     let everywhere = async {
         loop {
             let ids = (0..16).map(|number| PublicId::from_bytes([number; 12]));
-            let reads = futures_util::future::join_all(ids.map(|id| store.read(id))).await;
+            let reads =
+                futures_util::future::join_all(ids.map(|id| store.read(id, Certainty::Current)))
+                    .await;
             if reads.iter().all(Result::is_ok) {
                 return;
             }
@@ -411,7 +413,10 @@ async fn a_cluster_that_is_not_there_is_told() {
     let database = RedisDatabase::start(options(&url, "sessiond"), TestClock::new());
     database.first_contact().await.expect_err("it is no cluster");
     let store = database.store("default");
-    let error = store.read(PublicId::from_bytes([1; 12])).await.expect_err("it is no cluster");
+    let error = store
+        .read(PublicId::from_bytes([1; 12]), Certainty::Current)
+        .await
+        .expect_err("it is no cluster");
     let cause = std::error::Error::source(&error).expect("a cause").to_string();
     assert!(cause.contains("cluster support disabled"), "{cause}");
 }

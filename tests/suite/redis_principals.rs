@@ -10,7 +10,7 @@ use sessiond::{
         id::{PublicId, VerifierHash},
         lifetime::{Granularity, Lifetime},
         record::{Claim, Edit, Principal, Record, Touch, Update},
-        store::{Store, StoreErrorKind},
+        store::{BulkStore, Certainty, Store, StoreErrorKind},
     },
     store::{codec, redis::RedisStore},
 };
@@ -73,7 +73,8 @@ async fn create(store: &RedisStore, id: PublicId, name: &str) {
 }
 
 async fn listed(store: &RedisStore, name: &str) -> Vec<PublicId> {
-    let listed = store.list(principal(name), None, 1000).await.expect("the store works");
+    let listed =
+        store.list(principal(name), None, 1000, Certainty::Current).await.expect("the store works");
     assert_eq!(listed.next, None);
     listed.records.into_iter().map(|(id, _)| id).collect()
 }
@@ -135,7 +136,10 @@ async fn anonymous_sessions_cost_nothing() {
     let written = store.write(id(1), update("").into()).await.expect("works").expect("there");
     written.expect("it is taken");
     store.destroy(id(1), Claim::Operator).await.expect("works").expect("there");
-    let nobodys = store.list(Principal::default(), None, 9).await.expect("the store works");
+    let nobodys = store
+        .list(Principal::default(), None, 9, Certainty::Current)
+        .await
+        .expect("the store works");
     assert_eq!(nobodys.records, []);
     let asked = server.ask(&["INFO", "commandstats"]);
     for command in ["cmdstat_zadd", "cmdstat_zrem", "cmdstat_zrange"] {

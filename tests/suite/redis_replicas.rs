@@ -9,7 +9,9 @@ use sessiond::{
     session::{
         id::{PublicId, VerifierHash},
         record::{Claim, Principal, Record, Update},
-        store::{Listed, Restored, Store, StoreError, StoreErrorKind, Written},
+        store::{
+            BulkStore, Certainty, Listed, Restored, Store, StoreError, StoreErrorKind, Written,
+        },
     },
     store::redis::{RedisStore, Wait},
 };
@@ -191,7 +193,7 @@ async fn a_long_wait_is_no_lost_connection() {
         options.wait = Some(Wait { replicas: 1, timeout: Duration::from_secs(3) });
         options.connect_timeout = Duration::from_millis(900);
     });
-    at_last(async || store.read(ID).await).await;
+    at_last(async || store.read(ID, Certainty::Current).await).await;
     replica.signal(Signal::STOP);
     unconfirmed(&store.destroy(ID, OWN).await.expect_err("the replica has stopped"));
     replica.signal(Signal::CONT);
@@ -259,21 +261,24 @@ async fn a_list_for_good_is_confirmed() {
     for is_destroyed in [true, false] {
         anns(&store, ID).await;
         replica.signal(Signal::STOP);
-        let alive = hasty.list_for_good(principal("ann"), None, 9).await;
+        let alive = hasty.list(principal("ann"), None, 9, Certainty::Durable).await;
         assert_eq!(alive.expect("whoever ends it waits").records.len(), 1);
         if is_destroyed {
             unconfirmed(&hasty.destroy(ID, OWN).await.expect_err("the replica has stopped"));
         } else {
             unconfirmed(&give(&hasty, ID, "").await.expect_err("the replica has stopped"));
         }
-        let listed = hasty.list(principal("ann"), None, 9).await.expect("a list does not wait");
+        let listed = hasty
+            .list(principal("ann"), None, 9, Certainty::Current)
+            .await
+            .expect("a list does not wait");
         assert_eq!(listed, Listed::default(), "it is not ann's any more");
         for _ in 0..2 {
-            let listed = hasty.list_for_good(principal("ann"), None, 9).await;
+            let listed = hasty.list(principal("ann"), None, 9, Certainty::Durable).await;
             unconfirmed(&listed.expect_err("the replica has stopped"));
         }
         replica.signal(Signal::CONT);
-        let listed = store.list_for_good(principal("ann"), None, 9).await;
+        let listed = store.list(principal("ann"), None, 9, Certainty::Durable).await;
         assert_eq!(listed.expect("the replica goes on"), Listed::default());
         assert_eq!(replica.ask(&["GET", KEY]), primary.ask(&["GET", KEY]), "the replica knows");
         assert_eq!(entries(&primary), 0, "nothing needs them any more");
@@ -293,7 +298,10 @@ async fn a_list_drops_what_is_confirmed() {
     primary.ask(&["DEL", KEY]);
     replica.signal(Signal::STOP);
     let listed = async |store: &RedisStore| {
-        let listed = store.list(principal("ann"), None, 9).await.expect("the store works");
+        let listed = store
+            .list(principal("ann"), None, 9, Certainty::Current)
+            .await
+            .expect("the store works");
         assert_eq!(listed, Listed::default());
     };
     listed(&hasty).await;
@@ -322,7 +330,8 @@ async fn many_that_are_gone_are_confirmed_together() {
         primary.ask(&["DEL", &format!("sessiond:default:{id}")]);
     }
     let before = primary.calls("wait");
-    let listed = store.list_for_good(principal("ann"), None, 50).await.expect("it works");
+    let listed =
+        store.list(principal("ann"), None, 50, Certainty::Durable).await.expect("it works");
     let found: Vec<_> = listed.records.into_iter().map(|(id, _)| id).collect();
     assert_eq!((found, listed.next), (ids.clone().skip(40).collect(), None));
     let waits = primary.calls("wait") - before;
@@ -332,7 +341,8 @@ async fn many_that_are_gone_are_confirmed_together() {
     for id in ids.skip(40) {
         primary.ask(&["DEL", &format!("sessiond:default:{id}")]);
     }
-    let listed = store.list(principal("ann"), None, 50).await.expect("the store works");
+    let listed =
+        store.list(principal("ann"), None, 50, Certainty::Current).await.expect("the store works");
     assert_eq!(listed, Listed::default());
     primary.wait_for(&["EVAL", ENTRIES, "0"], ":0");
 }

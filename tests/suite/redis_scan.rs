@@ -10,7 +10,7 @@ use sessiond::{
         data::Data,
         id::{PublicId, VerifierHash},
         record::{Principal, Record},
-        store::{Cursor, Store},
+        store::{BulkStore, Certainty, Cursor, Store},
     },
     store::redis::{RedisDatabase, RedisStore},
 };
@@ -207,7 +207,7 @@ async fn a_list_forgets_nothing_that_is_being_restored() {
         let (store, _) = stores(&server.url(), "sessiond");
         tokio::spawn(async move {
             loop {
-                store.list(ann(), None, 1000).await.expect("the store works");
+                store.list(ann(), None, 1000, Certainty::Current).await.expect("the store works");
             }
         })
     };
@@ -216,6 +216,6 @@ async fn a_list_forgets_nothing_that_is_being_restored() {
     }
     assert!(!lister.is_finished(), "somebody lists all the time");
     lister.abort();
-    let listed = store.list(ann(), None, 1000).await.expect("the store works");
+    let listed = store.list(ann(), None, 1000, Certainty::Current).await.expect("the store works");
     assert_eq!(listed.records.len(), 256, "all are found");
 }

@@ -14,7 +14,7 @@ use sessiond::{
         id::{PublicId, VerifierHash},
         lifetime::{Granularity, Lifetime},
         record::{Claim, Edit, Principal, Record, Touch, Update},
-        store::{Store, StoreError, StoreErrorKind},
+        store::{Certainty, Store, StoreError, StoreErrorKind},
     },
     store::{
         codec,
@@ -216,7 +216,7 @@ fn the_script_judges_a_claim_as_the_rule_does() {
         let holds = claim.holds(&record);
         held.set(held.get() + u32::from(holds));
         let removed = runtime.block_on(store.destroy(ID, claim)).expect("the store works");
-        let kept = runtime.block_on(store.read(ID)).expect("the store works");
+        let kept = runtime.block_on(store.read(ID, Certainty::Current)).expect("the store works");
         let (expected_removed, expected_kept) =
             if holds { (Some(record), None) } else { (None, Some(record)) };
         prop_assert_eq!(removed.as_deref(), expected_removed.as_ref());
@@ -290,7 +290,7 @@ fn the_script_judges_a_touch_as_the_rule_does() {
         prop_assert_eq!(found.moved, expected.is_some());
         let after = Record { deadline: expected.unwrap_or(record.deadline), ..record };
         prop_assert_eq!(found.record.as_ref(), &after);
-        let kept = runtime.block_on(store.read(ID)).expect("the store works");
+        let kept = runtime.block_on(store.read(ID, Certainty::Current)).expect("the store works");
         prop_assert_eq!(kept, Some(Arc::new(after)));
         Ok(())
     });
@@ -336,7 +336,7 @@ async fn what_is_over_goes_by_itself() {
     let short = Record { deadline: NOW + Duration::from_millis(30), ..record() };
     store.create(ID, short).await.expect("the store works").expect("the id is free");
     server.wait_for(&["EXISTS", KEY], ":0");
-    assert_eq!(store.read(ID).await.expect("the store works"), None);
+    assert_eq!(store.read(ID, Certainty::Current).await.expect("the store works"), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -364,7 +364,7 @@ async fn a_foreign_value_is_named_and_left_alone() {
             assert_told(error, StoreErrorKind::Unreadable, cause);
             assert_told(error, StoreErrorKind::Unreadable, KEY);
         };
-        unreadable(&store.read(ID).await.expect_err(cause));
+        unreadable(&store.read(ID, Certainty::Current).await.expect_err(cause));
         if set[2] != damaged {
             // Of a record that is damaged at its end it would be right to begin.
             unreadable(&store.touch(ID, touch(NOW)).await.expect_err(cause));
@@ -396,7 +396,7 @@ async fn without_memory_sessions_go_on_and_new_ones_are_refused() {
     let later = NOW + Duration::from_secs(50);
     let touched = store.touch(ID, touch(later)).await.expect("a touch needs no room");
     assert!(touched.expect("it is there").moved);
-    assert!(store.read(ID).await.expect("a read needs no room").is_some());
+    assert!(store.read(ID, Certainty::Current).await.expect("a read needs no room").is_some());
     assert!(store.destroy(other, OWN).await.expect("it makes room").is_some());
     server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
     store.create(third, record()).await.expect("there is room again").expect("the id is free");
@@ -433,7 +433,7 @@ async fn refusal(store: &RedisStore) -> Result<(), StoreError> {
 /// Waits until the store works.
 async fn recovered(store: &RedisStore) {
     let waiting = async {
-        while store.read(ID).await.is_err() || store.check().is_err() {
+        while store.read(ID, Certainty::Current).await.is_err() || store.check().is_err() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
@@ -459,7 +459,7 @@ async fn a_missing_permission_is_named() {
     let before = server.ask(&["GET", KEY]);
     unavailable(&limited.touch(ID, touch(later)).await.expect_err("no SETRANGE"), "+set +setrange");
     assert_eq!(server.ask(&["GET", KEY]), before, "nothing is half done");
-    assert!(limited.read(ID).await.expect("GET is allowed").is_some());
+    assert!(limited.read(ID, Certainty::Current).await.expect("GET is allowed").is_some());
     assert!(limited.touch(ID, touch(NOW)).await.expect("nothing is due").is_some());
     assert!(life(&server) > 100_000, "and nothing ends early");
     server.ask(&["ACL", "SETUSER", "app", "+@all"]);
@@ -476,14 +476,18 @@ async fn a_wrong_password_is_told_and_not_repeated() {
         let password = password.to_owned().into();
         store_with(&server, |options| options.login.password = password)
     };
-    let error = with("hunter2").read(ID).await.expect_err("the password is wrong");
+    let error =
+        with("hunter2").read(ID, Certainty::Current).await.expect_err("the password is wrong");
     assert_eq!(error.kind, StoreErrorKind::Unavailable);
     let text = error.source().expect("a cause").to_string();
     assert!(text.contains("assword"), "{text}");
     assert!(!text.contains("hunter2") && !text.contains("correct"), "{text}");
-    let error = store(&server).read(ID).await.expect_err("no password");
+    let error = store(&server).read(ID, Certainty::Current).await.expect_err("no password");
     assert_told(&error, StoreErrorKind::Unavailable, "NOAUTH");
-    assert_eq!(with("correct").read(ID).await.expect("the password is right"), None);
+    assert_eq!(
+        with("correct").read(ID, Certainty::Current).await.expect("the password is right"),
+        None
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

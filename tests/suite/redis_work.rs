@@ -3,7 +3,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use sessiond::{
-    session::store::{Result, Store, StoreError, StoreErrorKind},
+    session::store::{Certainty, Result, Store, StoreError, StoreErrorKind},
     store::redis::RedisStore,
 };
 
@@ -31,7 +31,11 @@ async fn in_its_place<T, F: Future<Output = Result<T>>>(operation: impl Fn() -> 
 }
 
 async fn version(store: &RedisStore) -> u64 {
-    in_its_place(|| store.read(ID)).await.expect("the store works").expect("it is there").version
+    in_its_place(|| store.read(ID, Certainty::Current))
+        .await
+        .expect("the store works")
+        .expect("it is there")
+        .version
 }
 
 /// As a body does while its peer takes nothing. On one thread, where no work is done
@@ -80,12 +84,16 @@ async fn time_runs_out_also_when_nobody_polls() {
         options.max_pending = 1;
         options.timeout = Duration::from_millis(300);
     });
-    in_its_place(|| store.read(ID)).await.expect("the store works");
+    in_its_place(|| store.read(ID, Certainty::Current)).await.expect("the store works");
     server.signal(rustix::process::Signal::STOP);
-    let mut first = pin!(store.read(ID));
+    let mut first = pin!(store.read(ID, Certainty::Current));
     assert!(futures_util::poll!(&mut first).is_pending(), "redis does not answer");
     let late = |error: &StoreError| assert_told(error, StoreErrorKind::Unavailable, "within 300ms");
-    late(&in_its_place(|| store.read(ID)).await.expect_err("redis does not answer"));
+    late(
+        &in_its_place(|| store.read(ID, Certainty::Current))
+            .await
+            .expect_err("redis does not answer"),
+    );
     late(&first.await.expect_err("redis does not answer"));
     server.signal(rustix::process::Signal::CONT);
 }
@@ -99,15 +107,16 @@ async fn more_than_may_wait_is_refused() {
     let store = Arc::new(store_with(&server, |options| options.max_pending = 3));
     create(&store).await;
     server.signal(rustix::process::Signal::STOP);
-    let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(store.read(ID))).collect();
+    let mut waiting: Vec<_> =
+        (0..3).map(|_| Box::pin(store.read(ID, Certainty::Current))).collect();
     for read in &mut waiting {
         assert!(futures_util::poll!(read).is_pending(), "redis does not answer");
     }
-    let error = store.read(ID).await.expect_err("three are waiting");
+    let error = store.read(ID, Certainty::Current).await.expect_err("three are waiting");
     assert_told(&error, StoreErrorKind::Overloaded, "store.redis.max_pending");
     server.signal(rustix::process::Signal::CONT);
     for read in waiting {
         assert!(read.await.expect("redis goes on").is_some());
     }
-    assert!(store.read(ID).await.expect("there is room").is_some());
+    assert!(store.read(ID, Certainty::Current).await.expect("there is room").is_some());
 }

@@ -425,10 +425,10 @@ async fn a_mirror_ends_what_has_ended() {
     let part = text.replace("{\"end\"", "\n#");
     assert_failed(&there.import(part.as_bytes(), &["--mirror"]), "line ");
     let cut = text.lines().take(2).collect::<Vec<_>>().join("\n") + "\n";
-    assert_failed(&there.import(cut.as_bytes(), &["--mirror"]), "something may be missing");
+    assert_failed(&there.import(cut.as_bytes(), &["--mirror"]), "the export is incomplete");
     assert_failed(&there.import(cut.as_bytes(), &["--mirror"]), "first line, with --mirror");
     let headless = text.lines().skip(1).collect::<Vec<_>>().join("\n") + "\n";
-    assert_failed(&there.import(headless.as_bytes(), &["--mirror"]), "nothing was ended");
+    assert_failed(&there.import(headless.as_bytes(), &["--mirror"]), "no session was ended");
     assert_eq!(there.state(&browsers[3]).await, SessionState::Active);
 }
 
@@ -449,7 +449,7 @@ async fn an_interrupted_export_goes_on() {
     let mode = fs::metadata(&path).expect("it is there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "it holds everybody's data");
     let whole = fs::read_to_string(&path).expect("text");
-    assert_failed(&here.export(&["--output", file]), "is there already");
+    assert_failed(&here.export(&["--output", file]), "exists already");
     let again = here.export(&["--output", file, "--resume"]);
     assert_eq!(stderr(&again), "sessiond: the export is complete already\n");
     // Torn within a record, some time after the first cursor; and right after the header.
@@ -461,7 +461,7 @@ async fn an_interrupted_export_goes_on() {
         assert!(fs::read_to_string(&path).expect("text") == whole, "as if nothing had happened");
     }
     let engine = here.export(&["--output", file, "--resume", "--engine", "shop"]);
-    assert_failed(&engine, "it is not of the engine shop alone");
+    assert_failed(&engine, "it is not an export of shop alone");
     write_file(&path, "something else\n");
     assert_failed(&here.export(&["--output", file, "--resume"]), "line 1: expected a line of an");
     let there = Served::start();
@@ -502,7 +502,7 @@ async fn an_export_goes_on_that_was_cut_within_a_character() {
     broken[within] = b'e';
     fs::write(&path, &broken).expect("the scratch folder can be written");
     let refused = here.export(&["--output", file, "--resume"]);
-    assert_failed(&refused, "can not be resumed: line 2: ");
+    assert_failed(&refused, "sessions.jsonl: line 2: ");
 }
 
 /// An engine without sessions leaves no record behind that would tell of it.
@@ -545,8 +545,8 @@ async fn rubbish_says_where_to_go_on() {
         here.visitors(2).await;
         stdout(&here.export(&[]))
     };
-    assert_failed(&there.import(b"", &[]), "something may be missing");
-    assert_failed(&there.import(b"\xff\n", &[]), "line 1 can not be read");
+    assert_failed(&there.import(b"", &[]), "the export is incomplete");
+    assert_failed(&there.import(b"\xff\n", &[]), "cannot read line 1");
     assert_failed(&there.import(b"{\"secret\":1}\n", &[]), "line 1: expected a line of an export");
     let directory = tempfile::tempdir().expect("a scratch folder");
     let path = directory.path().join("sessions.jsonl");
@@ -564,8 +564,8 @@ async fn rubbish_says_where_to_go_on() {
     let there_already = there.import(good.as_bytes(), &[]);
     assert_done(&there_already, "created=1 replaced=0 kept=1 dropped=0");
     write_file(&path, &(good.clone() + &good));
-    assert_failed(&there.import(b"", &["--input", file]), "line 5: something comes after the end");
+    assert_failed(&there.import(b"", &["--input", file]), "line 5: expected no line after the end");
     let nobody = run(["export", "--address", "127.0.0.1:1", "--timeout", "2s"]);
-    assert_failed(&nobody, "no daemon can be reached at 127.0.0.1:1");
+    assert_failed(&nobody, "cannot reach a daemon at 127.0.0.1:1");
     assert_eq!(run(["import", "--mirror", "--from-line", "2"]).status.code(), Some(64));
 }

@@ -1,4 +1,4 @@
-//! `[engine.NAME.adopt]`: what may be set, and what it makes.
+//! `[engine.NAME.adopt]`: its keys, their checks, and the resulting options.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     session::{
-        adoption::{Format, Reading},
+        foreign::{Format, Reading},
         lifetime::MAX_DURATION,
     },
     store::redis::{RedisOptions, RedisUrl},
@@ -57,7 +57,7 @@ impl Default for AdoptConfig {
     }
 }
 
-/// Whose sessions are adopted.
+/// The library whose sessions are adopted.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdoptFrom {
@@ -67,19 +67,19 @@ pub enum AdoptFrom {
 }
 
 impl AdoptFrom {
-    /// How sessions are written there, and what stands before the id in a key.
+    /// The format of its records, and the usual prefix of its keys.
     fn manner(self) -> Option<(Format, &'static str)> {
         match self {
             Self::Off => None,
-            // connect-redis does so unless it is told otherwise.
+            // The default of connect-redis.
             Self::ExpressSession => Some((Format::ExpressSession, "sess:")),
-            // The examples of its documents.
+            // From the examples in its documentation.
             Self::HyperExpressSession => Some((Format::HyperExpressSession, "session:")),
         }
     }
 }
 
-/// Whose sessions an engine adopts, and how.
+/// Which sessions an engine adopts, and how.
 #[derive(Debug)]
 pub struct AdoptChoice {
     pub redis: RedisOptions,
@@ -87,19 +87,19 @@ pub struct AdoptChoice {
     pub remember: std::time::Duration,
 }
 
-/// The prefix that fits `from`.
+/// Stands for the usual prefix of `from`.
 const AUTO: &str = "auto";
-const MOST_PREFIX: usize = 128;
+const MAX_PREFIX_BYTES: usize = 128;
 
-/// Checks the values, and reads the files of what is in use. `None`: nothing is
-/// adopted.
+/// Checks the values, and reads the files if adoption is on. `None`: adoption is off.
 pub fn check(name: &str, engine: &EngineConfig) -> Result<Option<AdoptChoice>, ConfigError> {
     let adopt = &engine.adopt;
     let table = format!("engine.{name}.adopt");
     let key = |key: &str| format!("{table}.{key}");
     let prefix = adopt.key_prefix.as_str();
-    if prefix.len() > MOST_PREFIX || prefix.chars().any(char::is_control) {
-        let problem = format!("expected at most {MOST_PREFIX} bytes of text, found {prefix:?}");
+    if prefix.len() > MAX_PREFIX_BYTES || prefix.chars().any(char::is_control) {
+        let problem =
+            format!("expected at most {MAX_PREFIX_BYTES} bytes of text, found {prefix:?}");
         return Err(ConfigError::new(key("key_prefix"), problem));
     }
     if !adopt.principal.is_empty() && !adopt.principal.starts_with('/') {
@@ -133,7 +133,7 @@ pub fn check(name: &str, engine: &EngineConfig) -> Result<Option<AdoptChoice>, C
 }
 
 impl AdoptConfig {
-    /// The application's Redis as one that could be ours.
+    /// How to reach the application's Redis, in the form that the store's Redis has.
     fn access(&self) -> RedisConfig {
         RedisConfig {
             url: self.url.clone(),

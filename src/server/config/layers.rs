@@ -1,8 +1,8 @@
-//! The layers: defaults, then the file, the environment, and the flags.
+//! The layers of the configuration: defaults, file, environment, flags.
 //!
-//! Values from the environment and from `--set` are text. They are read as what
-//! the default of the same key is: a number, true or false, or a list, which is
-//! separated by commas or written as in a file.
+//! Values from the environment and from `--set` are text. The default of the same key
+//! gives the type: a number, true or false, or a list. A list is separated by commas or
+//! written as in a file.
 
 use std::{
     collections::BTreeMap,
@@ -19,34 +19,34 @@ use figment::{
 
 use super::Config;
 
-/// What a variable's name begins with.
+/// The prefix of environment variables.
 const PREFIX: &str = "SESSIOND_";
-/// Keys whose values are not repeated.
+/// Keys whose values never appear in an error.
 const SECRETS: [&str; 4] = ["secrets", "password", "sentinel_password", "url"];
-/// What stands between the levels of a key in a variable's name.
+/// Separates the levels of a key in the name of an environment variable.
 const LEVELS: &str = "__";
 
-/// Where the configuration comes from.
+/// The sources of the configuration, lowest layer first.
 #[derive(Debug)]
 pub struct Sources {
-    /// The lowest layer.
+    /// The values of keys that no other source sets.
     pub defaults: Config,
     /// `--config`.
     pub file: Option<PathBuf>,
-    /// The process's environment.
+    /// The environment of the process.
     pub environment: Vec<(String, String)>,
     /// `--set KEY=VALUE`.
     pub settings: Vec<(String, String)>,
 }
 
-/// What is wrong with the configuration. Shows no secret.
+/// An error in the configuration. It contains no secret.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// For example `engine.default.duration`; empty: the source as a whole.
+    /// For example `engine.default.duration`; empty if it concerns the whole source.
     pub key: String,
-    /// For example "the file sessiond.toml"; empty: no single one.
+    /// For example "the file sessiond.toml"; empty if there is no single source.
     pub source: String,
-    /// What was found and what is allowed.
+    /// What was found, and what is allowed.
     pub problem: String,
 }
 
@@ -93,7 +93,7 @@ pub fn load(sources: Sources) -> Result<Config, ConfigError> {
     }
     let figment = Figment::from(Serialized::defaults(sources.defaults)).merge(above.clone());
     let mut config: Config = figment.extract().map_err(|error| explain(&figment, error))?;
-    // Who describes engines gets these and no other.
+    // If any source configures engines, only these exist, and not the default one.
     if let Ok(described) = above.find_value("engine")
         && let Some(described) = described.as_dict()
     {
@@ -102,7 +102,7 @@ pub fn load(sources: Sources) -> Result<Config, ConfigError> {
     Ok(config)
 }
 
-/// Values and where they come from.
+/// Values and their source.
 struct Layer {
     source: String,
     values: Dict,
@@ -121,8 +121,8 @@ impl Provider for Layer {
 fn file_layer(path: &Path) -> Result<Layer, ConfigError> {
     let source = format!("the file {}", path.display());
     let text = std::fs::read_to_string(path)
-        .map_err(|error| ConfigError::of(&source, "", format!("can not be read: {error}")))?;
-    // The parser's own message quotes the line, which may hold a secret.
+        .map_err(|error| ConfigError::of(&source, "", format!("cannot be read: {error}")))?;
+    // The parser's full message quotes the line, which may contain a secret.
     let syntax = |error: toml::de::Error| {
         let before = error.span().map_or("", |span| text.get(..span.start).unwrap_or(""));
         let line = before.matches('\n').count() + 1;
@@ -132,7 +132,7 @@ fn file_layer(path: &Path) -> Result<Layer, ConfigError> {
     Ok(Layer { source, values })
 }
 
-/// The key that a variable sets; `None` when it is none of ours.
+/// The key that an environment variable sets; `None` if it sets none.
 fn variable_key(name: &str) -> Result<Option<Vec<String>>, ConfigError> {
     let Some(key) = name.strip_prefix(PREFIX) else {
         return Ok(None);
@@ -140,22 +140,22 @@ fn variable_key(name: &str) -> Result<Option<Vec<String>>, ConfigError> {
     if key.contains(LEVELS) {
         return Ok(Some(key.to_lowercase().split(LEVELS).map(str::to_owned).collect()));
     }
-    // Kubernetes sets these in every pod for a service called "sessiond", or
-    // "sessiond-admin": SESSIOND_SERVICE_HOST, SESSIOND_PORT_50051_TCP_ADDR.
+    // For a service named "sessiond" or "sessiond-admin", Kubernetes sets such variables
+    // in every pod: SESSIOND_SERVICE_HOST, SESSIOND_PORT_50051_TCP_ADDR.
     let words: Vec<_> = key.split('_').collect();
     let of_kubernetes = words.contains(&"PORT") || words.ends_with(&["SERVICE", "HOST"]);
-    // Read by the command line.
+    // CONFIG is read by the command line.
     if of_kubernetes || key == "CONFIG" {
         return Ok(None);
     }
     let problem = format!(
-        "is no key; expected {PREFIX}CONFIG or a key with \"{LEVELS}\" between its levels, \
+        "is not a key; expected {PREFIX}CONFIG or a key with \"{LEVELS}\" between its levels, \
          such as {PREFIX}LISTEN{LEVELS}GRPC"
     );
     Err(ConfigError::of(&format!("the environment variable {name}"), "", problem))
 }
 
-/// What kind of value each key has: that of its default.
+/// The type of each key's value, taken from its default.
 struct Shape(Value);
 
 impl Shape {
@@ -164,9 +164,9 @@ impl Shape {
         Self(shape.unwrap_or_else(|_| Value::from(Dict::new())))
     }
 
-    /// A layer with one value, from text.
+    /// A layer with one value that is given as text.
     fn layer(&self, source: String, path: &[String], text: String) -> Layer {
-        // All engines have the keys of the default one.
+        // Every engine has the same keys as the default one.
         let known: Vec<_> = match path {
             [engine, _, rest @ ..] if engine == "engine" => {
                 ["engine", "default"].into_iter().chain(rest.iter().map(String::as_str)).collect()
@@ -181,8 +181,8 @@ impl Shape {
     }
 }
 
-/// `text` as what `like` is. What does not fit stays text, and is refused with
-/// the same words as in a file.
+/// Converts `text` to the type of `like`. If that fails it stays text, so it is refused
+/// with the same message as in a file.
 fn typed(like: Option<&Value>, text: String) -> Value {
     match like {
         Some(Value::Bool(..)) => text.parse::<bool>().map_or_else(|_| text.into(), Value::from),
@@ -198,7 +198,7 @@ fn typed(like: Option<&Value>, text: String) -> Value {
     }
 }
 
-/// A list of texts as it would stand in a file; `None` when it is none.
+/// Parses a list of strings as written in a file; `None` if it is not one.
 fn toml_list(text: &str) -> Option<Vec<Value>> {
     if !text.starts_with('[') {
         return None;
@@ -208,11 +208,11 @@ fn toml_list(text: &str) -> Option<Vec<Value>> {
     Some(items.into_iter().map(Value::from).collect())
 }
 
-/// figment's error in words: the key, its source, and what is allowed.
+/// Translates figment's error: the key, its source, and what is allowed.
 fn explain(figment: &Figment, error: figment::Error) -> ConfigError {
     let mut path = error.path.clone();
     if let Kind::UnknownField(field, _) = &error.kind {
-        // The path leads to the table; with some errors it holds the key already.
+        // The path leads to the table. With some errors it already contains the key.
         if path.last() != Some(field) {
             path.push(field.clone());
         }
@@ -220,7 +220,7 @@ fn explain(figment: &Figment, error: figment::Error) -> ConfigError {
     let key = path.join(".");
     let metadata = figment.find_metadata(&key).or(error.metadata.as_ref());
     let source = metadata.map(|metadata| metadata.name.to_string()).unwrap_or_default();
-    // What is found is not repeated where it may be a secret.
+    // The found value is not quoted if it may be a secret.
     let secret = path.iter().any(|level| SECRETS.contains(&level.as_str()));
     let found = |found: &dyn fmt::Display| {
         if secret { "something else".to_owned() } else { found.to_string() }
@@ -238,15 +238,15 @@ fn explain(figment: &Figment, error: figment::Error) -> ConfigError {
                 integer if integer == "u32" => "a whole number".to_owned(),
                 expected => expected,
             };
-            format!("expected {expected}, found {}", found(&shown(actual)))
+            format!("expected {expected}, found {}", found(&display(actual)))
         }
-        _ if secret => "is not as expected: text, or a list of texts".to_owned(),
+        _ if secret => "expected a string, or a list of strings".to_owned(),
         kind => kind.to_string(),
     };
     ConfigError::of(&source, &key, problem)
 }
 
-fn shown(actual: &Actual) -> String {
+fn display(actual: &Actual) -> String {
     match actual {
         Actual::Str(text) => format!("{text:?}"),
         Actual::Bool(value) => value.to_string(),

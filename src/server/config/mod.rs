@@ -1,10 +1,10 @@
-//! The configuration: what may be set, and what is set when nothing is said.
+//! The configuration: all keys and their defaults.
 //!
-//! Parsing binds nothing and opens nothing. [`layers`] reads the sources,
-//! [`policy`] checks what no single value can show and makes the engines' rules,
-//! [`redis`] has the keys of `[store.redis]`, [`adopt`] those of `[engine.NAME.adopt]`,
-//! [`text`] the types of values that are written in a form of their own.
-//! `config/sessiond.toml` says what each key means.
+//! Parsing binds no address and opens no store. [`layers`] reads the sources. [`policy`]
+//! makes the checks that need more than one value, and builds the rules of the engines.
+//! [`redis`] has the keys of `[store.redis]`, [`adopt`] those of `[engine.NAME.adopt]`.
+//! [`text`] has the types of values that are written as text.
+//! `config/sessiond.toml` explains each key.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     session::{
         cookie::{CookieFormat, SameSite},
-        principals::OnLimit,
+        policy::OnLimit,
     },
     store::sled::{Durability, OnDamage},
 };
@@ -94,7 +94,7 @@ pub struct EngineConfig {
     pub touch_granularity: SpanOrAuto,
     pub absolute_duration: SpanOrNone,
     pub max_data_bytes: Size,
-    /// 0: any number.
+    /// 0: unlimited.
     pub max_sessions_per_principal: u32,
     pub on_limit: OnLimit,
     pub cookie: CookieConfig,
@@ -300,14 +300,14 @@ pub enum LogFormat {
 }
 
 impl Config {
-    /// What is in force when nothing is said: one engine, called `default`.
+    /// The default values: one engine, named `default`.
     pub fn defaults() -> Self {
         let engine = [("default".to_owned(), EngineConfig::default())].into();
         Self { engine, ..Self::default() }
     }
 
-    /// What is in force with `--dev` when nothing else is said: loopback, no
-    /// files, and a cookie that works over plain HTTP. Secrets are made at start.
+    /// The default values with `--dev`: loopback addresses, no files, and a cookie that
+    /// works over plain HTTP. Secrets are generated at start.
     pub fn dev() -> Self {
         let mut config = Self::defaults();
         config.store.backend = Backend::Memory;
@@ -320,6 +320,6 @@ impl Config {
 
     /// The effective configuration as TOML, without secrets.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).unwrap_or_else(|error| format!("# can not be shown: {error}\n"))
+        toml::to_string(self).unwrap_or_else(|error| format!("# cannot be shown: {error}\n"))
     }
 }

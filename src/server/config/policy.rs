@@ -16,9 +16,8 @@ use crate::{
     session::{
         cookie,
         cookie::{Cookie, CookieAttributes},
-        engine::Policy,
         lifetime::{Granularity, Lifetime, MAX_DURATION},
-        principals::Limit,
+        policy::{Limit, Policy},
         token::{Keyring, Secret},
     },
     store::{redis::RedisOptions, sled::MOST_DATA_BYTES},

@@ -1,4 +1,4 @@
-//! `[store.redis]`: what may be set, and what it makes.
+//! `[store.redis]`: its keys, their checks, and the resulting options.
 
 use std::{
     fs,
@@ -64,17 +64,17 @@ pub struct RedisTlsConfig {
     pub key_file: PathBuf,
 }
 
-/// The index of principals takes it that a change of five minutes ago is on its way
-/// no more.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// The index of principals relies on this: a change sent five minutes ago can no longer
+/// arrive.
+const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Checks the values. Reads no file.
 pub fn check(redis: &RedisConfig) -> Result<(), ConfigError> {
     let key = |key: &str| format!("store.redis.{key}");
     let clean = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '/');
     let prefix = redis.key_prefix.as_str();
-    // No braces, which would put all sessions into one slot, and nothing that means
-    // something in a pattern of Redis.
+    // No braces, which would put all sessions into one slot, and no character that has a
+    // meaning in a Redis pattern.
     if prefix.is_empty() || prefix.len() > 64 || !prefix.chars().all(clean) {
         let problem = format!(
             "expected 1 to 64 letters, digits, \"_\", \"-\", \".\", \":\" and \"/\", found {prefix:?}"
@@ -89,7 +89,7 @@ pub fn check(redis: &RedisConfig) -> Result<(), ConfigError> {
             return Err(ConfigError::new(key(name), problem));
         }
     }
-    // A change may have to wait for the round before its own.
+    // A change may first have to wait for the round before its own.
     if redis.wait_replicas > 0 && redis.wait_timeout.0 > redis.timeout.0 / 2 {
         let problem = format!(
             "expected at most half of store.redis.timeout, which is {}, found {}",
@@ -100,12 +100,11 @@ pub fn check(redis: &RedisConfig) -> Result<(), ConfigError> {
     check_access("store.redis", redis)
 }
 
-/// Checks how a Redis is reached. `table`: where that is configured.
+/// Checks the access to a Redis. `table` is the table that configures it.
 pub fn check_access(table: &str, redis: &RedisConfig) -> Result<(), ConfigError> {
     let key = |key: &str| format!("{table}.{key}");
-    if redis.timeout.0 > LONGEST_TIMEOUT {
-        let problem =
-            format!("expected at most {}, found {}", Span(LONGEST_TIMEOUT), redis.timeout);
+    if redis.timeout.0 > MAX_TIMEOUT {
+        let problem = format!("expected at most {}, found {}", Span(MAX_TIMEOUT), redis.timeout);
         return Err(ConfigError::new(key("timeout"), problem));
     }
     let named = |path: &Path| !path.as_os_str().is_empty();
@@ -116,27 +115,27 @@ pub fn check_access(table: &str, redis: &RedisConfig) -> Result<(), ConfigError>
         return Err(ConfigError::new(key("tls"), problem));
     }
     if !redis.url.tls && (named(ca_file) || named(cert_file)) {
-        let problem = "is for a URL that begins with rediss";
+        let problem = "is only for a URL that starts with rediss";
         return Err(ConfigError::new(key("tls"), problem));
     }
     let sentinels = !redis.sentinel_username.is_empty()
         || named(&redis.sentinel_password_file)
         || !redis.sentinel_password.0.is_empty();
     if sentinels && !matches!(redis.url.target, Target::Sentinel { .. }) {
-        let problem = "is for a URL that begins with redis+sentinel or rediss+sentinel";
+        let problem = "is only for a URL that starts with redis+sentinel or rediss+sentinel";
         return Err(ConfigError::new(key("sentinel_password_file"), problem));
     }
     Ok(())
 }
 
-/// Reads the files and makes what the store takes.
+/// Reads the files and builds the options of the store.
 pub fn options(table: &str, redis: &RedisConfig) -> Result<RedisOptions, ConfigError> {
     let pem = |name: &str, path: &Path| {
         if path.as_os_str().is_empty() {
             return Ok(Vec::new());
         }
         let unreadable = |error| {
-            let problem = format!("the file can not be read: {error}");
+            let problem = format!("the file cannot be read: {error}");
             ConfigError::new(format!("{table}.tls.{name}"), problem)
         };
         fs::read(path).map_err(unreadable)
@@ -172,7 +171,7 @@ pub fn options(table: &str, redis: &RedisConfig) -> Result<RedisOptions, ConfigE
     })
 }
 
-/// The first line of the file, or else the value.
+/// The password: the first line of the file, or else the value in the configuration.
 fn password(
     table: &str,
     name: &str,

@@ -1,4 +1,4 @@
-//! Values that are written as text: durations, sizes, addresses, choices.
+//! Types of values that are written as text: durations, sizes, addresses, secrets.
 
 use std::{
     fmt,
@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::store::redis::{EXPECTED_URL, RedisUrl, UnfitUrl};
 
-/// Reads and writes a type as text, by its `FromStr` and `Display`.
+/// Implements serde for a type as text, with its `FromStr` and `Display`.
 macro_rules! as_text {
     ($type:ty, $expected:expr) => {
         impl $type {
@@ -45,12 +45,12 @@ macro_rules! as_text {
     };
 }
 
-/// A text is not what it should be.
+/// The text has the wrong form. The value is what was expected.
 #[derive(Debug, thiserror::Error)]
 #[error("expected {0}")]
 pub struct Unfit(&'static str);
 
-/// A length of time such as `30m`, `90s` or `1500ms`; not zero.
+/// A duration such as `30m`, `90s` or `1500ms`; not zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
@@ -77,7 +77,7 @@ impl fmt::Display for Span {
 
 as_text!(Span, "a duration such as \"30m\", \"90s\" or \"1500ms\", more than zero");
 
-/// A duration, or a word that stands for the absence of one.
+/// Defines a type for a duration, or for a word that means "no duration".
 macro_rules! span_or {
     ($(#[$doc:meta])* $type:ident, $word:literal, $expected:literal) => {
         $(#[$doc])*
@@ -161,7 +161,7 @@ impl fmt::Display for Size {
 
 as_text!(Size, "a size such as \"64KiB\" or \"1MiB\", more than zero");
 
-/// A number of bytes, or `none`, which is zero.
+/// A number of bytes, or `none`, which means zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SizeOrNone(pub u64);
 
@@ -187,7 +187,7 @@ impl fmt::Display for SizeOrNone {
 
 as_text!(SizeOrNone, "\"none\" or a size such as \"64MiB\", more than zero");
 
-/// Where to listen: an IP address and port, or a unix socket.
+/// An address to listen on: an IP address and port, or a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddr {
     Tcp(SocketAddr),
@@ -220,7 +220,7 @@ as_text!(
     "an address such as \"127.0.0.1:50051\", \"[::1]:50051\" or \"unix:/run/sessiond/sessiond.sock\""
 );
 
-/// An IP address and port, or nothing.
+/// An IP address and port, or the empty string, which means off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AddrOrOff(pub Option<SocketAddr>);
 
@@ -250,7 +250,7 @@ impl Serialize for RedisUrl {
 }
 
 impl<'de> Deserialize<'de> for RedisUrl {
-    /// The error does not repeat the text, which may hold a password.
+    /// The error does not quote the text, which may contain a password.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = zeroize::Zeroizing::new(String::deserialize(deserializer)?);
         text.parse().map_err(|UnfitUrl| {
@@ -259,8 +259,8 @@ impl<'de> Deserialize<'de> for RedisUrl {
     }
 }
 
-/// A secret in the configuration. Shows its type only, wherever it is written, and
-/// whether there is one.
+/// A secret in the configuration. It is never printed: Debug shows only the type, and
+/// the serialized form shows only whether there is a secret.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct SecretText(pub String);

@@ -18,7 +18,7 @@ use super::{
     time::Timekeeper,
 };
 use crate::session::{
-    adoption::{Foreign, ForeignId, Reading, Source},
+    foreign::{Foreign, ForeignId, Reading, Source},
     store::{Result, StoreError},
 };
 

@@ -13,7 +13,7 @@ use sessiond::{
         clock::Moment,
         id::PublicId,
         record::Principal,
-        store::{Result, Store},
+        store::{Certainty, Result, Store},
     },
     store::sled::{Durability, OnDamage, SledDatabase, SledOptions, SledStore},
 };
@@ -97,7 +97,7 @@ pub async fn judge(data: &Path, stories: &[Story], cut: u64, untold: usize) -> F
                 || step.durability == Durability::Synced && step.acknowledged <= cut
         });
         let may = story.steps.iter().rposition(|step| step.sent <= cut);
-        let found = match store.read(story.id).await {
+        let found = match store.read(story.id, Certainty::Current).await {
             Ok(found) => found,
             Err(error) => {
                 findings.push(("a record can not be read", error.to_string()));
@@ -174,7 +174,9 @@ async fn is_listed(store: &SledStore, id: PublicId, principal: &Principal) -> Re
             break;
         }
     }
-    let listed = store.list(principal.clone(), Some(PublicId::from_bytes(before)), 1).await?;
+    let listed = store
+        .list(principal.clone(), Some(PublicId::from_bytes(before)), 1, Certainty::Current)
+        .await?;
     Ok(listed.records.first().is_some_and(|(found, _)| *found == id))
 }
 
@@ -189,7 +191,7 @@ async fn judge_principals(store: &SledStore, findings: &mut Findings) -> Result<
     let mut listed = 0;
     for name in &PRINCIPALS[1..] {
         let principal = Principal::new(name.as_bytes()).expect("short");
-        listed += store.list(principal, None, usize::MAX).await?.records.len();
+        listed += store.list(principal, None, usize::MAX, Certainty::Current).await?.records.len();
     }
     if entries != listed {
         findings.push(("a sweep leaves entries", format!("{entries} for {listed} sessions")));

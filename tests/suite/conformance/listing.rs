@@ -5,7 +5,7 @@ use std::time::Duration;
 use sessiond::session::{
     id::PublicId,
     record::{Claim, Principal, Record, Update},
-    store::{Listed, Store},
+    store::{Certainty, Listed, Store},
 };
 
 use super::{NOW, create, id, principal, record, stored, sweep, update, verifier};
@@ -14,11 +14,16 @@ use super::{NOW, create, id, principal, record, stored, sweep, update, verifier}
 pub async fn list(store: &impl Store, name: &str) -> Vec<PublicId> {
     let (mut ids, mut after) = (Vec::new(), None);
     loop {
-        let listed = store.list(principal(name), after, 2).await.expect("the store works");
+        let listed = store
+            .list(principal(name), after, 2, Certainty::Current)
+            .await
+            .expect("the store works");
         assert!(listed.records.len() <= 2, "a page has a limit");
-        let for_good =
-            store.list_for_good(principal(name), after, 2).await.expect("the store works");
-        assert_eq!(for_good, listed, "it finds the same");
+        let durable = store
+            .list(principal(name), after, 2, Certainty::Durable)
+            .await
+            .expect("the store works");
+        assert_eq!(durable, listed, "it finds the same");
         for (id, record) in &listed.records {
             assert_eq!(record.principal, principal(name), "it lists nobody else's");
             assert_eq!(stored(store, *id).await.as_ref(), Some(record));
@@ -49,18 +54,32 @@ pub async fn lists_a_principal_in_pages(store: &impl Store) {
         assert_eq!(list(store, name).await, expected, "{name:?}, in the order of ids");
     }
     assert_eq!(list(store, "nobody").await, []);
-    let nobodys = store.list(Principal::default(), None, 9).await.expect("the store works");
+    let nobodys = store
+        .list(Principal::default(), None, 9, Certainty::Current)
+        .await
+        .expect("the store works");
     assert_eq!(nobodys, Listed::default(), "what is nobody's can not be listed");
-    let nobodys = store.list_for_good(Principal::default(), None, 9).await.expect("it works");
+    let nobodys =
+        store.list(Principal::default(), None, 9, Certainty::Durable).await.expect("it works");
     assert_eq!(nobodys, Listed::default(), "for good either");
     let all = list(store, "cleo").await;
-    let exact = store.list(principal("cleo"), None, all.len()).await.expect("the store works");
+    let exact = store
+        .list(principal("cleo"), None, all.len(), Certainty::Current)
+        .await
+        .expect("the store works");
     assert_eq!((exact.records.len(), exact.next), (all.len(), None), "there is no page after it");
-    let last = store.list(principal("cleo"), all.last().copied(), 9).await.expect("it works");
+    let last = store
+        .list(principal("cleo"), all.last().copied(), 9, Certainty::Current)
+        .await
+        .expect("it works");
     assert_eq!(last, Listed::default(), "nothing comes after the last");
-    let between = store.list(principal("cleo"), Some(id(501)), 1).await.expect("it works");
+    let between = store
+        .list(principal("cleo"), Some(id(501)), 1, Certainty::Current)
+        .await
+        .expect("it works");
     assert_eq!(between.records[0].0, all[1], "after an id that is somebody else's");
-    let least = store.list(principal("cleo"), None, 0).await.expect("the store works");
+    let least =
+        store.list(principal("cleo"), None, 0, Certainty::Current).await.expect("the store works");
     assert_eq!(least.next, Some(all[0]), "it always goes on");
     for number in 500..521 {
         store.destroy(id(number), Claim::Operator).await.expect("the store works");
@@ -95,7 +114,8 @@ pub async fn lists_what_it_has_become(store: &impl Store) {
 pub async fn lists_until_it_is_swept(store: &impl Store) {
     create(store, id(560), Record { principal: principal("gus"), ..record() }).await;
     let far = NOW + Duration::from_secs(6_000_000);
-    let due = store.list(principal("gus"), None, 9).await.expect("the store works");
+    let due =
+        store.list(principal("gus"), None, 9, Certainty::Current).await.expect("the store works");
     assert!(due.records[0].1.deadline < far, "listed until it is swept");
     sweep(store, far).await;
     assert_eq!(list(store, "gus").await, [], "after the sweep");
@@ -109,7 +129,10 @@ pub async fn lists_what_stays_while_others_come_and_go(store: &impl Store) {
     }
     let (mut found, mut after) = (Vec::new(), None);
     for round in 0.. {
-        let listed = store.list(principal("fay"), after, 3).await.expect("the store works");
+        let listed = store
+            .list(principal("fay"), after, 3, Certainty::Current)
+            .await
+            .expect("the store works");
         found.extend(listed.records.iter().map(|(id, _)| *id));
         after = listed.next;
         if after.is_none() {

@@ -12,7 +12,7 @@ use sessiond::{
         id::{PublicId, VerifierHash},
         lifetime::{Granularity, Lifetime},
         record::{Claim, Edit, Principal, Record, Refusal, Touch, Update},
-        store::{Expired, Store},
+        store::{Certainty, Expired, Store},
     },
     store::{
         memory::MemoryStore,
@@ -86,7 +86,7 @@ fn touch(now: Moment) -> Touch {
 }
 
 async fn stored(store: &impl Store, id: PublicId) -> Option<Arc<Record>> {
-    store.read(id).await.expect("the store works")
+    store.read(id, Certainty::Current).await.expect("the store works")
 }
 
 async fn create(store: &impl Store, id: PublicId, record: Record) -> Arc<Record> {

@@ -5,28 +5,26 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
+use async_trait::async_trait;
 use parking_lot::Mutex;
 use sessiond::{
     session::{
-        clock::Moment,
         id::PublicId,
-        record::{Claim, Principal, Record, Touch, Update},
-        store::{
-            Cursor, Listed, Restored, Result, Scanned, Store, StoreError, Swept, Touched, Written,
-        },
+        record::{Claim, Record},
+        store::{Certainty, Layer, Result, Store, StoreError, StoreFuture, Verb},
     },
     store::memory::MemoryStore,
 };
 use tokio::sync::watch;
 
-/// What the test moves; shared with the store.
+/// What the test switches. The store shares it.
 pub struct Faults {
     failing: AtomicBool,
     stopped: watch::Sender<bool>,
-    /// What is created is kept, and its creation fails: nothing has confirmed it.
+    /// A new record is kept, and its creation fails, because nothing has confirmed it.
     unconfirming: AtomicBool,
     unconfirmed: Mutex<Vec<PublicId>>,
-    /// The session that can not be ended.
+    /// The session that cannot be destroyed.
     pub endless: Mutex<Option<PublicId>>,
     /// Operations that have reached the store.
     pub reached: AtomicUsize,
@@ -51,12 +49,12 @@ impl Faults {
         self.failing.store(failing, Ordering::SeqCst);
     }
 
-    /// No creation is confirmed from now on, or each is again.
+    /// No creation is confirmed from now on, or every creation is again.
     pub fn confirm(&self, confirming: bool) {
         self.unconfirming.store(!confirming, Ordering::SeqCst);
     }
 
-    /// Every operation waits from now on, or goes on.
+    /// Every operation waits from now on, or continues.
     pub fn stop(&self, stopped: bool) {
         self.stopped.send_replace(stopped);
     }
@@ -73,19 +71,18 @@ fn on_purpose() -> StoreError {
     StoreError::unavailable("work", "a test says so: hunter2")
 }
 
-/// A memory store behind [`Faults`]. A clone is another handle.
-#[derive(Clone)]
+/// A memory store behind [`Faults`].
 pub struct FlakyStore {
-    store: Arc<MemoryStore>,
+    store: MemoryStore,
     faults: Arc<Faults>,
 }
 
 impl FlakyStore {
     pub fn new(faults: Arc<Faults>) -> Self {
-        Self { store: Arc::default(), faults }
+        Self { store: MemoryStore::default(), faults }
     }
 
-    /// What was not confirmed is lost.
+    /// Loses the records that were not confirmed.
     pub async fn fail_over(&self) {
         let lost: Vec<_> = self.faults.unconfirmed.lock().drain(..).collect();
         for id in lost {
@@ -94,25 +91,36 @@ impl FlakyStore {
     }
 }
 
-impl Store for FlakyStore {
-    async fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        self.faults.pass().await?;
-        self.store.read(id).await
+#[async_trait]
+impl Layer for FlakyStore {
+    fn inner(&self) -> &dyn Store {
+        &self.store
     }
 
-    async fn read_for_good(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        self.faults.pass().await?;
-        self.faults.unconfirmed.lock().retain(|unconfirmed| *unconfirmed != id);
-        self.store.read_for_good(id).await
+    fn around<'a, T: Send + 'a>(
+        &'a self,
+        _: Verb,
+        operation: StoreFuture<'a, T>,
+    ) -> StoreFuture<'a, T> {
+        Box::pin(async {
+            self.faults.pass().await?;
+            operation.await
+        })
     }
 
-    async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
-        self.faults.pass().await?;
-        self.store.touch(id, touch).await
+    /// Nothing: what is recalled could not fail.
+    fn recall(&self, _: PublicId) -> Option<Arc<Record>> {
+        None
+    }
+
+    async fn read(&self, id: PublicId, certainty: Certainty) -> Result<Option<Arc<Record>>> {
+        if certainty == Certainty::Durable {
+            self.faults.unconfirmed.lock().retain(|unconfirmed| *unconfirmed != id);
+        }
+        self.store.read(id, certainty).await
     }
 
     async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
-        self.faults.pass().await?;
         let created = self.store.create(id, record).await?;
         if self.faults.unconfirming.load(Ordering::SeqCst) {
             self.faults.unconfirmed.lock().push(id);
@@ -121,59 +129,10 @@ impl Store for FlakyStore {
         Ok(created)
     }
 
-    async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
-        self.faults.pass().await?;
-        self.store.write(id, update).await
-    }
-
     async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
-        self.faults.pass().await?;
         if *self.faults.endless.lock() == Some(id) {
             return Err(on_purpose());
         }
         self.store.destroy(id, claim).await
-    }
-
-    async fn list(
-        &self,
-        principal: Principal,
-        after: Option<PublicId>,
-        limit: usize,
-    ) -> Result<Listed> {
-        self.faults.pass().await?;
-        self.store.list(principal, after, limit).await
-    }
-
-    async fn list_for_good(
-        &self,
-        principal: Principal,
-        after: Option<PublicId>,
-        limit: usize,
-    ) -> Result<Listed> {
-        self.faults.pass().await?;
-        self.store.list_for_good(principal, after, limit).await
-    }
-
-    async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
-        self.faults.pass().await?;
-        self.store.scan(from, limit).await
-    }
-
-    async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
-        self.faults.pass().await?;
-        self.store.restore(id, record, now).await
-    }
-
-    async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
-        self.faults.pass().await?;
-        self.store.cleanup(now, limit).await
-    }
-
-    fn check(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn count(&self) -> Option<u64> {
-        self.store.count()
     }
 }

@@ -4,8 +4,9 @@
 //! The packages of each come from its registry once, into the target folder.
 
 use std::{
+    env,
     fs::{self, File},
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -19,8 +20,24 @@ use ureq::{
 
 use super::program::PATIENCE;
 
-/// How to start the Python example, or why this machine can not.
-pub fn python() -> Result<Command, String> {
+/// With it set to 1, as in CI, nothing is skipped.
+const REQUIRE: &str = "SESSIOND_TEST_REQUIRE_FRONTENDS";
+
+/// What can be run here. Otherwise says on stderr that `name` is skipped, and why.
+pub fn or_skip<T>(name: &str, found: Result<T, String>) -> Option<T> {
+    match found {
+        Ok(found) => Some(found),
+        Err(problem) => {
+            assert!(env::var(REQUIRE).as_deref() != Ok("1"), "{REQUIRE}=1, but {problem}");
+            // Past the test harness, which hides what a passing test prints.
+            let _ = writeln!(std::io::stderr(), "skipped: {name}: {problem}");
+            None
+        }
+    }
+}
+
+/// A Python that has the packages of the example, or why this machine has none.
+pub fn interpreter() -> Result<PathBuf, String> {
     let requirements = here("examples/python-wsgi/requirements.txt");
     let home = install("python", "python3", &requirements, |home| {
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(home.join("venv")))?;
@@ -28,12 +45,17 @@ pub fn python() -> Result<Command, String> {
         pip.args(["-m", "pip", "install", "--quiet", "--retries=1", "-r"]).arg(&requirements);
         run(&mut pip)
     })?;
-    let mut command = Command::new(home.join("venv/bin/python"));
+    Ok(home.join("venv/bin/python"))
+}
+
+/// How to start the Python example, or why this machine cannot.
+pub fn python() -> Result<Command, String> {
+    let mut command = Command::new(interpreter()?);
     command.arg(here("examples/python-wsgi/app.py"));
     Ok(command)
 }
 
-/// How to start the Node example, or why this machine can not.
+/// How to start the Node example, or why this machine cannot.
 pub fn node() -> Result<Command, String> {
     let home = packages("node", "examples/node-express", &["package.json"], "install")?;
     let mut command = Command::new("node");
@@ -203,6 +225,11 @@ impl Visitor {
 
     pub fn login(&self, user: &str) -> Page {
         Page::read(self.agent.post(format!("{}/login", self.url)).send_form([("user", user)]))
+    }
+
+    /// Of the example frontends only.
+    pub fn add_to_cart(&self, item: &str) -> Page {
+        Page::read(self.agent.post(format!("{}/cart", self.url)).send_form([("item", item)]))
     }
 
     pub fn logout(&self) -> Page {

@@ -6,6 +6,7 @@ pub mod ending;
 pub mod flaky;
 pub mod frontend;
 pub mod health;
+pub mod markdown;
 pub mod papers;
 pub mod program;
 pub mod redis;

@@ -1,0 +1,208 @@
+//! The sessions of one engine: a policy over a store.
+//!
+//! What the operations of an [`engine`](super::engine) share: they look up the session of
+//! a credential, end sessions, and report what happened.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    clock::{Clock, Moment},
+    cookie::SetCookie,
+    credential::{Absence, Presented, Proven},
+    error::Result,
+    event::{Cause, Event, EventKind, EventSink},
+    id::{Entropy, PublicId, SessionId},
+    policy::Policy,
+    record::{Claim, Principal, Record, Touch},
+    store::{Certainty, Store, Touched},
+    token::Token,
+};
+
+/// A session as callers see it.
+#[derive(Debug, Clone)]
+pub struct Session {
+    pub id: PublicId,
+    pub record: Arc<Record>,
+    /// When it ends, unless it is touched before.
+    pub expire_time: Moment,
+    /// The idle lifetime in force.
+    pub duration: Duration,
+}
+
+/// What the browser has to learn. Empty fields: nothing.
+#[derive(Debug, Default)]
+pub struct CookieUpdate {
+    pub set_cookie: Option<SetCookie>,
+    /// The new token, if it differs from the one presented.
+    pub token: Option<Token>,
+}
+
+/// A live session, and what its browser has to learn.
+#[derive(Debug)]
+pub struct Live {
+    pub session: Session,
+    pub cookie: CookieUpdate,
+    /// This operation created it.
+    pub is_new: bool,
+}
+
+/// The session that a credential opens, or why it opens none.
+#[derive(Debug)]
+pub enum Lookup {
+    Live(Live),
+    Absent(Absence),
+}
+
+/// What a session was when it was ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    Live,
+    /// It had expired already.
+    Expired,
+}
+
+/// Why the browser may have to learn something.
+#[derive(Clone, Copy)]
+pub(super) struct News {
+    /// The token differs from the one presented.
+    pub token: bool,
+    /// The deadline was moved.
+    pub deadline: bool,
+}
+
+/// The sessions of one engine.
+pub(super) struct Sessions {
+    pub engine: Box<str>,
+    pub policy: Policy,
+    pub store: Arc<dyn Store>,
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+    pub events: Arc<dyn EventSink>,
+}
+
+impl Sessions {
+    /// What [`find`](Self::find) would return, from what the store has in memory. `None`
+    /// if that is not enough.
+    pub fn recall(&self, presented: &Presented, slide: bool) -> Option<Lookup> {
+        let mut absence = presented.absence();
+        for proven in presented.proven() {
+            let now = self.clock.now();
+            let record = self.store.recall(proven.public())?;
+            match self.judge(proven, Some(Touched { record, moved: false }), now) {
+                Lookup::Live(live) => {
+                    let times = live.session.record.times();
+                    let is_due = slide && self.policy.lifetime.slide(times, now).is_some();
+                    return (!is_due).then_some(Lookup::Live(live));
+                }
+                Lookup::Absent(why) => absence = absence.max(why),
+            }
+        }
+        // It may be a session of the application's.
+        (!presented.may_be_adopted()).then_some(Lookup::Absent(absence))
+    }
+
+    /// The first of the presented sessions that is live, touched if `slide`.
+    pub async fn find(&self, presented: &Presented, slide: bool) -> Result<Lookup> {
+        let mut absence = presented.absence();
+        for proven in presented.proven() {
+            let now = self.clock.now();
+            let found = if slide {
+                let touch =
+                    Touch { verifier: proven.verifier, lifetime: self.policy.lifetime, now };
+                self.store.touch(proven.public(), touch).await?
+            } else {
+                let record = self.store.read(proven.public(), Certainty::Current).await?;
+                record.map(|record| Touched { record, moved: false })
+            };
+            match self.judge(proven, found, now) {
+                Lookup::Absent(why) => absence = absence.max(why),
+                live => return Ok(live),
+            }
+        }
+        Ok(Lookup::Absent(absence))
+    }
+
+    /// Whether what the store has found is the live session of the proven id.
+    fn judge(&self, proven: &Proven, found: Option<Touched>, now: Moment) -> Lookup {
+        let Some(Touched { record, moved }) = found else {
+            return Lookup::Absent(Absence::NotFound);
+        };
+        if record.verifier != proven.verifier {
+            return Lookup::Absent(Absence::Superseded);
+        }
+        if self.has_expired(&record, now) {
+            return Lookup::Absent(Absence::Expired);
+        }
+        let session = self.session(proven.public(), record);
+        let news = News { token: proven.outdated, deadline: moved };
+        let cookie = self.cookie_update(&session, &proven.id, news, now);
+        Lookup::Live(Live { session, cookie, is_new: false })
+    }
+
+    /// The record that a proven id opens.
+    pub async fn live(&self, proven: &Proven) -> Result<Option<Arc<Record>>> {
+        let now = self.clock.now();
+        let record = self.store.read(proven.public(), Certainty::Current).await?;
+        Ok(record
+            .filter(|record| record.verifier == proven.verifier && !self.has_expired(record, now)))
+    }
+
+    /// Ends one session, if the claim holds.
+    pub async fn end(&self, id: PublicId, claim: Claim, cause: Cause) -> Result<Option<Ended>> {
+        let now = self.clock.now();
+        let Some(record) = self.store.destroy(id, claim).await? else {
+            return Ok(None);
+        };
+        let (ended, kind) = if self.has_expired(&record, now) {
+            (Ended::Expired, EventKind::Expired)
+        } else {
+            (Ended::Live, EventKind::Destroyed(cause))
+        };
+        self.emit(id, &record.principal, now, kind);
+        Ok(Some(ended))
+    }
+
+    pub fn emit(
+        &self,
+        session: PublicId,
+        principal: &Principal,
+        time: Moment,
+        kind: EventKind<'_>,
+    ) {
+        if self.events.is_listening() {
+            let engine = &self.engine;
+            self.events.emit(Event { engine, session, principal, time, kind });
+        }
+    }
+
+    pub fn has_expired(&self, record: &Record, now: Moment) -> bool {
+        self.policy.lifetime.has_expired(record.times(), now)
+    }
+
+    pub fn session(&self, id: PublicId, record: Arc<Record>) -> Session {
+        let lifetime = &self.policy.lifetime;
+        Session {
+            id,
+            expire_time: lifetime.expire_time(record.times()),
+            duration: lifetime.duration(record.duration),
+            record,
+        }
+    }
+
+    /// Set-Cookie is sent only when the browser must learn something.
+    pub fn cookie_update(
+        &self,
+        session: &Session,
+        id: &SessionId,
+        news: News,
+        now: Moment,
+    ) -> CookieUpdate {
+        let cookie = &self.policy.cookie;
+        if !(news.token || news.deadline && cookie.is_persistent()) {
+            return CookieUpdate::default();
+        }
+        let token = self.policy.keyring.sign(id);
+        let set_cookie = SetCookie::new(cookie.set(&token, session.expire_time, now));
+        CookieUpdate { set_cookie: Some(set_cookie), token: news.token.then_some(token) }
+    }
+}
