@@ -36,8 +36,9 @@ use sessiond::{
         cookie::candidates,
         credential::Credential,
         data::Data,
-        engine::{Engine, Policy, WriteOptions},
+        engine::{Engine, WriteOptions},
         id::{PublicId, SessionId, VerifierHash},
+        policy::Policy,
         record::{Record, Touch},
         store::{Certainty, Store},
     },
@@ -268,8 +269,8 @@ fn resolves(criterion: &mut Criterion) {
         .map(|_| {
             let set = Data::parse(data(DATA_BYTES).into()).expect("JSON");
             let options = WriteOptions { set, ..Default::default() };
-            let (_, notice) = runtime.block_on(engine.create(options)).expect("the store works");
-            let line = notice.set_cookie.expect("a new session's");
+            let created = runtime.block_on(engine.create(options)).expect("the store works");
+            let line = created.cookie.set_cookie.expect("a new session's");
             resolve(line.expose().split(';').next().expect("it has a pair"))
         })
         .collect();

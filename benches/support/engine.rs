@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use sessiond::session::{
-    cookie::{Cookie, CookieAttributes, CookieFormat, SameSite},
+    cookie::{Cookie, CookieAttributes},
     lifetime::{Granularity, Lifetime},
     token::{Keyring, Secret},
 };
 
 /// Any will do: nobody else sees the sessions.
 pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
-pub const COOKIE: &str = "__Host-session";
+pub const COOKIE: &str = CookieAttributes::DEFAULT_NAME;
 pub const LIFETIME: Lifetime = Lifetime {
     duration: Duration::from_secs(30 * 60),
     granularity: Granularity::Auto,
@@ -22,16 +22,5 @@ pub fn keyring() -> Keyring {
 }
 
 pub fn cookie() -> Cookie {
-    Cookie::new(CookieAttributes {
-        name: COOKIE.to_owned(),
-        domain: String::new(),
-        path: "/".to_owned(),
-        secure: true,
-        http_only: true,
-        same_site: SameSite::Lax,
-        partitioned: false,
-        persistent: true,
-        format: CookieFormat::Plain,
-    })
-    .expect("the default cookie")
+    Cookie::new(CookieAttributes::default()).expect("the default cookie")
 }

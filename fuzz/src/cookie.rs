@@ -6,11 +6,12 @@ use std::time::Duration;
 use sessiond::{
     session::{
         clock::{Clock, Moment},
-        cookie::{Cookie, CookieAttributes, CookieFormat, MAX_CANDIDATES, SameSite, candidates},
+        cookie::{Cookie, CookieAttributes, MAX_CANDIDATES, candidates},
         credential::{Absence, Credential},
-        engine::{Engine, Policy},
+        engine::Engine,
         id::Entropy,
         lifetime::{Granularity, Lifetime},
+        policy::Policy,
         store::Store,
     },
     store::memory::MemoryStore,
@@ -47,17 +48,8 @@ impl Entropy for Counting {
 
 /// An engine whose cookie is called [`NAME`].
 pub fn engine(store: Arc<dyn Store>) -> Engine {
-    let cookie = Cookie::new(CookieAttributes {
-        name: NAME.to_owned(),
-        domain: String::new(),
-        path: "/".to_owned(),
-        secure: true,
-        http_only: true,
-        same_site: SameSite::Lax,
-        partitioned: false,
-        persistent: true,
-        format: CookieFormat::Plain,
-    });
+    let cookie =
+        Cookie::new(CookieAttributes { name: NAME.to_owned(), ..CookieAttributes::default() });
     let policy = Policy {
         keyring: KEYRING.clone(),
         cookie: cookie.expect("valid attributes"),

@@ -95,6 +95,28 @@ pub struct CookieAttributes {
     pub format: CookieFormat,
 }
 
+impl CookieAttributes {
+    pub const DEFAULT_NAME: &str = "__Host-session";
+}
+
+/// A cookie of one host, for all its paths, that no script can read and no unencrypted
+/// connection carries: what RFC 6265bis, section 4.1.3.2, recommends for sessions.
+impl Default for CookieAttributes {
+    fn default() -> Self {
+        Self {
+            name: Self::DEFAULT_NAME.to_owned(),
+            domain: String::new(),
+            path: "/".to_owned(),
+            secure: true,
+            http_only: true,
+            same_site: SameSite::Lax,
+            partitioned: false,
+            persistent: true,
+            format: CookieFormat::Plain,
+        }
+    }
+}
+
 /// Why a cookie can not be as described. `key` is the attribute at fault.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{key}: {problem}")]
@@ -332,20 +354,6 @@ mod tests {
         assert_eq!(found(&"sid=x;".repeat(1000)).len(), MAX_CANDIDATES);
     }
 
-    fn attributes() -> CookieAttributes {
-        CookieAttributes {
-            name: "__Host-session".into(),
-            domain: String::new(),
-            path: "/".into(),
-            secure: true,
-            http_only: true,
-            same_site: SameSite::Lax,
-            partitioned: false,
-            persistent: true,
-            format: CookieFormat::Plain,
-        }
-    }
-
     fn token() -> Token {
         let keyring = Keyring::new(&[Secret::new([7; 32])]).expect("long enough");
         keyring.sign(&SessionId::from_text(&[b'A'; 32]).expect("base64url"))
@@ -355,7 +363,7 @@ mod tests {
 
     #[test]
     fn set_cookie_line() {
-        let cookie = Cookie::new(attributes()).expect("valid");
+        let cookie = Cookie::new(CookieAttributes::default()).expect("valid");
         let line = cookie.set(&token(), NOW + Duration::from_millis(1_800_001), NOW);
         let expected = format!(
             "__Host-session={}; Max-Age=1801; Expires=Sun, 09 Sep 2001 02:16:40 GMT; Path=/; HttpOnly; Secure; SameSite=Lax",
@@ -375,7 +383,7 @@ mod tests {
             http_only: false,
             persistent: false,
             format: CookieFormat::Express,
-            ..attributes()
+            ..CookieAttributes::default()
         })
         .expect("valid");
         let scope = "; Domain=example.com; Path=/x; Secure; SameSite=None; Partitioned";
@@ -390,7 +398,7 @@ mod tests {
 
     #[test]
     fn max_age_stops_at_400_days() {
-        let cookie = Cookie::new(attributes()).expect("valid");
+        let cookie = Cookie::new(CookieAttributes::default()).expect("valid");
         let line = cookie.set(&token(), NOW + MAX_AGE_LIMIT * 3, NOW);
         assert!(line.contains("; Max-Age=34560000; Expires=Mon, 14 Oct 2002"), "{line}");
     }
@@ -418,7 +426,7 @@ mod tests {
             ("domain", |c| (c.name, c.domain) = ("a".into(), "exa mple.com".into())),
         ];
         for (index, (key, change)) in cases.into_iter().enumerate() {
-            let mut changed = attributes();
+            let mut changed = CookieAttributes::default();
             change(&mut changed);
             let error = Cookie::new(changed).expect_err(&format!("case {index} should be refused"));
             assert_eq!(error.key, key, "case {index}: {error}");

@@ -1,7 +1,7 @@
-//! How a record looks in bytes, for stores that keep bytes.
+//! The binary encoding of a record, for stores that keep bytes.
 //!
-//! A version octet comes first, so that a later layout can read an earlier
-//! one. Version 1, integers big-endian:
+//! The first octet is the version of the layout, for releases that must read an
+//! earlier layout. Layout 1, integers big-endian:
 //!
 //! | octets | field |
 //! |---|---|
@@ -10,7 +10,7 @@
 //! | 8 | version of the session |
 //! | 8 | create time, ms since the Unix epoch |
 //! | 8 | deadline, ms since the Unix epoch |
-//! | 8 | own idle lifetime in ms; 0: none |
+//! | 8 | the session's own idle timeout in ms; 0 if it has none |
 //! | 2 | length of the principal |
 //! | … | principal, UTF-8 |
 //! | … | data, JSON text, to the end |
@@ -27,21 +27,21 @@ use crate::session::{
 };
 
 const LAYOUT: u8 = 1;
-/// Octets that come first and hold all but the principal and the data.
+/// Length of the header: all fields before the length of the principal.
 pub const HEADER_LEN: usize = 1 + VerifierHash::LEN + 4 * 8;
-/// Where the deadline is.
+/// Offset of the deadline.
 pub const DEADLINE_AT: usize = 1 + VerifierHash::LEN + 2 * 8;
-/// No record is shorter.
+/// Length of the shortest possible record.
 pub const RECORD_MIN_LEN: usize = HEADER_LEN + 2;
 
-/// Why bytes are no record.
+/// Why bytes are not a record.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum DecodeError {
-    #[error("a record of layout {found} was found, this version reads layout {LAYOUT}")]
+    #[error("the record has layout {found}; this version reads layout {LAYOUT}")]
     UnknownLayout { found: u8 },
-    #[error("a record of {len} bytes is cut short")]
+    #[error("the record is truncated: it has only {len} bytes")]
     CutShort { len: usize },
-    #[error("a record holds text that is not UTF-8")]
+    #[error("the record contains text that is not UTF-8")]
     NotText,
 }
 
@@ -96,7 +96,7 @@ pub fn decode(mut bytes: Bytes) -> Result<Record, DecodeError> {
     })
 }
 
-/// Up, so that nothing ends early.
+/// Rounds up, because a session must not end early.
 fn whole_millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
@@ -119,8 +119,8 @@ mod tests {
         }
     }
 
-    /// Bytes as version 0.1.0 wrote them. They never change: what is stored
-    /// must be readable for ever.
+    /// A record as version 0.1.0 wrote it. These bytes never change: stored
+    /// records must stay readable forever.
     const LAYOUT_1: &[u8] = b"\x01\
         \x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\
         \x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f\

@@ -184,7 +184,7 @@ impl Buggy {
         let Some(before) = self.inner().read(id, Certainty::Current).await? else {
             return Ok(None);
         };
-        let is_over = touch.lifetime.is_over(&before, touch.now);
+        let is_over = touch.lifetime.has_expired(before.times(), touch.now);
         let deadline = if self.has(Bug::TouchRevives) && is_over {
             Some(touch.lifetime.deadline(before.create_time, before.duration, touch.now))
         } else {

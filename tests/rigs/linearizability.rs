@@ -209,7 +209,7 @@ impl Field {
                 };
                 let resolved = TaskClock::at(begun.now, resolve).await;
                 let ended = self.end();
-                let answer = self.names.lock().resolved(resolved);
+                let answer = self.names.lock().found(resolved);
                 if matches!(answer, Answer::Created(..)) {
                     let absent = Answer::Absent(crate::model::Why::NotFound);
                     self.record(&begun, ended, Deed::Replace { held }, absent);
@@ -229,7 +229,7 @@ impl Field {
                 };
                 let touched = TaskClock::at(begun.now, touch).await;
                 let ended = self.end();
-                let answer = self.names.lock().touched(touched);
+                let answer = self.names.lock().found(touched);
                 self.learn(at, session, &answer);
                 self.record(&begun, ended, Deed::Touch(held), answer);
             }

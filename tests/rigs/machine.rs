@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use proptest::{prop_assert, prop_assert_eq, test_runner::TestCaseError};
 use sessiond::session::{
+    Session,
     credential::Credential,
-    engine::{Engine, ResolveOptions, Session},
+    engine::{Engine, ResolveOptions},
     id::SessionId,
     principals::{self, Target},
     record::Principal,
@@ -138,7 +139,7 @@ impl<W: World> Machine<W> {
                     let number = self.names.next_session();
                     expected = self.model.create(&self.rules, self.now, number, &change);
                 }
-                let found = self.names.resolved(resolved);
+                let found = self.names.found(resolved);
                 self.agree(expected, found)?;
             }
             Step::Touch(who) => {
@@ -147,7 +148,7 @@ impl<W: World> Machine<W> {
                 let presented = engine.present(credential.as_credential());
                 let touched = self.at(rig::touch(engine, &presented)).await;
                 let expected = self.model.touch(&self.rules, self.now, &shown);
-                let found = self.names.touched(touched);
+                let found = self.names.found(touched);
                 self.agree(expected, found)?;
             }
             Step::Write(who, request) => {
@@ -338,7 +339,7 @@ impl<W: World> Machine<W> {
         let presented = engine.present(Credential::Token(text.as_bytes()));
         let peek = ResolveOptions { peek: true, create: false };
         let resolved = self.at(rig::resolve(engine, &presented, peek)).await;
-        self.names.resolved(resolved)
+        self.names.found(resolved)
     }
 
     async fn restart(&mut self) -> Outcome {

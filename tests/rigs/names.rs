@@ -5,10 +5,11 @@ use std::{collections::HashMap, time::Duration};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use sessiond::session::{
+    CookieUpdate, Live, Lookup, Session,
     clock::Moment,
     credential::Absence,
     data::Data,
-    engine::{CookieUpdate, Destroyed, Resolution, Session, WriteOptions},
+    engine::{Destroyed, WriteOptions},
     error::{Error, Result},
     id::{PublicId, SessionId},
     record::Principal,
@@ -55,36 +56,28 @@ impl Names {
         &self.texts[number as usize]
     }
 
-    pub fn resolved(&mut self, resolution: Result<Resolution>) -> Answer {
-        match resolution {
-            Ok(Resolution::Active(session, notice)) => {
-                Answer::Active(self.view(&session), self.told(notice))
-            }
-            Ok(Resolution::Created(session, notice)) => {
-                Answer::Created(self.view(&session), self.told(notice))
-            }
-            Ok(Resolution::Absent(absence)) => Answer::Absent(why(absence)),
+    pub fn found(&mut self, lookup: Result<Lookup>) -> Answer {
+        match lookup {
+            Ok(Lookup::Live(live)) => self.live(live),
+            Ok(Lookup::Absent(absence)) => Answer::Absent(why(absence)),
             Err(error) => refused(error),
         }
     }
 
-    pub fn touched(
-        &mut self,
-        touched: Result<std::result::Result<(Session, CookieUpdate), Absence>>,
-    ) -> Answer {
-        self.resolved(touched.map(|touched| match touched {
-            Ok((session, notice)) => Resolution::Active(session, notice),
-            Err(absence) => Resolution::Absent(absence),
-        }))
+    pub fn created(&mut self, created: Result<Live>) -> Answer {
+        created.map_or_else(refused, |live| self.live(live))
     }
 
-    pub fn created(&mut self, created: Result<(Session, CookieUpdate)>) -> Answer {
-        self.resolved(created.map(|(session, notice)| Resolution::Created(session, notice)))
+    fn live(&mut self, Live { session, cookie, is_new }: Live) -> Answer {
+        let (view, told) = (self.view(&session), self.told(cookie));
+        if is_new { Answer::Created(view, told) } else { Answer::Active(view, told) }
     }
 
-    pub fn written(&mut self, written: Result<(Session, CookieUpdate)>) -> Answer {
+    pub fn written(&mut self, written: Result<Live>) -> Answer {
         match written {
-            Ok((session, notice)) => Answer::Written(self.view(&session), self.told(notice)),
+            Ok(Live { session, cookie, .. }) => {
+                Answer::Written(self.view(&session), self.told(cookie))
+            }
             Err(error) => refused(error),
         }
     }

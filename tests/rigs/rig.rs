@@ -5,14 +5,15 @@ use std::{io::Write, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use sessiond::session::{
+    Lookup,
     clock::{Clock, Moment},
-    cookie::{Cookie, CookieAttributes, CookieFormat, SameSite},
-    credential::{Absence, Presented},
-    engine::{CookieUpdate, Engine, Policy, Resolution, ResolveOptions, Session},
+    cookie::{Cookie, CookieAttributes},
+    credential::Presented,
+    engine::{Engine, ResolveOptions},
     error::Result,
     id::Entropy,
     lifetime::{Granularity, Lifetime},
-    principals::{Limit, OnLimit},
+    policy::{Limit, OnLimit, Policy},
     store::Store,
     token::{Keyring, Secret},
 };
@@ -82,20 +83,17 @@ pub async fn resolve(
     engine: &Engine,
     presented: &Presented,
     options: ResolveOptions,
-) -> Result<Resolution> {
+) -> Result<Lookup> {
     match engine.recall_resolve(presented, options) {
-        Some(resolution) => Ok(resolution),
+        Some(lookup) => Ok(lookup),
         None => engine.resolve(presented, options).await,
     }
 }
 
 /// As the daemon does it: from memory, if that is enough.
-pub async fn touch(
-    engine: &Engine,
-    presented: &Presented,
-) -> Result<std::result::Result<(Session, CookieUpdate), Absence>> {
+pub async fn touch(engine: &Engine, presented: &Presented) -> Result<Lookup> {
     match engine.recall_touch(presented) {
-        Some(touched) => Ok(touched),
+        Some(lookup) => Ok(lookup),
         None => engine.touch(presented).await,
     }
 }
@@ -109,14 +107,8 @@ pub fn engine(
 ) -> Engine {
     let attributes = CookieAttributes {
         name: COOKIE_NAME.into(),
-        domain: String::new(),
-        path: "/".into(),
-        secure: true,
-        http_only: true,
-        same_site: SameSite::Lax,
-        partitioned: false,
         persistent: rules.persistent,
-        format: CookieFormat::Plain,
+        ..CookieAttributes::default()
     };
     let granularity = match rules.granularity {
         Some(fixed) => Granularity::Fixed(Duration::from_millis(fixed)),

@@ -28,11 +28,13 @@ use sessiond::{
         observer::{Observer, OperationKind, Outcome},
     },
     session::{
-        adoption::{Adoption, Application, Foreign, ForeignId, Source},
+        CookieUpdate, Live, Lookup,
+        adoption::{Adoption, Application},
         credential::Credential,
         data::Data,
-        engine::{CookieUpdate, Engine, Resolution, ResolveOptions, WriteOptions},
+        engine::{Engine, ResolveOptions, WriteOptions},
         error::Error,
+        foreign::{Foreign, ForeignId, Source},
         principals::{Scope, Target},
         record::Principal,
         store,
@@ -224,7 +226,9 @@ async fn a_mark_lasts_before_its_session_ends_or_changes() {
             Way::Roll => drop(engine.write(&presented, roll).await.expect("it was adopted")),
             Way::DestroyByTheNewToken => {
                 let found = resolve().await.expect("the store works");
-                let Resolution::Active(_, CookieUpdate { token: Some(token), .. }) = found else {
+                let Lookup::Live(Live { cookie: CookieUpdate { token: Some(token), .. }, .. }) =
+                    found
+                else {
                     panic!("expected a new token, found {found:?}");
                 };
                 let own = engine.present(Credential::Token(token.expose().as_bytes()));
@@ -235,7 +239,7 @@ async fn a_mark_lasts_before_its_session_ends_or_changes() {
         marks.fail_over().await;
         let found = resolve().await.expect("the store works");
         assert!(
-            matches!(found, Resolution::Absent(_)),
+            matches!(found, Lookup::Absent(_)),
             "{way:?}: expected the old cookie to be used up, found {found:?}"
         );
     }

@@ -9,7 +9,7 @@ use sessiond::{
         SessionState, WriteRequest,
     },
     server::config::{Backend, Config},
-    session::principals::OnLimit,
+    session::policy::OnLimit,
 };
 use tonic::{Code, Status};
 

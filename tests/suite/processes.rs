@@ -223,7 +223,7 @@ async fn a_damaged_database_is_refused_or_put_into_quarantine() {
     let program = Program::serve_in(directory.path(), &[]);
     assert_eq!(state(&program, &after).await, SessionState::Active);
     let (_, said) = program.stop();
-    assert!(said.contains("databases are in quarantine"), "{said}");
+    assert!(said.contains("databases in quarantine"), "{said}");
 }
 
 #[test]

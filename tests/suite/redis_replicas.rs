@@ -158,7 +158,7 @@ async fn changes_that_come_together_share_a_wait() {
     replica.signal(Signal::CONT);
 }
 
-/// A round ends when its connection is given up, and not when its callers give up.
+/// A batch ends when its connection is abandoned, and not when its callers give up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_hangs_holds_no_round_up() {
     if is_missing() {
@@ -175,7 +175,7 @@ async fn a_server_that_hangs_holds_no_round_up() {
     primary.signal(Signal::STOP);
     let error = tokio::time::timeout(PATIENCE, store.destroy(ID, OWN)).await;
     let error = error.expect("it is answered long before its time").expect_err("redis hangs");
-    assert_told(&error, StoreErrorKind::Unavailable, "the connection was given up");
+    assert_told(&error, StoreErrorKind::Unavailable, "the connection was abandoned");
     primary.signal(Signal::CONT);
     at_last(async || store.destroy(ID, OWN).await).await;
 }

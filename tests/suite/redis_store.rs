@@ -351,9 +351,9 @@ async fn a_foreign_value_is_named_and_left_alone() {
     let other_layout = [&[9], &encoded(&record())[1..]].concat();
     let values: [(&[&[u8]], &str); 5] = [
         (&[b"RPUSH", KEY.as_bytes(), b"mine"], "WRONGTYPE"),
-        (&[b"SET", KEY.as_bytes(), b"mine"], "a record of layout 109 was found"),
-        (&[b"SET", KEY.as_bytes(), b"\x01mine"], "a record of 5 bytes is cut short"),
-        (&[b"SET", KEY.as_bytes(), &other_layout], "a record of layout 9 was found"),
+        (&[b"SET", KEY.as_bytes(), b"mine"], "the record has layout 109"),
+        (&[b"SET", KEY.as_bytes(), b"\x01mine"], "the record is truncated: it has only 5 bytes"),
+        (&[b"SET", KEY.as_bytes(), &other_layout], "the record has layout 9"),
         (&[b"SET", KEY.as_bytes(), &damaged], "text that is not UTF-8"),
     ];
     for (set, cause) in values {

@@ -9,7 +9,7 @@ use sessiond::{
         session_admin_service_client::SessionAdminServiceClient,
     },
     server::config::{AddrOrOff, Backend},
-    session::principals::OnLimit,
+    session::policy::OnLimit,
 };
 use tonic::{Code, Request, Status, Streaming};
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     session::{
-        cookie::{CookieFormat, SameSite},
+        cookie::{CookieAttributes, CookieFormat, SameSite},
         policy::OnLimit,
     },
     store::sled::{Durability, OnDamage},
@@ -135,16 +135,17 @@ pub struct CookieConfig {
 
 impl Default for CookieConfig {
     fn default() -> Self {
+        let attributes = CookieAttributes::default();
         Self {
-            name: "__Host-session".to_owned(),
-            domain: String::new(),
-            path: "/".to_owned(),
-            secure: true,
-            http_only: true,
-            same_site: SameSite::Lax,
-            partitioned: false,
-            persistent: true,
-            format: CookieFormat::Plain,
+            name: attributes.name,
+            domain: attributes.domain,
+            path: attributes.path,
+            secure: attributes.secure,
+            http_only: attributes.http_only,
+            same_site: attributes.same_site,
+            partitioned: attributes.partitioned,
+            persistent: attributes.persistent,
+            format: attributes.format,
             secret_file: PathBuf::new(),
             secrets: Vec::new(),
         }

@@ -1,7 +1,9 @@
-//! A cluster: who holds which slot, and what to do when that has changed.
+//! A cluster: which server holds which slot, and what happens when that
+//! changes.
 //!
-//! Not with the crate's own cluster client: it sends a command again when its
-//! connection breaks, and a change that was made twice is a different answer.
+//! The crate's own cluster client is not used: it repeats a command when its
+//! connection breaks. If the first attempt took effect, the answer to the
+//! second one is wrong for the caller.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,16 +31,16 @@ use super::{
 };
 
 const SLOTS: usize = 16384;
-/// A command is sent on so many times.
+/// The limit of redirections for one command.
 const MOST_REDIRECTIONS: usize = 8;
-/// How long to wait when a key is between two servers.
+/// How long to wait while a key moves between two servers.
 const BETWEEN_SERVERS: Duration = Duration::from_millis(20);
-/// How often the map is asked for when all is well.
+/// How often the map is fetched if all is well.
 const MAP_INTERVAL: Duration = Duration::from_secs(10);
-/// And at most, when it is not.
+/// The shortest pause between two fetches of the map.
 const MAP_PAUSE: Duration = Duration::from_millis(100);
 
-/// A handle of the map. Its task ends with it.
+/// A handle to the map. Dropping it ends its task.
 pub struct Cluster {
     shared: Arc<Shared>,
     task: AbortHandle,
@@ -50,24 +52,26 @@ struct Shared {
     manner: Manner,
     seeds: Vec<Address>,
     map: RwLock<Map>,
-    /// The map does not fit any more.
+    /// Signals that the map is outdated.
     outdated: Notify,
-    /// The outcome of the last try to learn the map; `None`: there was none yet.
+    /// The outcome of the last attempt to fetch the map; `None` before the
+    /// first one.
     learned: watch::Sender<Option<Result<(), Failure>>>,
 }
 
-/// Who holds which slot.
+/// Which server holds which slot.
 struct Map {
     holders: Vec<Option<Arc<Server>>>,
-    /// All holders, in the order of their addresses.
+    /// All servers that hold slots, in the order of their addresses.
     primaries: Vec<Arc<Server>>,
-    /// Another one when a slot has another holder.
+    /// Changes when a slot gets another holder.
     number: u64,
-    /// Those that hold slots, and those that a redirection named.
+    /// The servers that hold slots, and those that a redirection named.
     servers: BTreeMap<Address, Arc<Server>>,
-    /// All nodes, replicas too: any of them can be asked.
+    /// All nodes, including replicas: any of them can give the map.
     nodes: BTreeSet<Address>,
-    /// Those that hold the cluster to be down, since the map was last asked for.
+    /// The servers that have reported the cluster as down since the map was
+    /// last fetched.
     doubted: BTreeSet<Address>,
 }
 
@@ -78,7 +82,7 @@ impl Drop for Cluster {
 }
 
 impl Cluster {
-    /// Starts to learn the map. Needs a tokio runtime.
+    /// Starts to fetch the map. Needs a tokio runtime.
     pub fn start(
         access: Arc<Access>,
         time: Arc<Timekeeper>,
@@ -106,7 +110,7 @@ impl Cluster {
         Self { shared, task }
     }
 
-    /// Sends a command to whoever holds its key.
+    /// Sends a command to the server that holds its key.
     pub async fn run(&self, command: &Command<'_>) -> Result<Value, Failure> {
         let shared = &self.shared;
         let slot = slot(command.key);
@@ -119,7 +123,7 @@ impl Cluster {
             return Err(known.and_then(Result::err).unwrap_or(Failure::Unreached(why)));
         };
         let mut asking = false;
-        let mut last = Failure::Unreached("it was sent on too many times".to_owned());
+        let mut last = Failure::Unreached("there were too many redirections".to_owned());
         for _ in 0..MOST_REDIRECTIONS {
             last = match server.run(command, asking).await {
                 Ok(value) => return Ok(value),
@@ -153,7 +157,7 @@ impl Cluster {
         Err(last)
     }
 
-    /// Those who hold slots, in the order of their addresses.
+    /// The servers that hold slots, in the order of their addresses.
     pub fn holders(&self) -> Result<Holders, Failure> {
         let map = self.shared.map.read();
         match map.holders.iter().position(Option::is_none) {
@@ -164,19 +168,19 @@ impl Cluster {
         }
     }
 
-    /// Asks who holds which slot now.
+    /// Fetches the map.
     pub async fn learn(&self) -> Result<(), Failure> {
         self.shared.learn().await
     }
 
     async fn first_learned(&self) {
         if self.shared.learned.borrow().is_none() {
-            // An error would mean that the sender is gone, and it is in self.
+            // An error would mean that the sender is gone, but `self` owns it.
             let _ = self.shared.learned.subscribe().wait_for(Option::is_some).await;
         }
     }
 
-    /// An error when none of its servers can be reached. Does not wait.
+    /// Fails if none of the servers can be reached. Does not wait.
     pub fn check(&self) -> Result<(), Failure> {
         let map = self.shared.map.read();
         let mut failure = match &*self.shared.learned.borrow() {
@@ -192,7 +196,8 @@ impl Cluster {
         Err(failure)
     }
 
-    /// Waits until the map is known and its servers were tried.
+    /// Waits until the map is known and connections to its servers were
+    /// attempted.
     pub async fn tried(&self) -> Result<(), Failure> {
         self.first_learned().await;
         self.shared.learned.borrow().clone().unwrap_or(Ok(()))?;
@@ -205,14 +210,14 @@ impl Cluster {
 }
 
 impl Shared {
-    /// The server at `address`, which may be new to us.
+    /// The server at `address`. Starts it if it is new.
     fn server(&self, address: Address) -> Arc<Server> {
         let mut map = self.map.write();
         let start = || Arc::new(self.start(&address));
         Arc::clone(map.servers.entry(address.clone()).or_insert_with(start))
     }
 
-    /// Where a server is; `None`: it is none of the cluster any more.
+    /// The address of a server; `None` if it is not in the cluster any more.
     fn address(&self, server: &Arc<Server>) -> Option<Address> {
         let map = self.map.read();
         let mut known = map.servers.iter();
@@ -227,7 +232,8 @@ impl Shared {
         Connector { access: Arc::clone(&self.access), place: Place::Node(address.clone()) }
     }
 
-    /// A server that is cut off from the others still tells the map as it was then.
+    /// Remembers that a server reported the cluster as down. A server that is
+    /// cut off from the others still returns its old map.
     fn doubt(&self, server: &Arc<Server>) {
         if let Some(address) = self.address(server) {
             self.map.write().doubted.insert(address);
@@ -235,8 +241,9 @@ impl Shared {
         self.outdated.notify_one();
     }
 
-    /// Asks those who answer quickest first: servers that are connected, then the
-    /// other nodes and the seeds. Of the connected, those that are in doubt come last.
+    /// Fetches the map from the quickest source first: connected servers, then
+    /// the other nodes and the seeds. Among the connected servers, doubted ones
+    /// come last.
     async fn learn(&self) -> Result<(), Failure> {
         let mut command = Cmd::new();
         command.arg("CLUSTER").arg("SLOTS");
@@ -258,19 +265,23 @@ impl Shared {
                 Err(why) => problems.push(format!("{address}: {why}")),
             }
         }
-        Err(Failure::Unreached(format!("no node tells the slots: {}", problems.join("; "))))
+        Err(Failure::Unreached(format!(
+            "no node returned the map of slots: {}",
+            problems.join("; ")
+        )))
     }
 
-    /// Whom to ask for the map, with the server of those that are connected.
+    /// The addresses to ask for the map, with the server if it is connected.
     fn in_turn(&self) -> Vec<(Address, Option<Arc<Server>>)> {
         let mut map = self.map.write();
-        // Who is still of that mind will say so again.
+        // A server that still sees the cluster as down will report that again.
         let doubted = std::mem::take(&mut map.doubted);
         let connected = map.servers.iter().filter(|(_, server)| server.check().is_ok());
         let mut in_turn: Vec<_> = connected
             .map(|(address, server)| (address.clone(), Some(Arc::clone(server))))
             .collect();
-        // Not after the others: one that hangs would hold up a map that all agree on.
+        // They still come before unconnected nodes: one of those that hangs
+        // would delay a map that all agree on.
         in_turn.sort_by_key(|(address, _)| doubted.contains(address));
         let mut others = map.nodes.clone();
         others.extend(self.seeds.iter().cloned());
@@ -279,12 +290,12 @@ impl Shared {
         in_turn
     }
 
-    /// Takes over what CLUSTER SLOTS has told. Servers that stay keep their
+    /// Installs the answer of CLUSTER SLOTS. Servers that stay keep their
     /// connections.
     fn install(&self, told: Value, by: &Address) -> Result<(), Failure> {
         let ranges = ranges(told, by).ok_or(Failure::Absurd)?;
         if ranges.is_empty() {
-            return Err(Failure::Unreached("it is in no cluster that holds slots".to_owned()));
+            return Err(Failure::Unreached("it is not in a cluster that holds slots".to_owned()));
         }
         let mut map = self.map.write();
         let mut servers = BTreeMap::new();
@@ -317,8 +328,8 @@ impl Shared {
     }
 }
 
-/// Learns the map when it is outdated, when a server is not reached, and now and
-/// then.
+/// Fetches the map if it is outdated, if a server cannot be reached, and at
+/// intervals.
 async fn keep_learning(shared: Arc<Shared>) {
     let mut told = false;
     loop {
@@ -326,9 +337,7 @@ async fn keep_learning(shared: Arc<Shared>) {
         match &outcome {
             Ok(()) => told = false,
             Err(why) if !told => {
-                tracing::error!(
-                    "the map of the cluster is not known, trying again and again: {why}"
-                );
+                tracing::error!("the map of the cluster is unknown, retrying: {why}");
                 told = true;
             }
             Err(_) => {}
@@ -377,12 +386,12 @@ fn range(told: Value, by: &Address) -> Option<Range> {
     Some(Range { first, last, nodes: nodes? })
 }
 
-/// Some clusters name no host, or none that they know.
+/// Some clusters give no host, or "?" if they do not know it.
 fn is_host(host: &str) -> bool {
     !host.is_empty() && host != "?"
 }
 
-/// A node without a host is where we asked.
+/// A node without a host has the host of the server that answered.
 fn node(told: Value, by: &Address) -> Option<Address> {
     let Value::Array(told) = told else { return None };
     let mut told = told.into_iter();
@@ -392,15 +401,16 @@ fn node(told: Value, by: &Address) -> Option<Address> {
     Some(Address { host: host.unwrap_or_else(|| by.host.clone()), port })
 }
 
-/// The address in "3999 127.0.0.1:6381". Without a host it is that of who has answered.
+/// The address in "3999 127.0.0.1:6381". Without a host, it has the host of the
+/// server that answered.
 fn redirection(text: &str, by: impl FnOnce() -> Option<Address>) -> Option<Address> {
     let (host, port) = text.split_whitespace().nth(1)?.rsplit_once(':')?;
     let host = if is_host(host) { host.to_owned() } else { by()?.host };
     Some(Address { host, port: port.parse().ok()? })
 }
 
-/// CRC16 (XMODEM) of the key, or of what stands between its first braces. Keys of ours
-/// have none.
+/// CRC16 (XMODEM) of the key, or of the text between its first pair of braces.
+/// Our keys have no braces.
 fn slot(key: &str) -> usize {
     let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
     let hashed = tag.map(|(tag, _)| tag).filter(|tag| !tag.is_empty()).unwrap_or(key);
@@ -417,7 +427,7 @@ mod tests {
 
     #[test]
     fn slots_are_those_of_redis() {
-        // CLUSTER KEYSLOT of these keys.
+        // The results of CLUSTER KEYSLOT.
         assert_eq!(slot("123456789"), 0x31c3 % SLOTS);
         assert_eq!(slot("foo"), 12182);
         assert_eq!(slot("{foo}bar{baz}"), 12182);
@@ -438,6 +448,6 @@ mod tests {
             assert_eq!((address.host.as_str(), address.port), (host, 6381), "{text}");
         }
         assert_eq!(redirection("3999", by), None);
-        assert_eq!(redirection("3999 :6381", || None), None, "nobody knows who has answered");
+        assert_eq!(redirection("3999 :6381", || None), None, "the server that answered is unknown");
     }
 }

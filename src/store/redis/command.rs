@@ -1,10 +1,11 @@
-//! What is asked of Redis: commands and scripts on one key each.
+//! The commands and scripts for Redis, each on one key.
 //!
-//! A script runs on one key and as one step, in any slot of a cluster. It holds
-//! no more of the rules than it must: `touch` has to judge a deadline where the
-//! record is, or a Resolve would take two round trips, and `destroy` a claim. Tests
-//! hold them against [`Touch::apply`] and [`Claim::holds`]. All else is decided here
-//! and stored when the record is still the one that was read.
+//! A script runs on one key, as one step, in any slot of a cluster. Scripts
+//! contain only the rules that they must. `touch` judges a deadline where the
+//! record is, because a Resolve would otherwise take two round trips; `destroy`
+//! judges a claim. Tests compare them with [`Touch::apply`] and
+//! [`Claim::holds`]. Everything else is decided here, and stored only if the
+//! record is still the one that was read.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -24,22 +25,23 @@ pub struct Command<'a> {
     pub verb: Verb,
     pub key: &'a str,
     pub arguments: Vec<Vec<u8>>,
-    /// It may change the record, and the change should outlive the server.
+    /// It may change the record, and the change should survive the loss of the
+    /// server.
     pub durable: bool,
 }
 
 /// What to do with the key.
 #[derive(Clone, Copy)]
 pub enum Verb {
-    /// A command of Redis: the key comes first.
+    /// A Redis command. The key is its first argument.
     Plain(&'static str),
     Script(&'static LazyLock<Script>),
 }
 
-/// A program that Redis runs.
+/// A Lua script that Redis runs.
 pub struct Script {
     code: String,
-    /// By which a server knows it.
+    /// The SHA-1 that EVALSHA takes.
     hash: String,
 }
 
@@ -57,7 +59,8 @@ impl Command<'_> {
         }
     }
 
-    /// The same for a server that does not know the script; `None`: it is none.
+    /// The same with the source, for a server that does not know the script;
+    /// `None` if this is not a script.
     pub fn to_cmd_with_source(&self) -> Option<Cmd> {
         match self.verb {
             Verb::Plain(_) => None,
@@ -65,7 +68,8 @@ impl Command<'_> {
         }
     }
 
-    /// Whether the answer says that something was stored, for which there was memory.
+    /// Whether the answer says that something was stored, which means that
+    /// there was enough memory.
     pub fn has_stored(&self, answer: &Value) -> bool {
         match self.verb {
             Verb::Plain(name) => name == "SET" && *answer == Value::Okay,
@@ -88,11 +92,11 @@ impl Command<'_> {
     }
 }
 
-/// Gives the record; with its new deadline, if that was due to be moved.
+/// Returns the record, and its new deadline if that was due to move.
 ///
-/// Numbers of Lua are exact up to 2^53, which is the year 287396 in milliseconds.
-/// The life in Redis is stretched before the deadline is moved, so that what ends
-/// in between ends late and not early.
+/// Lua numbers are exact up to 2^53, which is the year 287396 in milliseconds.
+/// The key's expiry is extended before the deadline moves. If the script stops
+/// in between, the key ends late and not early.
 pub static TOUCH: LazyLock<Script> = LazyLock::new(|| {
     Script::new(format!(
         r"local record = redis.call('GET', KEYS[1])
@@ -137,9 +141,9 @@ pub fn touch_arguments(touch: &Touch, grace: Duration) -> Vec<Vec<u8>> {
     ]
 }
 
-/// Stores a record in place of the one with the same header, and says 1; else
-/// gives what is there. The header holds all that any change changes: a Write the
-/// version, a touch the deadline.
+/// Stores a record in place of the one with the same header, and returns 1.
+/// Otherwise it returns the stored value. Every change modifies the header: a
+/// Write the version, a touch the deadline.
 pub static REPLACE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(format!(
         r"if redis.call('GETRANGE', KEYS[1], 0, {last}) ~= ARGV[1] then return redis.call('GET', KEYS[1]) end
@@ -149,10 +153,10 @@ return 1",
     ))
 });
 
-/// What a script does that WAIT follows, and that has nothing to do to a record or
-/// to none. WAIT looks at what its connection has changed last. So something is
-/// written that changes nothing: what replicas then confirm comes after whatever has
-/// made the record what it is.
+/// What a script does if WAIT follows it and it changes no record. WAIT covers
+/// the last write of its connection. The script therefore makes a write that
+/// changes nothing. When replicas confirm it, they have also confirmed
+/// everything that made the record what it is.
 const WRITE_NOTHING: &str = r"local function write_nothing(record)
   if record then
     redis.call('SETRANGE', KEYS[1], 0, string.sub(record, 1, 1))
@@ -162,7 +166,7 @@ const WRITE_NOTHING: &str = r"local function write_nothing(record)
   end
 end";
 
-/// Gives the record, or that there is none, so that WAIT confirms it.
+/// Returns the record, or that there is none, in a form that WAIT can confirm.
 pub static READ_FOR_GOOD: LazyLock<Script> = LazyLock::new(|| {
     Script::new(format!(
         r"{WRITE_NOTHING}
@@ -172,11 +176,11 @@ return record"
     ))
 });
 
-/// Removes the record if the claim holds, and gives it in an array; else gives what
-/// is there.
+/// Removes the record and returns it in an array, if the claim holds. Otherwise
+/// it returns the stored value.
 ///
-/// What can not be decoded stays. That is looked at with care only where there is
-/// more than ASCII: each sequence of UTF-8 becomes a blank, and nothing may be left.
+/// A record that cannot be decoded stays. Only text that is not ASCII needs the
+/// full check: each UTF-8 sequence becomes a blank, and nothing may be left.
 pub static DESTROY: LazyLock<Script> = LazyLock::new(|| {
     Script::new(format!(
         r"{WRITE_NOTHING}
@@ -218,7 +222,7 @@ const PRINCIPAL: &str = "principal";
 const OPERATOR: &str = "operator";
 const WAITED_FOR: &str = "waited for";
 
-/// Arguments of [`DESTROY`]. `is_waited_for`: WAIT comes after it.
+/// Arguments of [`DESTROY`]. `is_waited_for`: a WAIT follows it.
 pub fn destroy_arguments(claim: &Claim, is_waited_for: bool) -> Vec<Vec<u8>> {
     let (kind, value) = match claim {
         Claim::Verifier(verifier) => (VERIFIER, verifier.as_bytes().to_vec()),
@@ -229,7 +233,7 @@ pub fn destroy_arguments(claim: &Claim, is_waited_for: bool) -> Vec<Vec<u8>> {
     vec![kind.as_bytes().to_vec(), value, waited_for.as_bytes().to_vec()]
 }
 
-/// Whole milliseconds, up, as [`Moment`] adds them.
+/// Whole milliseconds, rounded up as [`Moment`] does when it adds.
 pub fn millis(span: Duration) -> u64 {
     (Moment::from_unix_millis(0) + span).unix_millis()
 }

@@ -1,4 +1,4 @@
-//! How connections are made: to one server, or to the primary that Sentinels name.
+//! Makes connections: to one server, or to the primary that Sentinels name.
 
 use std::{
     fmt,
@@ -22,19 +22,19 @@ use super::{
     url::Address,
 };
 
-/// What every connection needs to know.
+/// The settings of every connection.
 #[derive(Clone)]
 pub struct Access {
     pub tls: Option<Tls>,
     pub servers: Login,
     pub sentinels: Login,
-    /// How long a connection may take to be made, or to answer a probe.
+    /// The time limit for making a connection, and for answering a probe.
     pub timeout: Duration,
-    /// What a new connection is tried out with; `None`: it is only read from.
+    /// The key that tests a new connection; `None` if it is only read from.
     pub probe_key: Option<String>,
 }
 
-/// PEM texts; empty: the system's roots, and no certificate of our own.
+/// PEM texts. Empty means the system's roots, and no client certificate.
 #[derive(Clone, Default)]
 pub struct Tls {
     pub roots: Vec<u8>,
@@ -42,14 +42,14 @@ pub struct Tls {
     pub key: Zeroizing<Vec<u8>>,
 }
 
-/// Empty: none.
+/// Empty fields mean no credentials.
 #[derive(Clone, Default)]
 pub struct Login {
     pub username: String,
     pub password: Zeroizing<String>,
 }
 
-/// Commands that wait in a connection for their turn to be written.
+/// The number of commands that may wait in a connection to be written.
 const WRITE_QUEUE: usize = 1024;
 
 impl Access {
@@ -66,7 +66,7 @@ impl Access {
         let client = self.client(address, login, database).map_err(unreached)?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout))
-            // Each operation has its own, for all it does.
+            // Each operation has its own limit for all that it does.
             .set_response_timeout(None)
             .set_pipeline_buffer_size(WRITE_QUEUE);
         client.get_multiplexed_async_connection_with_config(&config).await.map_err(unreached)
@@ -92,8 +92,8 @@ impl Access {
             None => ConnectionAddr::Tcp(host, port),
             Some(_) => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
         };
-        // A peer that is gone without a word is noticed by the probe; this frees what
-        // the kernel still keeps of it.
+        // The probe detects a silent loss of the peer. This setting frees what
+        // the kernel still keeps for the connection.
         let tcp = TcpSettings::default().set_nodelay(true).set_user_timeout(self.timeout * 10);
         let info = addr.into_connection_info()?.set_redis_settings(settings).set_tcp_settings(tcp);
         let Some(tls) = &self.tls else {
@@ -111,21 +111,21 @@ impl Access {
     }
 }
 
-/// Makes connections to one place.
+/// Makes connections to one destination.
 #[derive(Clone)]
 pub struct Connector {
     pub access: Arc<Access>,
     pub place: Place,
 }
 
-/// Where a connection leads.
+/// The destination of a connection.
 #[derive(Clone)]
 pub enum Place {
     Server {
         address: Address,
         database: u32,
     },
-    /// The primary of a service, wherever it is by now.
+    /// The current primary of a service.
     Primary {
         sentinels: Arc<[Address]>,
         service: Arc<str>,
@@ -136,19 +136,20 @@ pub enum Place {
     Node(Address),
 }
 
-/// Who the primary is, as the Sentinels told last. All connections go by it, so that
-/// none still reads from the old primary when another has written to the new one.
+/// The primary that the Sentinels named last. All connections follow it.
+/// Otherwise one could still read from the old primary after another has
+/// written to the new one.
 #[derive(Default)]
 pub struct Naming {
     primary: Mutex<Option<Address>>,
-    /// How often another one was named.
+    /// How often the primary has changed.
     changes: AtomicU64,
-    /// The Sentinel that answered last, by its place among them. It is asked first.
+    /// The index of the Sentinel that answered last. It is asked first.
     last_sentinel: AtomicUsize,
 }
 
 impl Naming {
-    /// Returns the number of this naming.
+    /// Records the named primary, and returns the number of this naming.
     fn told(&self, named: &Address) -> u64 {
         let mut primary = self.primary.lock();
         if primary.as_ref() != Some(named) {
@@ -162,7 +163,7 @@ impl Naming {
 /// A connection that is ready for commands.
 pub struct Connected {
     pub connection: MultiplexedConnection,
-    /// Where it leads.
+    /// The server's address.
     pub address: Address,
     /// See [`Connector::naming`].
     pub naming: u64,
@@ -182,8 +183,8 @@ impl Connector {
         self.access.timeout
     }
 
-    /// Grows when another server is named the primary: connections made before are
-    /// not to be used any more.
+    /// Grows when another server is named as the primary. Earlier connections
+    /// must not be used after that.
     pub fn naming(&self) -> u64 {
         match &self.place {
             Place::Primary { naming, .. } => naming.changes.load(Ordering::Acquire),
@@ -203,7 +204,7 @@ impl Connector {
         };
         let mut connection = self.access.connect(&address, &self.access.servers, database).await?;
         if let Some(key) = &self.access.probe_key {
-            // A key of one node is none of another.
+            // A node may not hold the slot of this key.
             if !matches!(self.place, Place::Node(_)) {
                 try_out(&mut connection, key).await?;
             }
@@ -212,8 +213,9 @@ impl Connector {
         Ok(Connected { connection, address, naming })
     }
 
-    /// Who is the primary instead of `address`, if the Sentinels say so. A primary
-    /// that was away may not know it, and what is written there is lost.
+    /// The primary that the Sentinels name, if it is not `address`. A primary
+    /// that was away may not know that it was replaced, and writes to it are
+    /// lost.
     pub async fn is_deposed(&self, address: &Address) -> Option<Address> {
         let Place::Primary { sentinels, service, naming, .. } = &self.place else { return None };
         let named = self.primary(sentinels, service, naming).await.ok()?;
@@ -221,7 +223,7 @@ impl Connector {
         (named != *address).then_some(named)
     }
 
-    /// Asks one Sentinel after the other, at first the one that answered last.
+    /// Asks the Sentinels in turn, starting with the one that answered last.
     async fn primary(
         &self,
         sentinels: &[Address],
@@ -232,14 +234,14 @@ impl Connector {
         let first = naming.last_sentinel.load(Ordering::Relaxed);
         let in_turn = sentinels.iter().enumerate().cycle().skip(first).take(sentinels.len());
         for (number, sentinel) in in_turn {
-            // One that hangs must not use up the time of the others.
+            // One that hangs must not use the time of the others.
             let share = self.access.timeout / (sentinels.len() as u32 + 1);
             match tokio::time::timeout(share, self.ask(sentinel, service)).await {
                 Ok(Ok(Some(primary))) => {
                     naming.last_sentinel.store(number, Ordering::Relaxed);
                     return Ok(primary);
                 }
-                Ok(Ok(None)) => problems.push(format!("{sentinel} knows no {service}")),
+                Ok(Ok(None)) => problems.push(format!("{sentinel} does not know {service}")),
                 Ok(Err(why)) => problems.push(format!("{sentinel}: {why}")),
                 Err(_) => problems.push(format!("{sentinel}: no answer within {share:?}")),
             }
@@ -257,8 +259,9 @@ impl Connector {
     }
 }
 
-/// A server that can not be written to is none to be used: a replica, or one
-/// that is still loading. Other refusals are left to the commands they meet.
+/// Fails if the server cannot be used for writes, for instance because it is a
+/// replica or still loads its data. Other refusals are logged here; the
+/// commands that meet them report them.
 async fn try_out(connection: &mut MultiplexedConnection, key: &str) -> Result<(), Failure> {
     let mut command = Cmd::new();
     command.arg("DEL").arg(key);
@@ -275,7 +278,9 @@ async fn try_out(connection: &mut MultiplexedConnection, key: &str) -> Result<()
         {
             return Err(why);
         }
-        Err(why @ Failure::Refused { .. }) => tracing::error!("this redis will not do: {why}"),
+        Err(why @ Failure::Refused { .. }) => {
+            tracing::error!("this redis cannot be used as it is configured: {why}")
+        }
         _ => {}
     }
     Ok(())
@@ -285,7 +290,7 @@ async fn warn_of_eviction(connection: &mut MultiplexedConnection) {
     let mut command = Cmd::new();
     command.arg("INFO").arg("memory");
     let Ok(Value::BulkString(text)) = connection.send_packed_command(&command).await else {
-        return; // It may not be allowed, which is no harm.
+        return; // INFO may be forbidden, which does no harm.
     };
     let text = String::from_utf8_lossy(&text);
     let policy = text.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));

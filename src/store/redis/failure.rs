@@ -1,4 +1,5 @@
-//! What can go wrong between us and Redis, and what it means for the caller.
+//! The failures between the daemon and Redis, and what they mean for the
+//! caller.
 
 use std::{borrow::Cow, fmt};
 
@@ -6,21 +7,21 @@ use redis::{RedisError, Value};
 
 use crate::session::store::StoreError;
 
-/// Why a command has no answer that we can use. Clones are for those who wait for
-/// the same thing.
+/// Why a command has no usable answer. It can be cloned for callers that wait
+/// for the same result.
 #[derive(Debug, Clone)]
 pub enum Failure {
     /// It was not sent: there is no connection.
     Unreached(String),
     /// It may or may not have taken effect.
     Lost(String),
-    /// The server's own words. It was not done.
+    /// The server's error message. The command was not executed.
     Refused { code: String, text: String },
-    /// It was done, and may be lost with the server.
+    /// The change was made, but it may be lost if the server is lost.
     Unreplicated { replicas: i64, wanted: u32 },
-    /// Slots are on their way from one server of a cluster to another.
+    /// Slots are moving from one server of a cluster to another.
     Moving,
-    /// The answer is none that the command can have.
+    /// The answer is not one that the command can have.
     Absurd,
 }
 
@@ -29,7 +30,8 @@ impl Failure {
         matches!(self, Self::Refused { code, .. } if codes.contains(&code.as_str()))
     }
 
-    /// As the caller of the store should hear of it. `key` is where it was about.
+    /// Converts it to the error for the store's caller. `key` is the key of the
+    /// command.
     pub fn while_doing(self, doing: &'static str, key: &str) -> StoreError {
         match &self {
             Self::Refused { code, .. } if code == "OOM" => StoreError::full(doing, self),
@@ -53,8 +55,8 @@ impl From<RedisError> for Failure {
     }
 }
 
-/// Redis repeats the arguments of a command that it does not know, and these hold
-/// session data.
+/// Removes the arguments from an error text. Redis repeats the arguments of an
+/// unknown command, and they contain session data.
 fn without_arguments(text: &str) -> Cow<'_, str> {
     match text.split_once(", with args beginning with") {
         Some((before, _)) => before.into(),
@@ -65,10 +67,10 @@ fn without_arguments(text: &str) -> Cow<'_, str> {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreached(why) => write!(f, "redis can not be reached: {why}"),
+            Self::Unreached(why) => write!(f, "redis cannot be reached: {why}"),
             Self::Lost(why) => write!(f, "redis did not answer: {why}"),
             Self::Refused { code, text } => {
-                write!(f, "redis refuses: {code} {text}")?;
+                write!(f, "redis refused the command: {code} {text}")?;
                 f.write_str(advice(code, text))
             }
             Self::Unreplicated { replicas, wanted } => write!(
@@ -77,24 +79,24 @@ impl fmt::Display for Failure {
                  store.redis.wait_replicas asks for {wanted}"
             ),
             Self::Moving => f.write_str(
-                "slots of the cluster are being moved, and the keys in them can not be scanned; \
+                "slots of the cluster are being moved, and the keys in them cannot be scanned; \
                  wait until that is done",
             ),
-            Self::Absurd => f.write_str("redis gave an answer that the command does not have"),
+            Self::Absurd => f.write_str("redis gave an answer that does not fit the command"),
         }
     }
 }
 
 impl std::error::Error for Failure {}
 
-/// What to do about an error of the server's, where its words do not say it.
+/// Advice for a server error, if the message of the error gives none.
 fn advice(code: &str, text: &str) -> &'static str {
     match code {
         "READONLY" => {
             "; it is a replica: name the primary, or use redis+sentinel:// or redis+cluster://"
         }
         "NOPERM" => PERMISSIONS,
-        // What NOPERM becomes within a script.
+        // The form of NOPERM inside a script.
         "ERR" if text.contains("can't run this command") => PERMISSIONS,
         "NOAUTH" => "; set the password_file beside its url",
         "OOM" => "; raise maxmemory",
@@ -106,7 +108,7 @@ fn advice(code: &str, text: &str) -> &'static str {
 const PERMISSIONS: &str = "; the user needs +get +set +setrange +getrange +pexpire +pttl +del \
      +zadd +zrem +zremrangebylex +zrangebylex +zrandmember +eval +evalsha +time (+wait with wait_replicas, +select with a database, +cluster +asking in a cluster, +scan +info for an export, +cluster|nodes for one of a cluster) on ~KEY_PREFIX:*";
 
-/// An answer, or the error that stands in its place.
+/// Returns the answer, or the error that the server sent in its place.
 pub fn answer(value: Value) -> Result<Value, Failure> {
     Ok(value.extract_error()?)
 }

@@ -1,8 +1,8 @@
-//! The sessions of an application that are adopted, in the application's Redis.
+//! Adopted sessions of an application, in the application's Redis.
 //!
-//! Each is one key, `PREFIX` and the id, a string. It is read and nothing else: the
-//! user needs no right to write, and a replica will do. What makes a session of it
-//! is [`Reading::read`].
+//! Each session is one string key, `PREFIX` followed by the id. The daemon only
+//! reads it: the user needs no write permission, and a replica is enough.
+//! [`Reading::read`] turns the value into a session.
 
 use std::time::Duration;
 
@@ -35,12 +35,12 @@ const WAITING: &str = "too many sessions are being read from the application's r
 
 const FETCH: &str = "read a session of the application";
 
-/// What PTTL says of a key that is not there, and of one that stays.
+/// The answers of PTTL for a missing key, and for a key without expiry.
 const NO_KEY: i64 = -2;
 const NO_END: i64 = -1;
 
 impl ForeignRedis {
-    /// Starts to connect and goes on trying. Needs a tokio runtime.
+    /// Starts to connect, and keeps trying. Needs a tokio runtime.
     pub fn start(options: &RedisOptions, reading: Reading) -> Self {
         Self {
             servers: Servers::start(options, None, Timekeeper::idle()),
@@ -55,8 +55,8 @@ impl ForeignRedis {
         let place = self.pending.try_acquire();
         let _place = place.map_err(|_| StoreError::overloaded(FETCH, WAITING))?;
         let key = format!("{}{}", self.key_prefix, id.expose());
-        // No more than a session may have, however much there is; and an octet more,
-        // to see that there is.
+        // Reads no more than a session may have, and one octet more to detect a
+        // larger value.
         let most = self.reading.most_bytes().to_string();
         let text = self.ask("GETRANGE", &key, vec![b"0".to_vec(), most.into_bytes()]);
         let life = self.ask("PTTL", &key, Vec::new());
@@ -66,7 +66,7 @@ impl ForeignRedis {
         let (text, life) = answers.map_err(|why| self.failed(&why))?;
         let (text, life) = match (text, life) {
             (_, Value::Int(NO_KEY)) => return Ok(None),
-            // Nothing, to the application as well.
+            // The application also treats an empty value as no session.
             (Value::BulkString(text), _) if text.is_empty() => return Ok(None),
             (Value::BulkString(text), Value::Int(NO_END)) => (text, None),
             (Value::BulkString(text), Value::Int(millis)) => {
@@ -88,11 +88,11 @@ impl ForeignRedis {
         self.servers.run(&Command { verb, key, arguments, durable: false }).await
     }
 
-    /// The key is not told: who knows it knows the id.
+    /// The error does not contain the key, because the key reveals the id.
     fn failed(&self, why: &Failure) -> StoreError {
         let why = match why {
             Failure::Refused { code, .. } if code == "WRONGTYPE" => {
-                return StoreError::unreadable(FETCH, "its key holds something else than a string");
+                return StoreError::unreadable(FETCH, "its key does not hold a string");
             }
             Failure::Refused { code, text } if code == "NOPERM" => {
                 let prefix = &self.key_prefix;

@@ -1,13 +1,13 @@
-//! A connection to one Redis server that is kept up.
+//! A connection to one Redis server that is kept alive.
 //!
-//! A task of its own makes the connection, asks for the server's time once a
-//! second, and makes the connection anew when it is lost, when the answer does not
-//! come, or when another server is the primary by now. What one link learns of the
-//! primary holds for all of them at once. Commands of different requests share the
-//! connection and its round trips.
+//! A task makes the connection and asks for the server's time once a second. It
+//! reconnects if the connection is lost, if the answer does not come, or if
+//! another server has become the primary. When one link learns of a new
+//! primary, all links follow it at once. Commands of different requests share
+//! the connection and its round trips.
 //!
-//! A command is never sent twice: whether one that was lost took effect is not
-//! known, and its caller is told so.
+//! A command is never sent twice. If it is lost, it is unknown whether it took
+//! effect, and the caller gets that error.
 
 use std::{
     sync::Arc,
@@ -32,21 +32,21 @@ const BEAT: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// A handle of the connection. Its task ends with it.
+/// A handle to the connection. Dropping it ends its task.
 pub struct Link {
     connector: Connector,
     state: watch::Receiver<State>,
-    /// The number of a connection that somebody found broken.
+    /// The number of the latest connection that was found broken.
     broken: watch::Sender<u64>,
     task: AbortHandle,
 }
 
 #[derive(Clone)]
 enum State {
-    /// The first try after the start or a loss: worth waiting for.
+    /// The first attempt after the start or after a loss: callers wait for it.
     Connecting,
     Up(Up),
-    /// The last try has failed.
+    /// The last attempt has failed.
     Down(Failure),
 }
 
@@ -64,8 +64,8 @@ impl Drop for Link {
 }
 
 impl Link {
-    /// Starts to connect. `held_up`: how long an answer may wait for the one before it.
-    /// Needs a tokio runtime.
+    /// Starts to connect. `held_up`: how long the previous command may delay an
+    /// answer. Needs a tokio runtime.
     pub fn start(connector: Connector, time: Arc<Timekeeper>, held_up: Duration) -> Self {
         let (state, receiver) = watch::channel(State::Connecting);
         let (broken, found_broken) = watch::channel(0);
@@ -82,7 +82,7 @@ impl Link {
         self.heed(number, answered.map_err(Failure::from).and_then(answer))
     }
 
-    /// Sends several commands in one go. Each has its answer.
+    /// Sends several commands together. Each has its own answer.
     pub async fn send_all(
         &self,
         commands: &Pipeline,
@@ -96,15 +96,15 @@ impl Link {
         };
         let answered = tokio::select! {
             answered = connection.req_packed_commands(commands, 0, count) => answered,
-            // One that hangs would hold them for ever.
-            () = gone => return Err(Failure::Lost("the connection was given up".to_owned())),
+            // A connection that hangs would otherwise hold them forever.
+            () = gone => return Err(Failure::Lost("the connection was abandoned".to_owned())),
         };
         let answers = self.heed(number, answered.map_err(Failure::from))?;
         let heeded = |value| self.heed(number, answer(value));
         Ok(answers.into_iter().map(heeded).collect())
     }
 
-    /// An error when the last try to connect has failed. Does not wait.
+    /// Fails if there is no connection. Does not wait.
     pub fn check(&self) -> Result<(), Failure> {
         match &*self.state.borrow() {
             State::Up(_) => Ok(()),
@@ -113,7 +113,7 @@ impl Link {
         }
     }
 
-    /// Waits for the outcome of the try that is under way.
+    /// Waits for the outcome of the current attempt.
     pub async fn tried(&self) -> Result<(), Failure> {
         self.up().await.map(drop)
     }
@@ -133,7 +133,7 @@ impl Link {
         Err(Failure::Unreached("it is being closed".to_owned()))
     }
 
-    /// `None`: worth waiting for.
+    /// `None`: wait for the outcome.
     fn settled(&self, state: &State) -> Option<Result<Up, Failure>> {
         match state {
             State::Connecting => None,
@@ -146,7 +146,7 @@ impl Link {
         }
     }
 
-    /// Has the connection made anew, unless it was already.
+    /// Requests a new connection, unless there already is one.
     fn abandon(&self, number: u64) {
         self.broken.send_if_modified(|broken| {
             let newer = *broken < number;
@@ -155,7 +155,7 @@ impl Link {
         });
     }
 
-    /// Abandons the connection when the outcome says that it is of no use.
+    /// Abandons the connection if the outcome shows that it is useless.
     fn heed<T>(&self, number: u64, outcome: Result<T, Failure>) -> Result<T, Failure> {
         // READONLY: the primary became a replica, and may be elsewhere now.
         let useless = |failure: &Failure| {
@@ -168,7 +168,7 @@ impl Link {
     }
 }
 
-/// What the task of a link has.
+/// The state of a link's task.
 struct Keeper {
     connector: Connector,
     time: Arc<Timekeeper>,
@@ -187,16 +187,17 @@ impl Keeper {
                 Ok(Connected { connection, address, naming }) => {
                     number += 1;
                     if told.take().is_some() {
-                        tracing::info!(server = %address, "redis is reached again");
+                        tracing::info!(server = %address, "redis is connected again");
                     }
                     let up = Up { connection, number, naming };
                     self.state.send_replace(State::Up(up.clone()));
                     let since = Instant::now();
                     let why = self.watch_over(&address, up).await;
                     self.state.send_replace(State::Connecting);
-                    tracing::warn!(server = %address, "the connection is lost, connecting again: {why}");
+                    tracing::warn!(server = %address, "the connection is lost, reconnecting: {why}");
                     told = Some(String::new());
-                    // One that was lost at once is no reason to hurry.
+                    // A connection that was lost immediately does not reset the
+                    // pauses.
                     if since.elapsed() > LONGEST_PAUSE {
                         pauses = Pauses::default();
                         continue;
@@ -206,7 +207,7 @@ impl Keeper {
                     let text = why.to_string();
                     if told.as_ref() != Some(&text) {
                         let server = self.connector.to_string();
-                        tracing::error!(server, "no connection, trying again and again: {why}");
+                        tracing::error!(server, "no connection, retrying: {why}");
                         told = Some(text);
                     }
                     self.state.send_replace(State::Down(why));
@@ -220,8 +221,8 @@ impl Keeper {
         let limit = self.connector.timeout();
         let attempt = async {
             let mut made = self.connector.connect().await?;
-            // Before anything is judged by our clock, it has to agree with theirs. The
-            // Sentinels have just been asked.
+            // Our clock must agree with the server's before it is used for any
+            // decision. The Sentinels have just been asked.
             self.ask_time(&made.address, &mut made.connection).await?;
             Ok(made)
         };
@@ -229,7 +230,7 @@ impl Keeper {
         timeout(limit, attempt).await.unwrap_or_else(|_| slow())
     }
 
-    /// Returns when the connection is of no use any more, and why.
+    /// Returns the reason when the connection has become useless.
     async fn watch_over(&mut self, address: &Address, mut up: Up) -> Failure {
         let limit = self.connector.timeout() + self.held_up;
         loop {
@@ -237,7 +238,7 @@ impl Keeper {
             if timeout(BEAT, found_broken).await.is_ok() {
                 return Failure::Lost(match up.naming == self.connector.naming() {
                     true => "a command was lost with it".to_owned(),
-                    false => "another server is the primary by now".to_owned(),
+                    false => "another server has become the primary".to_owned(),
                 });
             }
             match timeout(limit, self.beat(address, &mut up.connection)).await {
@@ -248,8 +249,8 @@ impl Keeper {
         }
     }
 
-    /// The Sentinels are asked after the server has answered: one that hung may have
-    /// been replaced meanwhile.
+    /// The Sentinels are asked after the server has answered: while a server
+    /// hung, another one may have replaced it.
     async fn beat(
         &self,
         address: &Address,
@@ -257,7 +258,7 @@ impl Keeper {
     ) -> Result<(), Failure> {
         self.ask_time(address, connection).await?;
         match self.connector.is_deposed(address).await {
-            Some(by) => Err(Failure::Unreached(format!("{by} is the primary by now"))),
+            Some(by) => Err(Failure::Unreached(format!("{by} has become the primary"))),
             None => Ok(()),
         }
     }
@@ -273,8 +274,8 @@ impl Keeper {
     }
 }
 
-/// Longer and longer, up to a limit, and each a little off, so that many daemons do
-/// not come back in step.
+/// Growing pauses, up to a limit. Each varies at random, because many daemons
+/// should not reconnect in step.
 #[derive(Default)]
 struct Pauses {
     last: Duration,

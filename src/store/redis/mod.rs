@@ -28,7 +28,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`work`] | how an operation runs: its crew, its time, its turn |
+//! | [`work`] | how an operation runs: its executor, its time, its turn |
 //! | [`url`] | where Redis is |
 //! | [`command`] | what is asked of it |
 //! | [`principals`] | which sessions are whose |
@@ -36,7 +36,7 @@
 //! | [`foreign`] | the sessions of an application that are adopted: another Redis, read only |
 //! | [`servers`] | one server or a cluster: who is asked |
 //! | [`server`], [`link`] | one server, and a connection that is kept up |
-//! | [`rounds`] | changes that wait for replicas |
+//! | [`wait_batcher`] | changes that wait for replicas |
 //! | [`cluster`] | who holds which slot |
 //! | [`connect`] | how connections are made, and how Sentinels are asked |
 //! | [`time`] | whose time it is |
@@ -49,12 +49,12 @@ mod failure;
 mod foreign;
 mod link;
 mod principals;
-mod rounds;
 mod scan;
 mod server;
 mod servers;
 mod time;
 mod url;
+mod wait_batcher;
 mod work;
 
 use std::{
@@ -81,13 +81,13 @@ use self::{
     failure::Failure,
     servers::Servers,
     time::Timekeeper,
-    work::{Crews, Turns},
+    work::{RuntimeExecutors, Turns},
 };
 pub use self::{
     connect::{Login, Tls},
     foreign::ForeignRedis,
-    rounds::Wait,
     url::{Address, EXPECTED as EXPECTED_URL, RedisUrl, Target, UnfitUrl},
+    wait_batcher::Wait,
 };
 use super::codec;
 use crate::session::{
@@ -138,7 +138,7 @@ struct Shared {
     expiry_grace: Duration,
     pending: Arc<Semaphore>,
     turns: Turns,
-    crews: Crews,
+    executors: RuntimeExecutors,
     /// Replicas have to confirm what is changed.
     waits: bool,
     /// For what a list has confirmed aside.
@@ -161,7 +161,7 @@ impl RedisDatabase {
             expiry_grace: options.expiry_grace,
             pending: Arc::new(Semaphore::new(options.max_pending)),
             turns: Turns::new(),
-            crews: Crews::default(),
+            executors: RuntimeExecutors::default(),
             waits: options.wait.is_some(),
             confirming: Arc::new(Semaphore::new(1)),
             full: AtomicBool::new(false),

@@ -1,33 +1,36 @@
-//! The index of principals: which sessions are whose.
+//! The index of principals: which sessions belong to which principal.
 //!
-//! A key for each principal, `PREFIX:ENGINE:p:HASH`, in a slot of its own: a sorted
-//! set whose scores are all 0, so that it is ordered by its members. A member,
+//! Each principal has one key, `PREFIX:ENGINE:p:HASH`, in a slot of its own. It
+//! is a sorted set with all scores 0, which Redis orders by member. A member,
 //! an [`Entry`], is 36 octets, integers big-endian:
 //!
 //! | octets | field |
 //! |---|---|
 //! | 12 | public id |
-//! | 8 | the version at which the session became the principal's, or a later one |
+//! | 8 | the version at which the session started to belong to the principal, or a later one |
 //! | 8 | when the entry was written, ms, by the server's clock |
-//! | 8 | when the session is over at the latest, ms, by the server's clock |
+//! | 8 | the latest time at which the session can end, ms, by the server's clock |
 //!
-//! There is no transaction over two keys. An entry is written before the session
-//! is the principal's and removed after, so what a crash leaves is an entry too
-//! many, and whoever meets one judges it by its record ([`Entry::is_void`]). An
-//! entry that a change on its way may need is left alone: it has a later version
-//! than the record, or the record has yet to be created, and it is young. What is
-//! removed is removed as it was read, so one that was written anew stays.
+//! There is no transaction over two keys. An entry is written before the
+//! session belongs to the principal, and removed after it no longer does. A
+//! crash can therefore leave only an orphaned entry. A reader compares each
+//! entry with its record ([`Entry::is_void`]). It leaves an entry alone if a
+//! change in progress may need it: the entry is young, and its version is later
+//! than the record's or the record has yet to be created. An entry is removed
+//! only in the exact form in which it was read, so one that was rewritten
+//! meanwhile stays.
 //!
-//! Nobody tells the index that Redis has removed a session. So each new entry
-//! drops some that are past their end, and the key has a life of its own.
+//! The index is not told when Redis removes a session. Each new entry therefore
+//! removes some entries that are past their end, and the key itself expires.
 //!
-//! **Ends.** Deadlines fall into cells of [`CELL`]. When a touch or a Write moves one
-//! into another cell, the entry is written anew, which nobody waits for. An entry,
-//! and the key it is in, last until a cell after the one that the deadline is in,
-//! and as long again as the session then has to live, see [`end`]. So a touch's
-//! renewal may be lost, and the entry still ends no earlier than its session, if
-//! the next one is not. A Write may bring a deadline further than that, and then the
-//! entry comes first, as a new one does, see [`comes_first`].
+//! **Ends.** Deadlines fall into cells of [`CELL`]. When a touch or a Write
+//! moves one into another cell, the entry is rewritten, and no caller waits for
+//! that. An entry and its key last until the end of the cell after the
+//! deadline's cell, and then for as long as the session still has to live: see
+//! [`end`]. A touch's renewal may therefore be lost: the entry still ends no
+//! earlier than its session, provided that the next renewal succeeds. A Write
+//! may move a deadline further than that. In that case the entry is written
+//! first, like a new one: see [`comes_first`].
 
 use std::{
     sync::{Arc, LazyLock},
@@ -52,18 +55,19 @@ use crate::session::{
 };
 
 const CELL: Duration = Duration::from_secs(24 * 3600);
-/// A change of longer ago is on its way no more: `store.redis.timeout` is at most a
-/// minute.
+/// A change that is older than this is no longer in progress:
+/// `store.redis.timeout` is at most a minute.
 const SETTLED: Duration = Duration::from_secs(300);
-/// More than this is not asked for in one go.
+/// The most entries of one request.
 const LONGEST_SLICE: usize = 1000;
 
 const INDEX: &str = "index a principal";
 const UNINDEX: &str = "drop an entry of a principal";
 
-/// Writes an entry in place of earlier ones of its session, has the key live as
-/// long, and drops some entries that are past their end. The life is stretched
-/// also when there is no memory for the entry: then it may be there already.
+/// Writes an entry in place of earlier ones of its session, extends the key's
+/// expiry to match, and removes some entries that are past their end. The
+/// expiry is extended even if there is no memory for the entry, because the
+/// entry may already exist.
 static WRITE_ENTRY: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"local time = redis.call('TIME')
@@ -81,7 +85,7 @@ return 1"
     )
 });
 
-/// The server's time, and some entries in their order.
+/// Returns the server's time, and some entries in order.
 static READ_ENTRIES: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"local time = redis.call('TIME')
@@ -103,7 +107,7 @@ struct Entry {
 impl Entry {
     const LEN: usize = PublicId::LEN + 3 * 8;
 
-    /// `None` when it is none of ours.
+    /// `None` if it is not an entry of ours.
     fn of(member: Vec<u8>) -> Option<Self> {
         let octets: &[u8; Self::LEN] = member.as_slice().try_into().ok()?;
         let (id, numbers) = octets.split_first_chunk::<{ PublicId::LEN }>()?;
@@ -113,37 +117,38 @@ impl Entry {
         Some(Self { id, version, written, member })
     }
 
-    /// Whether nothing can need it any more. `stored` is what its session was
-    /// found to be after the entry was read, and it is not the principal's.
+    /// Whether nothing can need the entry any more. `stored` is the session as
+    /// it was read after the entry, and it does not belong to the principal.
     fn is_void(&self, stored: Option<&Record>, now: Moment) -> bool {
         let change_may_come = match stored {
             Some(record) => record.version < self.version,
-            // Whoever writes changes what is there.
+            // A Write needs an existing record.
             None => self.version <= 1,
         };
         !change_may_come || now.since(self.written) > SETTLED
     }
 }
 
-/// The number of the cell.
+/// The number of the deadline's cell.
 fn cell(deadline: Moment) -> u64 {
     deadline.unix_millis() / millis(CELL)
 }
 
-/// When the index may forget a session that has this deadline, as of `now`. As long
-/// as it lives no touch brings it further than `deadline` and its life again, and
-/// the cell of that is over by then.
+/// When the index may forget a session with this deadline, as of `now`. While
+/// the session lives, a touch moves it at most to `deadline` plus the life that
+/// remains at `now`, and the cell of that has ended by then.
 fn end(deadline: Moment, now: Moment) -> Moment {
     let cells = cell(deadline).saturating_add(2).saturating_mul(millis(CELL));
     Moment::from_unix_millis(cells) + deadline.since(now)
 }
 
-/// Whether the index has to know of a change before it is made: the session becomes
-/// another's, or the entry that is there may end before it.
+/// Whether the index must be written before a change: the session moves to
+/// another principal, or the existing entry may end before the session.
 ///
-/// That entry was written when the deadline came into its cell, or later, with a life
-/// that was a cell shorter than what is left now, at most. So it lasts for the next
-/// cell, and for as many as there are in what is left.
+/// The existing entry was written when the deadline entered its cell, or later.
+/// The session's remaining life was then at most one cell shorter than it is
+/// now. The entry therefore lasts for the next cell, and for as many cells as
+/// there are in the remaining life.
 pub(super) fn comes_first(before: &Record, after: &Record, now: Moment) -> bool {
     before.principal != after.principal || !is_covered(before.deadline, after.deadline, now)
 }
@@ -153,8 +158,9 @@ fn is_covered(before: Moment, after: Moment, now: Moment) -> bool {
     cell(after).saturating_sub(cell(before)) <= left.max(1)
 }
 
-/// Whether a change of `before` is one that the entry follows, aside. A longer life
-/// within a cell is one, because later changes build on it.
+/// Whether the entry must be rewritten after a change of `before`, in the
+/// background. A longer duration within a cell is such a change, because later
+/// changes build on it.
 fn is_followed(before: &Record, after: &Record) -> bool {
     let is_longer = before.duration != after.duration && before.deadline < after.deadline;
     is_longer || is_in_a_later_cell(before.deadline, after.deadline)
@@ -164,24 +170,26 @@ fn is_in_a_later_cell(before: Moment, after: Moment) -> bool {
     cell(before) < cell(after)
 }
 
-/// A part of the index, and the sessions it tells of.
+/// A part of the index, and its sessions.
 struct Part {
     listed: Listed,
-    /// Members that nothing needs, as certain as was asked for.
+    /// Members that nothing needs, judged with the requested certainty.
     void: Vec<Vec<u8>>,
 }
 
 impl RedisStore {
     fn index_key(&self, principal: &Principal) -> String {
-        // Half of the hash: should two principals share it, their sessions stand
-        // together, and the record says whose each is.
+        // Half of the hash. If two principals share it, their sessions are
+        // listed under one key, and the record tells which principal a session
+        // belongs to.
         let hash = &Sha256::digest(principal.as_bytes())[..16];
         format!("{}p:{}", self.prefix, BASE64URL.encode(hash))
     }
 
-    /// Call it before `record`, which was read or made just now, is stored. `version`
-    /// is the record's, or the first one where there is no record yet: else the entry
-    /// would be taken for one that is left of a session that has ended.
+    /// Writes the entry of `record`. Call it before `record`, which was just
+    /// read or made, is stored. `version` is the record's version, or the first
+    /// version if there is no record yet. Otherwise the entry would be treated
+    /// as a leftover of an ended session.
     pub(super) async fn index(
         &self,
         id: PublicId,
@@ -215,7 +223,8 @@ impl RedisStore {
         }
     }
 
-    /// After a Write. `is_indexed`: its entry came first.
+    /// Updates the index after a Write. `is_indexed`: its entry was written
+    /// first.
     pub(super) fn follow(&self, id: PublicId, change: &Change, is_indexed: bool, now: Moment) {
         let Change { before, after } = change;
         if before.principal != after.principal {
@@ -225,14 +234,15 @@ impl RedisStore {
         }
     }
 
-    /// After a touch of a session whose deadline was at `before`.
+    /// Updates the index after a touch that moved the deadline from `before`.
     pub(super) fn renew(&self, id: PublicId, before: Moment, record: &Arc<Record>, now: Moment) {
         if is_in_a_later_cell(before, record.deadline) {
             self.write_entry_aside(id, record, now);
         }
     }
 
-    /// Nobody waits for that: it has a cell's time for another try.
+    /// No caller waits for this. If it fails, there is the time of a cell for
+    /// another attempt.
     fn write_entry_aside(&self, id: PublicId, record: &Arc<Record>, now: Moment) {
         if record.principal.is_anonymous() {
             return;
@@ -243,10 +253,12 @@ impl RedisStore {
         });
     }
 
-    /// Drops the entries of a session that is `last`'s principal's no more. Nobody
-    /// waits for that: what stays is dropped by a list, or ends by itself.
+    /// Removes the entries of a session that no longer belongs to the principal
+    /// of `last`. No caller waits for this. A remaining entry is removed by a
+    /// list, or expires.
     ///
-    /// Of no later version: the session may be the same principal's again.
+    /// Entries of a later version stay: the session may belong to the same
+    /// principal again.
     pub(super) fn unindex(&self, id: PublicId, last: &Record) {
         if last.principal.is_anonymous() {
             return;
@@ -263,9 +275,10 @@ impl RedisStore {
 
     /// [`list`](crate::session::store::Store::list), with [`Certainty::Current`].
     ///
-    /// Where changes wait for replicas, an entry too many may be of a session whose end
-    /// is not confirmed, and whoever ends it once more must find it. So such entries are
-    /// looked at again, for good: aside, and for one list at a time.
+    /// If changes wait for replicas, an orphaned entry may belong to a session
+    /// whose end is not confirmed. A caller that ends it again must find it.
+    /// Such entries are therefore checked again with [`Certainty::Durable`], in
+    /// the background and for one list at a time.
     pub(super) async fn list_current(
         &self,
         principal: Principal,
@@ -315,13 +328,14 @@ impl RedisStore {
             entries.truncate(limit);
             listed.next = entries.last().map(|entry| entry.id);
         }
-        // A session may have several entries, one after the other.
+        // A session may have several entries, one after another.
         let mut ids: Vec<_> = entries.iter().map(|entry| entry.id).collect();
         ids.dedup();
         let found = stream::iter(ids)
             .map(async |id| {
                 let mut found = self.found(LIST, id, Certainty::Current).await?;
-                // Where nothing waits, that is as certain as after a change.
+                // If no change waits for replicas, this is as certain as after
+                // a change.
                 let is_sure = certainty == Certainty::Current || !self.shared.waits;
                 if !is_sure && !found.may_be_of(principal) {
                     found = self.found(LIST, id, certainty).await?;
@@ -337,7 +351,7 @@ impl RedisStore {
                     listed.records.push((id, record));
                     continue;
                 }
-                // Left as it is, and its entry with it.
+                // The record stays, together with its entry.
                 Found::Unreadable(_) => continue,
                 Found::Record(record) => Some(record),
                 Found::Nothing => None,
@@ -356,7 +370,7 @@ impl RedisStore {
         let key = self.index_key(principal);
         let verb = Verb::Plain("ZREM");
         let drop = Command { verb, key: &key, arguments: members, durable: false };
-        // The list is good all the same; the next one tries again.
+        // The list is valid even if this fails; the next list tries again.
         let _ = self.run(UNINDEX, drop).await;
     }
 
@@ -406,8 +420,8 @@ mod tests {
     }
 
     proptest! {
-        /// A session that is touched, and given other durations, while it lives, and no
-        /// two renewals in a row come to nothing.
+        /// A session is touched and given other durations while it lives. Of
+        /// two renewals in a row, at most one is lost.
         #[test]
         fn the_end_is_not_before_a_deadline_though_a_renewal_is_lost(
             start in 0..3 * 86_400_000u64,
@@ -427,7 +441,8 @@ mod tests {
                 now = now + stored.deadline.since(now).mul_f64(wait);
                 own = other.unwrap_or(own);
                 let moved = record(now + Duration::from_millis(own + granularity), own);
-                // A touch never comes first, however far it goes.
+                // For a touch, the entry is never written first, however far
+                // the deadline moves.
                 let first = other.is_some() && comes_first(&stored, &moved, now);
                 if first || is_followed(&stored, &moved) {
                     lost_before = is_lost && !lost_before && !first;

@@ -1,10 +1,12 @@
-//! All records of an engine, by SCAN: one server after the other.
+//! All records of an engine, by SCAN, one server after another.
 //!
-//! SCAN gives each key that is there from the first call to the last, as long as its
-//! cursors go back to the process that gave them, and in a cluster only if no slot
-//! changes its holder meanwhile. So a [`Place`] names both, and where one of them is
-//! another by now, the scan begins anew: with that server, or with the first. While
-//! keys of a slot are on their way nobody can say where they are, and it waits.
+//! SCAN returns each key that exists from the first call to the last. This
+//! holds only while its cursors go back to the process that issued them, and in
+//! a cluster only if no slot changes its holder meanwhile. A [`Place`]
+//! therefore names both. If the process is another one, the scan starts again
+//! with that server; if the map is another one, with the first server. While
+//! keys of a slot are moving, nobody can say where they are, and the scan
+//! waits.
 
 use std::sync::Arc;
 
@@ -19,7 +21,7 @@ use crate::session::{
     store::{Certainty, Cursor, Result, Scanned},
 };
 
-/// The servers that hold keys, in an order that stays.
+/// The servers that hold keys, in a stable order.
 pub struct Holders {
     /// Changes when a slot gets another holder.
     pub map: u64,
@@ -27,16 +29,16 @@ pub struct Holders {
     pub are_cluster: bool,
 }
 
-/// How far a scan has come. 28 octets, integers big-endian, in this order.
+/// The position of a scan. 28 octets, integers big-endian, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Place {
-    /// Of which [`Holders`].
+    /// The map of the [`Holders`].
     map: u64,
     /// The number of the server.
     server: u32,
-    /// Its process.
+    /// The server's process.
     process: u64,
-    /// What SCAN gave; 0: begin.
+    /// The cursor that SCAN returned; 0 starts a scan.
     cursor: u64,
 }
 
@@ -56,7 +58,7 @@ impl Place {
         Cursor(bytes.into())
     }
 
-    /// `None`: it is of another store.
+    /// `None` if it is from another store.
     fn decode(Cursor(mut bytes): Cursor) -> Option<Self> {
         (bytes.len() == Self::LEN).then(|| Self {
             map: bytes.get_u64(),
@@ -67,7 +69,7 @@ impl Place {
     }
 }
 
-/// A number for a text: the same after a restart of ours.
+/// A number for a text. It stays the same after the daemon restarts.
 pub fn number_of(text: &[u8]) -> u64 {
     Sha256::digest(text).as_slice().get_u64()
 }
@@ -100,7 +102,7 @@ impl RedisStore {
             0 if place.server as usize + 1 < servers.len() => {
                 Some(Place { server: place.server + 1, process: 0, cursor: 0, ..place })
             }
-            // What moved meanwhile may have moved past us.
+            // Keys that moved meanwhile may have been missed.
             0 => {
                 let anew = self.shared.servers.holders_now().await.map_err(failed)?;
                 (anew.map != map).then(|| Place::start(anew.map))
@@ -119,7 +121,7 @@ impl RedisStore {
                 Found::Nothing => {}
                 Found::Unreadable(error) => {
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::error!(%id, cause, "a record can not be read, and is passed over");
+                    tracing::error!(%id, cause, "a record cannot be read and is skipped");
                     scanned.unreadable += 1;
                 }
             }
@@ -148,7 +150,8 @@ impl RedisStore {
         Ok((process, next, keys))
     }
 
-    /// All keys of records, and none of an index, which are longer.
+    /// Matches all keys of records. It matches no key of an index, because
+    /// those are longer.
     fn pattern(&self) -> String {
         let mut pattern = String::new();
         for character in self.prefix.chars() {
@@ -160,13 +163,13 @@ impl RedisStore {
         pattern + &"?".repeat(PublicId::TEXT_LEN)
     }
 
-    /// `None`: it is no key of a record.
+    /// `None` if it is not the key of a record.
     fn id_of(&self, key: &[u8]) -> Option<PublicId> {
         key.strip_prefix(self.prefix.as_bytes()).and_then(PublicId::from_text)
     }
 }
 
-/// An error while a slot of this server is on its way from or to another one.
+/// Fails while a slot moves to or from this server.
 async fn is_settled(server: &Server) -> std::result::Result<(), Failure> {
     let mut command = redis::cmd("CLUSTER");
     command.arg("NODES");
@@ -179,7 +182,7 @@ async fn is_settled(server: &Server) -> std::result::Result<(), Failure> {
     }
 }
 
-/// What SCAN gives: the next cursor, and keys.
+/// The answer of SCAN: the next cursor, and keys.
 fn pair(scanned: Value) -> Option<(u64, Vec<Bytes>)> {
     let (cursor, keys): (String, Vec<Vec<u8>>) = from_redis_value(scanned).ok()?;
     Some((cursor.parse().ok()?, keys.into_iter().map(Bytes::from).collect()))

@@ -15,23 +15,23 @@ use super::{
     connect::Connector,
     failure::Failure,
     link::Link,
-    rounds::{Rounds, Wait},
     time::Timekeeper,
+    wait_batcher::{Wait, WaitBatcher},
 };
 
-/// How a server is talked to.
+/// How to communicate with a server.
 #[derive(Debug, Clone, Copy)]
 pub struct Manner {
     pub connections: usize,
     pub wait: Option<Wait>,
-    /// Whoever sends a command has gone by then.
+    /// After this time, the sender of a command no longer waits for it.
     pub timeout: Duration,
 }
 
 pub struct Server {
     links: Several<Link>,
-    /// For changes, where they wait for replicas.
-    rounds: Option<Several<Rounds>>,
+    /// For changes, if they wait for replicas.
+    batchers: Option<Several<WaitBatcher>>,
 }
 
 /// One or more, which take turns.
@@ -59,14 +59,14 @@ impl Server {
     pub fn start(connector: &Connector, time: &Arc<Timekeeper>, manner: Manner) -> Self {
         let Manner { connections, wait, timeout } = manner;
         let link = |held_up| Link::start(connector.clone(), Arc::clone(time), held_up);
-        let rounds = |wait: Wait| {
-            Several::new(connections, || Rounds::start(link(wait.timeout), wait, timeout))
+        let batchers = |wait: Wait| {
+            Several::new(connections, || WaitBatcher::start(link(wait.timeout), wait, timeout))
         };
         let links = Several::new(connections, || link(Duration::ZERO));
-        Self { links, rounds: wait.map(rounds) }
+        Self { links, batchers: wait.map(batchers) }
     }
 
-    /// Sends a command on a key. `asking`: the key is on its way to this server.
+    /// Sends a command on a key. `asking`: the key is moving to this server.
     pub async fn run(&self, command: &Command<'_>, asking: bool) -> Result<Value, Failure> {
         let outcome = self.exchange(command.to_cmd(), asking, command.durable).await;
         match (outcome, command.to_cmd_with_source()) {
@@ -77,12 +77,12 @@ impl Server {
         }
     }
 
-    /// Sends a command on no key.
+    /// Sends a command without a key.
     pub async fn ask(&self, cmd: &Cmd) -> Result<Value, Failure> {
         self.links.next().send(cmd).await
     }
 
-    /// Sends commands on no key in one go. Each has its answer.
+    /// Sends commands without a key together. Each has its own answer.
     pub async fn ask_all(
         &self,
         commands: &Pipeline,
@@ -91,8 +91,8 @@ impl Server {
     }
 
     async fn exchange(&self, cmd: Cmd, asking: bool, durable: bool) -> Result<Value, Failure> {
-        if let Some(rounds) = self.rounds.as_ref().filter(|_| durable) {
-            return rounds.next().make(cmd, asking).await;
+        if let Some(batchers) = self.batchers.as_ref().filter(|_| durable) {
+            return batchers.next().make(cmd, asking).await;
         }
         let link = self.links.next();
         if !asking {
@@ -104,12 +104,12 @@ impl Server {
         answers.pop().unwrap_or(Err(Failure::Absurd))
     }
 
-    /// An error when it can not be reached. Does not wait.
+    /// Fails if the server cannot be reached. Does not wait.
     pub fn check(&self) -> Result<(), Failure> {
         self.all().try_for_each(Link::check)
     }
 
-    /// Waits for the outcome of the tries to connect that are under way.
+    /// Waits for the outcome of the current attempts to connect.
     pub async fn tried(&self) -> Result<(), Failure> {
         for link in self.all() {
             link.tried().await?;
@@ -118,7 +118,7 @@ impl Server {
     }
 
     fn all(&self) -> impl Iterator<Item = &Link> {
-        let rounds = self.rounds.iter().flat_map(|rounds| &rounds.all);
-        self.links.all.iter().chain(rounds.map(Rounds::link))
+        let batchers = self.batchers.iter().flat_map(|batchers| &batchers.all);
+        self.links.all.iter().chain(batchers.map(WaitBatcher::link))
     }
 }

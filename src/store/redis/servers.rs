@@ -1,4 +1,4 @@
-//! Redis, whatever it consists of: from the options to who is asked.
+//! Redis in each of its forms: turns the options into the servers to ask.
 
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ pub enum Servers {
 }
 
 impl Servers {
-    /// Starts to connect. `probe_key`: what they are tried out with, unless they are
-    /// only read from.
+    /// Starts to connect. `probe_key`: the key that tests new connections,
+    /// unless they are only read from.
     pub fn start(options: &RedisOptions, probe_key: Option<String>, time: Timekeeper) -> Self {
         let RedisUrl { tls, username, password, target } = options.url.clone();
         let named = &options.login;
@@ -66,7 +66,7 @@ impl Servers {
         }
     }
 
-    /// Waits for the outcome of the tries to connect that are under way.
+    /// Waits for the outcome of the current attempts to connect.
     pub async fn tried(&self) -> Result<(), Failure> {
         match self {
             Self::One(server) => server.tried().await,
@@ -83,7 +83,7 @@ impl Servers {
         }
     }
 
-    /// As [`holders`](Self::holders), asked anew.
+    /// As [`holders`](Self::holders), after the map has been fetched again.
     pub async fn holders_now(&self) -> Result<Holders, Failure> {
         if let Self::Cluster(cluster) = self {
             cluster.learn().await?;

@@ -1,9 +1,9 @@
-//! Whose time it is: the server's.
+//! Aligns the daemon's clock with the clock of Redis.
 //!
-//! Several daemons judge the deadlines in one Redis, and their machines need not
-//! agree on the time. So each brings its clock into line with that of Redis, at
-//! every connection and once a second. In a cluster it is the server that holds
-//! slot 0, so that all daemons follow the same one.
+//! Several daemons judge the deadlines in one Redis, and the clocks of their
+//! machines may differ. Each therefore aligns its clock with that of Redis, at
+//! every connection and once a second. In a cluster, all daemons follow the
+//! same server, the one that holds slot 0.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,11 +13,11 @@ use redis::{Value, from_redis_value};
 use super::{failure::Failure, url::Address};
 use crate::session::clock::{Clock, Moment};
 
-/// Brings a clock into line with the server's.
+/// Aligns a clock with the server's.
 pub struct Timekeeper {
-    /// `None`: nobody's.
+    /// `None`: no clock is aligned.
     clock: Option<Arc<dyn Clock>>,
-    /// Whom to listen to; `None`: anybody.
+    /// The server to follow; `None`: any server.
     server: RwLock<Option<Address>>,
 }
 
@@ -26,25 +26,26 @@ impl Timekeeper {
         Self { clock: Some(clock), server: RwLock::new(None) }
     }
 
-    /// Of servers that are no store of ours: their time is asked for, to see that they
-    /// are there, and does not matter.
+    /// For servers that are not our store. They are asked for the time only to
+    /// check the connection.
     pub fn idle() -> Self {
         Self { clock: None, server: RwLock::new(None) }
     }
 
-    /// Listens to this server only.
+    /// Follows this server only.
     pub fn follow(&self, server: Address) {
         *self.server.write() = Some(server);
     }
 
-    /// `server` has answered a TIME that was asked for `ago`.
+    /// Handles `server`'s answer to a TIME that was sent `ago` before.
     pub fn heard(&self, server: &Address, answer: Value, ago: Duration) -> Result<(), Failure> {
         let (seconds, micros): (u64, u64) =
             from_redis_value(answer).map_err(|_| Failure::Absurd)?;
         let told = Moment::from_unix_millis(seconds * 1000 + micros / 1000);
         let Some(clock) = &self.clock else { return Ok(()) };
         if self.server.read().as_ref().is_none_or(|followed| followed == server) {
-            // It was read when the command arrived, some time since it was sent.
+            // The server read its clock when the command arrived, at some
+            // moment since it was sent.
             clock.follow(told, told + ago + Duration::from_millis(1));
         }
         Ok(())

@@ -6,9 +6,9 @@
 //! | `redis+sentinel://host:26379,host:26379/service` | the primary that Sentinels know as `service` |
 //! | `redis+cluster://host:6379,host:6379` | a cluster, by some of its nodes |
 //!
-//! `rediss` in place of `redis` is the same over TLS. A user name and a password
-//! may stand before the hosts (`user:password@`), with `%` escapes; files and the
-//! environment are better places. The password is never shown.
+//! `rediss` in place of `redis` is the same over TLS. A user name and a
+//! password may precede the hosts (`user:password@`), with `%` escapes; files
+//! and the environment are better places for them. The password is never shown.
 
 use std::{fmt, str::FromStr};
 
@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
-/// Where Redis is, and how it is reached.
+/// The address of Redis, and how to connect to it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl {
     pub tls: bool,
@@ -29,7 +29,7 @@ pub struct RedisUrl {
     pub target: Target,
 }
 
-/// Who answers for a key.
+/// The server or servers that hold the keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     Server { address: Address, database: u32 },
@@ -54,7 +54,8 @@ impl fmt::Display for Address {
     }
 }
 
-/// A text is no such URL. Does not repeat it: it may hold a password.
+/// The text is not such a URL. The error does not repeat it, because it may
+/// contain a password.
 #[derive(Debug, thiserror::Error)]
 #[error("expected {EXPECTED}")]
 pub struct UnfitUrl;

@@ -1,9 +1,9 @@
-//! How an operation runs: by the crew of its runtime, with a place among those that
-//! may wait for Redis, within a time, and in turn.
+//! How an operation runs: on the executor of its runtime, with a place among
+//! those that may wait for Redis, with a time limit, and in turn.
 //!
-//! Not by whoever asks, because they may stop polling for as long as they like, as a
-//! body does while its peer takes nothing. What they ask for has to give its place
-//! and its turn back all the same.
+//! The caller's own task does not run it, because a caller may stop polling for
+//! any length of time: a response body does so while its peer reads nothing.
+//! The operation must still release its place and its turn.
 
 use std::{
     collections::HashMap,
@@ -33,8 +33,9 @@ use crate::session::{
 
 const WAITING: &str = "too many operations are waiting for redis; see store.redis.max_pending";
 
-/// Writers of one daemon take turns on a session, first come, first served: so
-/// only writers of different daemons ever meet. Two sessions may share a turn.
+/// Writers of one daemon take turns on a session, in the order of arrival. Only
+/// writers of different daemons can therefore conflict. Two sessions may share
+/// a turn.
 pub struct Turns {
     stripes: Vec<Mutex<()>>,
     hasher: RandomState,
@@ -54,41 +55,46 @@ impl Turns {
     }
 }
 
-/// An operation from its place to telling its outcome.
+/// An operation, from taking its place to reporting its outcome.
 type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// The tasks that work, one in each runtime that asks.
+/// The tasks that run operations, one in each runtime that calls.
 ///
-/// Not one for each operation: what was asked for together is sent together, and
-/// answers that come together from the thread of a connection wake the crew once.
-/// A wake-up across threads is a system call.
+/// There is not one task for each operation, because operations that are
+/// requested together should be sent together. Answers that arrive together on
+/// the thread of a connection then wake the task once. A wake-up across threads
+/// is a system call.
 #[derive(Default)]
-pub struct Crews(RwLock<HashMap<runtime::Id, UnboundedSender<Job>>>);
+pub struct RuntimeExecutors(RwLock<HashMap<runtime::Id, UnboundedSender<Job>>>);
 
-impl Crews {
-    /// Has a job done in the runtime of the caller, or drops it where that is ending.
-    fn employ(&self, job: Job) {
+impl RuntimeExecutors {
+    /// Queues the job on the caller's runtime. Drops it if that runtime is
+    /// shutting down.
+    fn execute(&self, job: Job) {
         let runtime = Handle::current();
-        let there = self.0.read().get(&runtime.id()).cloned();
-        // The number of a runtime that has ended may be given to another.
-        let crew = there.filter(|crew| !crew.is_closed()).unwrap_or_else(|| self.hire(&runtime));
-        let _ = crew.send(job);
+        let known = self.0.read().get(&runtime.id()).cloned();
+        // The id of an ended runtime may be given to another one.
+        let executor = known
+            .filter(|executor| !executor.is_closed())
+            .unwrap_or_else(|| self.spawn_executor(&runtime));
+        let _ = executor.send(job);
     }
 
-    fn hire(&self, runtime: &Handle) -> UnboundedSender<Job> {
-        let mut crews = self.0.write();
-        crews.retain(|_, crew| !crew.is_closed());
-        let hired = || {
-            let (crew, jobs) = mpsc::unbounded_channel();
+    fn spawn_executor(&self, runtime: &Handle) -> UnboundedSender<Job> {
+        let mut executors = self.0.write();
+        executors.retain(|_, executor| !executor.is_closed());
+        let spawned = || {
+            let (executor, jobs) = mpsc::unbounded_channel();
             runtime.spawn(do_all(jobs));
-            crew
+            executor
         };
-        crews.entry(runtime.id()).or_insert_with(hired).clone()
+        executors.entry(runtime.id()).or_insert_with(spawned).clone()
     }
 }
 
-/// Does jobs side by side. Places bound their number. Each holds the store, and so
-/// the other end of `jobs`: when that is closed, all are done.
+/// Runs jobs concurrently; the places limit their number. Each job holds the
+/// store, and with it the other end of `jobs`: when `jobs` is closed, all jobs
+/// are done.
 async fn do_all(mut jobs: UnboundedReceiver<Job>) {
     let mut under_way = FuturesUnordered::new();
     loop {
@@ -104,8 +110,8 @@ async fn do_all(mut jobs: UnboundedReceiver<Job>) {
 }
 
 impl RedisStore {
-    /// Runs an operation, which takes no longer than the configuration says. It goes
-    /// on to its end also when its caller has gone.
+    /// Runs an operation, for at most the configured time. It runs to its end
+    /// even if the caller is cancelled.
     pub(super) async fn bounded<T, F>(
         &self,
         doing: &'static str,
@@ -120,7 +126,7 @@ impl RedisStore {
         outcome.await.unwrap_or_else(stopped)
     }
 
-    /// Runs what nobody waits for, if there is room for it.
+    /// Runs an operation in the background, if a place is free.
     pub(super) fn aside<T, F>(&self, doing: &'static str, work: impl FnOnce(Self) -> F)
     where
         T: Send + 'static,
@@ -143,17 +149,18 @@ impl RedisStore {
         let limit = self.shared.timeout;
         let work = AssertUnwindSafe(timeout(limit, work(self.clone()))).catch_unwind();
         let (teller, told) = oneshot::channel();
-        self.shared.crews.employ(Box::pin(async move {
+        self.shared.executors.execute(Box::pin(async move {
             let outcome = match work.await {
                 Ok(Ok(outcome)) => outcome,
                 Ok(Err(_)) => {
                     let late = Failure::Lost(format!("no answer within {limit:?}"));
                     Err(late.while_doing(doing, ""))
                 }
-                // Not with its words, which may hold session data.
+                // The panic message is not repeated: it may contain session
+                // data.
                 Err(_) => Err(StoreError::unavailable(doing, "it panicked")),
             };
-            // Given back before the caller hears of the outcome.
+            // Released before the caller receives the outcome.
             drop(place);
             let _ = teller.send(outcome);
         }));
@@ -186,7 +193,7 @@ mod tests {
         fn follow(&self, _: Moment, _: Moment) {}
     }
 
-    /// Must be called in a runtime. Nobody listens where it would connect.
+    /// Must be called in a runtime. Nothing listens at the address.
     fn store(max_pending: usize) -> RedisStore {
         let options = RedisOptions {
             url: "redis://127.0.0.1:1".parse().expect("a URL"),
@@ -224,10 +231,10 @@ mod tests {
         let panics = |_| async { panic!("on purpose") };
         store.bounded::<(), _>("work", panics).await.expect_err("it panics");
         release.send(()).expect("it is waited for");
-        other.await.expect("the crew is still there").expect("it was done");
+        other.await.expect("the executor is still there").expect("it was done");
     }
 
-    /// A runtime that nobody drives, and one that has ended.
+    /// Covers a runtime that nobody drives and one that has ended.
     #[test]
     fn each_runtime_does_its_own_work() {
         let runtime = || runtime::Builder::new_current_thread().enable_all().build();
@@ -239,10 +246,10 @@ mod tests {
         drop(second);
         let third = runtime().expect("a runtime");
         third.block_on(store.bounded("work", works)).expect("the second does nothing any more");
-        assert_eq!(store.shared.crews.0.read().len(), 2, "the first and the third");
-        // As if the third had the number of the second.
+        assert_eq!(store.shared.executors.0.read().len(), 2, "the first and the third");
+        // As if the third runtime had the id of the second.
         let (ended, _) = mpsc::unbounded_channel();
-        store.shared.crews.0.write().insert(third.handle().id(), ended);
-        third.block_on(store.bounded("work", works)).expect("another crew is there");
+        store.shared.executors.0.write().insert(third.handle().id(), ended);
+        third.block_on(store.bounded("work", works)).expect("another executor is there");
     }
 }

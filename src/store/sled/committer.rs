@@ -1,17 +1,18 @@
 //! The committer: one thread that makes changes durable.
 //!
-//! All who wait are gathered into one flush. What sled's `flush()` gives on
-//! Linux is `sync_file_range`, which puts the bytes into the kernel and no
-//! further: that is [`Durability::Flushed`]. For [`Durability::Synced`] the
-//! log is fdatasync'ed here.
+//! One flush serves all waiting callers. On Linux, sled's `flush()` is
+//! `sync_file_range`, which moves the bytes to the kernel and no further: that
+//! is [`Durability::Flushed`]. For [`Durability::Synced`] the committer calls
+//! fdatasync on the log.
 //!
-//! Changes are numbered as they are made, whoever then waits for them: a caller
-//! that gave up leaves no change behind that nobody flushes, and who finds the
-//! work of another done waits for that one to be as durable as asked.
+//! Every change gets a number when it is made, whether or not anybody waits for
+//! it. A caller that gives up leaves no change unflushed. A caller that finds
+//! its work already done by another waits until that change is as durable as
+//! requested.
 //!
-//! After a flush or a sync has failed, nobody knows what is on the disk (the
-//! kernel may have dropped the pages). The store then keeps refusing, instead
-//! of promising what it can not know, until it is opened again.
+//! After a failed flush or sync, the content of the disk is unknown: the kernel
+//! may have dropped the pages. The store cannot keep its promise of durability
+//! then, and refuses every operation until it is opened again.
 
 use std::{
     fs::File,
@@ -36,74 +37,80 @@ use crate::session::store::{Result, StoreError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
-    /// When it is in memory; it is flushed within the flush interval.
+    /// When it is in memory. It is flushed within the flush interval.
     Buffered,
-    /// When it is with the operating system: it survives the process.
+    /// When the operating system has it. It survives the end of the process.
     Flushed,
-    /// When it is on the disk: it survives a power loss.
+    /// When it is on the disk. It survives a power loss.
     Synced,
 }
 
 const DOING: &str = "make a change durable";
 
-/// sled trusts what it has flushed as if it were on the disk: it writes over
-/// segments whose records were copied elsewhere, and its recovery refuses, or
-/// drops, what a later segment says was there before. So a power loss is safe
-/// only if the log is synced within each segment. This much, as far as it is
-/// known, is written between two syncs; then changes wait for the next one.
+/// The committer syncs the log after about this many written bytes.
 ///
-/// What is known is an estimate: sled writes a leaf anew every ten changes to it
-/// (a bit more than what was changed, when all are alike; much more for small
-/// records beside large ones), and its cleaning copies up to half a segment
-/// between two syncs of its own thread's. Hence a quarter of a segment, and not
-/// all of it. Two further segments have to be begun before one that was copied
-/// away is written over, because sled frees it only when the header of the
-/// next but one calls the copy stable. The rig of power losses counts: it fails when
-/// a segment is begun and the one before was not synced since it was.
+/// sled treats flushed data as if it were on the disk. It overwrites segments
+/// after it has copied their records elsewhere, and its recovery refuses or
+/// drops data that a later segment says existed earlier. A power loss is
+/// therefore safe only if the log is synced within each segment. Above
+/// [`MOST_UNSYNCED_BYTES`], changes wait for the next sync.
+///
+/// The number of written bytes is an estimate. sled rewrites a leaf after every
+/// ten changes to it. That is slightly more than the changes if all records
+/// have similar sizes, and much more if small records share a leaf with large
+/// ones. Its cleaning copies up to half a segment between two syncs by its own
+/// thread. The limit is therefore a quarter of a segment.
+///
+/// sled overwrites a copied segment only after two further segments have begun,
+/// because it frees the segment when the header of the next but one marks the
+/// copy as stable. The power loss rig counts this: it fails if a segment begins
+/// while the previous one has not been synced since that one began.
 const SYNC_BYTES: u64 = SEGMENT_BYTES as u64 / 4;
 const MOST_UNSYNCED_BYTES: u64 = SEGMENT_BYTES as u64 / 2;
 const MOST_WAIT_FOR_SYNC: Duration = Duration::from_secs(5);
 
-/// A flush that takes longer is nudged: see [`Shared::watch`].
+/// A flush that takes longer than this is woken: see [`Shared::watch`].
 pub const PATIENCE: Duration = Duration::from_secs(1);
-/// What is inserted for it, in a tree that holds nothing else.
+/// The key that is inserted to wake a flush, in a tree that holds nothing else.
 pub const NUDGE: &[u8] = b"nudge";
 
-/// A handle to the thread. The thread ends when this is dropped, after a last
-/// flush and sync.
+/// A handle to the thread. When it is dropped, the thread flushes and syncs
+/// once more and ends.
 pub struct Committer {
     shared: Arc<Shared>,
-    /// The one that commits, and the one that watches it.
+    /// The committing thread and the thread that watches it.
     threads: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
-    /// Changes made, and how many of them the last flush and sync took along.
+    /// The number of changes made, and how many of them the last flush and the
+    /// last sync included.
     changed: AtomicU64,
     flushed: AtomicU64,
     synced: AtomicU64,
-    /// Bytes of changes, and what sled made of them, counted both so as not to
-    /// count too little; and how many of them the last sync took along.
+    /// Bytes of changes plus bytes that sled wrote for them, counted together
+    /// as an upper estimate; and how many of them the last sync included.
     written_bytes: AtomicU64,
     synced_bytes: AtomicU64,
-    /// Changes that wait for a sync; under the lock of the queue.
+    /// Wakes changes that wait for a sync. Used with the lock of the queue.
     room: Condvar,
     failed: AtomicBool,
-    /// Goes up at the beginning and at the end of a flush: odd while one is made.
+    /// Incremented at the beginning and at the end of a flush: odd during a
+    /// flush.
     flushes: AtomicU64,
-    /// Of the end of the thread.
+    /// Signals that the committing thread has ended.
     ended: Condvar,
 }
 
 #[derive(Default)]
 struct Queue {
     waiting: Vec<Waiter>,
-    /// The thread sleeps, and is not being woken.
+    /// The thread sleeps, and nobody has woken it yet.
     idle: bool,
     stopping: bool,
-    /// The thread is gone: nobody would answer.
+    /// The thread has ended: nobody would answer.
     dead: bool,
 }
 
@@ -112,11 +119,12 @@ struct Waiter {
     done: Done,
 }
 
-/// Is told the outcome, on the committer's thread or at once: it must be short.
+/// Receives the outcome, on the committer's thread or immediately. It must
+/// return quickly.
 type Done = Box<dyn FnOnce(Result<()>) + Send>;
 
 impl Committer {
-    /// `path` is the directory of the database.
+    /// Starts the two threads. `path` is the directory of the database.
     pub fn start(db: sled::Db, path: &Path, flush_interval: Duration) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
@@ -142,19 +150,20 @@ impl Committer {
         Ok(committer)
     }
 
-    /// An error once a flush has failed: see the head of this file.
+    /// Fails if a flush or a sync has failed before: see the module
+    /// documentation.
     pub fn check(&self) -> Result<()> {
         if self.shared.failed.load(Ordering::Acquire) {
             return Err(StoreError::unavailable(
-                "keep its promise of durability after an earlier failure",
-                "a flush failed earlier; restart the daemon when the disk is well",
+                "make changes durable after an earlier failure",
+                "an earlier flush failed; restart the daemon after you have repaired the disk",
             ));
         }
         Ok(())
     }
 
-    /// Waits until a change of so many bytes may be made. Call it before each,
-    /// on a thread that may wait for the disk.
+    /// Waits until a change of `bytes` bytes may be made. Call it before each
+    /// change, on a thread that may wait for the disk.
     pub fn admit(&self, bytes: usize) -> Result<()> {
         let before = self.shared.unsynced_bytes();
         self.shared.written_bytes.fetch_add(bytes as u64, Ordering::SeqCst);
@@ -168,24 +177,24 @@ impl Committer {
         while self.shared.unsynced_bytes() > MOST_UNSYNCED_BYTES {
             self.check()?;
             if self.shared.room.wait_for(&mut queue, MOST_WAIT_FOR_SYNC).timed_out() {
-                return Err(StoreError::unavailable(DOING, "the disk does not keep up"));
+                return Err(StoreError::unavailable(DOING, "the disk is too slow for the changes"));
             }
         }
         Ok(())
     }
 
     /// Counts a change that was just made. It is flushed within the interval,
-    /// whether or not anybody waits for it.
+    /// even if nobody waits for it.
     pub fn changed(&self) {
         let before = self.shared.changed.fetch_add(1, Ordering::SeqCst);
         if before == self.shared.flushed.load(Ordering::SeqCst) {
-            // The thread looks at the count under this lock before it sleeps.
+            // The thread reads the count under this lock before it sleeps.
             self.shared.wake(&mut self.shared.queue.lock());
         }
     }
 
-    /// Calls `done` when all that was changed before this call is as durable as
-    /// asked, which begins with the next [`begin`](Self::begin).
+    /// Calls `done` when every change made before this call has the requested
+    /// durability. The work starts with the next [`begin`](Self::begin).
     pub fn commit(&self, durability: Durability, done: impl FnOnce(Result<()>) + Send + 'static) {
         if let Some(outcome) = self.settled(durability) {
             return done(outcome);
@@ -198,7 +207,8 @@ impl Committer {
         queue.waiting.push(Waiter { durability, done: Box::new(done) });
     }
 
-    /// Begins to commit for those who wait, unless that is under way.
+    /// Starts to commit for the waiting callers, unless a commit is already
+    /// running.
     pub fn begin(&self) {
         let mut queue = self.shared.queue.lock();
         if !queue.waiting.is_empty() {
@@ -206,16 +216,17 @@ impl Committer {
         }
     }
 
-    /// Waits until all that was changed before this call is as durable as asked.
+    /// Waits until every change made before this call has the requested
+    /// durability.
     pub async fn committed(&self, durability: Durability) -> Result<()> {
         let (sender, outcome) = oneshot::channel();
-        // Nobody listens any more when the call was cancelled.
+        // Nobody listens if the call was cancelled.
         self.commit(durability, move |outcome| drop(sender.send(outcome)));
         self.begin();
         outcome.await.unwrap_or_else(|_| Err(stopped()))
     }
 
-    /// The outcome, if there is nothing to wait for.
+    /// The outcome, if no wait is needed.
     fn settled(&self, durability: Durability) -> Option<Result<()>> {
         if let Err(error) = self.check() {
             return Some(Err(error));
@@ -242,7 +253,8 @@ impl Drop for Committer {
             self.shared.wake(&mut queue);
         }
         for thread in self.threads.drain(..) {
-            // A panic there has failed the store and was reported by the hook.
+            // A panic there has already failed the store, and the panic hook
+            // has reported it.
             let _ = thread.join();
         }
     }
@@ -267,9 +279,9 @@ impl Shared {
         }
     }
 
-    /// Waits for somebody who wants a flush, for the interval to pass over a
-    /// change that nobody waits for, or for much to be unsynced; for the last
-    /// not at once after a failure.
+    /// Waits until a caller wants a flush, until the interval has passed after
+    /// a change that nobody waits for, or until too many bytes are unsynced.
+    /// After a failure, unsynced bytes alone do not end the wait at once.
     fn gather(&self, flush_interval: Duration, pause: bool) -> (Vec<Waiter>, bool) {
         let mut queue = self.queue.lock();
         while queue.waiting.is_empty() && !queue.stopping {
@@ -294,7 +306,7 @@ impl Shared {
     }
 
     fn unsynced_bytes(&self) -> u64 {
-        // In this order: what is written only grows.
+        // In this order, because `written_bytes` only grows.
         let synced = self.synced_bytes.load(Ordering::SeqCst);
         self.written_bytes.load(Ordering::SeqCst) - synced
     }
@@ -320,17 +332,17 @@ impl Shared {
         Ok(())
     }
 
-    /// Wakes the thread, if it sleeps.
+    /// Wakes the thread if it sleeps.
     fn wake(&self, queue: &mut Queue) {
         if std::mem::take(&mut queue.idle) {
             self.wake.notify_one();
         }
     }
 
-    /// Wakes a flush that sleeps through an error: sled does not always tell
-    /// it of a write that has failed, and it would wait for ever. Whoever asks
-    /// for a place in the log after an error wakes all who wait. When the disk
-    /// is only slow this makes one small change more.
+    /// Wakes a flush that has missed an error. sled does not always tell a
+    /// flush that a write failed, and the flush would then wait forever. After
+    /// an error, a request for a place in the log wakes all waiting flushes. If
+    /// the disk is only slow, this costs one small additional change.
     fn watch(&self, db: &sled::Db) {
         let mut queue = self.queue.lock();
         let mut before = 0;
@@ -338,7 +350,7 @@ impl Shared {
             self.ended.wait_for(&mut queue, PATIENCE);
             let flushes = self.flushes.load(Ordering::SeqCst);
             if flushes % 2 == 1 && flushes == before {
-                // The error, if there is one, is the flush's to tell.
+                // If there is an error, the flush reports it.
                 let _ = MutexGuard::unlocked(&mut queue, || db.insert(NUDGE, b""));
             }
             before = flushes;
@@ -350,12 +362,12 @@ impl Shared {
         let queue = self.queue.lock();
         self.room.notify_all();
         drop(queue);
-        tracing::error!(%error, "a flush failed: the store refuses from now on, because what is on the disk is not known; restart when the disk is well");
+        tracing::error!(%error, "a flush failed: the store refuses every operation from now on, because the content of the disk is unknown; restart after you have repaired the disk");
         Failure(Arc::new(error))
     }
 }
 
-/// A flush that is being made; at its end when dropped.
+/// A running flush. It ends when this is dropped.
 struct Flush<'a>(&'a AtomicU64);
 
 impl<'a> Flush<'a> {
@@ -371,7 +383,8 @@ impl Drop for Flush<'_> {
     }
 }
 
-/// The end of the thread, be it by a panic: the store must refuse and not wait.
+/// Marks the end of the thread, also after a panic: the store must refuse and
+/// not wait.
 struct End<'a>(&'a Shared);
 
 impl Drop for End<'_> {
@@ -392,7 +405,7 @@ impl Drop for End<'_> {
     }
 }
 
-/// One failure, told to everybody who waited for that flush.
+/// One failure, reported to every caller that waited for that flush.
 #[derive(Clone)]
 struct Failure(Arc<io::Error>);
 
@@ -402,13 +415,14 @@ impl Failure {
     }
 }
 
-/// sled's log, and makes sure that a power loss takes no file of the database. It
-/// is kept open, so that a lack of descriptors keeps nobody from a sync. A lock on
-/// it belongs to sled's own descriptor.
+/// Opens sled's log, and syncs the files of the database, which a power loss
+/// could otherwise remove. The file stays open: a later lack of file
+/// descriptors cannot prevent a sync. sled locks the log through its own
+/// descriptor.
 fn open_log(path: &Path) -> io::Result<File> {
-    // sled writes this once, and never syncs it.
+    // sled writes this file once and never syncs it.
     File::open(path.join("conf"))?.sync_all()?;
-    // The entries of the files themselves.
+    // The directory entries of the files.
     File::open(path)?.sync_all()?;
     File::options().read(true).write(true).open(path.join("db"))
 }

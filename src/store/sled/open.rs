@@ -1,6 +1,6 @@
-//! Opening the data directory: what a crash may leave is repaired, what is
-//! damaged is refused, or put into quarantine when the operator asked for that,
-//! and what is neither of these is left alone.
+//! Opens the data directory. It repairs the leftovers of a crash, refuses a
+//! damaged database (or quarantines it, if the operator has configured that),
+//! and leaves everything else alone.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -23,44 +23,54 @@ use super::{
     snapshots::{self, Newest},
 };
 
-/// sled writes a leaf's values together, and spills them to a file of their own
-/// when they are more than a quarter of this. Such a file is never synced, a log
-/// that leads to one that a power loss took does not open, and a flush waits for
-/// ever for one that could not be written. So no leaf may be so large:
-/// [`MOST_DATA_BYTES`] sees to it. It is fixed when a database is made.
+/// The size of a segment. It is fixed when a database is created.
+///
+/// sled writes a leaf's values together. If they exceed a quarter of this size,
+/// sled spills them to a separate file, and it never syncs that file. If a
+/// power loss removes the file, the log that refers to it does not open. If the
+/// file cannot be written, a flush waits forever. [`MOST_DATA_BYTES`] therefore
+/// keeps every leaf below a quarter of this size.
 pub const SEGMENT_BYTES: usize = 8 << 20;
 
-/// The most data of a record. sled splits a leaf that has more than 16 records
-/// when it comes by the next time, and joins one of fewer than 4 to the one before
-/// it: 24 leave room for what comes in between.
+/// The largest data of a record. sled splits a leaf of more than 16 records the
+/// next time it visits the leaf, and merges a leaf of fewer than 4 into the
+/// previous one. 24 records leave room for what happens in between.
 pub const MOST_DATA_BYTES: usize = 80 << 10;
 const LEAF_RECORDS: usize = 24;
-/// Of a record beside its data: its head, the longest principal, and its key.
+/// Space for a record without its data: the header, the longest principal, and
+/// the key.
 const HEAD_BYTES: usize = 512;
 const _: () = assert!(LEAF_RECORDS * (MOST_DATA_BYTES + HEAD_BYTES) < SEGMENT_BYTES / 4 - 128);
 
-/// How often sled's own thread runs. Nobody relies on its flushes: it ends on the
-/// first error, and the committer notices errors by itself. But only that thread
-/// rewrites what is left in segments that are nearly empty, and one segment at
-/// most in each turn: so many segments can be filled in a second. Without it
-/// the log grew without end under churn (tests/rigs/churn.rs); with 200 ms it was 19
-/// times as large as what is live once writes had become cheap, with this less
-/// than 4 times, which the rig holds it to.
+/// How often sled's own thread runs.
+///
+/// Nothing relies on the flushes of that thread: it ends at the first error,
+/// and the committer detects errors itself. But only that thread rewrites the
+/// remaining records of nearly empty segments, and it rewrites at most one
+/// segment per run. The interval therefore limits how many segments can be
+/// filled per second.
+///
+/// Without the thread, the log grew without bound under churn
+/// (tests/rigs/churn.rs). With 200 ms, once writes had become cheap, the log
+/// was 19 times as large as the live data. With this value it is less than 4
+/// times as large, and the rig verifies that.
 const CLEAN_EVERY_MS: u64 = 50;
 
-/// sled refuses less.
+/// sled refuses a smaller value.
 const MIN_CACHE_BYTES: u64 = 256;
 
-/// Of the data directory: the file that says which [`LAYOUT`] it has. It is there
-/// once a new database is on the disk.
+/// The file in the data directory that names its [`LAYOUT`]. It exists once a
+/// new database is on the disk.
 pub const LAYOUT_FILE: &str = "layout";
-/// The same until the database is made.
+/// The name of that file until the database is complete.
 const UNFINISHED_FILE: &str = "layout.unfinished";
-/// The same for a database that was made without either, until it has its name.
+/// The temporary name of that file for a database that was created without
+/// either.
 const NEW_LAYOUT_FILE: &str = "layout.new";
 const LAYOUT: &str = "sessiond sled 2\n";
 
-/// How often and how far apart an opening looks whether sled has let go.
+/// How often, and at what interval, an opening checks whether sled has released
+/// the log.
 const LINGERING_TRIES: u32 = 1000;
 const LINGERING_PAUSE: Duration = Duration::from_millis(10);
 
@@ -70,7 +80,7 @@ const LINGERING_PAUSE: Duration = Duration::from_millis(10);
 pub enum OnDamage {
     /// Leave it as it is and do not start.
     Refuse,
-    /// Move it aside and start with an empty one.
+    /// Move it to quarantine and start with an empty one.
     Quarantine,
 }
 
@@ -82,29 +92,29 @@ pub enum OpenError {
         path.display()
     )]
     InUse { path: PathBuf },
-    #[error("can not use the data directory {}: {source}", path.display())]
+    #[error("cannot use the data directory {}: {source}", path.display())]
     Directory { path: PathBuf, source: io::Error },
-    /// Whatever is wrong, it is not what is stored.
-    #[error("can not open the database in {}: {problem}; it is left as it is", path.display())]
+    /// The problem is not in the stored data.
+    #[error("cannot open the database in {}: {problem}; it is left unchanged", path.display())]
     Unusable { path: PathBuf, problem: String },
     #[error(
-        "the database in {} is damaged: {problem}; restore a backup, or set store.sled.on_damage = \"quarantine\" to have it moved aside and to start empty, which ends all its sessions",
+        "the database in {} is damaged: {problem}; restore a backup, or set store.sled.on_damage = \"quarantine\" to move it to quarantine and start empty, which ends all its sessions",
         path.display()
     )]
     Damaged { path: PathBuf, problem: String },
     #[error(
-        "the database in {} is damaged: {problem}; it can not be put into quarantine: {source}",
+        "the database in {} is damaged: {problem}; it cannot be moved to quarantine: {source}",
         path.display()
     )]
     NotQuarantined { path: PathBuf, problem: String, source: io::Error },
 }
 
 impl OpenError {
-    /// What an error of sled's says about the database in `path`.
+    /// Classifies an error from sled about the database in `path`.
     pub fn of_sled(path: &Path, error: &sled::Error) -> Self {
         let (path, problem) = (path.to_owned(), error.to_string());
         let is_damage = match error {
-            // Made by another version, or with other settings.
+            // Created by another version, or with other settings.
             sled::Error::Unsupported(_) => false,
             _ => is_about_content(&format!("{error:?}")),
         };
@@ -115,22 +125,23 @@ impl OpenError {
     }
 }
 
-/// Whether what sled says of a failure can be about what is stored: not when it
-/// tells of an error of the system, of its own lock, or of threads.
+/// Whether sled's text about a failure can be about the stored data. It is not
+/// if it reports an error of the operating system, of sled's own lock, or of
+/// threads.
 fn is_about_content(said: &str) -> bool {
     !["Os {", "could not acquire lock", "IO thread"].iter().any(|cause| said.contains(cause))
 }
 
-/// An open database and the lock that makes this process its owner. The lock
-/// goes with the value.
+/// An open database and the lock that makes this process its owner. Dropping
+/// the value releases the lock.
 pub struct Opened {
     pub db: Handle,
     pub lock: File,
 }
 
-/// The handle of a database that is dropped last: with it sled closes its log,
-/// and panics when its own sync of that fails. The committer has done its sync
-/// by then, and has told of it.
+/// The last handle of a database to be dropped. Dropping it makes sled close
+/// its log, and sled panics if its own sync fails then. The committer has
+/// already synced by then, and has reported any error.
 pub struct Handle(Option<sled::Db>);
 
 impl Deref for Handle {
@@ -145,7 +156,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         let db = self.0.take();
         if panic::catch_unwind(panic::AssertUnwindSafe(|| drop(db))).is_err() {
-            tracing::error!("sled could not close its log; what it said stands above");
+            tracing::error!("sled could not close its log; the lines above give its message");
         }
     }
 }
@@ -153,7 +164,8 @@ impl Drop for Handle {
 pub fn open(path: &Path, cache_bytes: u64, on_damage: OnDamage) -> Result<Opened, OpenError> {
     let directory = |source| OpenError::Directory { path: path.to_owned(), source };
     create_durably(path).map_err(directory)?;
-    // Before sled: it reads and writes its `conf` before it takes its own lock.
+    // We take our lock first, because sled reads and writes its `conf` before
+    // it takes its own lock.
     let lock = File::options()
         .create(true)
         .truncate(false)
@@ -174,8 +186,8 @@ pub fn open(path: &Path, cache_bytes: u64, on_damage: OnDamage) -> Result<Opened
                 Ok(aside) => tracing::error!(
                     problem,
                     aside = %aside.display(),
-                    "the database was damaged and is in quarantine: all its sessions are ended, \
-                     and the store starts empty"
+                    "the database was damaged and is now in quarantine: all its sessions have \
+                     ended, and the store starts empty"
                 ),
                 Err(source) => return Err(OpenError::NotQuarantined { path, problem, source }),
             }
@@ -187,20 +199,20 @@ pub fn open(path: &Path, cache_bytes: u64, on_damage: OnDamage) -> Result<Opened
     if !quarantined.is_empty() {
         tracing::warn!(
             databases = quarantined.join(", "),
-            "databases are in quarantine; remove them when they are of no use any more"
+            "there are databases in quarantine; remove those that you do not need any more"
         );
     }
     Ok(Opened { db, lock })
 }
 
-/// Call it with the lock held.
+/// Requires that the lock is held.
 fn open_database(path: &Path, cache_bytes: u64) -> Result<Handle, OpenError> {
     let directory = |source| OpenError::Directory { path: path.to_owned(), source };
     let damaged = |problem| OpenError::Damaged { path: path.to_owned(), problem };
     let is_made = match fs::read_to_string(path.join(LAYOUT_FILE)) {
         Ok(layout) if layout == LAYOUT => true,
         Ok(layout) => {
-            let problem = format!("it has another layout, {layout:?}, as another release makes it");
+            let problem = format!("its layout, {layout:?}, is from another release");
             return Err(OpenError::Unusable { path: path.to_owned(), problem });
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
@@ -212,7 +224,7 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Handle, OpenError> {
     settle_log(path).map_err(directory)?;
     snapshots::finish_or_drop_unfinished(path).map_err(directory)?;
     if let Some(problem) = snapshots::would_be_emptied(path, is_made).map_err(directory)? {
-        return Err(damaged(format!("{problem}, and sled would drop all the rest")));
+        return Err(damaged(format!("{problem}, and sled would drop all other data")));
     }
     if !is_made {
         drop_unfinished_beginning(path).map_err(directory)?;
@@ -223,13 +235,14 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Handle, OpenError> {
         .segment_size(SEGMENT_BYTES)
         .flush_every_ms(Some(CLEAN_EVERY_MS));
     let db = match open_sled(path, &config) {
-        // Only then: sled may have failed because it had no room to write one.
+        // Only after this error, because sled may also have failed for lack of
+        // space to write a snapshot.
         Err(problem @ OpenError::Damaged { .. }) => {
             match snapshots::set_aside_damaged(path).map_err(directory)? {
                 Newest::Well => Err(problem),
                 Newest::SetAside => open_sled(path, &config),
                 Newest::Needed(snapshot) => Err(damaged(format!(
-                    "the snapshot {} is not whole, and the log is not complete without it",
+                    "the snapshot {} is damaged, and the log is not complete without it",
                     snapshot.display()
                 ))),
             }
@@ -243,8 +256,8 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Handle, OpenError> {
     Ok(db)
 }
 
-/// A flush that is nudged, as the committer's is by its watch, which is not there
-/// yet: sled does not always wake a flush that waits for a write that has failed.
+/// Flushes, and wakes the flush as the committer's watcher does, which does not
+/// run yet. sled does not always wake a flush that waits for a failed write.
 fn flush(db: &sled::Db) -> sled::Result<()> {
     let (done, outcome) = mpsc::channel();
     thread::scope(|scope| {
@@ -252,7 +265,7 @@ fn flush(db: &sled::Db) -> sled::Result<()> {
         loop {
             match outcome.recv_timeout(PATIENCE) {
                 Ok(flushed) => return flushed.map(drop),
-                // The error, if there is one, is the flush's to tell.
+                // If there is an error, the flush reports it.
                 Err(RecvTimeoutError::Timeout) => drop(db.insert(NUDGE, b"")),
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(sled::Error::ReportableBug("a flush has panicked".to_owned()));
@@ -262,20 +275,21 @@ fn flush(db: &sled::Db) -> sled::Result<()> {
     })
 }
 
-/// Notes that a database is being made, before there is anything of it; and drops
-/// what is left of one whose making was cut short, of which nothing was ever
-/// acknowledged. A power loss can leave a log there that sled does not read.
+/// Records that a database is being created, before any part of it exists. If
+/// an earlier creation was interrupted, it removes the leftovers; nothing in
+/// them was ever acknowledged. A power loss can leave a log there that sled
+/// cannot read.
 fn begin(path: &Path) -> io::Result<()> {
     let unfinished = path.join(UNFINISHED_FILE);
     let left = quarantine::database_in(path)?;
     if unfinished.exists() {
         for file in left {
-            tracing::warn!(file = %file.display(), "dropped: left of a database that was never finished");
+            tracing::warn!(file = %file.display(), "removed a file of a database that was never completed");
             if file.is_dir() { fs::remove_dir_all(file)? } else { fs::remove_file(file)? }
         }
         return File::open(path)?.sync_all();
     }
-    // Else it was made without such a note.
+    // If there are files, the database was created without such a note.
     if left.is_empty() {
         fs::write(&unfinished, LAYOUT)?;
         File::open(&unfinished)?.sync_all()?;
@@ -284,15 +298,16 @@ fn begin(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// From here on there is a database, and a log that has nothing in it is one
-/// that was lost.
+/// Records that the database is complete. From now on, an empty log means that
+/// the log was lost.
 fn note_layout(path: &Path) -> io::Result<()> {
     for file in ["db", "conf"] {
         File::open(path.join(file))?.sync_all()?;
     }
     File::open(path)?.sync_all()?;
     let unfinished = path.join(UNFINISHED_FILE);
-    // A database that was made without the note must never seem unfinished.
+    // A database that was created without the note must never appear
+    // unfinished.
     let note = if unfinished.exists() { unfinished } else { path.join(NEW_LAYOUT_FILE) };
     fs::write(&note, LAYOUT)?;
     File::open(&note)?.sync_all()?;
@@ -300,12 +315,14 @@ fn note_layout(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Opens it, or says why not.
+/// Opens the database, or returns why it cannot be opened.
 fn open_sled(path: &Path, config: &sled::Config) -> Result<Handle, OpenError> {
-    // sled panics on some kinds of damage; that is no reason to die without a word.
+    // sled panics on some kinds of damage. We catch that, to report what is
+    // wrong.
     match panic::catch_unwind(panic::AssertUnwindSafe(|| {
         let db = config.open()?;
-        // Where each tree begins: what can not be read at all is found here.
+        // Reading the beginning of each tree finds a tree that cannot be read
+        // at all.
         for name in db.tree_names() {
             db.open_tree(name)?.first()?;
         }
@@ -314,13 +331,13 @@ fn open_sled(path: &Path, config: &sled::Config) -> Result<Handle, OpenError> {
         Ok(Ok(db)) => Ok(Handle(Some(db))),
         Ok(Err(error)) => Err(OpenError::of_sled(path, &error)),
         Err(panic) => {
-            // What it said is not repeated: it may hold what is stored.
+            // The panic message is not repeated: it may contain stored data.
             let said = match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
                 (Some(said), _) => said,
                 (_, Some(said)) => *said,
                 _ => "",
             };
-            let problem = "sled has panicked over it, as the lines above tell".to_owned();
+            let problem = "sled panicked; the lines above give its message".to_owned();
             let path = path.to_owned();
             Err(match is_about_content(said) {
                 true => OpenError::Damaged { path, problem },
@@ -330,8 +347,8 @@ fn open_sled(path: &Path, config: &sled::Config) -> Result<Handle, OpenError> {
     }
 }
 
-/// Makes the directory and those above it that are missing. A power loss after
-/// this leaves their entries in place.
+/// Creates the directory and its missing parents. Their directory entries
+/// survive a power loss after this.
 fn create_durably(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -345,12 +362,13 @@ fn create_durably(path: &Path) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
-/// Waits until sled has let go of a database that this process had open before.
-/// A thread of its own may be the last to go, a moment after the database was
-/// dropped. Nobody else can hold the log, because our own lock is held.
+/// Waits until sled has released a database that this process had open before.
+/// sled's own thread may be the last to release it, a moment after the database
+/// was dropped. No other process can hold the log, because we hold our own
+/// lock.
 ///
-/// Then syncs the log, of which a killed daemon may have left more than is on
-/// the disk: sled now writes, and syncs, a snapshot that goes as far.
+/// Then syncs the log. A killed daemon may have left more in it than is on the
+/// disk, and sled now writes and syncs a snapshot that covers all of it.
 fn settle_log(path: &Path) -> io::Result<()> {
     let log = match File::open(path.join("db")) {
         Ok(log) => log,
@@ -359,20 +377,20 @@ fn settle_log(path: &Path) -> io::Result<()> {
     };
     for _ in 0..LINGERING_TRIES {
         match flock(&log, FlockOperation::NonBlockingLockExclusive) {
-            // Closing the file gives the lock back.
+            // Closing the file releases the lock.
             Ok(()) => break,
             Err(rustix::io::Errno::WOULDBLOCK) => thread::sleep(LINGERING_PAUSE),
             Err(errno) => return Err(errno.into()),
         }
     }
-    // If it is held still, sled's open says so.
+    // If the log is still locked, opening it with sled reports that.
     log.sync_data()?;
     File::open(path)?.sync_all()
 }
 
-/// A power loss while a database is made can leave a torn `conf`, which sled
-/// then refuses for ever. It is synced before any change is taken, so as long as
-/// the log is empty there is nothing that `conf` could belong to.
+/// A power loss during the creation of a database can leave a torn `conf`, and
+/// sled then refuses to open it forever. `conf` is synced before any change is
+/// accepted. While the log is empty, no data depends on `conf`.
 fn drop_unfinished_beginning(path: &Path) -> io::Result<()> {
     let is_empty = match fs::metadata(path.join("db")) {
         Ok(log) => log.len() == 0,
@@ -381,7 +399,7 @@ fn drop_unfinished_beginning(path: &Path) -> io::Result<()> {
     };
     if is_empty && path.join("conf").exists() {
         fs::remove_file(path.join("conf"))?;
-        tracing::warn!("the database was never written to; it is made anew");
+        tracing::warn!("nothing was ever written to the database; it is created again");
     }
     Ok(())
 }
@@ -411,7 +429,7 @@ mod tests {
         assert!(!is_about_content(&format!("{:?}", error_of(5))), "said by a panic");
     }
 
-    /// Whatever was asked for.
+    /// Even if the configuration asks for quarantine.
     #[test]
     fn what_is_not_damaged_is_not_put_into_quarantine() {
         let scratch = tempfile::tempdir().expect("a scratch folder");
@@ -421,7 +439,7 @@ mod tests {
         assert!(matches!(used, Err(OpenError::InUse { .. })), "{used:?}");
         drop(opened);
 
-        // As a release with another layout would have made it.
+        // As a release with another layout would have created it.
         let path = scratch.path().join("other");
         let other = sled::Config::new().path(&path).segment_size(1 << 16).open();
         let other = other.expect("it opens");
@@ -435,7 +453,8 @@ mod tests {
         assert!(other.expect("it opens").get("a").expect("readable").is_some(), "as it was");
     }
 
-    /// A backup without the file, say; and a crash while it is written anew.
+    /// For instance after a restore from a backup that lacks the file, and
+    /// after a crash while the file is rewritten.
     #[test]
     fn a_database_without_its_layout_file_is_never_taken_for_unfinished() {
         let scratch = tempfile::tempdir().expect("a scratch folder");
@@ -444,7 +463,8 @@ mod tests {
         opened.db.insert("key", "value").expect("it is taken");
         drop(opened);
         fs::remove_file(path.join(LAYOUT_FILE)).expect("it was there");
-        // The name that it is to have is in the way: the opening ends there.
+        // Something else has the file's final name: the opening fails at that
+        // point.
         fs::create_dir(path.join(LAYOUT_FILE)).expect("made");
         fs::write(path.join(LAYOUT_FILE).join("full"), "").expect("made");
         note_layout(&path).expect_err("nothing is renamed to a folder");
@@ -455,17 +475,17 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_was_never_finished_is_made_anew() {
+    fn a_database_that_was_never_finished_is_created_again() {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let path = scratch.path().join("data");
         drop(open(&path, 1 << 20, OnDamage::Refuse).expect("it opens"));
         let junk = || fs::write(path.join("db"), [7; 96]);
         junk().expect("torn");
         open(&path, 1 << 20, OnDamage::Refuse).map(drop).expect_err("it was made, and is damaged");
-        // As a power loss leaves it that came before the making was noted.
+        // As after a power loss before the layout file had its final name.
         fs::rename(path.join(LAYOUT_FILE), path.join(UNFINISHED_FILE)).expect("renamed");
         junk().expect("torn");
-        let opened = open(&path, 1 << 20, OnDamage::Refuse).expect("it is made anew");
+        let opened = open(&path, 1 << 20, OnDamage::Refuse).expect("it is created again");
         opened.db.insert("key", "value").expect("it is taken");
         drop(opened);
         assert!(!path.join(UNFINISHED_FILE).exists(), "it is finished");

@@ -1,15 +1,15 @@
-//! The index of principals: which records are whose.
+//! The index of principals: which records belong to which principal.
 //!
-//! An entry is what [`key`] makes of a principal and a public id. There is one
-//! for each record that is not anonymous, and anonymous ones cost nothing. It is
-//! written before the record that needs it and removed after, under the lock of
-//! the id. So what a crash leaves is an entry too many.
+//! [`key`] builds an entry from a principal and a public id. Each record with a
+//! principal has one entry; anonymous records have none and cost nothing. The
+//! entry is written before its record and removed after it, under the lock of
+//! the id. A crash can therefore leave only an orphaned entry.
 //!
-//! Such an entry is dropped by a [`Records::list`] that meets it. And since
-//! nobody may ever ask for that principal again, there are [`Doubts`]: after a
-//! stop that was not clean, and after a change that failed, cleanups walk over
-//! all records and all entries, once, in slices. A cleanup that has come to its
-//! end has left no entry without its record, and no record without its entry.
+//! Orphaned entries are removed by the first [`Records::list`] that finds them.
+//! But nobody may ever ask for that principal again, and therefore there are
+//! [`Doubts`]: after an unclean stop and after a failed change, cleanups walk
+//! once over all records and all entries, in slices. A completed cleanup leaves
+//! no entry without its record, and no record without its entry.
 
 use std::ops::Bound;
 
@@ -29,9 +29,10 @@ const KEY_LEN: usize = OWNER_LEN + PublicId::LEN;
 
 type Key = [u8; KEY_LEN];
 
-/// The first half of SHA-256 of the principal, and the id: so entries are small
-/// and of one length. Should two principals have the same half, their sessions
-/// stand together; the record says whose each is.
+/// The first half of SHA-256 of the principal, then the id. Entries are
+/// therefore small and all of one length. If two principals have the same half,
+/// their entries are mixed; the record tells which principal a session belongs
+/// to.
 fn key(principal: &Principal, id: PublicId) -> Key {
     let mut key = [0; KEY_LEN];
     key[..OWNER_LEN].copy_from_slice(&Sha256::digest(principal.as_bytes())[..OWNER_LEN]);
@@ -39,24 +40,26 @@ fn key(principal: &Principal, id: PublicId) -> Key {
     key
 }
 
-/// `None` when `key` is of another length than those of [`key`].
+/// `None` if `key` does not have the length of those from [`key`].
 fn id_of(key: &[u8]) -> Option<PublicId> {
     let key: &Key = key.try_into().ok()?;
     key[OWNER_LEN..].try_into().ok().map(PublicId::from_bytes)
 }
 
-/// Whether the index is to be walked over, and how far that has come.
+/// Whether the index must be checked, and how far the check has come.
 pub struct Doubts {
     walk: Mutex<Walk>,
-    /// Held by the one who walks.
+    /// Held during the check.
     walking: Mutex<()>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Walk {
-    /// Records with a key above this one: each has its entry.
+    /// The records with a key above this one are still to check: each must have
+    /// its entry.
     Records(Bound<IVec>),
-    /// Entries above this one: each has its record.
+    /// The entries above this one are still to check: each must have its
+    /// record.
     Entries(Bound<IVec>),
     Done,
 }
@@ -71,7 +74,7 @@ impl Doubts {
         Self { walk: Mutex::new(walk), walking: Mutex::new(()) }
     }
 
-    /// Something may be amiss.
+    /// The index may be inconsistent: starts the check again.
     pub fn raise(&self) {
         *self.walk.lock() = Walk::START;
     }
@@ -105,7 +108,7 @@ impl Records {
                 listed.next = latest;
                 break;
             }
-            // All keys between the two are of their length.
+            // All keys in this range have the length of an entry.
             let Some(id) = id_of(&entry) else { continue };
             latest = Some(id);
             let kept = match self.hot(id) {
@@ -143,15 +146,16 @@ impl Records {
         if found.map_err(|error| StoreError::unavailable(MEND, error))? {
             return Ok(());
         }
-        tracing::warn!(%id, "a session was missing in the index of principals, and is there now");
+        tracing::warn!(%id, "a session was missing in the index of principals and has been added");
         self.index_principal(principal, id)
     }
 
-    /// Walks on over at most `limit` records and entries, if there is doubt.
-    /// Says at how many it has looked: fewer than `limit` when it is done.
+    /// Continues the check, if one is due, over at most `limit` records and
+    /// entries. Returns how many it examined: fewer than `limit` when the check
+    /// is complete.
     pub fn settle_doubts(&self, limit: usize) -> Result<usize> {
         let _walking = self.doubts.walking.lock();
-        // Taken out: who raises a doubt meanwhile makes the walk begin anew.
+        // Taken out: a doubt that is raised meanwhile restarts the check.
         let mut walk = std::mem::replace(&mut *self.doubts.walk.lock(), Walk::Done);
         let mut looked_at = 0;
         while looked_at < limit && walk != Walk::Done {
@@ -166,7 +170,7 @@ impl Records {
         Ok(looked_at)
     }
 
-    /// Some steps in one of the two trees.
+    /// Checks some keys of one of the two trees.
     fn walk(&self, from: Walk, limit: usize) -> Result<(usize, Walk)> {
         let (tree, mut above, of_records) = match from {
             Walk::Records(above) => (&self.records, above, true),
@@ -193,9 +197,9 @@ impl Records {
         Ok((looked_at, next))
     }
 
-    /// Writes the entry of a record, if it is missing.
+    /// Writes the entry of a record if it is missing.
     fn mend_entry_of(&self, record: &[u8]) -> Result<()> {
-        // What is under another key is no record of ours.
+        // A key of another length is not a record of ours.
         let Ok(id) = record.try_into().map(PublicId::from_bytes) else { return Ok(()) };
         let _lock = self.shared.locks.lock(id);
         match self.find(id)? {
@@ -204,7 +208,7 @@ impl Records {
         }
     }
 
-    /// Drops an entry, if it is of no record.
+    /// Removes an entry that has no record.
     fn mend_entry(&self, entry: &[u8]) -> Result<()> {
         match id_of(entry) {
             Some(id) => self.owner_of(id, entry).map(drop),
@@ -212,9 +216,10 @@ impl Records {
         }
     }
 
-    /// The record that an entry is of. Drops the entry when there is none.
+    /// The record of an entry. Removes the entry if there is no such record.
     fn owner_of(&self, id: PublicId, entry: &[u8]) -> Result<Option<Kept>> {
-        // An entry comes before its record, so it can be judged under the lock only.
+        // An entry is written before its record, so only the lock makes this
+        // check valid.
         let _lock = self.shared.locks.lock(id);
         match self.find(id)? {
             Found::Record(kept) if is_of(entry, id, &kept.record) => Ok(Some(kept)),
@@ -223,7 +228,7 @@ impl Records {
         }
     }
 
-    /// Not into the table: a walk must not push out what is in use.
+    /// Does not fill the hot table: a walk must not evict records in use.
     fn find(&self, id: PublicId) -> Result<Found> {
         if let Some(kept) = self.hot(id) {
             return Ok(Found::Record(kept));
@@ -243,7 +248,7 @@ impl Records {
 
 enum Found {
     Record(Kept),
-    /// Kept for whoever repairs it, and its entry with it.
+    /// Kept for a later repair, together with its entry.
     Unreadable,
     Nothing,
 }

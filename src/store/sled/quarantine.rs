@@ -1,15 +1,15 @@
-//! Quarantine: a damaged database is moved aside, whole, and an empty one takes
-//! its place. Nothing is ever removed.
+//! Quarantine: moves a damaged database away as a whole, for an empty one to
+//! take its place. Nothing is ever deleted.
 //!
-//! It moves into a folder of the data directory, so that the lock stays where it
-//! is and nobody comes in between; renaming takes no room. Until all of it has
-//! moved, the folder is called `unfinished`, and an opening goes on with it
-//! before it looks at anything else: half of a database may open, as another
-//! one.
+//! The database moves into a folder inside the data directory. The lock stays
+//! where it is, and no other process can interfere; renaming needs no space.
+//! Until everything has moved, the folder is called `unfinished`. An opening
+//! first completes such a move, because half of a database might open as a
+//! different one.
 //!
-//! An empty store ends every session, so all that passes is to be kept out of
-//! here: a disk that fails or is full, rights that are missing, another process.
-//! [`prove_disk`] is asked before anything moves.
+//! An empty store ends every session. Temporary problems must therefore never
+//! lead here: a failing or full disk, missing permissions, another process.
+//! [`prove_disk`] runs before anything moves.
 
 use std::{
     ffi::OsStr,
@@ -21,24 +21,25 @@ use std::{
 
 use super::open::{LAYOUT_FILE, SEGMENT_BYTES};
 
-/// Of the data directory.
+/// In the data directory.
 const FOLDER: &str = "quarantine";
-/// In [`FOLDER`]: what a crash may leave.
+/// In [`FOLDER`]: the name during a move. A crash may leave it.
 const UNFINISHED: &str = "unfinished";
-/// Beside each database in quarantine: what was wrong with it.
+/// With each database in quarantine: what was wrong with it.
 const WHY: &str = "why.txt";
 const PROBE: &str = "probe";
 
-/// A disk that damages one database after the other is not to fill up with them.
+/// The most databases in quarantine: a disk that damages one database after
+/// another must not fill up with them.
 const MOST: usize = 8;
 
-/// Moves the database aside and says where it is.
+/// Moves the database to quarantine and returns its new path.
 pub fn put(path: &Path, problem: &str) -> io::Result<PathBuf> {
     prove_disk(path)?;
     if all(path)?.len() >= MOST {
         return Err(io::Error::other(format!(
             "{MOST} databases are in quarantine already: find out what damages them, and remove \
-             those that are of no use"
+             those that you do not need"
         )));
     }
     let folder = path.join(FOLDER);
@@ -54,19 +55,19 @@ pub fn put(path: &Path, problem: &str) -> io::Result<PathBuf> {
     move_all(path, &unfinished)
 }
 
-/// Finishes what a crash has interrupted.
+/// Completes a move that a crash has interrupted.
 pub fn finish(path: &Path) -> io::Result<()> {
     let unfinished = path.join(FOLDER).join(UNFINISHED);
     match database_in(&unfinished) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // Nothing has moved yet: whether it is to move is found out anew.
+        // Nothing has moved yet: the opening decides again whether to move it.
         Ok(moved) if moved.is_empty() => fs::remove_dir_all(&unfinished),
         Ok(_) => move_all(path, &unfinished).map(drop),
         Err(error) => Err(error),
     }
 }
 
-/// The names of what is in quarantine, oldest first.
+/// The names of the databases in quarantine, oldest first.
 pub fn all(path: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(path.join(FOLDER)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -90,7 +91,7 @@ fn move_all(path: &Path, unfinished: &Path) -> io::Result<PathBuf> {
     }
     File::open(unfinished)?.sync_all()?;
     File::open(path)?.sync_all()?;
-    // The file system's time, which is when the last of it has moved.
+    // The file system's time of the last rename.
     let moved = fs::metadata(unfinished)?.modified()?;
     let moved = humantime::format_rfc3339_millis(moved).to_string().replace(':', "-");
     let aside = path.join(FOLDER).join(moved);
@@ -99,8 +100,8 @@ fn move_all(path: &Path, unfinished: &Path) -> io::Result<PathBuf> {
     Ok(aside)
 }
 
-/// What sled keeps there, and what opening has made of it. Nothing else is
-/// touched: the directory may be a whole file system's.
+/// The files of sled, and those that an opening creates. Nothing else is
+/// touched: the directory may be the root of a file system.
 pub fn database_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let is_of_database = |name: &OsStr| {
         let text = name.to_string_lossy();
@@ -118,8 +119,9 @@ pub fn database_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// An error unless all of the database can be read and as much as sled writes
-/// at a time can be written: then it is what was read that is wrong.
+/// Fails unless all of the database can be read, and a probe as large as sled's
+/// largest write can be written. If both succeed, the disk works and the
+/// content is wrong.
 fn prove_disk(path: &Path) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 20];
     let mut to_read = database_in(path)?;
@@ -170,7 +172,7 @@ mod tests {
         assert_eq!(fs::read(aside.join("blobs/7")).expect("moved"), b"7");
         assert!(database_in(path).expect("readable").is_empty(), "all of it has moved");
         for stays in ["lock", "notes"] {
-            assert!(path.join(stays).exists(), "{stays} is none of its business");
+            assert!(path.join(stays).exists(), "{stays} must stay");
         }
         assert!(fs::read_to_string(aside.join(WHY)).expect("it says why").contains("a problem"));
     }
@@ -223,12 +225,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_moves_when_a_file_can_not_be_read() {
+    fn nothing_moves_when_a_file_cannot_be_read() {
         let directory = database();
-        // To read it is an error whoever asks.
+        // Reading a symlink loop fails for every user.
         fs::remove_file(directory.path().join("conf")).expect("removed");
         std::os::unix::fs::symlink("conf", directory.path().join("conf")).expect("a loop");
-        put(directory.path(), "a problem").expect_err("it is no word about the content");
+        put(directory.path(), "a problem").expect_err("the error says nothing about the content");
         assert!(all(directory.path()).expect("readable").is_empty());
         assert!(directory.path().join("db").exists());
     }

@@ -1,14 +1,17 @@
-//! The records of an engine in sled: all that may wait for the disk.
+//! The records of an engine in sled: every operation that may wait for the
+//! disk.
 //!
-//! The expiry index is lazy: a record's entry is written at creation, again when
-//! the deadline comes nearer, and moved only when the sweep meets it and finds
-//! the session alive. The record says where its entry is, so that there is one
-//! entry for each record and none for what is destroyed.
+//! The expiry index is lazy. A record's entry is written at creation, and again
+//! when the deadline moves nearer. Otherwise it moves only when the sweep
+//! reaches it and finds the session alive. The record stores the position of
+//! its entry. Each record therefore has exactly one entry, and a destroyed
+//! record has none.
 //!
-//! There are no transactions, so the order of the writes has to do: an entry is
-//! written before the record that names it, and removed after. A crash in
-//! between leaves an entry too many, which the sweep drops, and never a record
-//! that no sweep would meet. The same holds for the index of [`principals`].
+//! There are no transactions, so the order of the writes must be enough: an
+//! entry is written before the record that names it, and removed after it. A
+//! crash in between leaves an orphaned entry, which the sweep removes. It never
+//! leaves a record that no sweep would find. The same holds for the index of
+//! [`principals`].
 //!
 //! [`principals`]: super::principals
 
@@ -47,7 +50,7 @@ pub struct Kept {
     pub indexed: Moment,
 }
 
-/// One of a fixed number of locks for each id. Two ids may share one.
+/// A fixed number of locks for all ids. Two ids may share one.
 pub struct Locks {
     stripes: Vec<Mutex<()>>,
     hasher: RandomState,
@@ -70,9 +73,10 @@ impl Locks {
 pub struct Records {
     pub name: String,
     pub number: u16,
-    /// Public id to the moment of the index entry (8 octets) and the record.
+    /// Maps the public id to the time of the index entry (8 octets) and the
+    /// record.
     pub records: Tree,
-    /// Moment and public id to nothing.
+    /// Keys of time and public id, without values.
     pub expiry: Tree,
     /// See [`principals`](super::principals).
     pub principals: Tree,
@@ -83,7 +87,8 @@ pub struct Records {
 
 impl Drop for Records {
     fn drop(&mut self) {
-        // The committer's last flush takes it along; without it they are counted.
+        // The committer's last flush includes this. If it is lost, the records
+        // are counted again.
         if let Some(count) = self.tally.known() {
             let _ = self.shared.meta.insert(format!("{COUNT}{}", self.name), &count.to_be_bytes());
         }
@@ -94,15 +99,15 @@ impl Drop for Records {
     }
 }
 
-/// What a change takes in the log beside its record, about.
+/// Approximate size of a change in the log, without its record.
 pub const CHANGE_BYTES: usize = 64;
 
 const SWEEP: &str = "sweep expired records";
-/// When the sweep looks again at a record that it can not read.
+/// How long until the sweep examines an unreadable record again.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Records {
-    /// What the table of decoded records has.
+    /// The record from the hot table, if it is there.
     pub fn hot(&self, id: PublicId) -> Option<Kept> {
         self.shared.hot.get(&(self.number, id))
     }
@@ -137,7 +142,7 @@ impl Records {
         self.add(id, record).map(Some)
     }
 
-    /// Keeps a record where there is none. Call it under the lock of `id`.
+    /// Stores a record where there is none. Call it under the lock of `id`.
     fn add(&self, id: PublicId, record: Record) -> Result<Arc<Record>> {
         let record = Arc::new(record);
         let indexed = record.deadline;
@@ -159,7 +164,7 @@ impl Records {
         }
     }
 
-    /// Keeps a record instead of another. Call it under the lock of `id`.
+    /// Stores a record in place of another. Call it under the lock of `id`.
     fn replace(&self, id: PublicId, kept: Kept, after: Record) -> Result<Change> {
         let Kept { record: before, indexed } = kept;
         let after = Arc::new(after);
@@ -199,13 +204,13 @@ impl Records {
                 scanned.next = latest.map(Cursor::after);
                 break;
             }
-            // What is under another key is no record of ours.
+            // A key of another length is not a record of ours.
             let Ok(id) = key.as_ref().try_into().map(PublicId::from_bytes) else { continue };
             latest = Some(id);
             match decode(SCAN, &bytes) {
                 Ok(kept) => scanned.records.push((id, kept.record)),
                 Err(error) => {
-                    tracing::error!(%id, cause = error.source().map(ToString::to_string), "a record can not be read, and is passed over");
+                    tracing::error!(%id, cause = error.source().map(ToString::to_string), "a record cannot be read and is skipped");
                     scanned.unreadable += 1;
                 }
             }
@@ -231,7 +236,7 @@ impl Records {
         for entry in self.expiry.iter().keys() {
             let entry = entry.map_err(|error| StoreError::unavailable(SWEEP, error))?;
             let Some((due, id)) = index_entry(&entry) else {
-                tracing::error!("dropped an index entry that makes no sense");
+                tracing::error!("removed a malformed index entry");
                 self.drop_entry(&entry)?;
                 continue;
             };
@@ -244,7 +249,8 @@ impl Records {
         }
         swept.examined += self.tally.count_on(&self.records, limit - swept.examined)?;
         swept.examined += self.settle_doubts(limit - swept.examined)?;
-        // Asked anew: the loop may not see the entries that it has moved itself.
+        // Read again, because the loop may not see the entries that it has
+        // moved itself.
         let first = self.expiry.first().map_err(|error| StoreError::unavailable(SWEEP, error))?;
         swept.next = first.and_then(|(entry, _)| index_entry(&entry)).map(|(due, _)| due);
         Ok(swept)
@@ -270,18 +276,18 @@ impl Records {
         }
     }
 
-    /// Looks at an index entry that is due: removes the record if its deadline
-    /// has passed, and says whose it was; else moves the entry. The entry is
-    /// gone afterwards.
+    /// Handles a due index entry. If the record's deadline has passed, removes
+    /// the record and returns its principal; otherwise moves the entry. The
+    /// entry is gone afterwards.
     fn sweep(&self, due: Moment, id: PublicId, now: Moment) -> Result<Option<Principal>> {
         let _lock = self.shared.locks.lock(id);
-        // Not into the table: the sweep must not push out what is in use.
+        // Does not fill the hot table: the sweep must not evict records in use.
         let kept = match self.hot(id) {
             Some(kept) => Some(kept),
             None => match self.stored(id) {
-                // Kept for whoever repairs it; the sweep must get past it.
+                // Kept for a later repair. The sweep must continue past it.
                 Err(error) if error.kind == StoreErrorKind::Unreadable => {
-                    tracing::error!(%id, %error, "an expired record can not be read; it is kept, and looked at again in a day");
+                    tracing::error!(%id, %error, "an expired record cannot be read; it is kept and examined again in a day");
                     self.index(now + UNREADABLE_PAUSE, id)?;
                     None
                 }
@@ -291,7 +297,7 @@ impl Records {
         let mut removed = None;
         match kept {
             None => {}
-            // An entry too many, unless it is in place of one that is missing.
+            // An orphaned entry, unless it stands in for a missing one.
             Some(kept) if kept.indexed != due && self.is_indexed(kept.indexed, id)? => {}
             Some(kept) if kept.record.deadline > now => {
                 let deadline = kept.record.deadline;
@@ -308,8 +314,8 @@ impl Records {
         Ok(removed)
     }
 
-    /// The record, from the table or else from sled and then in the table.
-    /// Call it under the lock of `id`.
+    /// The record, from the hot table or from sled. If it comes from sled, it
+    /// enters the table. Call it under the lock of `id`.
     pub fn load(&self, id: PublicId) -> Result<Option<Kept>> {
         if let Some(kept) = self.hot(id) {
             return Ok(Some(kept));
@@ -329,7 +335,7 @@ impl Records {
         stored.map(|bytes| decode(DOING, &bytes)).transpose()
     }
 
-    /// Writes a record and moves its index entry, if that is elsewhere now.
+    /// Writes a record, and moves its index entry if its position changes.
     fn put_indexed(
         &self,
         id: PublicId,
@@ -362,8 +368,8 @@ impl Records {
         })
     }
 
-    /// Makes the table say what sled says. After a failure that is not known,
-    /// so the table says nothing.
+    /// Keeps the hot table consistent with sled. After a failure, sled's
+    /// content is unknown, so the table drops the record.
     fn in_step(&self, id: PublicId, outcome: Result<()>, kept: Option<Kept>) -> Result<()> {
         match (&outcome, kept) {
             (Ok(()), Some(kept)) => self.shared.hot.insert((self.number, id), kept),
@@ -386,8 +392,9 @@ impl Records {
         self.change("drop an index entry", 0, || self.expiry.remove(entry))
     }
 
-    /// Makes one change in sled, of so many bytes and some more. When it fails,
-    /// what belongs together may be apart.
+    /// Makes one change in sled, of `bytes` bytes and some overhead. If it
+    /// fails, records and indexes may be inconsistent, so the check of the
+    /// index is due.
     pub fn change<T>(
         &self,
         doing: &'static str,
@@ -408,10 +415,10 @@ impl Records {
     }
 }
 
-/// What is kept under an id.
+/// Decodes the value that is stored under an id.
 fn decode(doing: &'static str, bytes: &[u8]) -> Result<Kept> {
     let Some((indexed, record)) = bytes.split_first_chunk::<8>() else {
-        return Err(StoreError::unreadable(doing, "it is cut short"));
+        return Err(StoreError::unreadable(doing, "it is truncated"));
     };
     let record = codec::decode(Bytes::copy_from_slice(record));
     let record = record.map_err(|error| StoreError::unreadable(doing, error))?;
@@ -428,7 +435,7 @@ fn entry(at: Moment, id: PublicId) -> [u8; ENTRY_LEN] {
     entry
 }
 
-/// `None` when `entry` was not written by [`entry`].
+/// `None` if `entry` was not written by [`entry`].
 fn index_entry(entry: &[u8]) -> Option<(Moment, PublicId)> {
     let (at, id) = entry.split_first_chunk::<8>()?;
     let id = PublicId::from_bytes(id.try_into().ok()?);

@@ -1,11 +1,13 @@
-//! sled's snapshots: what its log comes to up to some place, so that an open
-//! need not read all of it. sled writes one at each open.
+//! sled's snapshots. A snapshot holds the state of the log up to some offset
+//! and saves an opening from reading all of the log. sled writes one at each
+//! opening.
 //!
-//! A damaged one makes open fail, though the log alone may do. Without a
-//! snapshot sled begins at the segments that the newest segment header calls
-//! stable, and when one of these is missing it takes everything for torn and
-//! overwrites it. Segments without use are cleared at open, so that can be.
-//! Hence a snapshot is set aside only when they are all there.
+//! A damaged snapshot makes an opening fail, although the log alone may be
+//! enough. Without a snapshot, sled begins with the segments that the newest
+//! segment header calls stable. If one of them is missing, it treats everything
+//! as torn and overwrites it. That can happen, because an opening clears unused
+//! segments. A snapshot is therefore renamed only if all these segments
+//! exist.
 
 use std::{
     collections::BTreeSet,
@@ -17,13 +19,13 @@ use std::{
 
 use super::open::SEGMENT_BYTES;
 
-/// Finishes or removes a snapshot that a crash left without its last name,
-/// which makes sled's next open fail.
+/// Completes or removes a snapshot that a crash left without its final name.
+/// Such a file makes sled's next opening fail.
 ///
-/// One that is not whole is not needed: the one before it is removed only after
-/// the rename. One that is whole may be: sled clears segments after the rename
-/// without having synced that, so a power loss can take it back and leave the
-/// segments cleared.
+/// An incomplete snapshot is not needed: sled removes the previous one only
+/// after the rename. A complete one may be needed: sled clears segments after
+/// the rename without having synced the rename. A power loss can then undo the
+/// rename and leave the segments cleared.
 pub fn finish_or_drop_unfinished(path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
@@ -37,27 +39,27 @@ pub fn finish_or_drop_unfinished(path: &Path) -> io::Result<()> {
         let is_newest = newest(path)?.is_none_or(|(newest, _)| *newest <= *name);
         if is_newest && is_whole(&fs::read(entry.path())?) {
             fs::rename(entry.path(), path.join(finished))?;
-            tracing::warn!(file = %name, "finished a snapshot that a crash left without its last name");
+            tracing::warn!(file = %name, "completed a snapshot that a crash left without its final name");
         } else {
             fs::remove_file(entry.path())?;
-            tracing::warn!(file = %name, "removed a snapshot that a crash left unfinished; nothing is lost by that");
+            tracing::warn!(file = %name, "removed a snapshot that a crash left incomplete; no data is lost");
         }
         File::open(path)?.sync_all()?;
     }
     Ok(())
 }
 
-/// What is to be said of the snapshot that sled would read.
+/// The state of the snapshot that sled would read.
 pub enum Newest {
-    /// It is whole, or there is none.
+    /// It is intact, or there is none.
     Well,
-    /// It was damaged, and is out of the way: open again.
+    /// It was damaged and has been renamed: open again.
     SetAside,
-    /// It is damaged, and the log alone would not do.
+    /// It is damaged, and the log alone is not enough.
     Needed(PathBuf),
 }
 
-/// Renames the newest snapshot when it is damaged and sled can do without it.
+/// Renames the newest snapshot if it is damaged and sled can open without it.
 /// Never removes one.
 pub fn set_aside_damaged(path: &Path) -> io::Result<Newest> {
     let Some((name, snapshot)) = newest(path)? else {
@@ -69,15 +71,15 @@ pub fn set_aside_damaged(path: &Path) -> io::Result<Newest> {
     if !Log::read(&File::open(path.join("db"))?, 0)?.has_no_gap() {
         return Ok(Newest::Needed(snapshot));
     }
-    // sled takes every name that begins with "snap." for a snapshot.
+    // sled treats every file whose name begins with "snap." as a snapshot.
     let aside = format!("damaged.{name}");
     fs::rename(&snapshot, path.join(&aside))?;
     File::open(path)?.sync_all()?;
-    tracing::warn!(file = %aside, "a snapshot was damaged and is set aside; everything is read from the log instead");
+    tracing::warn!(file = %aside, "a snapshot was damaged and has been renamed; all data is read from the log instead");
     Ok(Newest::SetAside)
 }
 
-/// Of those that have their last name.
+/// The newest snapshot with a final name.
 fn newest(path: &Path) -> io::Result<Option<(String, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(path)? {
@@ -92,7 +94,7 @@ fn newest(path: &Path) -> io::Result<Option<(String, PathBuf)>> {
     Ok(found.into_iter().max())
 }
 
-/// The content, its length in 8 octets, and its CRC.
+/// A snapshot is the content, its length in 8 octets, and its CRC.
 fn is_whole(snapshot: &[u8]) -> bool {
     let content = snapshot.len().checked_sub(12).filter(|len| *len > 0);
     content.is_some_and(|len| crc(&snapshot[..len]).to_le_bytes() == snapshot[len + 8..])
@@ -100,21 +102,22 @@ fn is_whole(snapshot: &[u8]) -> bool {
 
 const HEADER_BYTES: usize = 20;
 
-/// What sled's recovery finds in its log.
+/// The segments that sled's recovery finds in its log.
 struct Log {
-    /// Where it begins: the newest segment that is called stable, in octets
-    /// ever written.
+    /// Where recovery begins: the newest segment that is called stable, as an
+    /// offset in all octets ever written.
     first: u64,
-    /// The segments of that number and above, in order.
+    /// The segments with that offset or a higher one, in order.
     tail: Vec<u64>,
-    /// There are segments, wherever.
+    /// Whether there are any segments.
     any: bool,
-    /// Two segments say they are the same.
+    /// Two segments have the same offset.
     double: bool,
 }
 
 impl Log {
-    /// As for a recovery with a snapshot of what came before `from`.
+    /// Reads the segment headers as a recovery does that has a snapshot up to
+    /// `from`.
     fn read(log: &File, from: u64) -> io::Result<Self> {
         let segment = SEGMENT_BYTES as u64;
         let from = from / segment * segment;
@@ -139,7 +142,7 @@ impl Log {
         Ok(Self { first, tail, any: !numbers.is_empty(), double })
     }
 
-    /// Recovery would take everything for torn.
+    /// Whether recovery would treat everything as torn.
     fn lacks_its_beginning(&self) -> bool {
         self.any && self.tail.first() != Some(&self.first)
     }
@@ -153,10 +156,10 @@ impl Log {
     }
 }
 
-/// What is missing so that sled, if it opened this, would drop its log without a
-/// word. A database that `is_made` has a log with something in it.
+/// If sled would silently drop its log when it opens this, returns what is
+/// missing. If the database `is_made`, its log is not empty.
 pub fn would_be_emptied(path: &Path, is_made: bool) -> io::Result<Option<&'static str>> {
-    // The name says up to where it goes.
+    // A snapshot's name gives the offset up to which it goes.
     let from = newest(path)?
         .and_then(|(name, _)| u64::from_str_radix(name.strip_prefix("snap.")?, 16).ok())
         .unwrap_or(0);
@@ -168,14 +171,15 @@ pub fn would_be_emptied(path: &Path, is_made: bool) -> io::Result<Option<&'stati
         return Ok((is_made || from > 0).then_some("its log is missing"));
     };
     if is_made && !Log::read(&log, 0)?.any {
-        return Ok(Some("its log has no beginning of a segment"));
+        return Ok(Some("its log has no segment header"));
     }
     let lacks = Log::read(&log, from)?.lacks_its_beginning();
-    Ok(lacks.then_some("the part of its log that recovery begins with is missing"))
+    Ok(lacks.then_some("the part of its log where recovery begins is missing"))
 }
 
-/// Where in sled's count of octets a segment begins, and up to where it was
-/// stable then. `None`: not the header of a segment in use.
+/// The offset at which a segment begins, in all octets that sled has written,
+/// and the offset that was stable then. `None` if this is not the header of a
+/// segment in use.
 fn segment_header(header: &[u8; HEADER_BYTES]) -> Option<(i64, i64)> {
     let (sum, rest) = header.split_first_chunk::<4>()?;
     let (begin, rest) = rest.split_first_chunk::<8>()?;
@@ -187,7 +191,8 @@ fn segment_header(header: &[u8; HEADER_BYTES]) -> Option<(i64, i64)> {
     Some((number(*begin), number(*stable)))
 }
 
-/// CRC-32 as in gzip. Only what does not open is read with it.
+/// CRC-32 as in gzip. Slow, but used only on segment headers and snapshots at
+/// an opening.
 fn crc(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |sum, octet| {
         (0..8).fold(sum ^ u32::from(*octet), |sum, _| {
@@ -213,8 +218,8 @@ mod tests {
         }
     }
 
-    /// A database of more than one segment that was opened a second time, and
-    /// its snapshot.
+    /// A database of more than one segment that was opened twice, and its
+    /// snapshot.
     fn database() -> (tempfile::TempDir, PathBuf) {
         let directory = tempfile::tempdir().expect("a scratch folder");
         let opened = open(directory.path(), 1 << 20, OnDamage::Refuse).expect("it opens");
@@ -298,7 +303,7 @@ mod tests {
         );
         assert!(snapshot.exists());
         assert!(fs::read(&log).expect("readable") == content, "the log is as it was");
-        // And without any: sled would open this, and keep nothing.
+        // Without a snapshot, sled would open this and keep nothing.
         fs::remove_file(&snapshot).expect("removed");
         let refused = reopen(directory.path()).map(drop).expect_err("it is refused");
         assert!(

@@ -1,21 +1,21 @@
-//! A floor of free space on the disk.
+//! A minimum of free space on the disk.
 //!
-//! sled can not go on once a write has failed for lack of space. So what may be
-//! written gets less as the space does, and sled's own cleaning, which needs some
-//! before it gives more back, always has the last of it:
+//! sled cannot continue after a write has failed for lack of space. As the free
+//! space shrinks, fewer operations may write. The last part is reserved for
+//! sled's own cleaning, which needs some space before it frees more:
 //!
 //! | free | refused |
 //! |---|---|
 //! | less than the floor | creations and changes |
-//! | less than half of it | deadlines stay where they are |
+//! | less than half of it | moves of deadlines, too |
 //! | less than a quarter | destroys and sweeps, too |
 //!
-//! The second is there because a change of anything, however small, makes the
-//! log grow by the leaf it is in, until its segments are cleaned: a few MiB when
-//! little is live, and as much again as what is live in the worst case. A session
-//! that is resolved meanwhile keeps the deadline that it has.
+//! The second line exists because every change, however small, makes the log
+//! grow by the leaf that contains it, until the segments are cleaned. This
+//! takes a few MiB if little data is live, and in the worst case as much again
+//! as the live data. A session that is resolved meanwhile keeps its deadline.
 //!
-//! When space returns, it is used again.
+//! When there is enough space again, the operations are accepted again.
 
 use std::{
     io,
@@ -25,17 +25,17 @@ use std::{
 
 use parking_lot::Mutex;
 
-/// How long an answer of the file system is good for. At the speed of a fast
-/// disk what is written meanwhile is far less than any sensible floor.
+/// How long an answer from the file system is used. In that time, even a fast
+/// disk writes far less than any sensible floor.
 const GOOD_FOR: Duration = Duration::from_millis(10);
 
-/// What there is room for. More room is greater.
+/// Which operations there is room for. More room compares as greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Room {
     Nothing,
-    /// Destroys and sweeps, which give space back in the end.
+    /// Destroys and sweeps, which free space in the end.
     Endings,
-    /// Moved deadlines, too.
+    /// Also moves of deadlines.
     Deadlines,
     Everything,
 }
@@ -81,7 +81,7 @@ impl Space {
         let free_bytes = match (self.free_bytes)(&self.path) {
             Ok(free_bytes) => free_bytes,
             Err(error) => {
-                tracing::warn!(%error, "the free space of the disk is not known; assuming enough");
+                tracing::warn!(%error, "the free space of the disk is unknown; assuming that it is enough");
                 u64::MAX
             }
         };
@@ -91,24 +91,24 @@ impl Space {
         *last = Some((now, room));
         match room {
             Room::Everything if before < room => {
-                tracing::info!(free_bytes, "there is room on the disk again");
+                tracing::info!(free_bytes, "the disk has enough free space again");
             }
             Room::Deadlines if before > room => tracing::error!(
                 free_bytes,
                 floor_bytes,
-                "the disk is nearly full: creations and changes are refused until there is more room"
+                "the disk is nearly full: creations and changes are refused until there is more space"
             ),
             Room::Endings if before > room => tracing::error!(
                 free_bytes,
                 floor_bytes,
                 "the disk is nearly full, less than half of the floor is left: sessions keep the \
-                 deadlines they have until there is more room"
+                 deadlines they have until there is more space"
             ),
             Room::Nothing if before > room => tracing::error!(
                 free_bytes,
                 floor_bytes,
                 "the disk is full, less than a quarter of the floor is left: nothing is written \
-                 until there is more room"
+                 until there is more space"
             ),
             _ => {}
         }

@@ -1,8 +1,8 @@
-//! How many records there are.
+//! The number of records.
 //!
-//! A clean stop leaves the number behind. After another stop the records are
-//! counted anew, by cleanups and in slices: opening need not wait for a walk over
-//! all of them. Until that is done the number is not known.
+//! A clean stop stores the number. After an unclean stop, cleanups count the
+//! records again in slices, because an opening must not wait for a walk over
+//! all of them. Until the count is complete, the number is unknown.
 
 use std::{
     ops::Bound,
@@ -18,15 +18,15 @@ use crate::session::{
 };
 
 pub struct Tally {
-    /// Of the records that are counted.
+    /// The number of records counted up to now.
     count: AtomicU64,
-    /// Held to read by who adds or removes a record, and to write by who counts:
-    /// so each record is counted by exactly one of them.
+    /// Read-locked while a record is added or removed, and write-locked while
+    /// the records are counted. Each record is therefore counted exactly once.
     counted: RwLock<Counted>,
 }
 
 enum Counted {
-    /// Records with a key that is not above this one.
+    /// Records with a key up to this one.
     UpTo(Bound<IVec>),
     All,
 }
@@ -46,20 +46,20 @@ impl Counted {
 const COUNT: &str = "count records";
 
 impl Tally {
-    /// `left`: what the last stop has left behind.
+    /// `left`: the number that the last stop stored, if it was clean.
     pub fn new(left: Option<u64>) -> Self {
         let counted = left.map_or(Counted::UpTo(Bound::Unbounded), |_| Counted::All);
         Self { count: AtomicU64::new(left.unwrap_or(0)), counted: RwLock::new(counted) }
     }
 
-    /// `None`: not all are counted. Does not wait.
+    /// `None` if the count is not complete. Does not wait.
     pub fn known(&self) -> Option<u64> {
-        // Nobody holds this to write when all are counted.
+        // Nobody holds the write lock once all are counted.
         let counted = self.counted.try_read()?;
         matches!(*counted, Counted::All).then(|| self.count.load(Ordering::Acquire))
     }
 
-    /// Runs `add`, which puts a record where none was.
+    /// Runs `add`, which stores a record where there was none.
     pub fn add(&self, id: PublicId, add: impl FnOnce() -> Result<()>) -> Result<()> {
         let counted = self.counted.read();
         add()?;
@@ -69,7 +69,7 @@ impl Tally {
         Ok(())
     }
 
-    /// Runs `remove`, which takes away a record that is there.
+    /// Runs `remove`, which removes an existing record.
     pub fn remove(&self, id: PublicId, remove: impl FnOnce() -> Result<()>) -> Result<()> {
         let counted = self.counted.read();
         remove()?;
@@ -79,8 +79,9 @@ impl Tally {
         Ok(())
     }
 
-    /// Counts on, at most `limit` of `records`, if that is not done. Says how many
-    /// it has counted: fewer than `limit` when it is done.
+    /// Continues the count, if it is not complete, by at most `limit` of
+    /// `records`. Returns how many it counted: fewer than `limit` when the
+    /// count is complete.
     pub fn count_on(&self, records: &Tree, limit: usize) -> Result<usize> {
         if matches!(*self.counted.read(), Counted::All) {
             return Ok(0);
@@ -107,8 +108,8 @@ mod tests {
         PublicId::from_bytes([number; PublicId::LEN])
     }
 
-    /// Each is counted once, whether it comes or goes before the count has come
-    /// to it, or after.
+    /// Each record is counted once, whether it comes or goes before the count
+    /// reaches it or after.
     #[test]
     fn those_who_come_and_go_meanwhile_are_counted_once() {
         let database = sled::Config::new().temporary(true).open().expect("a scratch database");

@@ -1,9 +1,9 @@
 //! The threads that may wait for the disk.
 //!
-//! A queue and a fixed number of threads that take from its front. Cheaper than
-//! a runtime's blocking pool, because much is done at a time: what comes from one
-//! turn of the caller's runtime wakes a thread once, and a thread tells the
-//! committer when it has done all there was to do.
+//! A queue and a fixed number of threads that take jobs from its front. This is
+//! cheaper than a runtime's blocking pool, because work is batched. All jobs
+//! from one turn of the caller's runtime wake a thread once. A thread tells the
+//! committer only after it has done all available jobs.
 
 use std::{
     collections::VecDeque,
@@ -17,8 +17,8 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Threads and their queue. Dropping it waits until all jobs are done, so no job
-/// may own it.
+/// The threads and their queue. Dropping this waits until all jobs are done, so
+/// no job may own it.
 pub struct Threads {
     queue: Arc<Queue>,
     running: Vec<JoinHandle<()>>,
@@ -33,29 +33,31 @@ struct Queue {
 #[derive(Default)]
 struct Jobs {
     waiting: VecDeque<Job>,
-    /// Taken from the queue, and not done yet.
+    /// Jobs that were taken from the queue and are not done yet.
     active: usize,
-    /// Threads that sleep, and are not being woken.
+    /// Threads that sleep and that nobody has woken yet.
     idle: usize,
-    /// Somebody is about to wake threads.
+    /// A [`WakeUp`] exists that will wake threads.
     waking: bool,
     closed: bool,
 }
 
-/// A thread rests after so long even if there is more to do: who waits for what
-/// it has done waits so much longer at most, however slow the disk is.
+/// After this time a thread calls `rest` even if there are more jobs. It
+/// therefore delays the commit of a finished job by at most about this much,
+/// however slow the disk is.
 const REST_AFTER: Duration = Duration::from_millis(1);
 
-/// One more thread is woken for so many jobs.
+/// One thread is woken for this many jobs.
 const WORTH_A_THREAD: usize = 8;
 
-/// There are as many jobs as may be at a time.
+/// The limit of simultaneous jobs is reached.
 #[derive(Debug)]
 pub struct Full;
 
 impl Threads {
-    /// Starts so many threads for at most `limit` jobs at a time. A thread calls
-    /// `rest` when it has done what there was, or much of it.
+    /// Starts `threads` threads for at most `limit` simultaneous jobs. A thread
+    /// calls `rest` when the queue is empty, or after it has worked for some
+    /// time.
     pub fn start(
         threads: usize,
         limit: usize,
@@ -72,8 +74,8 @@ impl Threads {
         Ok(Self { queue, running })
     }
 
-    /// Puts a job at the end of the queue. Threads are woken when what is given
-    /// is dropped; `None` when somebody else is about to.
+    /// Appends a job to the queue. Dropping the returned [`WakeUp`] wakes
+    /// threads. `None` if no thread sleeps or another [`WakeUp`] exists.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) -> Result<Option<WakeUp>, Full> {
         let mut jobs = self.queue.jobs.lock();
         if jobs.waiting.len() + jobs.active >= self.queue.limit {
@@ -87,8 +89,8 @@ impl Threads {
     }
 }
 
-/// Wakes threads when it is dropped, so that it can be neither forgotten nor lost
-/// with a task. Whoever has more jobs to come keeps it until they are there.
+/// Wakes threads when it is dropped. It can therefore be neither forgotten nor
+/// lost with a task. If more jobs follow, keep it until they are queued.
 pub struct WakeUp(Arc<Queue>);
 
 impl Drop for WakeUp {
@@ -109,7 +111,7 @@ impl Drop for Threads {
         self.queue.jobs.lock().closed = true;
         self.queue.wake.notify_all();
         for thread in self.running.drain(..) {
-            // Its jobs can not end it: a panic of theirs is caught.
+            // Jobs cannot end a thread: their panics are caught.
             let _ = thread.join();
         }
     }
@@ -124,7 +126,8 @@ impl Queue {
                 jobs.active += 1;
                 drop(jobs);
                 let began = Instant::now();
-                // Who waits for it learns of a panic when the answer never comes.
+                // After a panic no answer is sent, which tells the waiting
+                // caller.
                 let _ = panic::catch_unwind(panic::AssertUnwindSafe(job));
                 if working_since.get_or_insert(began).elapsed() > REST_AFTER {
                     rest();
@@ -173,7 +176,7 @@ mod tests {
         resume.send(()).expect("the first waits");
         assert_eq!([order.recv(), order.recv()], [Ok("second"), Ok("third")]);
         while threads.run(says("fifth")).is_err() {
-            // The third has spoken, and is about to end.
+            // The third job has sent its name and is about to end.
             thread::yield_now();
         }
         assert_eq!(order.recv(), Ok("fifth"));

@@ -1,10 +1,10 @@
-//! Changes that wait for replicas, in rounds that share one WAIT.
+//! Changes that wait for replicas, in batches that share one WAIT.
 //!
-//! WAIT holds up whatever comes after it on its connection, and confirms whatever came
-//! before. So it has a connection of its own, which carries one round at a time: the
-//! changes that were asked for during the last one, and a WAIT after them. While no
-//! replica confirms, changes are made all the same, many at a time, and told to be
-//! unconfirmed.
+//! WAIT delays every later command of its connection, and confirms every
+//! earlier one. It therefore has its own connection, which carries one batch at
+//! a time: the changes that were requested during the previous batch, and then
+//! one WAIT. If no replica confirms, the changes are still made, many at a
+//! time, and reported as unconfirmed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,11 +24,11 @@ pub struct Wait {
     pub timeout: Duration,
 }
 
-/// More changes than this are not sent in one round.
-const MOST_IN_A_ROUND: usize = 128;
+/// The most changes in one batch.
+const MOST_IN_A_BATCH: usize = 128;
 
-/// A connection for such changes. Its task ends with it.
-pub struct Rounds {
+/// A connection for such changes. Dropping it ends its task.
+pub struct WaitBatcher {
     link: Arc<Link>,
     changes: mpsc::UnboundedSender<Change>,
     task: AbortHandle,
@@ -36,19 +36,20 @@ pub struct Rounds {
 
 struct Change {
     cmd: Cmd,
-    /// Its key is on its way to this server.
+    /// Its key is moving to this server.
     asking: bool,
     told: oneshot::Sender<Result<Value, Failure>>,
 }
 
-impl Drop for Rounds {
+impl Drop for WaitBatcher {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Rounds {
-    /// Whoever asks for a change has gone after `limit`. Needs a tokio runtime.
+impl WaitBatcher {
+    /// `limit`: after this time, the callers no longer wait for their changes.
+    /// Needs a tokio runtime.
     pub fn start(link: Link, wait: Wait, limit: Duration) -> Self {
         let link = Arc::new(link);
         let (changes, asked_for) = mpsc::unbounded_channel();
@@ -60,8 +61,8 @@ impl Rounds {
         &self.link
     }
 
-    /// Makes a change, and waits until it is confirmed. One whose caller has gone
-    /// before its round began is not made.
+    /// Makes a change, and waits until it is confirmed. If the caller is
+    /// cancelled before its batch begins, the change is not made.
     pub async fn make(&self, cmd: Cmd, asking: bool) -> Result<Value, Failure> {
         let (told, outcome) = oneshot::channel();
         let _ = self.changes.send(Change { cmd, asking, told });
@@ -76,21 +77,21 @@ async fn make_all(
     limit: Duration,
     mut asked_for: mpsc::UnboundedReceiver<Change>,
 ) {
-    let mut round = Vec::new();
-    while asked_for.recv_many(&mut round, MOST_IN_A_ROUND).await > 0 {
-        round.retain(|change| !change.told.is_closed());
-        if !round.is_empty() {
-            // When that is over they have all gone.
-            let _ = timeout(limit, make_a_round(&link, wait, &mut round)).await;
-            round.clear();
+    let mut batch = Vec::new();
+    while asked_for.recv_many(&mut batch, MOST_IN_A_BATCH).await > 0 {
+        batch.retain(|change| !change.told.is_closed());
+        if !batch.is_empty() {
+            // After this time, no caller waits any more.
+            let _ = timeout(limit, make_batch(&link, wait, &mut batch)).await;
+            batch.clear();
         }
     }
 }
 
-async fn make_a_round(link: &Link, wait: Wait, round: &mut Vec<Change>) {
+async fn make_batch(link: &Link, wait: Wait, batch: &mut Vec<Change>) {
     let Wait { replicas: wanted, timeout } = wait;
     let mut commands = redis::pipe();
-    for Change { cmd, asking, .. } in round.iter() {
+    for Change { cmd, asking, .. } in batch.iter() {
         if *asking {
             commands.cmd("ASKING");
         }
@@ -99,7 +100,7 @@ async fn make_a_round(link: &Link, wait: Wait, round: &mut Vec<Change>) {
     commands.cmd("WAIT").arg(wanted).arg(timeout.as_millis() as u64);
     let mut answers = match link.send_all(&commands).await {
         Ok(answers) => answers,
-        Err(why) => return tell_all(round, |_| Err(why.clone())),
+        Err(why) => return tell_all(batch, |_| Err(why.clone())),
     };
     let confirmed = match answers.pop().unwrap_or(Err(Failure::Absurd)) {
         Ok(Value::Int(replicas)) if replicas >= wanted.into() => Ok(()),
@@ -108,16 +109,17 @@ async fn make_a_round(link: &Link, wait: Wait, round: &mut Vec<Change>) {
         Err(why) => Err(why),
     };
     let mut answers = answers.into_iter();
-    tell_all(round, |asking| {
+    tell_all(batch, |asking| {
         let answer = answers.nth(asking.into()).unwrap_or(Err(Failure::Absurd))?;
         confirmed.clone().map(|()| answer)
     });
 }
 
-/// `outcome` is asked for in the order of the changes; whether ASKING came before it.
-fn tell_all(round: &mut Vec<Change>, mut outcome: impl FnMut(bool) -> Result<Value, Failure>) {
-    for Change { asking, told, .. } in round.drain(..) {
-        // Nobody listens any more when the call was given up.
+/// Calls `outcome` in the order of the changes, with whether ASKING came before
+/// the change.
+fn tell_all(batch: &mut Vec<Change>, mut outcome: impl FnMut(bool) -> Result<Value, Failure>) {
+    for Change { asking, told, .. } in batch.drain(..) {
+        // Nobody listens if the call was cancelled.
         let _ = told.send(outcome(asking));
     }
 }
