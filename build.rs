@@ -12,11 +12,11 @@ const FILES: [&str; 2] =
 /// The service that `src/grpc/session_service.rs` serves itself.
 const SESSION_SERVICE: &str = "SessionService";
 
-/// Strings of the contract that the daemon takes and returns as bytes. The two encodings
-/// are the same; the difference is who checks the UTF-8. Otherwise octets that are not
-/// UTF-8 would fail the decoding, and with it a whole pipeline. In a Cookie header they
-/// must lead to a state, elsewhere to an error that names the field. And session data
-/// leaves the store without a copy.
+/// String fields that the daemon handles as bytes. The encodings on the wire are
+/// the same; only the UTF-8 check moves. If tonic did it, invalid UTF-8 would fail
+/// the decoding of the message, and with it a whole pipeline. So the daemon does it:
+/// in a Cookie header invalid UTF-8 is a state, elsewhere an error that names the
+/// field. Session data also goes from the store to the wire without a copy.
 const AS_BYTES: [(&str, &str); 15] = [
     ("Credential", "cookie_header"),
     ("Credential", "token"),
@@ -35,8 +35,8 @@ const AS_BYTES: [(&str, &str); 15] = [
     ("SessionRecord", "data"),
 ];
 
-/// Messages that carry a token, a cookie, session data or a principal. They get
-/// a `Debug` by hand (`src/grpc/pb.rs`) that prints none of it.
+/// Messages that carry a token, a cookie, session data or a principal. Their
+/// `Debug` is written by hand (`src/grpc/pb.rs`) and prints none of these.
 const SECRETIVE: [&str; 13] = [
     "Credential",
     "Credential.kind",

@@ -14,7 +14,7 @@ use prost::{
 use super::{convert, messages::put_prefix, pb};
 use crate::{
     service::{answer::Answer, fault::Fault},
-    session::{CookieUpdate, Live, Lookup, Session, cookie::SetCookie, id::PublicId, token::Token},
+    session::{Live, Lookup, Session, cookie::SetCookie, id::PublicId},
 };
 
 /// Encodes the response message of a unary call, behind its prefix.
@@ -63,39 +63,42 @@ impl<'a> Fields<'a> {
     fn of(answer: &'a Answer) -> Self {
         match answer {
             Answer::Resolve(lookup) => {
-                let (session, set_cookie, token) = parts(lookup);
-                let session = session.map(|session| {
-                    let data = session.record.data.text();
-                    SessionField { field: 2, session, data }
-                });
-                let set_cookie = (3, set_cookie);
+                let live = live(lookup);
                 Self {
                     result: 2,
-                    number: state(lookup),
-                    session,
-                    set_cookie,
-                    token: Some((4, token)),
+                    number: state(lookup) as u64,
+                    session: live.map(|live| SessionField {
+                        field: 2,
+                        session: &live.session,
+                        data: live.session.record.data.text(),
+                    }),
+                    set_cookie: (3, live.map_or(b"", set_cookie)),
+                    token: Some((4, live.map_or(b"", token))),
                 }
             }
             // A TouchResponse has no place for a token; its Set-Cookie line holds it.
             Answer::Touch(lookup) => {
-                let (session, set_cookie, _) = parts(lookup);
-                let session = session.map(|session| without_data(2, session));
-                let set_cookie = (3, set_cookie);
-                Self { result: 3, number: state(lookup), session, set_cookie, token: None }
+                let live = live(lookup);
+                Self {
+                    result: 3,
+                    number: state(lookup) as u64,
+                    session: live.map(|live| without_data(2, &live.session)),
+                    set_cookie: (3, live.map_or(b"", set_cookie)),
+                    token: None,
+                }
             }
-            Answer::Write(Live { session, cookie, .. }) => Self {
+            Answer::Write(live) => Self {
                 result: 4,
                 number: 0,
-                session: Some(without_data(1, session)),
-                set_cookie: (2, set_cookie_octets(&cookie.set_cookie)),
-                token: Some((3, token_octets(&cookie.token))),
+                session: Some(without_data(1, &live.session)),
+                set_cookie: (2, set_cookie(live)),
+                token: Some((3, token(live))),
             },
-            Answer::Destroy { destroyed, set_cookie } => Self {
+            Answer::Destroy(destroyed) => Self {
                 result: 5,
-                number: u64::from(*destroyed),
+                number: destroyed.count.into(),
                 session: None,
-                set_cookie: (2, set_cookie_octets(set_cookie)),
+                set_cookie: (2, line(&destroyed.set_cookie)),
                 token: None,
             },
         }
@@ -123,22 +126,18 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn state(lookup: &Lookup) -> u64 {
-    let state = match lookup {
-        Lookup::Live(live) if live.is_new => pb::SessionState::Created,
-        Lookup::Live(_) => pb::SessionState::Active,
-        Lookup::Absent(absence) => convert::absence(*absence),
-    };
-    state as u64
+fn live(lookup: &Lookup) -> Option<&Live> {
+    match lookup {
+        Lookup::Live(live) => Some(live),
+        Lookup::Absent(_) => None,
+    }
 }
 
-/// The session, the Set-Cookie value and the token; empty if there is none.
-fn parts(lookup: &Lookup) -> (Option<&Session>, &[u8], &[u8]) {
+fn state(lookup: &Lookup) -> pb::SessionState {
     match lookup {
-        Lookup::Live(Live { session, cookie: CookieUpdate { set_cookie, token }, .. }) => {
-            (Some(session), set_cookie_octets(set_cookie), token_octets(token))
-        }
-        Lookup::Absent(_) => (None, b"", b""),
+        Lookup::Live(Live { is_new: false, .. }) => pb::SessionState::Active,
+        Lookup::Live(Live { is_new: true, .. }) => pb::SessionState::Created,
+        Lookup::Absent(absence) => convert::absence(*absence),
     }
 }
 
@@ -146,12 +145,16 @@ fn without_data(field: u8, session: &Session) -> SessionField<'_> {
     SessionField { field, session, data: b"" }
 }
 
-fn set_cookie_octets(line: &Option<SetCookie>) -> &[u8] {
-    line.as_ref().map_or(b"", |line| line.expose().as_bytes())
+fn set_cookie(live: &Live) -> &[u8] {
+    line(&live.cookie.set_cookie)
 }
 
-fn token_octets(token: &Option<Token>) -> &[u8] {
-    token.as_ref().map_or(b"", |token| token.expose().as_bytes())
+fn line(set_cookie: &Option<SetCookie>) -> &[u8] {
+    set_cookie.as_ref().map_or(b"", |line| line.expose().as_bytes())
+}
+
+fn token(live: &Live) -> &[u8] {
+    live.cookie.token.as_ref().map_or(b"", |token| token.expose().as_bytes())
 }
 
 impl SessionField<'_> {
@@ -274,11 +277,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        service::{fault::Reason, observer::OperationKind},
+        service::fault::Reason,
         session::{
+            CookieUpdate,
             clock::Moment,
             credential::Absence,
             data::Data,
+            engine::Destroyed,
             id::{SessionId, VerifierHash},
             record::{Principal, Record},
             token::{Keyring, Secret},
@@ -311,39 +316,37 @@ mod tests {
         state.into()
     }
 
+    fn lines(set_cookie: &Option<SetCookie>) -> Vec<String> {
+        set_cookie.iter().map(|line| line.expose().to_owned()).collect()
+    }
+
+    fn token_of(live: &Live) -> String {
+        live.cookie.token.as_ref().map_or(String::new(), |token| token.expose().to_owned())
+    }
+
     /// What the generated code would make of the answer.
     fn result(answer: &Answer) -> pb::pipeline_response::Result {
         use pb::pipeline_response::Result as Of;
-        let lines = |line: &Option<SetCookie>| -> Vec<String> {
-            line.iter().map(|line| line.expose().to_owned()).collect()
-        };
-        let token = |cookie: &CookieUpdate| {
-            cookie.token.as_ref().map_or(String::new(), |token| token.expose().to_owned())
-        };
-        let live = |lookup| match lookup {
-            &Lookup::Live(ref live) => Some(live),
-            Lookup::Absent(_) => None,
-        };
         match answer {
             Answer::Resolve(lookup) => Of::Resolve(pb::ResolveResponse {
                 state: state_of(lookup),
                 session: live(lookup).map(|live| with_data(&live.session)),
-                set_cookie: live(lookup).map_or(vec![], |live| lines(&live.cookie.set_cookie)),
-                token: live(lookup).map_or(String::new(), |live| token(&live.cookie)),
+                set_cookie: live(lookup).map_or(Vec::new(), |live| lines(&live.cookie.set_cookie)),
+                token: live(lookup).map_or(String::new(), token_of),
             }),
             Answer::Touch(lookup) => Of::Touch(pb::TouchResponse {
                 state: state_of(lookup),
                 session: live(lookup).map(|live| session(&live.session)),
-                set_cookie: live(lookup).map_or(vec![], |live| lines(&live.cookie.set_cookie)),
+                set_cookie: live(lookup).map_or(Vec::new(), |live| lines(&live.cookie.set_cookie)),
             }),
             Answer::Write(live) => Of::Write(pb::WriteResponse {
                 session: Some(session(&live.session)),
                 set_cookie: lines(&live.cookie.set_cookie),
-                token: token(&live.cookie),
+                token: token_of(live),
             }),
-            Answer::Destroy { destroyed, set_cookie } => Of::Destroy(pb::DestroyResponse {
-                destroyed: *destroyed,
-                set_cookie: lines(set_cookie),
+            Answer::Destroy(destroyed) => Of::Destroy(pb::DestroyResponse {
+                destroyed: destroyed.count,
+                set_cookie: lines(&destroyed.set_cookie),
             }),
         }
     }
@@ -376,39 +379,40 @@ mod tests {
         )
     }
 
-    fn any_absence() -> impl Strategy<Value = Absence> {
-        proptest::sample::select(vec![
+    fn any_live() -> impl Strategy<Value = Live> {
+        (any_session(), any::<u32>(), any::<[bool; 3]>()).prop_map(
+            |(session, number, [is_new, has_line, has_token])| {
+                let id = SessionId::derived(&number.to_be_bytes());
+                let keyring = Keyring::new(&[Secret::new([1; 32])]).expect("one secret");
+                let set_cookie = has_line.then(|| SetCookie::new(format!("session={number}")));
+                let token = has_token.then(|| keyring.sign(&id));
+                Live { session, cookie: CookieUpdate { set_cookie, token }, is_new }
+            },
+        )
+    }
+
+    fn any_lookup() -> impl Strategy<Value = Lookup> {
+        let absence = proptest::sample::select(vec![
             Absence::None,
             Absence::Invalid,
             Absence::NotFound,
             Absence::Superseded,
             Absence::Expired,
-        ])
+        ]);
+        prop_oneof![any_live().prop_map(Lookup::Live), absence.prop_map(Lookup::Absent)]
     }
 
     fn any_answer() -> impl Strategy<Value = Answer> {
-        let kind = proptest::sample::select(&OperationKind::ALL);
-        let has = any::<[bool; 4]>();
-        (kind, any::<u32>(), any_absence(), any_session(), has).prop_map(
-            |(kind, number, absence, session, [is_live, is_new, has_line, has_token])| {
-                let id = SessionId::derived(&number.to_be_bytes());
-                let keyring = Keyring::new(&[Secret::new([1; 32])]).expect("one secret");
-                let set_cookie = has_line.then(|| SetCookie::new(format!("session={number}")));
-                let token = has_token.then(|| keyring.sign(&id));
-                let live = |set_cookie| {
-                    let cookie = CookieUpdate { set_cookie, token };
-                    Live { session, cookie, is_new }
-                };
-                let lookup =
-                    |live| if is_live { Lookup::Live(live) } else { Lookup::Absent(absence) };
-                match kind {
-                    OperationKind::Resolve => Answer::Resolve(lookup(live(set_cookie))),
-                    OperationKind::Touch => Answer::Touch(lookup(live(set_cookie))),
-                    OperationKind::Write => Answer::Write(live(set_cookie)),
-                    OperationKind::Destroy => Answer::Destroy { destroyed: number, set_cookie },
-                }
-            },
-        )
+        let destroyed = any::<(bool, u32, bool)>().prop_map(|(was_live, count, has_line)| {
+            let set_cookie = has_line.then(|| SetCookie::new(format!("session={count}")));
+            Destroyed { was_live, count, set_cookie }
+        });
+        prop_oneof![
+            any_lookup().prop_map(Answer::Resolve),
+            any_lookup().prop_map(Answer::Touch),
+            any_live().prop_map(Answer::Write),
+            destroyed.prop_map(Answer::Destroy),
+        ]
     }
 
     proptest! {

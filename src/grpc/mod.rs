@@ -23,4 +23,4 @@ mod messages;
 pub mod pb;
 mod pipeline;
 pub mod session_service;
-mod status;
+pub mod status;

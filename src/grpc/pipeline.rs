@@ -40,13 +40,13 @@ use crate::service::{
     operation::{self, Destroy, Resolve, Touch, Write},
 };
 
-/// What one operation comes to, and its sequence.
+/// The sequence of an operation, and how it ended.
 type Outcome = (u64, Result<Answer, Fault>);
 type Answering = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 type Running = Pin<Box<dyn Future<Output = (Ticket, Outcome)> + Send>>;
 
-/// Answers leave when there are so many octets of them: with the next one they may
-/// be more than a frame of HTTP/2 takes, and what exceeds it costs a frame more.
+/// Answers are sent when there are this many octets of them. With the next answer they may
+/// exceed a frame of HTTP/2, and the rest would cost another frame.
 const ENOUGH_BYTES: usize = 15 << 10;
 
 /// The answers to a stream of requests.
@@ -66,9 +66,9 @@ pub struct Pipeline<B> {
     waiting: HashMap<Ticket, Answering>,
     /// Answers that wait to be sent, as messages.
     answers: Vec<u8>,
-    /// How many these are.
+    /// How many answers these are.
     unsent: usize,
-    /// Octets that were sent last: about as many will be the next time.
+    /// Octets of the frame that was sent last: the next one will be about as long.
     sent_bytes: usize,
 }
 
@@ -108,15 +108,15 @@ where
         self.running.len() + self.waiting.len() + self.unsent
     }
 
-    /// Takes no more requests. How the stream ends is said when all is answered.
+    /// Takes no more requests. `ending` is sent when all operations are answered.
     fn close(&mut self, ending: Result<(), Status>) {
         self.inbound = None;
         self.ending =
             Some(ending.map_or_else(session_service::trailers, |()| session_service::ok()));
     }
 
-    /// Answers an operation that was waited for, or takes in one request, if one is
-    /// there and there is room. True when something has changed.
+    /// Answers an operation that has finished, or takes in one request, if one has
+    /// arrived and there is room. True if something has changed.
     fn step(&mut self, cx: &mut Context<'_>) -> bool {
         if !self.running.is_terminated()
             && let Poll::Ready(Some((ticket, outcome))) = Pin::new(&mut self.running).poll_next(cx)

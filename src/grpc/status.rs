@@ -9,8 +9,8 @@ use crate::service::fault::{Fault, Reason};
 /// The domain of google.rpc.ErrorInfo.
 const DOMAIN: &str = "sessiond";
 
-/// The one table of gRPC codes.
-fn code(reason: Reason) -> Code {
+/// The gRPC code of a reason: the one table of them.
+pub fn code(reason: Reason) -> Code {
     match reason {
         Reason::InvalidArgument => Code::InvalidArgument,
         Reason::InvalidData => Code::InvalidArgument,

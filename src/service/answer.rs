@@ -1,6 +1,6 @@
 //! What the four operations answer.
 
-use crate::session::{Live, Lookup, cookie::SetCookie};
+use crate::session::{Live, Lookup, engine::Destroyed};
 
 /// What an operation answers.
 #[derive(Debug)]
@@ -10,10 +10,5 @@ pub enum Answer {
     Touch(Lookup),
     /// The session's data is no part of the answer.
     Write(Live),
-    Destroy {
-        /// Live sessions that were ended.
-        destroyed: u32,
-        /// The deletion cookie.
-        set_cookie: Option<SetCookie>,
-    },
+    Destroy(Destroyed),
 }

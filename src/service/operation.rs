@@ -23,7 +23,7 @@ use super::{
     observer::{Observer, OperationKind, Outcome},
 };
 use crate::session::{
-    Lookup,
+    Live, Lookup,
     credential::{Credential, Presented},
     engine::{Engine, ResolveOptions, WriteOptions},
     error::Error,
@@ -178,30 +178,29 @@ impl Operation for Resolve {
     }
 
     fn recall(&self) -> Option<(Answer, Outcome)> {
-        self.engine.recall_resolve(&self.presented, self.options).map(resolved)
+        let lookup = self.engine.recall_resolve(&self.presented, self.options)?;
+        let outcome = outcome(&lookup);
+        Some((Answer::Resolve(lookup), outcome))
     }
 
     async fn run(self) -> Result<(Answer, Outcome), Error> {
         let Self { engine, presented, options } = self;
         let may_create = options.create || presented.may_be_adopted();
         let must_complete = may_create && engine.must_complete();
-        let resolution =
+        let resolving =
             run_detached(must_complete, async move { engine.resolve(&presented, options).await });
-        Ok(resolved(resolution.await?))
+        let lookup = resolving.await?;
+        let outcome = outcome(&lookup);
+        Ok((Answer::Resolve(lookup), outcome))
     }
 }
 
 fn outcome(lookup: &Lookup) -> Outcome {
     match lookup {
-        Lookup::Live(live) if live.is_new => Outcome::Created,
-        Lookup::Live(_) => Outcome::Active,
+        Lookup::Live(Live { is_new: false, .. }) => Outcome::Active,
+        Lookup::Live(Live { is_new: true, .. }) => Outcome::Created,
         Lookup::Absent(absence) => Outcome::Absent(*absence),
     }
-}
-
-fn resolved(lookup: Lookup) -> (Answer, Outcome) {
-    let outcome = outcome(&lookup);
-    (Answer::Resolve(lookup), outcome)
 }
 
 /// Moves the deadline of a session.
@@ -225,20 +224,19 @@ impl Operation for Touch {
     }
 
     fn recall(&self) -> Option<(Answer, Outcome)> {
-        self.engine.recall_touch(&self.presented).map(touched)
+        let lookup = self.engine.recall_touch(&self.presented)?;
+        let outcome = outcome(&lookup);
+        Some((Answer::Touch(lookup), outcome))
     }
 
     async fn run(self) -> Result<(Answer, Outcome), Error> {
         let Self { engine, presented } = self;
         let must_complete = presented.may_be_adopted() && engine.must_complete();
         let touching = run_detached(must_complete, async move { engine.touch(&presented).await });
-        Ok(touched(touching.await?))
+        let lookup = touching.await?;
+        let outcome = outcome(&lookup);
+        Ok((Answer::Touch(lookup), outcome))
     }
-}
-
-fn touched(lookup: Lookup) -> (Answer, Outcome) {
-    let outcome = outcome(&lookup);
-    (Answer::Touch(lookup), outcome)
 }
 
 /// Creates or changes a session.
@@ -288,7 +286,7 @@ impl Operation for Write {
             }
         });
         let live = change.await?;
-        let outcome = if live.is_new { Outcome::Created } else { Outcome::Active };
+        let outcome = if create { Outcome::Created } else { Outcome::Active };
         Ok((Answer::Write(live), outcome))
     }
 }
@@ -322,8 +320,6 @@ impl Operation for Destroy {
             run_detached(must_complete, async move { engine.destroy(&presented, scope).await });
         let destroyed = change.await?;
         let outcome = if destroyed.was_live { Outcome::Active } else { Outcome::Absent(absence) };
-        let answer =
-            Answer::Destroy { destroyed: destroyed.count, set_cookie: destroyed.set_cookie };
-        Ok((answer, outcome))
+        Ok((Answer::Destroy(destroyed), outcome))
     }
 }

@@ -17,6 +17,7 @@ use std::{
 };
 
 use sessiond::{
+    grpc::status,
     server::config::{Config, Sources, load},
     service::fault::Reason,
 };
@@ -136,7 +137,7 @@ fn the_table_of_errors_has_every_reason() {
             found.push(format!("{} with {}", cells[2], cells[1].replace('_', "").to_lowercase()));
         }
     }
-    let code = |reason: &Reason| format!("{:?}", reason.code()).to_lowercase();
+    let code = |reason: &Reason| format!("{:?}", status::code(*reason)).to_lowercase();
     let mut expected: Vec<_> = Reason::ALL
         .iter()
         .map(|reason| format!("{} with {}", reason.name(), code(reason)))
