@@ -45,6 +45,7 @@
 mod cluster;
 mod command;
 mod connect;
+mod database;
 mod failure;
 mod foreign;
 mod link;

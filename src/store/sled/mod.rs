@@ -16,6 +16,7 @@
 //! [`quarantine`] moves aside what is damaged.
 
 mod committer;
+mod database;
 mod open;
 mod principals;
 mod quarantine;
@@ -28,7 +29,10 @@ mod threads;
 use std::{
     fs::File,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -103,6 +107,8 @@ struct Shared {
     hot: Cache<HotKey, Kept, ByteWeight>,
     locks: Locks,
     space: Space,
+    /// The number of the next store.
+    number: AtomicU16,
     /// Counts of the last clean stop, and the time of the last mark.
     meta: Tree,
     db: Handle,
@@ -111,7 +117,15 @@ struct Shared {
     _lock: File,
 }
 
-/// Which engine's record.
+impl Shared {
+    fn next_number(&self) -> u16 {
+        let next = |number: u16| number.checked_add(1);
+        let number = self.number.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        number.expect("there are fewer stores than numbers")
+    }
+}
+
+/// The number of a store, and a record in it.
 type HotKey = (u16, PublicId);
 
 #[derive(Clone)]
@@ -163,6 +177,7 @@ impl SledDatabase {
             options,
             committer,
             locks: Locks::new(),
+            number: AtomicU16::new(0),
             meta,
             db: opened.db,
             _lock: opened.lock,
@@ -180,7 +195,11 @@ impl SledDatabase {
     }
 
     /// The store of the engine called `name`. Ask once per engine.
-    pub fn store(&self, name: &str, number: u16) -> std::result::Result<SledStore, OpenError> {
+    ///
+    /// # Panics
+    ///
+    /// If 65535 stores were asked for already.
+    pub fn store(&self, name: &str) -> std::result::Result<SledStore, OpenError> {
         let path = &self.shared().options.path;
         let unreadable = |error: sled::Error| unreadable_database(path, &error);
         let tree = |prefix: &str| {
@@ -197,7 +216,7 @@ impl SledDatabase {
         Ok(SledStore {
             inner: Arc::new(Records {
                 name: name.to_owned(),
-                number,
+                number: self.shared().next_number(),
                 expiry: tree(EXPIRY)?,
                 principals,
                 doubts: Doubts::new(is_whole),

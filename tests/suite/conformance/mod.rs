@@ -423,7 +423,7 @@ async fn sled_does_what_was_begun() {
 async fn sled_keeps_engines_apart() {
     let directory = tempfile::tempdir().expect("a scratch folder");
     let (database, first) = sled(&directory, 1 << 20);
-    let second = database.store("second", 1).expect("a store");
+    let second = database.store("second").expect("a store");
     create(&first, id(1), record()).await;
     assert_eq!(stored(&second, id(1)).await, None);
     assert_eq!(sweep(&second, NOW + DURATION * 3).await, 0);
