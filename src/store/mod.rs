@@ -7,9 +7,12 @@
 //! | [`redis`] | Redis and Valkey, if you need more than one machine |
 //! | [`memory`] | for tests and `--dev` |
 //! | [`codec`] | a record in bytes |
+//! | `conformance` | what every store must do, as a test; with the feature of that name |
 //! | [`database`] | what a kind of store is to the process that runs it |
 
 pub mod codec;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod database;
 pub mod memory;
 pub mod redis;
