@@ -88,7 +88,7 @@ async fn open(path: &Path, write: Durability) -> SledStore {
         roll: Durability::Synced,
     })
     .expect("a fresh database opens");
-    let store = database.store("default", 0).expect("a store");
+    let store = database.store("default").expect("a store");
     for start in (0..SESSIONS).step_by(IN_FLIGHT as usize) {
         let batch = start..SESSIONS.min(start + IN_FLIGHT);
         let creates = batch.map(|number| store.create(id(number), record()));

@@ -183,8 +183,8 @@ fn stores(criterion: &mut Criterion) {
     // In one, all fits into the table; in the other, next to nothing.
     let hot = database(large.path(), 64 << 20);
     let cold = database(small.path(), 256 << 10);
-    let hot = hot.store("default", 0).expect("a store");
-    let cold = cold.store("default", 0).expect("a store");
+    let hot = hot.store("default").expect("a store");
+    let cold = cold.store("default").expect("a store");
     for number in 0..SESSIONS {
         for store in [&hot, &cold] {
             let created = runtime.block_on(store.create(public_id(number), record()));
@@ -253,7 +253,7 @@ fn resolves(criterion: &mut Criterion) {
     let runtime = runtime();
     let directory = tempfile::tempdir().expect("a directory");
     let metrics = Metrics::new();
-    let store = database(directory.path(), 64 << 20).store("default", 0).expect("a store");
+    let store = database(directory.path(), 64 << 20).store("default").expect("a store");
     let policy = Policy {
         limit: None,
         keyring: keyring(),

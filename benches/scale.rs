@@ -362,7 +362,7 @@ impl Rig {
             roll: Durability::Buffered,
         })
         .map_err(|error| error.to_string())?;
-        let store = database.store("default", 0).map_err(|error| error.to_string())?;
+        let store = database.store("default").map_err(|error| error.to_string())?;
         let store = Arc::new(store);
         let data = Data::parse(Bytes::from(daemon::data(DATA_BYTES))).expect("JSON");
         let creates = sessions.map(|(id, created)| {

@@ -12,7 +12,7 @@ use sessiond::{
     grpc::pb::{RevokeSessionsRequest, Session},
     server::{
         Addresses, Server, StartError, Surroundings,
-        config::{Backend, Config, ConfigError, ListenAddr},
+        config::{Config, ConfigError, ListenAddr},
         log,
         system::{SystemClock, SystemEntropy, keep_little_freed_memory, raise_descriptor_limit},
     },
@@ -133,11 +133,10 @@ fn serve(config: Config, dev: bool) -> Result<(), Failure> {
     keep_little_freed_memory();
     log::start(&config.log);
     if dev {
-        let kept = match config.store.backend {
-            Backend::Memory => "sessions are lost when the daemon stops",
-            Backend::Sled | Backend::Redis => {
-                "sessions are kept, but a secret generated at start is not"
-            }
+        let kept = if config.store.backend.kind().outlives_a_stop {
+            "sessions are kept, but a secret generated at start is not"
+        } else {
+            "sessions are lost when the daemon stops"
         };
         tracing::warn!("running with --dev, not for production: {kept}");
     }

@@ -1,19 +1,19 @@
 //! The process: what a configuration becomes.
 //!
-//! [`Server::build`] opens the store and binds the listeners, so that what can
-//! fail at start fails there and the addresses are known; [`Server::run`]
-//! serves until it is told to stop. Time and randomness come in as arguments.
+//! [`Server::build`] opens the store and binds the listeners. Whatever can fail at start
+//! fails there, and the addresses are known after it. [`Server::run`] serves until it is
+//! told to stop. Time and randomness come in as arguments.
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`config`] | defaults, file, environment, flags; and what they must keep |
-//! | [`listen`], [`gate`] | sockets, the bound on connections, and what is spoken there |
+//! | [`config`] | defaults, file, environment, flags, and the rules that they must follow |
+//! | [`listen`], [`gate`] | sockets, the limit of connections, and their protocols |
 //! | [`workers`] | the threads that serve connections |
 //! | [`grpc_server`] | the gRPC services of a listener |
-//! | [`cleanup`], [`jitter`] | the periodic sweep, and times that are spread |
+//! | [`cleanup`], [`jitter`] | the periodic cleanup, and times with jitter |
 //! | [`tls`] | certificates and keys |
-//! | [`metrics`], [`scrape`] | what is counted, and the page that shows it |
-//! | [`outages`] | what the log says of a store that fails |
+//! | [`metrics`], [`scrape`] | the metrics, and the page that shows them |
+//! | [`outages`] | what the log says about a store that fails |
 //! | [`system`] | the system's clock and randomness |
 //! | [`log`] | the log |
 
@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
-    config::{AdoptChoice, Checked, Config, ConfigError, ListenAddr, StoreChoice},
+    config::{AdoptChoice, Checked, Config, ConfigError, ListenAddr},
     gate::Gate,
     grpc_server::GrpcServer,
     listen::{BindError, ConnectionLimit, Listener},
@@ -48,9 +48,8 @@ use crate::{
         store::{Store, StoreError},
     },
     store::{
-        memory::MemoryStore,
-        redis::{ForeignRedis, RedisDatabase},
-        sled::{OpenError, SledDatabase, SledOptions},
+        database::{Database, OpenError},
+        redis::ForeignRedis,
     },
 };
 
@@ -68,17 +67,17 @@ pub mod system;
 mod tls;
 mod workers;
 
-/// How often the time is marked in the store. So much a clock may be behind
-/// after a crash.
+/// How often the time is marked in the database. After a crash the clock may be behind by
+/// this much.
 const TIME_MARK_INTERVAL: Duration = Duration::from_secs(10);
-/// How often the stores are asked whether they can keep their promises.
+/// How often the stores are asked whether they can serve.
 const FITNESS_INTERVAL: Duration = Duration::from_secs(1);
-/// After the name of an engine: the marks of what it has adopted. No request can
-/// name an engine so.
+/// Follows the name of an engine, for the store with the marks of what it has adopted. No
+/// request can name such an engine.
 const MARKS: &str = "/adopted";
 
-/// Checks a configuration as [`Server::build`] does, its files included, and
-/// gives what an operator should know. Binds and opens nothing.
+/// Checks a configuration and its files as [`Server::build`] does. Returns the warnings
+/// for the operator. Binds and opens nothing.
 pub fn check(config: &Config) -> Result<Vec<String>, ConfigError> {
     tls::load(&config.listen.tls)?;
     Ok(config::check(config)?.warnings)
@@ -93,7 +92,7 @@ pub enum StartError {
     Store(#[from] OpenError),
     #[error("{0}")]
     Bind(#[from] BindError),
-    #[error("the threads that serve can not start: {0}")]
+    #[error("the threads that serve cannot start: {0}")]
     Threads(io::Error),
 }
 
@@ -110,7 +109,7 @@ pub struct Server {
     auth: Option<BearerAuth>,
     engines: Engines,
     watchers: Arc<Watchers>,
-    database: Database,
+    database: Arc<dyn Database>,
     metrics: Arc<Metrics>,
     workers: RuntimeExecutors,
     connections: ConnectionLimit,
@@ -119,13 +118,6 @@ pub struct Server {
     scrape: Option<TcpListener>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-}
-
-/// What the stores of the engines have in common.
-enum Database {
-    Memory,
-    Sled(SledDatabase),
-    Redis(RedisDatabase),
 }
 
 /// Where a daemon listens, with the real ports.
@@ -150,8 +142,7 @@ impl Server {
         let (clock, entropy) = (Arc::clone(&surroundings.clock), Arc::clone(&surroundings.entropy));
         let limits = &config.limits;
         let watchers = Watchers::new(limits.max_watchers as usize, limits.watch_queue as usize);
-        let (engines, database) =
-            engines(&config, checked, &metrics, &watchers, surroundings).await?;
+        let (engines, database) = engines(checked, &metrics, &watchers, surroundings).await?;
         let scrape = match config.listen.metrics.0 {
             None => None,
             Some(address) => match Listener::bind(&ListenAddr::Tcp(address)).await? {
@@ -188,9 +179,9 @@ impl Server {
         }
     }
 
-    /// Serves until `stop` is done; then stops accepting, finishes what is in
-    /// flight as long as the grace lasts, and syncs the store. An error means
-    /// that this last sync, or an earlier one, has failed.
+    /// Serves until `stop` is done. Then it accepts no more connections, finishes the
+    /// operations in flight within the grace period, and closes the database. An error
+    /// means that this last sync, or an earlier one, has failed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), StoreError> {
         let stopping = CancellationToken::new();
         let mut health = HealthReporter::new();
@@ -217,9 +208,7 @@ impl Server {
         }
         let mut fitness = JoinSet::new();
         fitness.spawn(watch_fitness(self.engines.clone(), health.clone()));
-        if let Database::Sled(database) = &self.database {
-            background.spawn(mark_time(database.clone(), Arc::clone(&self.clock)));
-        }
+        background.spawn(mark_time(Arc::clone(&self.database), Arc::clone(&self.clock)));
         if let Some(listener) = self.scrape {
             let (metrics, engines) = (self.metrics, self.engines.clone());
             let connections = self.connections.clone();
@@ -248,7 +237,7 @@ impl Server {
         fitness.shutdown().await;
         set_health(&health, ServingStatus::NotServing).await;
         stopping.cancel();
-        // Ends the streams of those who watch it, which would hold us up.
+        // Ends the streams that watch health, which would delay the stop.
         for service in HEALTH_NAMES {
             health.clear_service_status(service).await;
         }
@@ -261,20 +250,13 @@ impl Server {
         }
         serving.shutdown().await;
         background.shutdown().await;
-        // With them go the connections that were cut.
+        // The connections that were cut end with them.
         drop(self.workers);
-        match self.database {
-            Database::Sled(database) => {
-                database.mark_time(self.clock.now())?;
-                database.sync().await
-            }
-            // Redis keeps what it has acknowledged as well as it is configured to.
-            Database::Memory | Database::Redis(_) => Ok(()),
-        }
+        self.database.close(self.clock.now()).await
     }
 }
 
-/// The names that gRPC health answers to; empty: the daemon as a whole.
+/// The names that gRPC health answers to. The empty one is the daemon as a whole.
 const HEALTH_NAMES: [&str; 3] =
     ["", "sessiond.v1.SessionService", "sessiond.v1.SessionAdminService"];
 
@@ -284,21 +266,18 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
     }
 }
 
-/// Marks the time in the store, now and then, so that the clock of the next start
-/// is not behind it.
-async fn mark_time(database: SledDatabase, clock: Arc<dyn Clock>) {
+/// Marks the time in the database, so that the clock does not go back at the next start.
+async fn mark_time(database: Arc<dyn Database>, clock: Arc<dyn Clock>) {
     loop {
         tokio::time::sleep(TIME_MARK_INTERVAL).await;
-        let (database, now) = (database.clone(), clock.now());
-        let marked = tokio::task::spawn_blocking(move || database.mark_time(now)).await;
-        if let Ok(Err(error)) = marked {
+        if let Err(error) = database.mark_time(clock.now()).await {
             tracing::warn!("the time was not marked: {error}");
         }
     }
 }
 
-/// Keeps health at what the stores say: NOT_SERVING when one can not serve, which
-/// is for good when it can not keep its promises any more.
+/// Keeps health as the stores report it: NOT_SERVING while a store cannot serve. If a
+/// store can no longer keep its promises, that is permanent.
 async fn watch_fitness(engines: Engines, health: HealthReporter) {
     let mut fit = true;
     loop {
@@ -333,45 +312,19 @@ async fn bind(addresses: &[ListenAddr]) -> Result<Vec<Listener>, BindError> {
 }
 
 async fn engines(
-    config: &Config,
     mut checked: Checked,
     metrics: &Metrics,
     watchers: &Arc<Watchers>,
     surroundings: Surroundings,
-) -> Result<(Engines, Database), StartError> {
-    let database = match checked.store {
-        StoreChoice::Memory => Database::Memory,
-        StoreChoice::Sled => Database::Sled(SledDatabase::open(sled_options(config))?),
-        StoreChoice::Redis(options) => {
-            let database = RedisDatabase::start(*options, Arc::clone(&surroundings.clock));
-            // It may come later; health says so, and the store has told why.
-            if let Err(error) = database.first_contact().await {
-                tracing::warn!("starting without redis: {error}");
-            }
-            Database::Redis(database)
-        }
-    };
-    if let Database::Sled(database) = &database
-        && let Some(mark) = database.time_mark()?
-    {
+) -> Result<(Engines, Arc<dyn Database>), StartError> {
+    let database = checked.store.open(Arc::clone(&surroundings.clock)).await?;
+    if let Some(mark) = database.time_mark()? {
         surroundings.clock.not_before(mark);
     }
-    let mut numbers = 0..=u16::MAX;
-    let mut store = |name: &str| -> Result<Arc<dyn Store>, StartError> {
-        let store: Arc<dyn Store> = match &database {
-            Database::Memory => Arc::new(MemoryStore::default()),
-            Database::Sled(database) => {
-                let number = numbers.next().expect("there are fewer engines than numbers");
-                Arc::new(database.store(name, number)?)
-            }
-            Database::Redis(database) => Arc::new(database.store(name)),
-        };
-        Ok(Arc::new(metrics.measured(name, store)))
+    let store = |name: &str| -> Result<Arc<dyn Store>, StartError> {
+        Ok(Arc::new(metrics.measured(name, database.store(name)?)))
     };
-    let mut known = match &database {
-        Database::Sled(database) => BTreeSet::from_iter(database.engines()),
-        Database::Memory | Database::Redis(_) => BTreeSet::new(),
-    };
+    let mut known = BTreeSet::from_iter(database.engines());
     let mut engines = BTreeMap::new();
     for (name, policy) in checked.engines {
         let Surroundings { clock, entropy } = &surroundings;
@@ -381,7 +334,7 @@ async fn engines(
         known.remove(&name);
         let marks = format!("{name}{MARKS}");
         let choice = checked.adoptions.remove(&name);
-        // What is left of an adoption that is over is swept all the same.
+        // The marks of an adoption that is no longer configured are still swept.
         if known.remove(&marks) || choice.is_some() {
             let from = choice.map(|AdoptChoice { redis, reading, remember }| Application {
                 source: metrics.measured_source(&marks, ForeignRedis::start(&redis, reading)),
@@ -394,24 +347,8 @@ async fn engines(
     for name in known {
         tracing::warn!(
             engine = name,
-            "the data directory holds sessions of an engine that is not configured; they are kept"
+            "the store holds sessions of an engine that is not configured; they are kept"
         );
     }
     Ok((Engines::new(engines), database))
-}
-
-fn sled_options(config: &Config) -> SledOptions {
-    let sled = &config.store.sled;
-    SledOptions {
-        path: sled.path.clone(),
-        cache_bytes: sled.cache_bytes.0,
-        flush_interval: sled.flush_interval.0,
-        threads: sled.threads as usize,
-        max_pending: sled.max_pending as usize,
-        min_free_bytes: sled.min_free_bytes.0,
-        on_damage: sled.on_damage,
-        write: sled.durability.write,
-        destroy: sled.durability.destroy,
-        roll: sled.durability.roll,
-    }
 }

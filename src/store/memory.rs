@@ -1,4 +1,4 @@
-//! The memory store: for tests and `--dev`. Everything is gone with the process.
+//! The memory store, for tests and `--dev`. The sessions end with the process.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,8 +9,9 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
+use super::database::{Database, Open, OpenError};
 use crate::session::{
-    clock::Moment,
+    clock::{Clock, Moment},
     id::PublicId,
     record::{Claim, Principal, Record, Touch, Update},
     store::{
@@ -18,6 +19,29 @@ use crate::session::{
         Swept, Touched, Written,
     },
 };
+
+/// There is nothing to choose.
+#[derive(Debug)]
+pub struct MemoryOptions;
+
+#[async_trait]
+impl Open for MemoryOptions {
+    async fn open(
+        self: Box<Self>,
+        _: Arc<dyn Clock>,
+    ) -> std::result::Result<Arc<dyn Database>, OpenError> {
+        Ok(Arc::new(MemoryDatabase))
+    }
+}
+
+/// Makes a new store for each engine.
+pub struct MemoryDatabase;
+
+impl Database for MemoryDatabase {
+    fn store(&self, _: &str) -> std::result::Result<Arc<dyn Store>, OpenError> {
+        Ok(Arc::new(MemoryStore::default()))
+    }
+}
 
 /// Records of one engine, in memory.
 #[derive(Default)]
@@ -29,10 +53,10 @@ pub struct MemoryStore {
 #[derive(Default)]
 struct State {
     records: BTreeMap<PublicId, Kept>,
-    /// Lazy: an entry may be earlier than its record's deadline, never later.
-    /// One for each record.
+    /// One entry for each record. It is moved lazily: it may be earlier than the record's
+    /// deadline, never later.
     expiry: BTreeSet<(Moment, PublicId)>,
-    /// One for each record that is not anonymous.
+    /// One entry for each record that is not anonymous.
     principals: BTreeSet<(Principal, PublicId)>,
 }
 

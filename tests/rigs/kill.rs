@@ -155,7 +155,7 @@ impl Rig {
             roll: Durability::Buffered,
         };
         let database = SledDatabase::open(options).expect("it opens after a clean stop");
-        let store = database.store("default", 0).expect("a store");
+        let store = database.store("default").expect("a store");
         // Nothing is due then; what the daemon has left of its walk is done.
         store.cleanup(Moment::from_unix_millis(0), usize::MAX).await.expect("the store works");
         let entries = store.index_entries().expect("the entries can be counted").principals;

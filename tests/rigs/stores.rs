@@ -105,7 +105,7 @@ pub fn open(kind: Kind, engine: &Engine, directory: &Path, durability: Durabilit
         roll: durability,
     };
     let database = SledDatabase::open(options).expect("the database opens");
-    let store = database.store("rig", 0).expect("the database has a store for the rig");
+    let store = database.store("rig").expect("the database has a store for the rig");
     Opened { database: Some(database), store: Arc::new(store) }
 }
 

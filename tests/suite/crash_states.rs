@@ -358,7 +358,7 @@ async fn back_after_a_crash(for_good: bool) -> usize {
 /// Who ends what a principal has, and finds nothing, relies on that: a crash brings
 /// nothing back that was left out. Holds a flush to that; a sync is the same commit.
 #[tokio::test]
-async fn what_a_list_for_good_leaves_out_does_not_come_back() {
+async fn what_a_durable_list_leaves_out_does_not_come_back() {
     for _ in 0..10 {
         assert_eq!(back_after_a_crash(true).await, 0);
     }

@@ -252,7 +252,7 @@ async fn a_destroy_of_nothing_is_confirmed_by_something() {
 /// Who ends what a principal has, and finds nothing, must be able to rely on that:
 /// else what was ended before, unconfirmed, may come back with a replica.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_list_for_good_is_confirmed() {
+async fn a_durable_list_is_confirmed() {
     if is_missing() {
         return;
     }

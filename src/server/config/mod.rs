@@ -2,34 +2,36 @@
 //!
 //! Parsing binds no address and opens no store. [`layers`] reads the sources. [`policy`]
 //! makes the checks that need more than one value, and builds the rules of the engines.
-//! [`redis`] has the keys of `[store.redis]`, [`adopt`] those of `[engine.NAME.adopt]`.
-//! [`text`] has the types of values that are written as text.
-//! `config/sessiond.toml` explains each key.
+//! [`backends`] lists the kinds of stores. [`sled`] has the keys of `[store.sled]`,
+//! [`redis`] those of `[store.redis]`, [`adopt`] those of `[engine.NAME.adopt]`. [`text`]
+//! has the types of values that are written as text. `config/sessiond.toml` explains each
+//! key.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    session::{
-        cookie::{CookieAttributes, CookieFormat, SameSite},
-        policy::OnLimit,
-    },
-    store::sled::{Durability, OnDamage},
+use crate::session::{
+    cookie::{CookieAttributes, CookieFormat, SameSite},
+    policy::OnLimit,
 };
 
 pub use self::{
     adopt::{AdoptChoice, AdoptConfig, AdoptFrom},
+    backends::{Backend, Kind},
     layers::{ConfigError, Sources, load},
-    policy::{Checked, StoreChoice, check},
+    policy::{Checked, check},
     redis::{RedisConfig, RedisTlsConfig},
+    sled::{DurabilityConfig, SledConfig},
     text::{AddrOrOff, ListenAddr, SecretText, Size, SizeOrNone, Span, SpanOrAuto, SpanOrNone},
 };
 
 mod adopt;
+mod backends;
 mod layers;
 mod policy;
 mod redis;
+mod sled;
 mod text;
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -163,56 +165,6 @@ pub struct StoreConfig {
 impl Default for StoreConfig {
     fn default() -> Self {
         Self { backend: Backend::Sled, sled: SledConfig::default(), redis: RedisConfig::default() }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Backend {
-    Sled,
-    Redis,
-    Memory,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SledConfig {
-    pub path: PathBuf,
-    pub cache_bytes: Size,
-    pub flush_interval: Span,
-    pub threads: u32,
-    pub max_pending: u32,
-    pub min_free_bytes: SizeOrNone,
-    pub on_damage: OnDamage,
-    pub durability: DurabilityConfig,
-}
-
-impl Default for SledConfig {
-    fn default() -> Self {
-        Self {
-            path: PathBuf::from("data"),
-            cache_bytes: Size::mib(64),
-            flush_interval: Span(std::time::Duration::from_millis(100)),
-            threads: 4,
-            max_pending: 4096,
-            min_free_bytes: SizeOrNone(Size::mib(64).0),
-            on_damage: OnDamage::Refuse,
-            durability: DurabilityConfig::default(),
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DurabilityConfig {
-    pub write: Durability,
-    pub destroy: Durability,
-    pub roll: Durability,
-}
-
-impl Default for DurabilityConfig {
-    fn default() -> Self {
-        Self { write: Durability::Flushed, destroy: Durability::Synced, roll: Durability::Synced }
     }
 }
 

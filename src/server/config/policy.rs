@@ -9,9 +9,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::{
-    AdoptChoice, Backend, Config, ConfigError, EngineConfig, ListenAddr, Size, adopt, redis,
-};
+use super::{AdoptChoice, Backend, Config, ConfigError, EngineConfig, ListenAddr, Size, adopt};
 use crate::{
     session::{
         cookie,
@@ -20,7 +18,7 @@ use crate::{
         policy::{Limit, Policy},
         token::{Keyring, Secret},
     },
-    store::{redis::RedisOptions, sled::MOST_DATA_BYTES},
+    store::database::Open,
 };
 
 /// Each may have two stores, which are numbered in 16 bits.
@@ -36,17 +34,10 @@ pub struct Checked {
     pub adoptions: BTreeMap<String, AdoptChoice>,
     /// Bearer tokens; empty: none are asked for.
     pub tokens: Vec<Zeroizing<String>>,
-    pub store: StoreChoice,
+    /// The options of the store in use.
+    pub store: Box<dyn Open>,
     /// What an operator should know, a sentence each.
     pub warnings: Vec<String>,
-}
-
-/// Which store, with what was read from files for it.
-#[derive(Debug)]
-pub enum StoreChoice {
-    Memory,
-    Sled,
-    Redis(Box<RedisOptions>),
 }
 
 /// Checks what no single value can show, reads the files of secrets and
@@ -61,17 +52,11 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
             format!("expected 1 to {MOST_ENGINES} engines, found {}", config.engine.len());
         return Err(ConfigError::new("engine", problem));
     }
-    if config.store.sled.path.as_os_str().is_empty() {
-        return Err(ConfigError::new("store.sled.path", "expected a directory, found \"\""));
+    for backend in Backend::ALL {
+        (backend.kind().check)(&config.store)?;
     }
-    redis::check(&config.store.redis)?;
-    let store = match config.store.backend {
-        Backend::Memory => StoreChoice::Memory,
-        Backend::Sled => StoreChoice::Sled,
-        Backend::Redis => {
-            StoreChoice::Redis(Box::new(redis::options("store.redis", &config.store.redis)?))
-        }
-    };
+    let kind = config.store.backend.kind();
+    let store = (kind.options)(&config.store)?;
     let mut engines = BTreeMap::new();
     let mut adoptions = BTreeMap::new();
     for (name, engine) in &config.engine {
@@ -84,10 +69,13 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
             );
             return Err(ConfigError::new(format!("engine.{name}.max_data_bytes"), problem));
         }
-        let most = Size(MOST_DATA_BYTES as u64);
-        if config.store.backend == Backend::Sled && engine.max_data_bytes.0 > most.0 {
+        if let Some(most) = kind.max_data_bytes
+            && engine.max_data_bytes.as_usize() > most
+        {
             let problem = format!(
-                "expected at most {most}, which is what the sled store keeps, found {}",
+                "expected at most {}, which is what the {} store keeps, found {}",
+                Size(most as u64),
+                kind.name,
                 engine.max_data_bytes
             );
             return Err(ConfigError::new(format!("engine.{name}.max_data_bytes"), problem));
@@ -286,18 +274,14 @@ fn check_limits(config: &Config) -> Result<(), ConfigError> {
         ("limits.max_watchers", limits.max_watchers),
         ("limits.watch_queue", limits.watch_queue),
         ("cleanup.slice", config.cleanup.slice),
-        ("store.sled.max_pending", config.store.sled.max_pending),
-        ("store.sled.threads", config.store.sled.threads),
     ] {
         if value == 0 {
             return Err(ConfigError::new(key, "expected at least 1, found 0"));
         }
     }
-    for (key, value) in [
-        ("runtime.threads", config.runtime.threads),
-        ("store.sled.threads", config.store.sled.threads),
-        ("limits.max_watchers", limits.max_watchers),
-    ] {
+    for (key, value) in
+        [("runtime.threads", config.runtime.threads), ("limits.max_watchers", limits.max_watchers)]
+    {
         if value > 1024 {
             return Err(ConfigError::new(key, format!("expected at most 1024, found {value}")));
         }

@@ -4,8 +4,7 @@ use std::{error::Error, fmt};
 
 pub type Result<T> = std::result::Result<T, StoreError>;
 
-/// A store failed. The text names what it was doing; the cause, for the log,
-/// is the source.
+/// A store failed. The text names the operation. The source is the cause, for the log.
 #[derive(Debug)]
 pub struct StoreError {
     pub kind: StoreErrorKind,
@@ -16,19 +15,19 @@ pub struct StoreError {
 /// What a caller can do about a failed store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreErrorKind {
-    /// It may work again later.
+    /// The store may work again later.
     Unavailable,
-    /// It has more to do than it may keep waiting. Nothing was done.
+    /// More operations are waiting than allowed. Nothing was done.
     Overloaded,
-    /// It has no room for more. Nothing was done; what is stored can be read and
+    /// There is no room for more. Nothing was done. Records can still be read and
     /// destroyed.
     Full,
-    /// The record is there and makes no sense. Trying again does not help.
+    /// The record exists, but cannot be decoded. Trying again does not help.
     Unreadable,
 }
 
 impl StoreError {
-    /// The store could not do its work, for example `"write a record"`.
+    /// The store could not do `doing`, for example `"write a record"`.
     pub fn unavailable(
         doing: &'static str,
         source: impl Into<Box<dyn Error + Send + Sync>>,
@@ -36,7 +35,7 @@ impl StoreError {
         Self { kind: StoreErrorKind::Unavailable, doing, source: source.into() }
     }
 
-    /// The store has too much to do already.
+    /// Too many operations are waiting already.
     pub fn overloaded(
         doing: &'static str,
         source: impl Into<Box<dyn Error + Send + Sync>>,
@@ -49,7 +48,7 @@ impl StoreError {
         Self { kind: StoreErrorKind::Full, doing, source: source.into() }
     }
 
-    /// What is stored makes no sense.
+    /// What is stored cannot be decoded.
     pub fn unreadable(
         doing: &'static str,
         source: impl Into<Box<dyn Error + Send + Sync>>,

@@ -44,11 +44,14 @@ impl Verb {
     ];
 }
 
-/// A store in front of another one, such as one that counts or one that fails.
+/// A store in front of another store, such as one that counts or one that fails.
 ///
-/// Each operation is passed to [`inner`](Self::inner). A layer writes only those that it
-/// changes, and [`around`](Self::around) if it does something at each of them. Whatever
-/// implements this is a [`Store`].
+/// Each operation is passed to [`inner`](Self::inner). A layer implements only the
+/// operations that it changes, and [`around`](Self::around) if it does something for all of
+/// them. Every layer is a [`Store`].
+///
+/// A layer has the methods of both traits. To call one, import only the trait that you
+/// mean, or call [`inner`](Self::inner).
 #[async_trait]
 pub trait Layer: Send + Sync + 'static {
     /// The store behind this one.

@@ -26,9 +26,9 @@ use super::{
 
 /// Keeps the records of one engine, by public id.
 ///
-/// A store holds no policy and no clock: every moment is an argument, and
-/// [`Touch::apply`], [`Update::apply`] and [`Claim::holds`] decide what may change in a
-/// record. The store calls them inside whatever makes its change atomic.
+/// A store has no policy and no clock. Every moment is an argument, and [`Touch::apply`],
+/// [`Update::apply`] and [`Claim::holds`] decide what may change in a record. The store
+/// calls them inside the transaction that makes its change atomic.
 /// Operations on one id are linearizable; [`list`](Self::list) reads one id after the
 /// other.
 ///
@@ -40,8 +40,8 @@ use super::{
 /// cleanup or the store itself has removed it. Reading does not judge deadlines.
 #[async_trait]
 pub trait Store: BulkStore {
-    /// The record under `id`, if the store has it in memory. `None` says nothing: ask
-    /// [`read`](Self::read) or [`touch`](Self::touch). Never waits.
+    /// The record under `id`, if the store has it in memory. `None` does not mean that there
+    /// is no record: ask [`read`](Self::read) or [`touch`](Self::touch). Never waits.
     fn recall(&self, _id: PublicId) -> Option<Arc<Record>> {
         None
     }
@@ -62,17 +62,17 @@ pub trait Store: BulkStore {
     /// there is none or if `claim` does not hold for it.
     async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>>;
 
-    /// Records of `principal`, who is not anonymous, with an id above `after`, in the
-    /// order of ids. Reads at most `limit` entries of the index, at least one, so that
-    /// one call is short.
+    /// Records of `principal` with an id above `after`, in the order of ids. Nothing if the
+    /// principal is anonymous. Reads at most `limit` entries of the index, and at least one,
+    /// so that a call is short.
     ///
-    /// A record that belongs to the principal during the whole call is found; one that
-    /// comes or goes meanwhile may be. The same holds for several calls, each of which
-    /// continues after the one before. With [`Certainty::Durable`] it is also certain
-    /// that what is missing stays missing, as after a [`destroy`](Self::destroy).
+    /// A record that belongs to the principal during the whole call is found. A record that
+    /// comes or goes during the call may be found. The same holds for a sequence of calls,
+    /// each of which continues after the one before. With [`Certainty::Durable`], records
+    /// that are missing also stay missing, as after a [`destroy`](Self::destroy).
     ///
-    /// Orphaned index entries are removed by the first `list` that finds them when
-    /// nothing can need them any more, or by a completed cleanup.
+    /// Orphaned index entries are removed by the first `list` that finds them after nothing
+    /// can need them any more, or by a completed cleanup.
     async fn list(
         &self,
         principal: Principal,
@@ -83,11 +83,11 @@ pub trait Store: BulkStore {
 
     /// Removes records whose deadline is at or before `now`, in the order of
     /// deadlines, and repairs what an unclean stop has left. Reads at most `limit`
-    /// entries, so that one call is short.
+    /// entries, so that a call is short.
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept>;
 
-    /// An error if the store cannot serve: until it is opened again, or until what it
-    /// depends on is back. Never waits.
+    /// An error if the store cannot serve until it is opened again, or until what it depends
+    /// on is back. Never waits.
     fn check(&self) -> Result<()>;
 
     /// How many records are kept, including expired ones that no cleanup has removed.
@@ -98,16 +98,16 @@ pub trait Store: BulkStore {
 /// All records of a store, for export and import.
 #[async_trait]
 pub trait BulkStore: Send + Sync + 'static {
-    /// All records, about `limit` at a time, in an order of the store's own: those after
-    /// `from`; from the first one if there is no cursor or if it is another store's.
+    /// About `limit` records after `from`, in an order of the store's own. Begins with the
+    /// first record if there is no cursor, or if the cursor is from another store.
     ///
     /// A record that exists from the first call to the last is returned at least once,
-    /// as it is at some moment in between; one that comes or goes meanwhile may be.
-    /// Scanned records do not displace those in memory, which are in use.
+    /// as it is at some moment in between. A record that comes or goes meanwhile may be
+    /// returned. A scan does not displace the records in memory, which are in use.
     async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned>;
 
-    /// Keeps a record that comes from another store, unless the record under `id` is at
-    /// least as late ([`Record::is_later_than`]). `now` tells how long it has to live.
+    /// Keeps a record from another store, unless the record under `id` is at least as late
+    /// ([`Record::is_later_than`]). `now` tells how long the record has to live.
     async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored>;
 }
 
@@ -124,7 +124,7 @@ pub enum Certainty {
 /// The outcome of a touch.
 #[derive(Debug, Clone)]
 pub struct Touched {
-    /// As it is after the touch.
+    /// The record after the touch.
     pub record: Arc<Record>,
     /// The deadline was moved.
     pub moved: bool,
@@ -143,24 +143,25 @@ pub struct Change {
 /// Some records of a principal.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Listed {
-    /// Those whose deadline has passed included, until they are swept.
+    /// Includes records whose deadline has passed, until a cleanup removes them.
     pub records: Vec<(PublicId, Arc<Record>)>,
-    /// Go on after this; `None`: that was all.
+    /// Continue after this id. `None`: there are no more.
     pub next: Option<PublicId>,
 }
 
-/// How far a scan has come: octets that mean something to the store that gave them,
+/// The position of a scan. Its octets have a meaning only to the store that returned them,
 /// also after a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor(pub Bytes);
 
 impl Cursor {
-    /// Of a store that scans in the order of ids.
+    /// For a store that scans in the order of ids.
     pub fn after(id: PublicId) -> Self {
         Self(Bytes::copy_from_slice(id.as_bytes()))
     }
 
-    /// The id that [`after`](Self::after) was given; `None`: it is of another store.
+    /// The id that [`after`](Self::after) was given. `None`: the cursor is from another
+    /// store.
     pub fn to_id(&self) -> Option<PublicId> {
         self.0.as_ref().try_into().ok().map(PublicId::from_bytes)
     }
@@ -169,33 +170,33 @@ impl Cursor {
 /// A slice of all records.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Scanned {
-    /// Those whose deadline has passed included, until they are swept.
+    /// Includes records whose deadline has passed, until a cleanup removes them.
     pub records: Vec<(PublicId, Arc<Record>)>,
-    /// Records that make no sense; the log names them.
+    /// Records that cannot be decoded. The log names them.
     pub unreadable: usize,
-    /// Go on from here; `None`: that was all.
+    /// Continue from here. `None`: there are no more.
     pub next: Option<Cursor>,
 }
 
-/// What became of a record that came from another store.
+/// The outcome of a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Restored {
-    /// There was none under its id.
+    /// There was no record under the id.
     Created(Arc<Record>),
-    /// It was later than the one that was there.
+    /// The record was later than the one under the id.
     Replaced(Change),
-    /// What is there is as late.
+    /// The record under the id is at least as late.
     Kept,
 }
 
-/// What one slice of a cleanup did.
+/// The outcome of one slice of a cleanup.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Swept {
-    /// Entries looked at; as many as the limit means there may be more.
+    /// Entries that were read. If it is the limit, there may be more.
     pub examined: usize,
-    /// What was removed because its deadline had passed.
+    /// The records that were removed because their deadline had passed.
     pub removed: Vec<Expired>,
-    /// The earliest deadline still to be looked at.
+    /// The earliest deadline that is still to be checked.
     pub next: Option<Moment>,
 }
 

@@ -1,7 +1,7 @@
 //! The redis store: Redis 7 or Valkey, one server, behind Sentinels, or a cluster.
 //!
-//! Each session is one key, `PREFIX:ENGINE:PUBLIC_ID`, a string with the record as
-//! [`codec`] writes it. Several daemons may share it; nothing is kept here.
+//! Each session is one key, `PREFIX:ENGINE:PUBLIC_ID`. Its value is a string with the record
+//! as [`codec`] writes it. Several daemons may share it; this process caches nothing.
 //!
 //! | verb | what is sent | round trips |
 //! |---|---|---|
@@ -14,9 +14,9 @@
 //! | restore | as write, or as create where there is none | 2, and 1 more each time it was not |
 //! | list | a script on the index, then GETs, all at once | 2, and 1 more when an entry is to be dropped |
 //!
-//! Where changes wait for replicas, a list for good has a script more for each session
-//! that is the principal's no longer, and so has a restore of one that is there; a
-//! read for good is that script.
+//! If changes wait for replicas, a durable list sends one more script for each session that
+//! no longer belongs to the principal. So does a restore of a record that exists. A durable
+//! read is that script.
 //!
 //! A session that becomes a principal's, by a create or a write, costs one more: its
 //! entry in the index of [`principals`] comes first. So does one whose life a write
@@ -45,6 +45,7 @@
 mod cluster;
 mod command;
 mod connect;
+mod database;
 mod failure;
 mod foreign;
 mod link;
@@ -104,23 +105,23 @@ use crate::session::{
 #[derive(Clone)]
 pub struct RedisOptions {
     pub url: RedisUrl,
-    /// Instead of the URL's, unless it is empty.
+    /// Replaces the login of the URL, unless it is empty.
     pub login: Login,
     pub sentinel_login: Login,
-    /// Used when the URL asks for TLS.
+    /// Used if the URL asks for TLS.
     pub tls: Tls,
-    /// What every key begins with.
+    /// Every key begins with it.
     pub key_prefix: String,
-    /// The longest that one operation may take, whatever it consists of.
+    /// The most time that one operation may take, with all its commands.
     pub timeout: Duration,
     pub connect_timeout: Duration,
-    /// To each server.
+    /// Connections to each server.
     pub connections: usize,
-    /// Operations that may wait for an answer at a time; more are refused.
+    /// Operations that may wait for an answer at the same time. More are refused.
     pub max_pending: usize,
     /// How long Redis keeps a record past its deadline.
     pub expiry_grace: Duration,
-    /// Replicas that must confirm a change; `None`: none need to.
+    /// Replicas that must confirm a change. `None`: none.
     pub wait: Option<Wait>,
 }
 
@@ -141,15 +142,15 @@ struct Shared {
     executors: RuntimeExecutors,
     /// Replicas have to confirm what is changed.
     waits: bool,
-    /// For what a list has confirmed aside.
+    /// For what a list confirms in the background.
     confirming: Arc<Semaphore>,
     /// Redis has refused a change for lack of memory.
     full: AtomicBool,
 }
 
 impl RedisDatabase {
-    /// Starts to connect and goes on trying. `clock` is brought into line with the
-    /// time of Redis. Needs a tokio runtime.
+    /// Starts to connect, and keeps trying. Aligns `clock` with the time of Redis. Needs a
+    /// tokio runtime.
     pub fn start(options: RedisOptions, clock: Arc<dyn Clock>) -> Self {
         let probe_key = format!("{}:probe", options.key_prefix);
         let servers = Servers::start(&options, Some(probe_key), Timekeeper::new(clock));
@@ -169,7 +170,7 @@ impl RedisDatabase {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Waits for the outcome of the first try to connect, for a bounded time.
+    /// Waits for the outcome of the first attempt to connect, for a bounded time.
     pub async fn first_contact(&self) -> Result<()> {
         let shared = &self.shared;
         let outcome = timeout(shared.connect_timeout * 2, shared.servers.tried()).await;
@@ -202,12 +203,12 @@ const LIST: &str = "list the sessions of a principal";
 const SCAN: &str = "read all records";
 const RESTORE: &str = "keep a record of another store";
 
-/// Records that are asked for at a time.
+/// Records that are read in one batch.
 const READ_AT_ONCE: usize = 100;
-/// Of a record that is created.
+/// The version of a new record.
 const FIRST_VERSION: u64 = 1;
 
-/// Writers that meet again and again step aside for up to so long.
+/// A writer that lost against another one waits for a random time up to this.
 const STEP_ASIDE: Duration = Duration::from_millis(5);
 
 impl RedisStore {
@@ -222,8 +223,8 @@ impl RedisStore {
         outcome
     }
 
-    /// Once when it begins and once when it is over, because callers are told each
-    /// time.
+    /// Logs the lack of memory once when it begins and once when it ends. Callers get an
+    /// error each time.
     fn tell_of_memory(&self, command: &Command<'_>, outcome: &Result<Value>) {
         let full = &self.shared.full;
         match outcome {
@@ -267,7 +268,7 @@ impl RedisStore {
         bytes(self.run(doing, get).await?, doing, key)
     }
 
-    /// Reads a record that may be none, among others.
+    /// Reads one of several records. An unreadable one is no error.
     async fn found(
         &self,
         doing: &'static str,
@@ -282,7 +283,7 @@ impl RedisStore {
         }
     }
 
-    /// Keeps a record where there is none.
+    /// Keeps a record if there is none under `id`.
     async fn add(
         &self,
         doing: &'static str,
@@ -291,7 +292,8 @@ impl RedisStore {
         now: Moment,
     ) -> Result<Option<Arc<Record>>> {
         let key = self.key(id);
-        // Whatever its version is: to the index one that is not there yet is on its way.
+        // With the first version, whatever its own is: to the index, a record that does not
+        // exist yet is one that is being created.
         self.index(id, &record, FIRST_VERSION, now).await?;
         let arguments =
             vec![encode(&record), b"NX".to_vec(), b"PX".to_vec(), self.life(&record, now)];
@@ -304,8 +306,8 @@ impl RedisStore {
         }
     }
 
-    /// Changes a record: `decide` makes what is to be kept of what is there, or
-    /// refuses. It may be asked several times. `None`: there is no record.
+    /// Changes a record. `decide` makes the new record from the stored one, or refuses. It may
+    /// be called several times. `None`: there is no record.
     async fn replace<R>(
         &self,
         doing: &'static str,
@@ -328,7 +330,7 @@ impl RedisStore {
             };
             let comes_first = principals::comes_first(&before, &after, now);
             if comes_first {
-                // Anew each time: what was read before may have been dropped since.
+                // Again in each round: the entry may have been dropped since the last one.
                 self.index(id, &after, after.version, now).await?;
             }
             let arguments = vec![header, encode(&after), self.life(&after, now)];
@@ -342,13 +344,12 @@ impl RedisStore {
                 }
                 found => self::bytes(found, doing, &key)?,
             };
-            // Another daemon was quicker. It has others waiting, perhaps.
+            // Another daemon was faster, and may have more writers waiting.
             sleep(STEP_ASIDE.mul_f64(rand::random())).await;
         }
     }
 
-    /// Whether there is a record that `record` is not later than, as was found just
-    /// now, for good.
+    /// Whether a record that is at least as late as `record` is stored durably.
     async fn has_as_late(&self, id: PublicId, record: &Record) -> Result<bool> {
         if !self.shared.waits {
             return Ok(true);
@@ -357,7 +358,7 @@ impl RedisStore {
         Ok(found.is_some_and(|found| !record.is_later_than(&found)))
     }
 
-    /// How long a key has to live, in milliseconds.
+    /// How long a key is to live, in milliseconds.
     fn life(&self, record: &Record, now: Moment) -> Vec<u8> {
         self.life_until(record.deadline, now)
     }
@@ -371,7 +372,7 @@ impl RedisStore {
 /// What a GET has found.
 enum Found {
     Record(Arc<Record>),
-    /// Left for whoever repairs it.
+    /// Left as it is, for a repair.
     Unreadable(StoreError),
     Nothing,
 }
@@ -386,10 +387,11 @@ impl Found {
     }
 }
 
-/// Redis counts in 63 bits, from 1970 on: a few thousand years are enough.
+/// The longest life, in milliseconds. Redis counts in 63 bits from 1970 on; a few thousand
+/// years are enough.
 const MAX_LIFE: u64 = 1 << 47;
 
-/// What the key holds; `None`: nothing.
+/// The value of the key. `None`: there is no such key.
 fn bytes(value: Value, doing: &'static str, key: &str) -> Result<Option<Bytes>> {
     match value {
         Value::Nil => Ok(None),
@@ -411,7 +413,7 @@ fn encode(record: &Record) -> Vec<u8> {
 
 #[async_trait]
 impl Store for RedisStore {
-    /// [`Certainty::Durable`]: confirmed by as many replicas as a change.
+    /// With [`Certainty::Durable`], as many replicas confirm it as confirm a change.
     async fn read(&self, id: PublicId, certainty: Certainty) -> Result<Option<Arc<Record>>> {
         self.bounded(READ, move |store| async move {
             Ok(store.record(READ, id, certainty).await?.map(Arc::new))
@@ -469,7 +471,7 @@ impl Store for RedisStore {
             let arguments = destroy_arguments(&claim, store.shared.waits);
             let verb = Verb::Script(&DESTROY);
             let command = Command { verb, key: &key, arguments, durable: true };
-            // What was removed is in an array.
+            // If the record was removed, it is in an array.
             let (found, removed) = match store.run(DESTROY_IT, command).await? {
                 Value::Array(answer) => {
                     let [record] = <[_; 1]>::try_from(answer)
@@ -507,7 +509,7 @@ impl Store for RedisStore {
         .await
     }
 
-    /// Redis sweeps by itself.
+    /// Redis removes expired records by itself.
     async fn cleanup(&self, _: Moment, _: usize) -> Result<Swept> {
         Ok(Swept::default())
     }
@@ -516,7 +518,7 @@ impl Store for RedisStore {
         self.shared.servers.check().map_err(|why| why.while_doing(CONNECT, ""))
     }
 
-    /// To count its keys Redis would have to look at all of them.
+    /// To count the keys, Redis would have to read all of them.
     fn count(&self) -> Option<u64> {
         None
     }
@@ -534,11 +536,11 @@ impl BulkStore for RedisStore {
             let decide = |before: &Record| {
                 if record.is_later_than(before) { Ok(Record::clone(&record)) } else { Err(()) }
             };
-            // One that comes or goes in between is looked at again.
+            // Again if the record came or went in between.
             loop {
                 match store.replace(RESTORE, id, now, decide).await? {
                     Some(Ok(change)) => return Ok(Restored::Replaced(change)),
-                    // Who put it there may have had no confirmation.
+                    // Whoever put it there may have had no confirmation.
                     Some(Err(())) if store.has_as_late(id, &record).await? => {
                         return Ok(Restored::Kept);
                     }

@@ -1,21 +1,28 @@
 //! The sled store: the embedded database, sled 0.34.
 //!
-//! The process is the database's only owner. So a bounded table of decoded
-//! records in front of it is safe, as long as every change passes through it:
-//! a change holds the lock of its id while it changes sled and then the table,
-//! and a record enters the table on a miss only under that same lock.
+//! The process is the only owner of the database. So a bounded table of decoded records
+//! in front of it is safe, as long as every change passes through it: a change holds the
+//! lock of its id while it changes sled and then the table. On a miss, a record enters the
+//! table only under the same lock.
 //!
-//! What is found in the table is answered at once, on the caller's thread.
-//! Whatever reaches sled may wait for the disk, and goes to threads of the
-//! store's own.
+//! A record in the table is returned at once, on the caller's thread. An operation that
+//! reaches sled may wait for the disk, and runs on the store's own threads.
 //!
-//! [`records`] is the part that may wait for the disk, [`principals`] its index of
-//! whose sessions they are, [`tally`] their number, [`threads`] is where it runs, [`committer`] makes
-//! changes durable, [`space`] knows how full the disk is, [`open`] opens the data
-//! directory, [`snapshots`] judges what sled keeps there beside its log,
-//! [`quarantine`] moves aside what is damaged.
+//! | file | holds |
+//! |---|---|
+//! | [`records`] | the operations that may wait for the disk |
+//! | [`principals`] | the index of principals |
+//! | [`tally`] | the number of records |
+//! | [`threads`] | the threads for these operations |
+//! | [`committer`] | makes changes durable |
+//! | [`space`] | how full the disk is |
+//! | [`open`] | opens the data directory |
+//! | [`snapshots`] | checks the files that sled keeps beside its log |
+//! | [`quarantine`] | moves a damaged database aside |
+//! | [`database`] | the database as the process runs it |
 
 mod committer;
+mod database;
 mod open;
 mod principals;
 mod quarantine;
@@ -28,7 +35,10 @@ mod threads;
 use std::{
     fs::File,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -63,18 +73,18 @@ use crate::session::{
 /// Where and how records are kept.
 #[derive(Debug, Clone)]
 pub struct SledOptions {
-    /// The data directory; it is created.
+    /// The data directory. It is created if it does not exist.
     pub path: PathBuf,
-    /// Memory for records and pages: a quarter goes to sled, which takes more
-    /// than it is given, and the rest to the table of decoded records.
+    /// Memory for records and pages, in bytes. A quarter goes to sled, which uses more than
+    /// it is given. The rest goes to the table of decoded records.
     pub cache_bytes: u64,
-    /// How long a change that nobody waits for may stay in memory.
+    /// How long a change may stay in memory if nobody waits for it.
     pub flush_interval: Duration,
     /// Threads for operations that may wait for the disk.
     pub threads: usize,
-    /// Operations that may wait for the disk at a time; more are refused.
+    /// Operations that may wait for the disk at the same time. More are refused.
     pub max_pending: usize,
-    /// With less than this free on the disk, creations and updates are refused.
+    /// If fewer bytes than this are free on the disk, creations and updates are refused.
     pub min_free_bytes: u64,
     pub on_damage: OnDamage,
     /// Of creations and updates.
@@ -90,8 +100,8 @@ pub struct SledDatabase {
     owner: Arc<Owner>,
 }
 
-/// What handles own, and the work on the threads does not: so the threads end
-/// with the last handle, and then the database is closed.
+/// What the handles own, and the work on the threads does not. So the threads end with the
+/// last handle, and then the database is closed.
 struct Owner {
     threads: Threads,
     shared: Arc<Shared>,
@@ -103,15 +113,25 @@ struct Shared {
     hot: Cache<HotKey, Kept, ByteWeight>,
     locks: Locks,
     space: Space,
+    /// The number of the next store.
+    number: AtomicU16,
     /// Counts of the last clean stop, and the time of the last mark.
     meta: Tree,
     db: Handle,
-    /// Last, because fields are dropped in order: the next owner may come when
+    /// Last, because fields are dropped in order. The next owner may come only when
     /// everything is closed.
     _lock: File,
 }
 
-/// Which engine's record.
+impl Shared {
+    fn next_number(&self) -> u16 {
+        let next = |number: u16| number.checked_add(1);
+        let number = self.number.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        number.expect("there are fewer stores than numbers")
+    }
+}
+
+/// The number of a store, and a record in it.
 type HotKey = (u16, PublicId);
 
 #[derive(Clone)]
@@ -123,29 +143,28 @@ impl Weighter<HotKey, Kept> for ByteWeight {
     }
 }
 
-/// What the table spends on an entry beside the record: its own slot (64), the
-/// counts of the record and of the octets it shares (48), the head of the stored
-/// record, which stays with its data (67), and what the allocator adds (48).
+/// The bytes of an entry in the table beside the record: its slot (64), the reference
+/// counts of the record and of the octets that it shares (48), the head of the stored
+/// record, which stays with its data (67), and the overhead of the allocator (48).
 const HOT_ENTRY_BYTES: usize = 227;
 
-/// One part in so many of the cache is sled's. A record in use takes a tenth of
-/// the space in the table that its page takes there; and sled keeps more than it
-/// is given: what is to go it decides after 64 uses, in each of 256 parts of the
-/// pages.
+/// sled gets one part in this many of the cache. A record in use takes a tenth of the space
+/// in the table that its page takes in sled. sled also keeps more than it is given: in each
+/// of the 256 parts of its pages it evicts only after 64 uses.
 const SLED_SHARE: u64 = 4;
 
 const RECORDS: &str = "records/";
 const EXPIRY: &str = "expiry/";
 const PRINCIPALS: &str = "principals/";
 const META: &str = "meta";
-/// Of a count: the engine's name follows.
+/// The key of a count: the name of the engine follows.
 const COUNT: &str = "count/";
-/// Of an engine whose index of principals was whole at a clean stop.
+/// The key of an engine whose index of principals was complete at a clean stop.
 const WHOLE: &str = "whole/";
 const TIME: &str = "time";
 
 impl SledDatabase {
-    /// Opens the data directory, or makes one.
+    /// Opens the data directory. Creates it if it does not exist.
     pub fn open(options: SledOptions) -> std::result::Result<Self, OpenError> {
         let path = options.path.clone();
         let page_bytes = options.cache_bytes / SLED_SHARE;
@@ -163,6 +182,7 @@ impl SledDatabase {
             options,
             committer,
             locks: Locks::new(),
+            number: AtomicU16::new(0),
             meta,
             db: opened.db,
             _lock: opened.lock,
@@ -180,14 +200,18 @@ impl SledDatabase {
     }
 
     /// The store of the engine called `name`. Ask once per engine.
-    pub fn store(&self, name: &str, number: u16) -> std::result::Result<SledStore, OpenError> {
+    ///
+    /// # Panics
+    ///
+    /// If 65535 stores were asked for already.
+    pub fn store(&self, name: &str) -> std::result::Result<SledStore, OpenError> {
         let path = &self.shared().options.path;
         let unreadable = |error: sled::Error| unreadable_database(path, &error);
         let tree = |prefix: &str| {
             self.shared().db.open_tree(format!("{prefix}{name}")).map_err(unreadable)
         };
         let records = tree(RECORDS)?;
-        // Taken out, so that after a crash the records are counted anew.
+        // Removed, so that the records are counted again after a crash.
         let kept = self.shared().meta.remove(format!("{COUNT}{name}")).map_err(unreadable)?;
         let kept = kept.as_deref().and_then(number_of);
         let count = kept.or_else(|| records.is_empty().then_some(0));
@@ -197,7 +221,7 @@ impl SledDatabase {
         Ok(SledStore {
             inner: Arc::new(Records {
                 name: name.to_owned(),
-                number,
+                number: self.shared().next_number(),
                 expiry: tree(EXPIRY)?,
                 principals,
                 doubts: Doubts::new(is_whole),
@@ -209,7 +233,7 @@ impl SledDatabase {
         })
     }
 
-    /// The latest time that was marked: no clock should start before it.
+    /// The latest time that was marked. No clock should start before it.
     pub fn time_mark(&self) -> std::result::Result<Option<Moment>, OpenError> {
         let path = &self.shared().options.path;
         let mark =
@@ -229,7 +253,7 @@ impl SledDatabase {
         kept.map(drop).map_err(|error| StoreError::unavailable("mark the time", error))
     }
 
-    /// Waits until all that was changed so far is on the disk.
+    /// Waits until all changes so far are on the disk.
     pub async fn sync(&self) -> Result<()> {
         self.shared().committer.committed(Durability::Synced).await
     }
@@ -262,15 +286,15 @@ pub struct IndexEntries {
 /// Records of one engine, in sled.
 pub struct SledStore {
     inner: Arc<Records>,
-    /// Last, so that nothing else holds the database when its threads have ended.
+    /// Last, so that nothing else holds the database after its threads have ended.
     owner: Arc<Owner>,
 }
 
 impl SledStore {
-    /// Runs `work`, which may wait for the disk, on a thread of the store. The
-    /// outcome is given when it is as durable as `work` says.
+    /// Runs `work`, which may wait for the disk, on a thread of the store. Returns the outcome
+    /// when it is as durable as `work` says.
     ///
-    /// `work` is done, and made durable, also when nobody waits for it any more.
+    /// `work` is finished and made durable even if the caller stops waiting.
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Records) -> Result<(T, Durability)> + Send + 'static,
@@ -291,10 +315,10 @@ impl SledStore {
             )
         })?;
         if let Some(wake_up) = wake_up {
-            // After those who run before it, who may have work for the threads, too.
+            // After the tasks before it, which may have work for the threads, too.
             tokio::spawn(async { drop(wake_up) });
         }
-        // What a panic says may hold what the work was about; it is not passed on.
+        // The message of a panic may hold data of a session, so it is not passed on.
         answer
             .await
             .unwrap_or_else(|_| Err(StoreError::unavailable("finish its work", "it has panicked")))
@@ -304,14 +328,14 @@ impl SledStore {
         &self.owner.shared.options
     }
 
-    /// How many entries the indexes hold, counted one by one: what a rig holds
-    /// against the records. May wait for the disk.
+    /// How many entries the indexes hold, counted one by one. A rig compares it with the
+    /// records. May wait for the disk.
     pub fn index_entries(&self) -> Result<IndexEntries> {
         self.inner.index_entries()
     }
 }
 
-/// Entries that the sweep looks at before others get their turn on the thread.
+/// Entries that a cleanup reads before other operations get their turn on the thread.
 const SWEEP_STEP: usize = 64;
 
 #[async_trait]
@@ -321,8 +345,8 @@ impl Store for SledStore {
         self.inner.hot(id).map(|kept| kept.record)
     }
 
-    // Nothing more is needed for [`Certainty::Durable`]: all is in one log, and whatever
-    // comes later in it takes this along.
+    // Nothing more is needed for [`Certainty::Durable`]: there is one log, and a later change
+    // in it is durable only together with the earlier ones.
     async fn read(&self, id: PublicId, _: Certainty) -> Result<Option<Arc<Record>>> {
         self.check()?;
         if let Some(record) = self.recall(id) {
@@ -370,8 +394,8 @@ impl Store for SledStore {
     async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
         self.check()?;
         let level = self.options().destroy;
-        // Also when it was gone: who removed it may have given up waiting, or
-        // may be waiting still, and this answer says that it stays gone.
+        // Also if there was no record: whoever removed it may have stopped waiting, or may
+        // still wait, and this answer says that it stays removed.
         self.run(move |inner| Ok((inner.destroy(id, &claim)?, level))).await
     }
 
@@ -385,7 +409,7 @@ impl Store for SledStore {
         self.check()?;
         let level = match certainty {
             Certainty::Current => Durability::Buffered,
-            // What has left the index was counted as a change before it left.
+            // An entry that has left the index was counted as a change before it left.
             Certainty::Durable => self.options().destroy,
         };
         self.run(move |inner| Ok((inner.list(&principal, after, limit)?, level))).await
@@ -428,7 +452,7 @@ impl BulkStore for SledStore {
     async fn restore(&self, id: PublicId, record: Record, _: Moment) -> Result<Restored> {
         self.check()?;
         let level = self.options().write;
-        // Also when it was there: who put it there may still be waiting for the disk.
+        // Also if it was there: whoever put it there may still wait for the disk.
         self.run(move |inner| Ok((inner.restore(id, record)?, level))).await
     }
 }

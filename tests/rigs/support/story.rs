@@ -68,7 +68,7 @@ pub async fn judge(data: &Path, stories: &[Story], cut: u64, untold: usize) -> F
     };
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let database = SledDatabase::open(options).map_err(|error| error.to_string())?;
-        let store = database.store("default", 0).map_err(|error| error.to_string())?;
+        let store = database.store("default").map_err(|error| error.to_string())?;
         Ok::<_, String>((database, store))
     }));
     let (_database, store) = match opened {

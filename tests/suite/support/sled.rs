@@ -23,6 +23,6 @@ pub fn options(directory: &Path) -> SledOptions {
 /// The database, which is closed when it is dropped with its store.
 pub fn open(options: SledOptions) -> (SledDatabase, SledStore) {
     let database = SledDatabase::open(options).expect("the database opens");
-    let store = database.store("default", 0).expect("a store");
+    let store = database.store("default").expect("a store");
     (database, store)
 }

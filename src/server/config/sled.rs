@@ -1,0 +1,84 @@
+//! `[store.sled]`: what may be set, and the options that it makes.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ConfigError, Size, SizeOrNone, Span};
+use crate::store::sled::{Durability, OnDamage, SledOptions};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SledConfig {
+    pub path: PathBuf,
+    pub cache_bytes: Size,
+    pub flush_interval: Span,
+    pub threads: u32,
+    pub max_pending: u32,
+    pub min_free_bytes: SizeOrNone,
+    pub on_damage: OnDamage,
+    pub durability: DurabilityConfig,
+}
+
+impl Default for SledConfig {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from("data"),
+            cache_bytes: Size::mib(64),
+            flush_interval: Span(std::time::Duration::from_millis(100)),
+            threads: 4,
+            max_pending: 4096,
+            min_free_bytes: SizeOrNone(Size::mib(64).0),
+            on_damage: OnDamage::Refuse,
+            durability: DurabilityConfig::default(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DurabilityConfig {
+    pub write: Durability,
+    pub destroy: Durability,
+    pub roll: Durability,
+}
+
+impl Default for DurabilityConfig {
+    fn default() -> Self {
+        Self { write: Durability::Flushed, destroy: Durability::Synced, roll: Durability::Synced }
+    }
+}
+
+/// Checks the values.
+pub fn check(sled: &SledConfig) -> Result<(), ConfigError> {
+    let key = |key: &str| format!("store.sled.{key}");
+    if sled.path.as_os_str().is_empty() {
+        return Err(ConfigError::new(key("path"), "expected a directory, found \"\""));
+    }
+    for (name, value) in [("max_pending", sled.max_pending), ("threads", sled.threads)] {
+        if value == 0 {
+            return Err(ConfigError::new(key(name), "expected at least 1, found 0"));
+        }
+    }
+    if sled.threads > 1024 {
+        let problem = format!("expected at most 1024, found {}", sled.threads);
+        return Err(ConfigError::new(key("threads"), problem));
+    }
+    Ok(())
+}
+
+/// What the store takes.
+pub fn options(sled: &SledConfig) -> SledOptions {
+    SledOptions {
+        path: sled.path.clone(),
+        cache_bytes: sled.cache_bytes.0,
+        flush_interval: sled.flush_interval.0,
+        threads: sled.threads as usize,
+        max_pending: sled.max_pending as usize,
+        min_free_bytes: sled.min_free_bytes.0,
+        on_damage: sled.on_damage,
+        write: sled.durability.write,
+        destroy: sled.durability.destroy,
+        roll: sled.durability.roll,
+    }
+}

@@ -1,0 +1,58 @@
+//! The sled database as the process runs it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{OpenError, SledDatabase, SledOptions};
+use crate::{
+    session::{
+        clock::{Clock, Moment},
+        store::{Result, Store, StoreError},
+    },
+    store::database::{self, Database, Open},
+};
+
+impl From<OpenError> for database::OpenError {
+    fn from(error: OpenError) -> Self {
+        Self::new(error)
+    }
+}
+
+#[async_trait]
+impl Open for SledOptions {
+    async fn open(
+        self: Box<Self>,
+        _: Arc<dyn Clock>,
+    ) -> std::result::Result<Arc<dyn Database>, database::OpenError> {
+        Ok(Arc::new(SledDatabase::open(*self)?))
+    }
+}
+
+// Qualified, because some of the database's own methods have the same names.
+#[async_trait]
+impl Database for SledDatabase {
+    fn store(&self, name: &str) -> std::result::Result<Arc<dyn Store>, database::OpenError> {
+        Ok(Arc::new(SledDatabase::store(self, name)?))
+    }
+
+    fn engines(&self) -> Vec<String> {
+        SledDatabase::engines(self)
+    }
+
+    fn time_mark(&self) -> std::result::Result<Option<Moment>, database::OpenError> {
+        Ok(SledDatabase::time_mark(self)?)
+    }
+
+    async fn mark_time(&self, now: Moment) -> Result<()> {
+        let database = self.clone();
+        // It may wait for the disk.
+        let marked = tokio::task::spawn_blocking(move || SledDatabase::mark_time(&database, now));
+        marked.await.unwrap_or_else(|error| Err(StoreError::unavailable("mark the time", error)))
+    }
+
+    async fn close(&self, now: Moment) -> Result<()> {
+        SledDatabase::mark_time(self, now)?;
+        self.sync().await
+    }
+}
