@@ -26,14 +26,14 @@ WORKDIR /build
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
 COPY src src
-RUN cargo build --release --locked --bin sessiond \
+RUN cargo build --profile dist --locked --bin sessiond \
     && mkdir /empty
 
 FROM ${RUNTIME_IMAGE}
 LABEL org.opencontainers.image.title="sessiond" \
       org.opencontainers.image.description="Web sessions for every service of an application, over gRPC" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
-COPY --from=build /build/target/release/sessiond /usr/local/bin/sessiond
+COPY --from=build /build/target/dist/sessiond /usr/local/bin/sessiond
 # A new named volume takes its owner from here. /run/sessiond is for a unix socket.
 COPY --from=build --chown=65532:65532 /empty/ /var/lib/sessiond/
 COPY --from=build --chown=65532:65532 /empty/ /run/sessiond/

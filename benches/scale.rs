@@ -77,7 +77,7 @@ struct Args {
     /// Keep the data in a new directory below this one
     #[arg(long, value_name = "PATH")]
     directory: Option<PathBuf>,
-    /// Measure this binary; otherwise `cargo build --release` makes one
+    /// Measure this binary; otherwise `cargo build --profile dist` makes one
     #[arg(long, value_name = "PATH")]
     server: Option<PathBuf>,
     /// Load it with this binary's `sessiond bench`; otherwise the one built with this

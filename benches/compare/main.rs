@@ -45,7 +45,7 @@ struct Args {
     /// Measure these rows only, such as resolve,resolve-pipeline,echo; a name may end in *
     #[arg(long, value_name = "ROWS", value_delimiter = ',')]
     only: Vec<String>,
-    /// Measure this binary; otherwise `cargo build --release` makes one
+    /// Measure this binary; otherwise `cargo build --profile dist` makes one
     #[arg(long, value_name = "PATH")]
     server: Option<PathBuf>,
     /// Load the servers with this binary's `sessiond bench`; otherwise the one built with this
