@@ -55,7 +55,7 @@ fn every_message_that_is_explained_is_in_the_source() {
     insert_all(&root().join("src"), &mut sources);
     let page = fs::read_to_string(root().join("docs/operations.md")).expect("docs/operations.md");
     let (_, section) = page.split_once("\n## Troubleshooting\n").expect("a section of that name");
-    let mut messages = 0;
+    let (mut messages, mut problems) = (0, Vec::new());
     for row in section.lines().filter(|line| line.starts_with("| `")) {
         let quoted = row.trim_start_matches("| `").split_once("` | ");
         let comment = row.split_once("<!-- ").and_then(|(_, rest)| rest.split_once(" -->"));
@@ -67,12 +67,12 @@ fn every_message_that_is_explained_is_in_the_source() {
         for piece in pieces {
             let found = sources.iter().filter(|(_, text)| text.contains(&piece));
             let files: Vec<_> = found.map(|(file, _)| file).collect();
-            assert!(
-                files.iter().any(|found| *found == file),
-                "{file} does not say {piece:?}; these do: {files:?}"
-            );
+            if !files.iter().any(|found| *found == file) {
+                problems.push(format!("{file} does not say {piece:?}; these do: {files:?}"));
+            }
         }
         messages += 1;
     }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
     assert!(messages >= LEAST_MESSAGES, "{messages} messages are explained");
 }

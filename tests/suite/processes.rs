@@ -213,7 +213,7 @@ async fn a_damaged_database_is_refused_or_put_into_quarantine() {
     let after = create(&program, "{}").await;
     let (code, said) = program.stop();
     assert_eq!(code, Some(0));
-    assert!(said.contains("all its sessions are ended"), "{said}");
+    assert!(said.contains("all its sessions have ended"), "{said}");
     let aside: Vec<_> = fs::read_dir(data.join("quarantine")).expect("a folder").collect();
     let [Ok(aside)] = &aside[..] else { panic!("expected one, found {aside:?}") };
     assert!(fs::read(aside.path().join("db")).expect("moved") == log, "to the byte");
