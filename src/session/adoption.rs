@@ -1,14 +1,15 @@
-//! Adoption: the sessions of an application that kept its own before.
+//! Adoption: takes over the sessions that an application kept in its own store.
 //!
-//! An authentic cookie whose id is unknown here may be one of that application's.
-//! Its record is read there and becomes a session of ours, with an id of ours; the
-//! browser gets a new cookie. What is there is never changed.
+//! If a cookie is authentic but its id is unknown here, the id may be the application's.
+//! The engine then reads the application's record and creates a session with a new id from
+//! it. The browser gets a new cookie. The application's store is never changed.
 //!
-//! A [mark](Engine::adopt) under the application's id says which session that is.
-//! It is made once, in a store of its own, and outlives the session: whoever comes
-//! with the old cookie again is led to that session, and to no other when it has
-//! ended. So of two requests in parallel one makes the session and both get it, and
-//! nothing that was ended here is adopted again.
+//! A [mark](Engine::adopt) maps the application's id to the adopted session. It is created
+//! once, in a store of its own, and outlives the session. The old cookie always leads to
+//! that session, and to no other after the session has ended. This gives two guarantees:
+//!
+//! - If two requests adopt in parallel, one creates the session and both get it.
+//! - A session that was ended here is not adopted again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,32 +29,32 @@ use super::{
     store::{self, Certainty, Store, StoreError},
 };
 
-/// What an engine has for adopting.
+/// What an engine needs to adopt sessions.
 pub struct Adoption {
-    /// The marks. Swept also when nothing is adopted any more.
+    /// The store of the marks. It is swept even after adoption was turned off.
     pub marks: Arc<dyn Store>,
-    /// `None`: nothing is adopted.
+    /// `None`: adoption is off.
     pub from: Option<Application>,
 }
 
-/// Whose sessions are adopted.
+/// The application whose sessions are adopted.
 pub struct Application {
     pub source: Arc<dyn Source>,
-    /// How long a mark stays, at least: it stays as long as the application's record
-    /// had to live.
+    /// The minimum lifetime of a mark. A mark lives longer if the application's record had
+    /// longer to live.
     pub remember: Duration,
 }
 
 const ADOPT: &str = "adopt a session of the application";
 
 impl Adoption {
-    /// Whether sessions are adopted now; if not, only old marks are left.
+    /// Whether adoption is on. If it is off, only old marks are left.
     pub(super) fn is_on(&self) -> bool {
         self.from.is_some()
     }
 
-    /// What the application's ids in a credential prove here, once their sessions
-    /// are adopted. `None`: nothing.
+    /// Adopts the sessions of the application's ids in a credential. Returns the ids that
+    /// the credential then proves here, or `None` if there are none.
     pub(super) async fn adopt(
         &self,
         sessions: &Sessions,
@@ -64,31 +65,33 @@ impl Adoption {
             return Ok(None);
         };
         for foreign in foreign {
-            // Theirs look like ours: one that is known here, alive or not, is ours.
+            // The application's ids can have the same form as ours. If the id has a record
+            // here, live or not, it is ours.
             if let Some(own) = SessionId::from_text(foreign.expose().as_bytes())
                 && sessions.store.read(own.public(), Certainty::Current).await?.is_some()
             {
                 continue;
             }
             let derived = foreign.derived();
-            // For good: were it lost after the session has ended, or was rolled, the
-            // application's record would be adopted once more.
+            // Durable: if the mark were lost after its session ended or was rolled, the
+            // application's record would be adopted a second time.
             let adopted = match marks.read(derived.public(), Certainty::Durable).await? {
                 Some(mark) => Some(marked(&mark)?),
                 None => self.take_over(sessions, foreign, from).await?,
             };
             proven.extend(adopted.map(|session| {
                 let id = derived.with_public(session);
-                // What the browser has is to be replaced.
+                // Outdated, so that the browser's cookie is replaced.
                 Proven { verifier: id.verifier_hash(), id, outdated: true }
             }));
         }
         Ok((!proven.is_empty()).then_some(proven))
     }
 
-    /// Makes a session of the application's, and the mark that leads to it. The
-    /// mark comes last: nobody gets at a session that has none, and of several
-    /// that are made at the same time the one that is marked stays.
+    /// Creates a session from the application's record, then the mark that leads to it.
+    ///
+    /// The mark comes last, because a session without a mark cannot be reached. If several
+    /// sessions are created at the same time, the one with the mark is kept.
     async fn take_over(
         &self,
         sessions: &Sessions,
@@ -105,7 +108,7 @@ impl Adoption {
             verifier: derived.verifier_hash(),
             version: 1,
             create_time: now,
-            // What is there for ever is remembered for ever.
+            // A record without an end gets a mark without an end.
             deadline: now + life.map_or(Duration::MAX, |life| life.max(from.remember)),
             duration: None,
             principal: Principal::default(),
@@ -115,8 +118,8 @@ impl Adoption {
             sessions.emit(session, &record.principal, now, EventKind::Created);
             return Ok(Some(session));
         }
-        // Another request was quicker. If this fails, what nobody can get at ends
-        // by itself.
+        // Another request created the mark first. If this destroy fails, the session
+        // cannot be reached and expires.
         let _ = sessions.store.destroy(session, Claim::Verifier(record.verifier)).await;
         let mark = self.marks.read(derived.public(), Certainty::Durable).await?;
         Ok(mark.map(|mark| marked(&mark)).transpose()?)
@@ -160,10 +163,10 @@ fn mark_data(session: PublicId) -> Data {
     Data::parse(text.expect("a text is JSON").into()).expect("an object")
 }
 
-/// The session that a mark leads to.
+/// The session that a mark leads to. Fails if the mark is malformed.
 fn marked(mark: &Record) -> store::Result<PublicId> {
     let Marked { session } = serde_json::from_slice(mark.data.text())
-        .map_err(|_| StoreError::unreadable(ADOPT, "its mark is none"))?;
+        .map_err(|_| StoreError::unreadable(ADOPT, "its mark is malformed"))?;
     PublicId::from_text(session.as_bytes())
         .ok_or_else(|| StoreError::unreadable(ADOPT, "its mark names no session"))
 }

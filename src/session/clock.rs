@@ -19,20 +19,20 @@ impl Moment {
         self.0
     }
 
-    /// So long before this, rounded as [`add`](Add::add) rounds; the beginning of
-    /// time when that is nearer.
+    /// The moment `span` before this one. Rounds `span` as [`add`](Add::add) does. Stops at
+    /// the Unix epoch instead of wrapping around.
     pub fn before(self, span: Duration) -> Moment {
         Moment(self.0.saturating_sub(millis(span)))
     }
 
-    /// How long after `earlier` this is; zero when it is before.
+    /// The time from `earlier` to this moment. Zero if `earlier` is later.
     pub fn since(self, earlier: Moment) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// Rounded up. Not by way of all its nanoseconds: to divide these, which have 128
-/// bits, takes longer than the rest of a look at the clock.
+/// The span in milliseconds, rounded up. Does not use `as_nanos`: dividing its 128 bits
+/// takes longer than the rest of reading the clock.
 fn millis(span: Duration) -> u64 {
     let below_a_second = span.subsec_nanos().div_ceil(1_000_000);
     span.as_secs().saturating_mul(1000).saturating_add(below_a_second.into())
@@ -41,8 +41,8 @@ fn millis(span: Duration) -> u64 {
 impl Add<Duration> for Moment {
     type Output = Moment;
 
-    /// Rounds up to a whole millisecond, so that nothing ends early, and stops
-    /// at the end of time instead of wrapping round.
+    /// Rounds up to a whole millisecond, because a session must not end early. Stops at the
+    /// latest moment instead of wrapping around.
     fn add(self, span: Duration) -> Moment {
         Moment(self.0.saturating_add(millis(span)))
     }
@@ -60,17 +60,16 @@ impl From<Moment> for std::time::SystemTime {
     }
 }
 
-/// Tells the time. Two readings never go backwards, whatever an operator does
-/// to the wall clock meanwhile: deadlines are judged by it. See [`follow`](Self::follow).
+/// The clock that deadlines are judged by. It never goes backwards, even if an operator
+/// changes the wall clock. [`follow`](Self::follow) is the one exception.
 pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Moment;
 
-    /// Moves the clock on to `moment`, if it is behind. Called once, before the
-    /// clock is read: what is stored was written at `moment`.
+    /// Moves the clock forward to `moment`, if it is behind. Called once, before the clock
+    /// is first read: the stored data was written at `moment`.
     fn not_before(&self, moment: Moment);
 
-    /// Brings the clock into line with another one, by which all judge who share a
-    /// store: there it is between these two moments by now. The one case in which
-    /// a reading may be before an earlier one.
+    /// Aligns this clock with the clock of the shared store, which is now between
+    /// `earliest` and `latest`. Only this call can make the clock go backwards.
     fn follow(&self, earliest: Moment, latest: Moment);
 }

@@ -10,22 +10,23 @@ use serde::{Deserialize, Serialize};
 
 use super::{clock::Moment, token::Token};
 
-/// How many cookies of one name a header may offer; the rest are passed over.
+/// The most cookies of one name that are read from a header. Further ones are ignored.
 pub const MAX_CANDIDATES: usize = 8;
 
-/// RFC 6265bis, section 5.5: the longest a user agent keeps a cookie.
+/// The longest time a user agent keeps a cookie (RFC 6265bis, section 5.5).
 pub const MAX_AGE_LIMIT: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
-/// RFC 6265bis, section 5.6: octets of name and value, and of one attribute's
-/// value, that a user agent takes. The whole line is held to the first.
+/// The most octets that a user agent accepts: in a cookie's name and value together, and in
+/// one attribute's value (RFC 6265bis, section 5.6). Here the first limit applies to the
+/// whole line.
 const MAX_COOKIE_LEN: usize = 4096;
 const MAX_ATTRIBUTE_LEN: usize = 1024;
 
 /// The cookie-values of the cookies called `name`, in the header's order.
 ///
-/// The header is hostile input: any octets are taken, names match exactly,
-/// only SP and HTAB are trimmed, and a pair of double quotes round a value is
-/// taken off (RFC 6265bis, section 4.1.1).
+/// The header is hostile input, so any octets are accepted. Names match exactly. Only SP and
+/// HTAB are trimmed. A pair of double quotes around a value is removed (RFC 6265bis, section
+/// 4.1.1).
 pub fn candidates<'h>(header: &'h [u8], name: &'h str) -> impl Iterator<Item = &'h [u8]> {
     pairs(header)
         .filter_map(move |pair| {
@@ -35,9 +36,10 @@ pub fn candidates<'h>(header: &'h [u8], name: &'h str) -> impl Iterator<Item = &
         .take(MAX_CANDIDATES)
 }
 
-/// What stands between the semicolons.
+/// The parts of the header between semicolons.
 fn pairs(header: &[u8]) -> impl Iterator<Item = &[u8]> {
-    // Octet by octet, to split a long header takes longer than to check its signature.
+    // memchr, because splitting a long header octet by octet takes longer than checking a
+    // signature.
     let mut from = 0;
     let ends = memchr::memchr_iter(b';', header).chain([header.len()]);
     ends.map(move |end| &header[std::mem::replace(&mut from, end + 1)..end])
@@ -64,7 +66,7 @@ pub enum SameSite {
     Strict,
     Lax,
     None,
-    /// No attribute: the user agent's default.
+    /// No SameSite attribute: the user agent's default applies.
     Unset,
 }
 
@@ -72,25 +74,25 @@ pub enum SameSite {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CookieFormat {
-    /// The token as it is.
+    /// The token, unchanged.
     Plain,
-    /// With the `s:` prefix that express-session expects.
+    /// The token after the `s:` prefix that express-session expects.
     Express,
 }
 
-/// What a session cookie should look like; see [`Cookie::new`].
+/// The attributes of a session cookie, not yet checked; see [`Cookie::new`].
 #[derive(Debug, Clone)]
 pub struct CookieAttributes {
     pub name: String,
-    /// Empty: the host that set it.
+    /// Empty: no Domain attribute; the cookie belongs to the host that set it.
     pub domain: String,
-    /// Empty: the directory of the request that set it.
+    /// Empty: no Path attribute; the path is the directory of the request that set it.
     pub path: String,
     pub secure: bool,
     pub http_only: bool,
     pub same_site: SameSite,
     pub partitioned: bool,
-    /// With Max-Age and Expires; else the browser ends it.
+    /// Whether Max-Age and Expires are sent. If not, the browser decides when the cookie ends.
     pub persistent: bool,
     pub format: CookieFormat,
 }
@@ -117,7 +119,7 @@ impl Default for CookieAttributes {
     }
 }
 
-/// Why a cookie can not be as described. `key` is the attribute at fault.
+/// Why cookie attributes were refused. `key` is the attribute at fault.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{key}: {problem}")]
 pub struct CookieError {
@@ -125,14 +127,14 @@ pub struct CookieError {
     pub problem: String,
 }
 
-/// The session cookie of an engine, checked once.
+/// The session cookie of an engine. Its attributes were checked when it was created.
 #[derive(Debug)]
 pub struct Cookie {
     name: String,
     format: CookieFormat,
     persistent: bool,
-    /// Domain, Path and flags: the same when setting and when deleting, or the
-    /// browser would keep two cookies.
+    /// Domain, Path and flags. They must be the same for setting and for deleting.
+    /// Otherwise the browser would keep two cookies.
     scope: String,
 }
 
@@ -151,7 +153,7 @@ impl Cookie {
             return err(
                 "name",
                 format!(
-                    "the Set-Cookie line would be {longest} bytes long, at most {MAX_COOKIE_LEN} are taken"
+                    "the Set-Cookie line would be {longest} bytes long, the limit is {MAX_COOKIE_LEN}"
                 ),
             );
         }
@@ -162,7 +164,7 @@ impl Cookie {
         &self.name
     }
 
-    /// Whether the browser is told when the cookie ends.
+    /// Whether Set-Cookie has Max-Age and Expires.
     pub fn is_persistent(&self) -> bool {
         self.persistent
     }
@@ -180,7 +182,7 @@ impl Cookie {
             let _ = write!(
                 line,
                 "; Max-Age={}; Expires={}",
-                // Up, because 0 would delete the cookie of a live session.
+                // Rounded up, because 0 would delete the cookie of a live session.
                 age.as_millis().div_ceil(1000),
                 fmt_http_date((now + age).into())
             );
@@ -189,7 +191,7 @@ impl Cookie {
         line
     }
 
-    /// The Set-Cookie value that makes the browser drop the cookie.
+    /// The Set-Cookie value that makes the browser delete the cookie.
     pub fn delete(&self) -> String {
         format!("{}=; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT{}", self.name, self.scope)
     }
@@ -274,8 +276,8 @@ fn check_path(path: &str) -> Result<(), CookieError> {
     )
 }
 
-/// RFC 6265bis, section 4.1.3: what a name promises, the attributes must keep.
-/// User agents compare the prefix without regard to case.
+/// A name's prefix requires certain attributes (RFC 6265bis, section 4.1.3). User agents
+/// compare the prefix without regard to case.
 fn check_prefix(cookie: &CookieAttributes) -> Result<(), CookieError> {
     let name = cookie.name.to_ascii_lowercase();
     let host = name.starts_with("__host-");
@@ -298,12 +300,12 @@ fn check_prefix(cookie: &CookieAttributes) -> Result<(), CookieError> {
     Ok(())
 }
 
-/// tchar of RFC 9110, section 5.6.2.
+/// tchar, as RFC 9110, section 5.6.2 defines it.
 fn is_token_octet(octet: u8) -> bool {
     octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet)
 }
 
-/// A Set-Cookie value. Prints its type only.
+/// A Set-Cookie value. It holds a token, so Debug prints only the type.
 pub struct SetCookie(String);
 
 impl SetCookie {
@@ -311,7 +313,7 @@ impl SetCookie {
         Self(line)
     }
 
-    /// The value itself, for the answer to its owner and nowhere else.
+    /// The value itself. Send it to its owner and use it nowhere else.
     pub fn expose(&self) -> &str {
         &self.0
     }

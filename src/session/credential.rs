@@ -1,4 +1,4 @@
-//! Credentials: from what a request presents to the ids it proves.
+//! Credentials: turns what a request presents into the session ids that it proves.
 
 use super::{
     cookie::{Cookie, candidates},
@@ -7,14 +7,14 @@ use super::{
     token::Keyring,
 };
 
-/// What a request presents. Any octets may come.
+/// What a request presents. It may hold any octets.
 #[derive(Clone, Copy)]
 pub enum Credential<'a> {
-    /// Nothing at all.
+    /// No credential.
     Absent,
     /// The request's Cookie header.
     CookieHeader(&'a [u8]),
-    /// The signed session id.
+    /// A signed session id.
     Token(&'a [u8]),
 }
 
@@ -23,7 +23,7 @@ pub enum Credential<'a> {
 pub struct Proven {
     pub id: SessionId,
     pub verifier: VerifierHash,
-    /// An older secret signed it: the browser should get a fresh signature.
+    /// An older secret signed it. The browser should get a new signature.
     pub outdated: bool,
 }
 
@@ -33,36 +33,37 @@ impl Proven {
     }
 }
 
-/// Why a credential leads to no live session. In the order of how much it
-/// tells, so that of several cookies the most telling answer is given.
+/// Why a credential leads to no live session. The most specific reason is the greatest: if a
+/// request has several cookies, the greatest is returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Absence {
     /// No session cookie in the credential.
     None,
-    /// Malformed, or signed by no known secret.
+    /// Malformed, or not signed by a known secret.
     Invalid,
-    /// Authentic, but there is no such session.
+    /// Authentic, but the session does not exist.
     NotFound,
-    /// Authentic, but the id was rolled since.
+    /// Authentic, but the id has been rolled since.
     Superseded,
-    /// Authentic, but its time is over.
+    /// Authentic, but the session has expired.
     Expired,
 }
 
-/// What a credential proves, before a store is asked. Nothing unsigned is in it.
+/// What a credential proves before a store is read. Holds only signed ids.
 #[derive(Debug, Clone)]
 pub struct Presented {
-    // Nearly every request proves one id: it needs no allocation.
+    // Kept apart from `rest`, because nearly every request proves one id, which then needs
+    // no allocation.
     first: Option<Proven>,
     rest: Vec<Proven>,
-    /// What may be ids of the application's, whose sessions are adopted.
+    /// Signed texts that may be ids of the application whose sessions are adopted.
     foreign: Vec<ForeignId>,
-    /// The answer when none of the proven ids is live.
+    /// The reason to return if none of the proven ids is live.
     absence: Absence,
 }
 
 impl Presented {
-    /// `adopts`: what is signed may be an id of the application's.
+    /// `adopts`: a signed text may be an id of the application.
     pub(super) fn new(
         credential: Credential<'_>,
         cookie: &Cookie,
@@ -86,14 +87,14 @@ impl Presented {
         Self { first: None, rest: Vec::new(), foreign: Vec::new(), absence }
     }
 
-    /// These ids alone: of sessions that were adopted.
+    /// Only these ids, which belong to adopted sessions.
     pub(super) fn adopted(proven: Vec<Proven>) -> Self {
         let mut presented = Self::nothing(Absence::NotFound);
         proven.into_iter().for_each(|proven| presented.push(proven));
         presented
     }
 
-    /// These ids, too.
+    /// The same, with these ids added.
     pub(super) fn and(&self, proven: Vec<Proven>) -> Self {
         let mut presented = self.clone();
         proven.into_iter().for_each(|proven| presented.push(proven));
@@ -108,7 +109,7 @@ impl Presented {
         };
         self.absence = self.absence.max(Absence::NotFound);
         self.foreign.extend(foreign);
-        // A text that is no id of ours names no session of ours.
+        // A text without the form of a session id cannot name a session of ours.
         let Some(id) = authentic.id else { return };
         self.push(Proven { verifier: id.verifier_hash(), id, outdated: authentic.outdated });
     }
@@ -125,19 +126,20 @@ impl Presented {
         self.first.iter().chain(&self.rest)
     }
 
-    /// What may be ids of the application's, in the order they were presented.
+    /// The texts that may be ids of the application, in the order they were presented.
     pub(super) fn foreign(&self) -> &[ForeignId] {
         &self.foreign
     }
 
-    /// Whether an operation may make a session of this.
+    /// Whether an operation may adopt a session for this credential.
     pub fn may_be_adopted(&self) -> bool {
         !self.foreign.is_empty()
     }
 
-    /// What an operation may reach with this: the public ids of sessions. An adopted
-    /// session may be reached by the application's id, too, and that knows only what
-    /// the first id of the session ends in: so that stands for the session as well.
+    /// The sessions that an operation may reach with this credential, as public ids.
+    ///
+    /// An adopted session can also be reached by the application's id. From that id only the
+    /// verifier of the session's first id can be derived, so verifiers stand for sessions too.
     pub fn sessions(&self) -> impl Iterator<Item = PublicId> + '_ {
         let ours = self.proven().map(|proven| proven.verifier);
         let theirs = self.foreign.iter().map(|foreign| foreign.derived().verifier_hash());

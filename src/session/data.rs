@@ -1,22 +1,22 @@
 //! Session data: a JSON object, kept as text.
 //!
-//! Members that nobody names keep their exact bytes, so that 64-bit integers
-//! and long decimals survive services that would reformat them. serde_json
-//! decides what is JSON; this file only finds where the members are.
+//! A member that a change does not name keeps its exact bytes. Reformatting would damage
+//! 64-bit integers and long decimals. serde_json decides what is valid JSON; this file only
+//! finds where the members are.
 
 use std::{collections::HashMap, fmt};
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-/// How deep arrays and objects may nest, the data itself being the first.
+/// The most levels of arrays and objects. The data itself is the first level.
 pub const MAX_DEPTH: usize = 64;
 
-/// A JSON object, checked. Prints its length only.
+/// A checked JSON object. Debug prints only its length.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Data(Bytes);
 
-/// Why a text is no session data. Quotes nothing of the text.
+/// Why a text cannot be session data. The message quotes nothing of the text.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum DataError {
     #[error("expected a JSON object, found invalid JSON at line {line}, column {column}")]
@@ -34,7 +34,7 @@ pub enum DataError {
 impl Data {
     pub const EMPTY: Data = Data(Bytes::from_static(b"{}"));
 
-    /// Checks that `text` is a JSON object, not too deep.
+    /// Checks that `text` is a JSON object with at most [`MAX_DEPTH`] levels.
     pub fn parse(text: Bytes) -> Result<Self, DataError> {
         let checked = std::str::from_utf8(&text).map_err(|_| DataError::Encoding)?;
         if let Err(error) = serde_json::from_str::<&RawValue>(checked) {
@@ -51,8 +51,8 @@ impl Data {
         Ok(data)
     }
 
-    /// Takes what [`parse`](Self::parse) or [`merge`](Self::merge) once gave
-    /// and a store has kept since. `None` when it is not even UTF-8.
+    /// Accepts a text that [`parse`](Self::parse) or [`merge`](Self::merge) produced and a
+    /// store has kept. Checks only the encoding: `None` if it is not UTF-8.
     pub fn from_stored(text: Bytes) -> Option<Self> {
         std::str::from_utf8(&text).is_ok().then_some(Self(text))
     }
@@ -64,9 +64,9 @@ impl Data {
 
     /// This data without the keys of `unset`, then with the members of `set`.
     ///
-    /// Keys are compared as text, whatever their escapes. Members keep their
-    /// order; a key that is set again keeps its place, a new one goes last, and
-    /// of equal keys within `set` the last one counts.
+    /// Keys are compared as text, after their escapes are decoded. Members keep their order:
+    /// a key that exists keeps its place, and a new key goes last. If `set` has a key twice,
+    /// the last one counts.
     pub fn merge(&self, unset: &[String], set: &Data) -> Result<Data, DataError> {
         let mut merged: Vec<Option<Member<'_>>> = Vec::new();
         let mut places: HashMap<String, usize> = HashMap::new();
@@ -128,7 +128,7 @@ fn write<'d>(members: impl Iterator<Item = Member<'d>>) -> Data {
         text.extend_from_slice(member.raw_value);
     }
     text.push(b'}');
-    // Exact, because a record keeps it for long.
+    // Without spare capacity, because a record keeps it for a long time.
     Data(text.into_boxed_slice().into())
 }
 
@@ -138,8 +138,7 @@ fn is_whitespace(octet: u8) -> bool {
     WHITESPACE.contains(&char::from(octet))
 }
 
-/// The marks of a JSON text that is known to be valid: every octet outside
-/// strings, and where strings begin and end.
+/// Walks over a JSON text that is known to be valid, token by token.
 struct Scanner<'d> {
     text: &'d [u8],
     at: usize,
@@ -167,7 +166,7 @@ impl<'d> Scanner<'d> {
         }
     }
 
-    /// Steps over one token; what matters is whether it opens or closes.
+    /// Steps over one string, or over one octet outside strings.
     fn step(&mut self, octet: u8) {
         if octet == b'"' {
             self.string();

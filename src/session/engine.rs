@@ -1,13 +1,12 @@
-//! The engine: what Resolve, Touch, Write and Destroy mean.
+//! The engine: the meaning of Resolve, Touch, Write and Destroy.
 //!
-//! An operation comes in two steps. [`Engine::present`] turns the credential
-//! into the ids it proves, without asking the store; the operation then tries
-//! these against the store until one is live. A pipeline orders operations
-//! between the two.
+//! An operation has two steps. [`Engine::present`] turns the credential into the ids it
+//! proves, without reading the store. The operation then looks these up in the store until
+//! one is live. A pipeline orders operations between the two steps.
 //!
-//! [`sessions`](super::sessions) has what the operations share,
-//! [`principals`](super::principals) what concerns all sessions of a principal, and
-//! [`adoption`](super::adoption) the sessions of an application.
+//! [`sessions`](super::sessions) holds what the operations share.
+//! [`principals`](super::principals) handles all sessions of a principal.
+//! [`adoption`](super::adoption) takes over the sessions of an application.
 
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
@@ -27,20 +26,20 @@ use super::{
     store::{Expired, Store, Swept},
 };
 
-/// Sessions of one kind: a policy over a store. Engines never see each other's
-/// sessions, because each has a store of its own.
+/// Sessions of one kind: a policy and a store. Each engine has a store of its own, so engines
+/// never see each other's sessions.
 pub struct Engine {
     pub(super) sessions: Sessions,
     login_limit: Option<LoginLimit>,
     pub(super) adoption: Option<Adoption>,
 }
 
-/// How to resolve.
+/// The options of a Resolve.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ResolveOptions {
     /// Do not move the deadline.
     pub peek: bool,
-    /// Make a session when the credential is not live.
+    /// Create a session if the credential leads to no live one.
     pub create: bool,
 }
 
@@ -50,11 +49,12 @@ pub struct WriteOptions {
     pub set: Data,
     pub unset: Vec<String>,
     pub replace: bool,
-    /// Only at this version; an argument error when creating.
+    /// Write only if the session is at this version. Creating a session with it is an
+    /// [`Error::InvalidArgument`].
     pub if_version: Option<NonZeroU64>,
     pub roll: bool,
     pub principal: Option<Principal>,
-    /// The session's own idle lifetime.
+    /// The session's own idle timeout.
     pub duration: Option<Duration>,
 }
 
@@ -75,11 +75,11 @@ impl Default for WriteOptions {
 /// What a Destroy did.
 #[derive(Debug)]
 pub struct Destroyed {
-    /// The credential opened a session until now.
+    /// The credential led to a live session before this call.
     pub was_live: bool,
-    /// Live sessions ended.
+    /// The number of live sessions that were ended.
     pub count: u32,
-    /// The deletion cookie.
+    /// The Set-Cookie value that deletes the cookie.
     pub set_cookie: Option<SetCookie>,
 }
 
@@ -97,7 +97,7 @@ impl Engine {
         Self { sessions, login_limit, adoption: None }
     }
 
-    /// The same engine, adopting sessions of an application.
+    /// The same engine, which adopts sessions of an application.
     pub fn adopting(self, adoption: Adoption) -> Self {
         Self { adoption: Some(adoption), ..self }
     }
@@ -111,7 +111,7 @@ impl Engine {
         &self.sessions.engine
     }
 
-    /// The most data of a session, in bytes of JSON text.
+    /// The maximum size of a session's data, in bytes of JSON text.
     pub fn max_data_bytes(&self) -> usize {
         self.sessions.policy.max_data_bytes
     }
@@ -130,36 +130,40 @@ impl Engine {
         self.sessions.clock.now()
     }
 
-    /// Whether a change must complete although its caller has gone. Otherwise watchers
-    /// would miss it, a login whose turn has ended could still be under way and exceed
-    /// the limit, or a session could be adopted and left without its mark.
+    /// Whether a change must complete after its caller has gone. If it were cancelled:
+    ///
+    /// - watchers could miss the change,
+    /// - a login whose turn has ended could still be running and exceed the limit,
+    /// - a session could be adopted and left without its mark.
     pub fn must_complete(&self) -> bool {
         self.login_limit.is_some() || self.adopts() || self.sessions.events.is_listening()
     }
 
-    /// Whether a session that is unknown here may be one of an application's.
+    /// Whether an id that is unknown here may belong to an application's session.
     fn adopts(&self) -> bool {
         self.adoption.as_ref().is_some_and(Adoption::is_on)
     }
 
-    /// The ids that a credential proves. Asks no store.
+    /// The ids that a credential proves. Does not read the store.
     pub fn present(&self, credential: Credential<'_>) -> Presented {
         let Policy { cookie, keyring, .. } = &self.sessions.policy;
         Presented::new(credential, cookie, keyring, self.adopts())
     }
 
-    /// What [`resolve`](Self::resolve) would return, if the store has it in memory.
+    /// What [`resolve`](Self::resolve) would return. `None` if that needs more than the
+    /// store has in memory.
     pub fn recall_resolve(&self, presented: &Presented, options: ResolveOptions) -> Option<Lookup> {
         let lookup = self.sessions.recall(presented, self.slides(options))?;
         (!options.create || matches!(lookup, Lookup::Live(_))).then_some(lookup)
     }
 
-    /// What [`touch`](Self::touch) would return, if the store has it in memory.
+    /// What [`touch`](Self::touch) would return. `None` if that needs more than the store
+    /// has in memory.
     pub fn recall_touch(&self, presented: &Presented) -> Option<Lookup> {
         self.sessions.recall(presented, true)
     }
 
-    /// The session of a request, or why there is none.
+    /// Finds the session of a request, or says why there is none.
     pub async fn resolve(&self, presented: &Presented, options: ResolveOptions) -> Result<Lookup> {
         match self.find_or_adopt(presented, self.slides(options)).await? {
             Lookup::Absent(_) if options.create => {
@@ -174,12 +178,13 @@ impl Engine {
         self.find_or_adopt(presented, true).await
     }
 
-    /// Creates a session.
+    /// Creates a session. Fails if the data is invalid or too large, or if the principal has
+    /// reached its limit.
     pub async fn create(&self, options: WriteOptions) -> Result<Live> {
         if options.if_version.is_some() {
             return Err(Error::invalid(
                 "if_version",
-                "expected a credential beside it: a session that is created has no version yet",
+                "expected a credential beside it: a new session has no version yet",
             ));
         }
         let edit = self.edit(&options);
@@ -200,7 +205,8 @@ impl Engine {
                 principal: options.principal.clone().unwrap_or_default(),
                 data: data.clone(),
             };
-            // An id that is taken is one in 2^96, and never adopted.
+            // If the id is taken (a chance of one in 2^96 for each stored session), another
+            // one is generated.
             if let Some(record) = self.sessions.store.create(id.public(), record).await? {
                 self.sessions.emit(id.public(), &record.principal, now, EventKind::Created);
                 if let Some(turn) = &turn {
@@ -218,7 +224,8 @@ impl Engine {
         }
     }
 
-    /// Changes a live session; creates none, but that it may adopt one.
+    /// Changes a live session. Never creates one, but may adopt one. Fails with
+    /// [`Error::SessionGone`] if the credential leads to no live session.
     pub async fn write(&self, presented: &Presented, options: WriteOptions) -> Result<Live> {
         match self.write_known(presented, &options).await {
             Err(Error::SessionGone) => {}
@@ -237,7 +244,7 @@ impl Engine {
                 turn.refuse_newest(&self.sessions, Some(proven)).await?;
             }
             let now = self.sessions.clock.now();
-            // Randomness is a call to the system, and few writes can roll.
+            // Random bytes cost a system call, and few writes can roll the id.
             let may_roll = options.roll || options.principal.is_some();
             let next = if may_roll {
                 SessionId::rolled(proven.public(), self.sessions.entropy.as_ref())
@@ -283,12 +290,12 @@ impl Engine {
         Err(Error::SessionGone)
     }
 
-    /// Ends the sessions of the credential, and others as `scope` says.
+    /// Ends the sessions that `scope` selects.
     ///
-    /// The others come first: should it fail halfway, the credential is still
-    /// good for another try.
+    /// The other sessions of the principal end first. If the call fails halfway, the
+    /// credential is still valid and the caller can try again.
     pub async fn destroy(&self, presented: &Presented, scope: Scope) -> Result<Destroyed> {
-        // What is not here yet has to be, so that it can end.
+        // A session that is not adopted yet is adopted first, so that it can be ended.
         match self.adopt(presented).await? {
             None => self.destroy_known(presented, scope).await,
             Some(adopted) => self.destroy_known(&presented.and(adopted), scope).await,
@@ -311,7 +318,7 @@ impl Engine {
                 self.sessions.end(id, Claim::Verifier(proven.verifier), Cause::Owner).await?;
             let own = own.iter().find(|own| own.id == id && !own.principal.is_anonymous());
             if let (None, Some(own)) = (ended, own) {
-                // It was rolled meanwhile; it is to end all the same.
+                // Its id was rolled in the meantime. It must end all the same.
                 let claim = Claim::Principal(own.principal.clone());
                 ended = self.sessions.end(id, claim, Cause::Scope).await?;
             }
@@ -323,7 +330,7 @@ impl Engine {
         Ok(Destroyed { was_live, count, set_cookie })
     }
 
-    /// Up to `limit` live sessions of a principal, in the order of their ids.
+    /// Lists up to `limit` live sessions of a principal, in the order of their ids.
     pub async fn list(
         &self,
         principal: &Principal,
@@ -333,13 +340,13 @@ impl Engine {
         self.sessions.list(principal, after, limit).await
     }
 
-    /// Ends sessions on behalf of an operator. Returns how many were live; ids that name
-    /// no session are skipped.
+    /// Ends sessions on behalf of an operator. Returns how many were live. Ids without a
+    /// session are skipped.
     pub async fn revoke(&self, target: Target) -> Result<u32> {
         self.sessions.revoke(target).await
     }
 
-    /// One slice of the sweep; see [`Store::cleanup`].
+    /// Removes one slice of expired sessions; see [`Store::cleanup`].
     pub async fn cleanup(&self, limit: usize) -> Result<Swept> {
         let now = self.sessions.clock.now();
         let swept = self.sessions.store.cleanup(now, limit).await?;
@@ -349,8 +356,8 @@ impl Engine {
         Ok(swept)
     }
 
-    /// Sweeps all that has expired, slice by slice, and says how many sessions
-    /// were removed. Others get their turn between two slices.
+    /// Removes all expired sessions and marks, slice by slice. Returns how many sessions were
+    /// removed. Yields between two slices, so that other tasks can run.
     pub async fn sweep(&self, slice: usize) -> Result<u64> {
         if let Some(Adoption { marks, .. }) = &self.adoption {
             while marks.cleanup(self.sessions.clock.now(), slice).await?.examined >= slice {
@@ -372,8 +379,8 @@ impl Engine {
         self.sessions.policy.automatic_touch && !options.peek
     }
 
-    /// The first of the presented sessions that is live, touched if `slide`, and adopted
-    /// if it has to be.
+    /// Finds the first presented session that is live, and touches it if `slide`. If none is
+    /// live, tries to adopt one.
     async fn find_or_adopt(&self, presented: &Presented, slide: bool) -> Result<Lookup> {
         let absence = match self.sessions.find(presented, slide).await? {
             Lookup::Absent(absence) => absence,
@@ -388,8 +395,8 @@ impl Engine {
         })
     }
 
-    /// What the application's ids in a credential prove here, once their sessions are
-    /// adopted. `None`: nothing.
+    /// Adopts the sessions of the application's ids in a credential. Returns the ids that the
+    /// credential then proves here, or `None` if there are none.
     async fn adopt(&self, presented: &Presented) -> Result<Option<Vec<Proven>>> {
         match &self.adoption {
             Some(adoption) if presented.may_be_adopted() => {
@@ -399,7 +406,7 @@ impl Engine {
         }
     }
 
-    /// The turn of a login, where there is a limit.
+    /// Waits for the turn of a login. `None` if there is no limit or no principal.
     async fn turn<'t>(&'t self, principal: Option<&'t Principal>) -> Option<Turn<'t>> {
         let login_limit = self.login_limit.as_ref()?;
         let principal = principal.filter(|principal| !principal.is_anonymous())?;

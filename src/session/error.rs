@@ -1,13 +1,13 @@
-//! What can go wrong in an operation, as the caller should hear of it.
+//! The errors of operations, with messages for the caller.
 //!
-//! A missing, bad or dead credential is no error but an [`Absence`]; see
+//! A missing, malformed or expired credential is not an error but an [`Absence`]; see
 //! [`engine`](super::engine).
 //!
 //! [`Absence`]: super::engine::Absence
 
 use super::{data::DataError, store::StoreError};
 
-/// Why an operation failed. The texts hold no token, secret or session data.
+/// Why an operation failed. The messages hold no token, secret or session data.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the credential names no live session; create one with a Write that has no credential")]
@@ -26,7 +26,7 @@ pub enum Error {
     TooManySessions { max: usize },
     #[error("{problem}")]
     InvalidArgument {
-        /// The request's field at fault.
+        /// The field of the request that is at fault.
         field: &'static str,
         /// What was found and what was expected.
         problem: String,

@@ -1,7 +1,7 @@
-//! The sessions of an application that keeps its own: their ids, where they are kept, and
-//! how one of them is read.
+//! The sessions that an application keeps in its own store: their ids, the store, and how
+//! a record is read.
 //!
-//! [`adoption`](super::adoption) makes sessions of ours from them.
+//! [`adoption`](super::adoption) creates sessions from them.
 
 use std::{fmt, time::Duration};
 
@@ -16,26 +16,27 @@ use super::{
     store,
 };
 
-/// An id that the application gave, as a known secret has signed it: a credential.
-/// Prints its type only.
+/// A session id of the application, signed by a known secret. It is a credential, so Debug
+/// prints only the type.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ForeignId(Box<str>);
 
 impl ForeignId {
     pub const MAX_LEN: usize = 256;
 
-    /// `None` when no application would give such an id.
+    /// `None` if the text is empty, longer than [`MAX_LEN`](Self::MAX_LEN) bytes or not UTF-8.
     pub fn new(text: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(text).ok()?;
         (1..=Self::MAX_LEN).contains(&text.len()).then(|| Self(text.into()))
     }
 
-    /// The id itself, for the application's store and nowhere else.
+    /// The id itself. Send it to the application's store and use it nowhere else.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Where its mark is, and what the first id of its session ends in.
+    /// An id derived from this one. Its public id is the key of the mark; its verifier is the
+    /// verifier of the adopted session's first id.
     pub(super) fn derived(&self) -> SessionId {
         SessionId::derived(self.0.as_bytes())
     }
@@ -47,37 +48,39 @@ impl fmt::Debug for ForeignId {
     }
 }
 
-/// Where the application keeps its sessions. Nothing is changed there.
+/// The store of the application's sessions. It is only read.
 pub trait Source: Send + Sync + 'static {
-    /// The session under `id`; `None`: there is none. What makes no sense is an
-    /// error, and so is a source that can not be asked.
+    /// Reads the session under `id`; `None` if there is none. Fails if the record is
+    /// malformed, or if the source cannot be reached.
     fn fetch<'a>(&'a self, id: &'a ForeignId) -> BoxFuture<'a, store::Result<Option<Foreign>>>;
 }
 
-/// A session of the application, as it goes on here.
+/// A session of the application, as it is adopted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Foreign {
     pub data: Data,
     pub principal: Principal,
-    /// Its own idle lifetime there.
+    /// The idle timeout that it had there.
     pub duration: Option<Duration>,
-    /// How long it had to live there; `None`: for ever.
+    /// The time it had left there; `None`: no end.
     pub life: Option<Duration>,
 }
 
-/// How the application writes a session: a JSON object of what is kept for the
-/// user, with members of the library's among them.
+/// The format of the application's records: a JSON object that holds the user's data and
+/// also members of the session library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// `cookie` is the library's: its `originalMaxAge` is the idle lifetime. Its
-    /// `expires` is of the last change, and not of the last request.
+    /// `cookie` belongs to the library. Its `originalMaxAge` is the idle timeout, in
+    /// milliseconds. Its `expires` is not used, because it dates from the last change and not
+    /// from the last request.
     ExpressSession,
-    /// `__cust_dur` is the library's: the session's own idle lifetime.
+    /// `__cust_dur` belongs to the library. It is the session's own idle timeout, in
+    /// milliseconds.
     HyperExpressSession,
 }
 
 impl Format {
-    /// The member that is the library's, and where the idle lifetime is.
+    /// The library's member, and the JSON Pointer (RFC 6901) to the idle timeout.
     fn of_the_library(self) -> (&'static str, &'static str) {
         match self {
             Self::ExpressSession => ("cookie", "/cookie/originalMaxAge"),
@@ -86,16 +89,16 @@ impl Format {
     }
 }
 
-/// How a record of the application becomes a session of ours.
+/// How to read a record of the application.
 #[derive(Debug, Clone)]
 pub struct Reading {
     pub format: Format,
-    /// Where the principal is (RFC 6901); empty: nowhere.
+    /// The JSON Pointer (RFC 6901) to the principal. Empty: the records hold no principal.
     pub principal: String,
     pub max_data_bytes: usize,
 }
 
-/// Why a record of the application becomes no session. Quotes nothing of it.
+/// Why a record of the application cannot be adopted. The message quotes nothing of it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Unfit {
     #[error("the application's record: {0}")]
@@ -108,15 +111,16 @@ pub enum Unfit {
 }
 
 impl Reading {
-    /// What the library itself may take in a record.
+    /// The bytes that the library's own members may take in a record.
     const LIBRARY_BYTES: usize = 16 << 10;
 
-    /// The longest record that is worth reading.
+    /// The size limit of a whole record, in bytes.
     pub fn most_bytes(&self) -> usize {
         self.max_data_bytes.saturating_add(Self::LIBRARY_BYTES)
     }
 
-    /// The record `text`, which has `life` to live.
+    /// Reads the record `text`, which has `life` left. Fails if it is not a JSON object or too
+    /// large.
     pub fn read(&self, text: Bytes, life: Option<Duration>) -> std::result::Result<Foreign, Unfit> {
         let too_large = Unfit::TooLarge { limit_bytes: self.max_data_bytes };
         if text.len() > self.most_bytes() {
@@ -128,7 +132,7 @@ impl Reading {
         if data.text().len() > self.max_data_bytes {
             return Err(too_large);
         }
-        // It is JSON, and of a bounded depth; null stands for what is not there.
+        // `text` is known to be JSON of a bounded depth. Null has none of the members.
         let value = serde_json::from_slice::<Value>(stored.text()).unwrap_or_default();
         let millis = value.pointer(lifetime).and_then(Value::as_f64).filter(|ms| *ms >= 1.0);
         Ok(Foreign {
@@ -139,7 +143,7 @@ impl Reading {
         })
     }
 
-    /// Text or a whole number; anything else is nobody.
+    /// The principal: a text or a whole number. Anything else means anonymous.
     fn principal(&self, value: &Value) -> Principal {
         let named = (!self.principal.is_empty()).then(|| value.pointer(&self.principal)).flatten();
         let text = match named {

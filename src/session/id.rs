@@ -1,8 +1,8 @@
-//! Session ids: 24 random bytes, of which 12 are public and 12 are the secret.
+//! Session ids: 24 random bytes. 12 are public; 12 are secret and called the verifier.
 //!
-//! The public half names the record. Of the verifier a record keeps only the
-//! hash, so that a leaked store holds no usable id; rolling replaces the
-//! verifier and leaves the public half, so that nothing moves.
+//! The public half is the key of the record. A record keeps only the hash of the verifier,
+//! so a leaked store holds no usable id. Rolling an id replaces the verifier and keeps the
+//! public half, so the record stays where it is.
 
 use std::fmt;
 
@@ -10,14 +10,14 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-/// Where ids come from: the operating system's generator, or a test's.
+/// The source of random bytes: the operating system's generator, or a test's.
 pub trait Entropy: Send + Sync + 'static {
     /// Fills `bytes` with unpredictable octets.
     fn fill(&self, bytes: &mut [u8]);
 }
 
-/// The public half of a session id and the key of its record. No credential:
-/// it is safe to log.
+/// The public half of a session id and the key of its record. It is not a credential and is
+/// safe to log.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicId([u8; 12]);
 
@@ -25,9 +25,9 @@ impl PublicId {
     pub const LEN: usize = 12;
     /// Octets of the text form.
     pub const TEXT_LEN: usize = 16;
-    /// None comes before it.
+    /// The first id in order.
     pub const LEAST: Self = Self([0; 12]);
-    /// None comes after it.
+    /// The last id in order.
     pub const MOST: Self = Self([0xff; 12]);
 
     pub const fn from_bytes(bytes: [u8; 12]) -> Self {
@@ -45,7 +45,7 @@ impl PublicId {
         text
     }
 
-    /// `None` when `text` is not 16 characters of base64url.
+    /// `None` if `text` is not 16 characters of base64url.
     pub fn from_text(text: &[u8]) -> Option<Self> {
         if text.len() != Self::TEXT_LEN {
             return None;
@@ -68,7 +68,7 @@ impl fmt::Debug for PublicId {
     }
 }
 
-/// SHA-256 of a verifier: what a record keeps to recognise its id.
+/// SHA-256 of a verifier. A record keeps it to recognise the valid id.
 #[derive(Clone, Copy)]
 pub struct VerifierHash([u8; 32]);
 
@@ -83,7 +83,8 @@ impl VerifierHash {
         &self.0
     }
 
-    /// A name for the verifier, where a public id is the name of a session.
+    /// The first bytes of the hash. They stand for the verifier where a public id stands for a
+    /// session.
     pub fn shortened(&self) -> PublicId {
         let mut bytes = [0; PublicId::LEN];
         bytes.copy_from_slice(&self.0[..PublicId::LEN]);
@@ -91,8 +92,8 @@ impl VerifierHash {
     }
 }
 
-/// Whether two digests are the same, in constant time. By words, because subtle
-/// takes as long for each octet as for each of these.
+/// Compares two digests in constant time. Compares 8 bytes at a time, because subtle takes as
+/// long for one octet as for one such word.
 pub(super) fn are_same(one: &[u8; 32], other: &[u8; 32]) -> bool {
     let words = |digest: &[u8; 32]| {
         let mut words = [0; 4];
@@ -118,10 +119,10 @@ impl fmt::Debug for VerifierHash {
     }
 }
 
-/// So that no other hash of the same text is the same.
+/// Domain separation: other SHA-256 hashes of the same text differ from a derived id.
 const DERIVATION: &[u8] = b"sessiond: the id of an application\0";
 
-/// A whole session id: who holds it, signed, holds the session.
+/// A whole session id. Together with its signature it is the credential of the session.
 #[derive(Clone)]
 pub struct SessionId {
     public: PublicId,
@@ -129,7 +130,7 @@ pub struct SessionId {
 }
 
 impl SessionId {
-    /// Octets of the text form, the same as uid-safe(24) of npm.
+    /// Octets of the text form, as many as npm's `uid-safe` makes of 24 bytes.
     pub const TEXT_LEN: usize = 32;
 
     pub fn generate(entropy: &dyn Entropy) -> Self {
@@ -138,16 +139,15 @@ impl SessionId {
         Self::rolled(PublicId(public), entropy)
     }
 
-    /// A new id for the same session.
+    /// A new id for the session `public`, with a new verifier.
     pub fn rolled(public: PublicId, entropy: &dyn Entropy) -> Self {
         let mut verifier = [0; 12];
         entropy.fill(&mut verifier);
         Self { public, verifier }
     }
 
-    /// Always the same for a text, which may be an application's id: half of it says
-    /// where something about that text is kept, the other half proves that somebody
-    /// knows the text.
+    /// An id that depends only on `text`, which may be an application's id. The public half
+    /// is the key of a record about that text. The verifier proves knowledge of the text.
     pub fn derived(text: &[u8]) -> Self {
         let digest = Sha256::new().chain_update(DERIVATION).chain_update(text).finalize();
         let mut id = Self { public: PublicId([0; 12]), verifier: [0; 12] };
@@ -156,7 +156,7 @@ impl SessionId {
         id
     }
 
-    /// The same verifier for another session.
+    /// The same verifier with another public half.
     pub fn with_public(&self, public: PublicId) -> Self {
         Self { public, ..self.clone() }
     }
@@ -179,7 +179,7 @@ impl SessionId {
         text
     }
 
-    /// `None` when `text` is not 32 characters of base64url.
+    /// `None` if `text` is not 32 characters of base64url.
     pub fn from_text(text: &[u8]) -> Option<Self> {
         if text.len() != Self::TEXT_LEN {
             return None;

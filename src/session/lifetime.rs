@@ -1,17 +1,17 @@
-//! Lifetimes: when a session ends, and when a touch is worth a write.
+//! Lifetimes: when a session ends, and when a touch needs a write.
 
 use std::time::Duration;
 
 use super::{clock::Moment, cookie::MAX_AGE_LIMIT};
 
-/// The longest idle lifetime: as long as a browser keeps a cookie.
+/// The longest idle timeout: as long as a browser keeps a cookie (RFC 6265bis).
 pub const MAX_DURATION: Duration = MAX_AGE_LIMIT;
 
-/// How far deadlines are stored ahead, so that a busy session costs one write
-/// per granularity and not one per request.
+/// How far past the promised end a deadline is stored. A busy session then costs one write
+/// per granularity, not one per request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Granularity {
-    /// A 64th of the duration, at most 60 s.
+    /// A 64th of the idle timeout, at most 60 s.
     Auto,
     Fixed(Duration),
 }
@@ -20,7 +20,7 @@ impl Granularity {
     pub const AUTO_FRACTION: u32 = 64;
     pub const AUTO_LIMIT: Duration = Duration::from_secs(60);
 
-    /// For an idle lifetime of `duration`.
+    /// The granularity for an idle timeout of `duration`; never more than `duration`.
     pub fn of(self, duration: Duration) -> Duration {
         match self {
             Self::Auto => (duration / Self::AUTO_FRACTION).min(Self::AUTO_LIMIT),
@@ -29,33 +29,33 @@ impl Granularity {
     }
 }
 
-/// What a record says about the time of its session.
+/// The times in a record that decide when its session ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Times {
     pub create_time: Moment,
-    /// When the session ends, unless its absolute end comes first.
+    /// When the session ends, unless its absolute timeout comes first.
     pub deadline: Moment,
-    /// The session's own idle lifetime; `None`: the engine's.
+    /// The session's own idle timeout; `None`: the engine's.
     pub duration: Option<Duration>,
 }
 
 /// How long the sessions of an engine live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetime {
-    /// Idle lifetime (OWASP: idle timeout), unless the session has its own.
+    /// The idle timeout (OWASP), unless the session has its own.
     pub duration: Duration,
     pub granularity: Granularity,
-    /// From creation, whatever happens (OWASP: absolute timeout).
+    /// The absolute timeout (OWASP), counted from creation. No touch extends it.
     pub absolute: Option<Duration>,
 }
 
 impl Lifetime {
-    /// The idle lifetime in force for a session that may have its `own`.
+    /// The idle timeout of a session: its `own`, if it has one, else the engine's.
     pub fn duration(&self, own: Option<Duration>) -> Duration {
         own.unwrap_or(self.duration)
     }
 
-    /// When the session ends unless it is touched before.
+    /// When the session ends, unless it is touched before.
     pub fn expire_time(&self, times: Times) -> Moment {
         times.deadline.min(self.end(times.create_time))
     }
@@ -64,21 +64,22 @@ impl Lifetime {
         now >= self.expire_time(times)
     }
 
-    /// The deadline that a touch stores: one granularity past what is promised.
+    /// The deadline to store at `now`: one granularity past the promised end, and never past
+    /// the absolute timeout.
     pub fn deadline(&self, create_time: Moment, own: Option<Duration>, now: Moment) -> Moment {
         let duration = self.duration(own);
         (now + duration + self.granularity.of(duration)).min(self.end(create_time))
     }
 
-    /// The deadline that a touch at `now` has to store; `None` while the stored
-    /// one keeps the promise of `duration` from now.
+    /// The deadline that a touch at `now` must store. `None` if the stored deadline already
+    /// gives the session its idle timeout from `now`.
     pub fn slide(&self, times: Times, now: Moment) -> Option<Moment> {
         let promised = (now + self.duration(times.duration)).min(self.end(times.create_time));
         (times.deadline < promised).then(|| self.deadline(times.create_time, times.duration, now))
     }
 
-    /// When the deadline was moved last, as far as it tells: it is nearer than
-    /// that when the absolute end has cut it.
+    /// When the deadline was last moved, computed from the deadline. The result is too early
+    /// if the absolute timeout has cut the deadline short.
     pub fn last_slide(&self, times: Times) -> Moment {
         let duration = self.duration(times.duration);
         times.deadline.before(duration + self.granularity.of(duration))
@@ -109,8 +110,8 @@ mod tests {
     }
 
     proptest! {
-        /// A random walk of touches: alive for `duration` after each, never past
-        /// the absolute end, and at most one granularity longer.
+        /// A random series of touches. After each the session lives for `duration`, at most
+        /// one granularity longer, and never past the absolute timeout.
         #[test]
         fn never_early_and_at_most_one_granularity_late(
             duration_ms in 1u64..100_000, own_ms in proptest::option::of(1u64..100_000),

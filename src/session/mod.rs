@@ -1,19 +1,19 @@
-//! The rules of sessions. This module knows no wire, no disk and no clock of its own:
-//! stores, time and randomness come in as arguments.
+//! The rules of sessions. This module contains no network, disk or clock access: stores, time
+//! and randomness are passed in as arguments.
 //!
 //! | file | holds |
 //! |---|---|
 //! | [`engine`] | the operations: resolve, touch, create, write, destroy, cleanup |
 //! | `sessions` | what the operations share: find a session, end it, report it |
 //! | [`policy`] | the rules of an engine |
-//! | [`principals`] | all sessions of a principal: list and end them, and their limit |
-//! | [`adoption`], [`foreign`] | sessions that an application kept itself before |
-//! | [`transfer`] | all sessions, on their way to another store |
+//! | [`principals`] | all sessions of a principal: list, end and limit them |
+//! | [`adoption`], [`foreign`] | adopting the sessions that an application kept in its own store |
+//! | [`transfer`] | exporting all sessions and importing them into another store |
 //! | [`event`] | what happens to sessions, for watchers |
-//! | [`credential`] | from a Cookie header or token to proven ids |
+//! | [`credential`] | the ids that a Cookie header or token proves |
 //! | [`id`], [`token`], [`cookie`] | session ids, their signatures, the two cookie headers |
-//! | [`record`], [`data`], [`lifetime`] | what is kept, and what may change in it |
-//! | [`store`], [`clock`] | what the engine asks of the world |
+//! | [`record`], [`data`], [`lifetime`] | what a store keeps of a session, and how it may change |
+//! | [`store`], [`clock`] | what the engine needs from its environment |
 //! | [`striped`] | a fixed number of locks for any number of keys |
 //!
 //! No file depends on one above it in this table.

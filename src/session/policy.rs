@@ -1,4 +1,4 @@
-//! The rules of an engine, checked.
+//! The policy of an engine, after its configuration was checked.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,15 +10,15 @@ pub struct Policy {
     pub keyring: Keyring,
     pub cookie: Cookie,
     pub lifetime: Lifetime,
-    /// Resolve moves the deadline.
+    /// Whether Resolve moves the deadline.
     pub automatic_touch: bool,
-    /// The most data of a session, in bytes of JSON text.
+    /// The maximum size of a session's data, in bytes of JSON text.
     pub max_data_bytes: usize,
-    /// How many sessions a principal may have; `None`: any number.
+    /// The limit on the sessions of a principal; `None`: no limit.
     pub limit: Option<Limit>,
 }
 
-/// How many live sessions a principal may have.
+/// A limit on the live sessions of a principal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
     pub sessions: usize,
@@ -29,8 +29,8 @@ pub struct Limit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnLimit {
-    /// It is refused.
+    /// The login is refused.
     RefuseNewest,
-    /// It succeeds, and the sessions that were idle for longest end.
+    /// The login succeeds, and the sessions that were idle for the longest time end.
     EndIdlest,
 }

@@ -1,9 +1,8 @@
-//! All sessions of a principal: list them, end them, and hold them to a limit.
+//! All sessions of a principal: list them, end them, and limit their number.
 //!
-//! Sessions are ended one by one, each only if it is the principal's at that
-//! moment. One that is the principal's when a call begins and stays so is met
-//! by that call; one that becomes the principal's meanwhile, by a login in
-//! parallel, may be met or not.
+//! Sessions are ended one by one, each only if it belongs to the principal at that moment.
+//! A call finds every session that belongs to the principal from its start to its end. If a
+//! parallel login gives a session to the principal, the call may or may not find it.
 
 use std::sync::Arc;
 
@@ -23,19 +22,19 @@ use super::{
     striped::Striped,
 };
 
-/// Records that are asked for at a time.
+/// The records that one list of the store asks for.
 const SLICE: usize = 100;
-/// Sessions that one call ends at a time, so that one flush serves many.
+/// The sessions that one call ends at the same time, so that one flush serves many.
 const ENDING_AT_ONCE: usize = 32;
 
 /// Which sessions a Destroy ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Those of the credential.
+    /// The sessions of the credential.
     This,
-    /// The other ones of their principal. An anonymous session has no others.
+    /// The other sessions of their principal. An anonymous session has no others.
     Others,
-    /// All of their principal. An anonymous session is all there is.
+    /// All sessions of their principal. Of an anonymous session, only itself.
     All,
 }
 
@@ -44,34 +43,34 @@ pub enum Scope {
 pub struct Page {
     /// Without their data.
     pub sessions: Vec<Session>,
-    /// Go on after this; `None`: that was all.
+    /// The id to continue after; `None`: the list is complete.
     pub next: Option<PublicId>,
 }
 
-/// Whose sessions an operator ends.
+/// The sessions that an operator ends.
 #[derive(Debug, Clone)]
 pub enum Target {
-    /// These, whoever's they are.
+    /// These sessions, of any principal.
     Sessions(Vec<PublicId>),
-    /// Those of these that are the principal's.
+    /// These sessions, if they belong to the principal.
     SessionsOf(Principal, Vec<PublicId>),
-    /// All of this principal's.
+    /// All sessions of this principal.
     Principal(Principal),
 }
 
-/// A session that a credential has opened, and whose it is.
+/// A live session of the credential, and its principal.
 pub(super) struct Own {
     pub id: PublicId,
     pub principal: Principal,
 }
 
-/// Holds the principals of an engine to a limit: one login of a principal at a time.
+/// Limits the sessions of each principal. Runs one login of a principal at a time.
 pub(super) struct LoginLimit {
     limit: Limit,
     locks: Striped<Mutex<()>>,
 }
 
-/// The turn of a login: no other login of the principal runs meanwhile.
+/// The turn of a login. While it is held, no other login of the principal runs.
 pub(super) struct Turn<'t> {
     principal: &'t Principal,
     limit: Limit,
@@ -85,7 +84,7 @@ impl LoginLimit {
         Self { limit, locks: Striped::new(Self::LOCKS) }
     }
 
-    /// The turn of a login. Whatever gives a session to this principal waits for it.
+    /// Waits for the turn of a login. Every login of this principal waits for it.
     pub async fn turn<'t>(&'t self, principal: &'t Principal) -> Turn<'t> {
         let lock = self.locks.of(principal).lock().await;
         Turn { principal, limit: self.limit, _lock: lock }
@@ -93,9 +92,9 @@ impl LoginLimit {
 }
 
 impl Turn<'_> {
-    /// Refuses a login for which there is no room, if that is the rule. A session that
-    /// belongs to the principal already needs none, and one that is not live is refused
-    /// elsewhere.
+    /// Refuses a login that would exceed the limit, if the policy says so. A session that
+    /// already belongs to the principal does not count again. A session that is not live is
+    /// refused elsewhere.
     pub async fn refuse_newest(&self, sessions: &Sessions, newest: Option<&Proven>) -> Result<()> {
         let Limit { sessions: max, on_limit: OnLimit::RefuseNewest } = self.limit else {
             return Ok(());
@@ -112,8 +111,8 @@ impl Turn<'_> {
         Err(Error::TooManySessions { max })
     }
 
-    /// Makes room after a login, if that is the rule: the sessions idle for longest end,
-    /// never the newest.
+    /// Ends sessions above the limit after a login, if the policy says so. The sessions that
+    /// were idle for the longest time end, but never the newest one.
     pub async fn end_idlest(&self, sessions: &Sessions, newest: PublicId) -> Result<()> {
         let Limit { sessions: max, on_limit: OnLimit::EndIdlest } = self.limit else {
             return Ok(());
@@ -134,7 +133,7 @@ impl Turn<'_> {
 }
 
 impl Sessions {
-    /// Up to `limit` live sessions of a principal, in the order of their ids.
+    /// Lists up to `limit` live sessions of a principal, in the order of their ids.
     pub async fn list(
         &self,
         principal: &Principal,
@@ -161,8 +160,8 @@ impl Sessions {
         Ok(Page { sessions, next: after })
     }
 
-    /// Ends sessions on behalf of an operator. Says how many were live; ids that
-    /// name no session are passed over.
+    /// Ends sessions on behalf of an operator. Returns how many were live. Ids without a
+    /// session are skipped.
     pub async fn revoke(&self, target: Target) -> Result<u32> {
         match target {
             Target::Sessions(ids) => self.end_each(&ids, &Claim::Operator, Cause::Revoked).await,
@@ -186,7 +185,7 @@ impl Sessions {
         Ok(own)
     }
 
-    /// Ends what else the principals of these sessions have.
+    /// Ends the other sessions of the principals of these sessions.
     pub async fn end_others(&self, own: &[Own]) -> Result<u32> {
         let mut count = 0;
         for (at, Own { principal, .. }) in own.iter().enumerate() {
@@ -199,10 +198,11 @@ impl Sessions {
         Ok(count)
     }
 
-    /// Ends the sessions of a principal, those that are `meant`.
+    /// Ends the sessions of a principal for which `meant` is true.
     ///
-    /// Looks twice: what lives ends also while nothing can be said for good, and only
-    /// then is it asked whether what is not found is gone for good.
+    /// Lists twice. The first list ends live sessions even while the store cannot give a
+    /// durable answer. The second, durable list makes sure that a session that was not found
+    /// cannot come back.
     async fn end_all(
         &self,
         principal: &Principal,
@@ -213,7 +213,8 @@ impl Sessions {
         Ok(live + self.end_listed(principal, &meant, cause, Certainty::Durable).await?)
     }
 
-    /// Ends what one of the two lists of a principal has. Goes on after a failure.
+    /// Ends the sessions in one of the two lists. Continues after a failure to end one, and
+    /// returns the first failure.
     async fn end_listed(
         &self,
         principal: &Principal,
@@ -238,8 +239,8 @@ impl Sessions {
         }
     }
 
-    /// Says how many were live. One that fails keeps no other alive: all are tried, and
-    /// the first failure is told.
+    /// Ends these sessions and returns how many were live. Tries all of them even if one
+    /// fails, then returns the first failure.
     async fn end_each(&self, ids: &[PublicId], claim: &Claim, cause: Cause) -> Result<u32> {
         let (mut count, mut outcome) = (0, Ok(()));
         let mut ids = ids.iter();

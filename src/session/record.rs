@@ -1,7 +1,7 @@
-//! Records: what a store keeps of a session, and what may change in one.
+//! Records: what a store keeps of a session, and the changes to a record.
 //!
-//! The changes are values with an `apply`. A store calls it inside whatever
-//! makes its change atomic, so that the rules stand here once, for all stores.
+//! A change is a value with an `apply` function. A store calls `apply` inside its own atomic
+//! operation. So the rules are written here once, for all stores.
 
 use std::time::Duration;
 
@@ -14,19 +14,19 @@ use super::{
     lifetime::{Lifetime, Times},
 };
 
-/// What a store keeps of a session, under its public id.
+/// What a store keeps of a session. The key is the public id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Recognises the one id that is valid now.
+    /// The hash of the verifier of the one valid id.
     pub verifier: VerifierHash,
-    /// 1 at creation, one more with each update.
+    /// 1 at creation; each update adds 1.
     pub version: u64,
     pub create_time: Moment,
-    /// When the session is over, unless its absolute end comes first.
+    /// When the session ends, unless its absolute timeout comes first.
     pub deadline: Moment,
-    /// The session's own idle lifetime; `None`: the engine's.
+    /// The session's own idle timeout; `None`: the engine's.
     pub duration: Option<Duration>,
-    /// Whom it belongs to; empty: anonymous.
+    /// The owner of the session; empty: anonymous.
     pub principal: Principal,
     pub data: Data,
 }
@@ -37,30 +37,30 @@ impl Record {
         Times { create_time, deadline, duration }
     }
 
-    /// What a store can and should know of a record's size, in bytes.
+    /// The size of the record in memory, in bytes, without the overhead of allocation.
     pub fn size(&self) -> usize {
         size_of::<Self>() + self.principal.as_bytes().len() + self.data.text().len()
     }
 
-    /// Whether this is a later state of the session than `stored`: a Write makes a
-    /// new version, a touch of the same one a later deadline.
+    /// Whether this is a later state of the session than `stored`. A Write makes a new
+    /// version. A touch keeps the version and makes a later deadline.
     pub fn is_later_than(&self, stored: &Self) -> bool {
         (self.version, self.deadline) > (stored.version, stored.deadline)
     }
 }
 
-/// Whom a session belongs to: text, at most 256 bytes. Often an e-mail address:
-/// prints its type only.
+/// The owner of a session: a text of at most 256 bytes. It is often an e-mail address, so
+/// Debug prints only the type.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Principal(Bytes);
 
 impl Principal {
     pub const MAX_LEN: usize = 256;
 
-    /// `None` when it is not UTF-8, or longer than [`MAX_LEN`](Self::MAX_LEN).
+    /// `None` if it is not UTF-8, or longer than [`MAX_LEN`](Self::MAX_LEN) bytes.
     pub fn new(principal: &[u8]) -> Option<Self> {
         let valid = principal.len() <= Self::MAX_LEN && std::str::from_utf8(principal).is_ok();
-        // A copy: a slice would keep the whole message or record in memory.
+        // Copied, because a slice would keep the whole message or record in memory.
         valid.then(|| Self(Bytes::copy_from_slice(principal)))
     }
 
@@ -80,19 +80,19 @@ impl std::fmt::Debug for Principal {
     }
 }
 
-/// By what right a session is ended, whatever its deadline says.
+/// The right by which a session is ended. It holds for expired sessions too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
-    /// Its id was presented, and is the one that is valid now.
+    /// The caller presented the session's valid id.
     Verifier(VerifierHash),
-    /// It belongs to this principal.
+    /// The session belongs to this principal.
     Principal(Principal),
-    /// An operator names it.
+    /// An operator named the session.
     Operator,
 }
 
 impl Claim {
-    /// Whether `stored` is to be ended.
+    /// Whether this claim allows ending `stored`.
     pub fn holds(&self, stored: &Record) -> bool {
         match self {
             Self::Verifier(verifier) => stored.verifier == *verifier,
@@ -102,18 +102,18 @@ impl Claim {
     }
 }
 
-/// Moves the deadline of a live session, when that is due.
+/// Moves the deadline of a live session, if that is due.
 #[derive(Debug, Clone, Copy)]
 pub struct Touch {
-    /// Of the presented id: a rolled id keeps nothing alive.
+    /// The verifier hash of the presented id. A replaced id must not keep a session alive.
     pub verifier: VerifierHash,
     pub lifetime: Lifetime,
     pub now: Moment,
 }
 
 impl Touch {
-    /// The deadline to store; `None` when nothing is to be stored, because the
-    /// stored one is good or because the session is not live.
+    /// The deadline to store. `None` if the stored deadline is late enough, or if the session
+    /// is not live.
     pub fn apply(&self, stored: &Record) -> Option<Moment> {
         let live = stored.verifier == self.verifier
             && !self.lifetime.has_expired(stored.times(), self.now);
@@ -124,14 +124,14 @@ impl Touch {
 /// Changes a live session.
 #[derive(Debug, Clone)]
 pub struct Update {
-    /// Of the presented id.
+    /// The verifier hash of the presented id.
     pub verifier: VerifierHash,
     pub lifetime: Lifetime,
     pub now: Moment,
-    /// Apply at this version only.
+    /// Apply only if the record is at this version.
     pub if_version: Option<u64>,
     pub edit: Edit,
-    /// Of the id that replaces the presented one, should it be rolled.
+    /// The verifier hash of the new id, used if the id is rolled.
     pub next_verifier: VerifierHash,
     /// Roll even if the principal stays the same.
     pub roll: bool,
@@ -139,14 +139,14 @@ pub struct Update {
     pub duration: Option<Duration>,
 }
 
-/// What an [`Update`] or a creation does to the data. Prints no key and no value.
+/// What an [`Update`] or a creation does to the data. Debug prints no key and no value.
 #[derive(Clone)]
 pub struct Edit {
-    /// Drop all data first.
+    /// Remove all data first.
     pub replace: bool,
     pub unset: Vec<String>,
     pub set: Data,
-    /// The result may have so many bytes, or as many as there were before.
+    /// The maximum size of the result in bytes. Data that was larger before may keep its size.
     pub limit_bytes: usize,
 }
 
@@ -162,7 +162,8 @@ impl std::fmt::Debug for Edit {
 }
 
 impl Edit {
-    /// The data after this edit.
+    /// The data after this edit. Fails if the result is too large, or if the data cannot be
+    /// merged.
     pub fn apply(&self, stored: &Data) -> Result<Data, Refusal> {
         let base = if self.replace { &Data::EMPTY } else { stored };
         let data = if self.unset.is_empty() && self.set == Data::EMPTY {
@@ -171,7 +172,7 @@ impl Edit {
             base.merge(&self.unset, &self.set).map_err(Refusal::Data)?
         };
         let len_bytes = data.text().len();
-        // What is too large since the limit was lowered may still shrink.
+        // If the limit was lowered, data above it may still shrink.
         if len_bytes > self.limit_bytes && len_bytes > stored.text().len() {
             return Err(Refusal::TooLarge { len_bytes, limit_bytes: self.limit_bytes });
         }
@@ -182,15 +183,15 @@ impl Edit {
 /// Why an update was not applied. Nothing was stored.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The presented id was rolled since.
+    /// The presented id has been rolled since.
     Superseded,
-    /// The session's time is over.
+    /// The session has expired.
     Expired,
-    /// The session is not at the version asked for.
+    /// The session is not at the version of `if_version`.
     VersionMismatch { current: u64 },
     /// The data would be too large.
     TooLarge { len_bytes: usize, limit_bytes: usize },
-    /// The stored data can not be merged with.
+    /// The new data cannot be merged with the stored data.
     Data(DataError),
 }
 
@@ -222,7 +223,7 @@ impl Update {
             record.verifier = self.next_verifier;
         }
         if duration != stored.duration {
-            // The one change that may also bring the deadline nearer.
+            // Only this change may also make the deadline earlier.
             record.deadline = self.lifetime.deadline(stored.create_time, duration, self.now);
         } else if let Some(deadline) = self.lifetime.slide(stored.times(), self.now) {
             record.deadline = deadline;

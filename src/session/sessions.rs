@@ -1,7 +1,7 @@
-//! The sessions of one engine: a policy over a store.
+//! The sessions of one engine: a policy and a store.
 //!
-//! What the operations of an [`engine`](super::engine) share: they look up the session of
-//! a credential, end sessions, and report what happened.
+//! Holds what the operations of an [`engine`](super::engine) share: finding the session of a
+//! credential, ending sessions, and emitting events.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,11 +25,11 @@ pub struct Session {
     pub record: Arc<Record>,
     /// When it ends, unless it is touched before.
     pub expire_time: Moment,
-    /// The idle lifetime in force.
+    /// The idle timeout: the session's own, or the engine's.
     pub duration: Duration,
 }
 
-/// What the browser has to learn. Empty fields: nothing.
+/// What the browser must be sent. If both fields are empty, nothing.
 #[derive(Debug, Default)]
 pub struct CookieUpdate {
     pub set_cookie: Option<SetCookie>,
@@ -37,23 +37,23 @@ pub struct CookieUpdate {
     pub token: Option<Token>,
 }
 
-/// A live session, and what its browser has to learn.
+/// A live session, and what its browser must be sent.
 #[derive(Debug)]
 pub struct Live {
     pub session: Session,
     pub cookie: CookieUpdate,
-    /// This operation created it.
+    /// Whether this operation created the session.
     pub is_new: bool,
 }
 
-/// The session that a credential opens, or why it opens none.
+/// The live session of a credential, or why there is none.
 #[derive(Debug)]
 pub enum Lookup {
     Live(Live),
     Absent(Absence),
 }
 
-/// What a session was when it was ended.
+/// The state of a session at the moment it was ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
     Live,
@@ -61,7 +61,7 @@ pub(super) enum Ended {
     Expired,
 }
 
-/// Why the browser may have to learn something.
+/// What changed that the browser may have to be sent.
 #[derive(Clone, Copy)]
 pub(super) struct News {
     /// The token differs from the one presented.
@@ -81,8 +81,8 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// What [`find`](Self::find) would return, from what the store has in memory. `None`
-    /// if that is not enough.
+    /// What [`find`](Self::find) would return. Uses only what the store has in memory, and
+    /// returns `None` if that is not enough.
     pub fn recall(&self, presented: &Presented, slide: bool) -> Option<Lookup> {
         let mut absence = presented.absence();
         for proven in presented.proven() {
@@ -97,11 +97,11 @@ impl Sessions {
                 Lookup::Absent(why) => absence = absence.max(why),
             }
         }
-        // It may be a session of the application's.
+        // If the id may be the application's, memory alone cannot tell.
         (!presented.may_be_adopted()).then_some(Lookup::Absent(absence))
     }
 
-    /// The first of the presented sessions that is live, touched if `slide`.
+    /// Finds the first presented session that is live, and touches it if `slide`.
     pub async fn find(&self, presented: &Presented, slide: bool) -> Result<Lookup> {
         let mut absence = presented.absence();
         for proven in presented.proven() {
@@ -122,7 +122,7 @@ impl Sessions {
         Ok(Lookup::Absent(absence))
     }
 
-    /// Whether what the store has found is the live session of the proven id.
+    /// Decides whether the record that was found is the live session of the proven id.
     fn judge(&self, proven: &Proven, found: Option<Touched>, now: Moment) -> Lookup {
         let Some(Touched { record, moved }) = found else {
             return Lookup::Absent(Absence::NotFound);
@@ -139,7 +139,8 @@ impl Sessions {
         Lookup::Live(Live { session, cookie, is_new: false })
     }
 
-    /// The record that a proven id opens.
+    /// Reads the live record of a proven id. `None` if the id was rolled, or if the session is
+    /// gone or has expired.
     pub async fn live(&self, proven: &Proven) -> Result<Option<Arc<Record>>> {
         let now = self.clock.now();
         let record = self.store.read(proven.public(), Certainty::Current).await?;
@@ -147,7 +148,7 @@ impl Sessions {
             .filter(|record| record.verifier == proven.verifier && !self.has_expired(record, now)))
     }
 
-    /// Ends one session, if the claim holds.
+    /// Ends one session, if the claim holds, and emits the event. `None` if nothing was ended.
     pub async fn end(&self, id: PublicId, claim: Claim, cause: Cause) -> Result<Option<Ended>> {
         let now = self.clock.now();
         let Some(record) = self.store.destroy(id, claim).await? else {
@@ -189,7 +190,8 @@ impl Sessions {
         }
     }
 
-    /// Set-Cookie is sent only when the browser must learn something.
+    /// Makes a Set-Cookie only if the token changed, or if the deadline moved and the cookie is
+    /// persistent.
     pub fn cookie_update(
         &self,
         session: &Session,

@@ -2,16 +2,17 @@
 
 use std::hash::{BuildHasher, Hash, RandomState};
 
-/// Locks of which each key has one. Two keys may share a lock, so hold one at a time.
+/// A set of locks; each key is assigned one of them. Two keys may share a lock, so hold only
+/// one at a time.
 ///
-/// The hash is seeded at random: nobody can choose keys that share a lock.
+/// The hash is seeded at random, so an attacker cannot choose keys that share a lock.
 pub struct Striped<L> {
     locks: Box<[L]>,
     hasher: RandomState,
 }
 
 impl<L: Default> Striped<L> {
-    /// So many locks, at least one.
+    /// Creates `count` locks, at least one.
     pub fn new(count: usize) -> Self {
         let locks = (0..count.max(1)).map(|_| L::default()).collect();
         Self { locks, hasher: RandomState::new() }

@@ -1,7 +1,7 @@
 //! Tokens: signed session ids, in the format of npm's `cookie-signature`.
 //!
-//! `id + "." + base64(HMAC-SHA256(secret, id))`, standard alphabet, without
-//! padding. The first secret signs, all of them verify.
+//! A token is `id + "." + base64(HMAC-SHA256(secret, id))`, in the standard alphabet without
+//! padding. The first secret signs. All secrets verify.
 
 use std::{borrow::Cow, fmt};
 
@@ -14,16 +14,16 @@ use zeroize::Zeroizing;
 use super::id::{SessionId, are_same};
 
 const SIGNATURE_LEN: usize = 32;
-/// 32 octets in base64 without padding.
+/// The length of 32 octets in base64 without padding.
 const SIGNATURE_TEXT_LEN: usize = 43;
 
-/// A signing secret. Prints its type only, and is wiped when dropped.
+/// A signing secret. Debug prints only the type. The memory is wiped when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
-    /// Octets a secret needs for signing: as many as the hash gives (RFC 2104,
-    /// section 3).
+    /// The minimum length of a signing secret, in octets: the output length of the hash
+    /// (RFC 2104, section 3).
     pub const MIN_SIGNING_LEN: usize = 32;
 
     pub fn new(secret: impl Into<Vec<u8>>) -> Self {
@@ -45,14 +45,14 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A signed session id: the credential. Prints its type only.
+/// A signed session id. It is a credential, so Debug prints only the type.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
     pub const LEN: usize = SessionId::TEXT_LEN + 1 + SIGNATURE_TEXT_LEN;
 
-    /// The credential itself, for the answer to its owner and nowhere else.
+    /// The token itself. Send it to its owner and use it nowhere else.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -64,7 +64,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Why secrets make no keyring.
+/// Why a keyring cannot be made from the secrets.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KeyringError {
     #[error("no secret is given; `sessiond secret` prints a fresh one")]
@@ -79,25 +79,26 @@ pub enum KeyringError {
     EmptySecret { position: usize },
 }
 
-/// What a verified credential says.
+/// The content of a verified token.
 #[derive(Debug, Clone)]
 pub struct Authentic {
-    /// The id that was signed; `None` when a known secret signed a text that
-    /// is no id of ours (an older application's id).
+    /// The signed id. `None` if a known secret signed a text that does not have the form of a
+    /// session id (for example an id of an older application).
     pub id: Option<SessionId>,
-    /// An older secret matched: the browser should get a fresh signature.
+    /// An older secret matched. The browser should get a new signature.
     pub outdated: bool,
 }
 
 /// The secrets of an engine, ready to sign and verify.
 #[derive(Clone)]
 pub struct Keyring {
-    // The key schedule is done once; a signature clones the state.
+    // Keyed states: the key schedule is computed once, and each signature clones a state.
     keys: Vec<Hmac<Sha256>>,
 }
 
 impl Keyring {
-    /// The first secret signs, all of them verify.
+    /// The first secret signs. All secrets verify. Fails if there is no secret, if one is
+    /// empty, or if the first is shorter than [`Secret::MIN_SIGNING_LEN`].
     pub fn new(secrets: &[Secret]) -> Result<Self, KeyringError> {
         let first = secrets.first().ok_or(KeyringError::Empty)?;
         if let Some(index) = secrets.iter().position(Secret::is_empty) {
@@ -118,15 +119,16 @@ impl Keyring {
         Token(token)
     }
 
-    /// Checks a cookie-value or token in any of its four spellings: raw or
+    /// Verifies a cookie-value or token in any of its four spellings: raw or
     /// percent-encoded, with or without the `s:` prefix of express-session.
     ///
-    /// `None` when it is malformed or signed by no known secret.
+    /// `None` if it is malformed, or not signed by a known secret.
     pub fn verify(&self, value: &[u8]) -> Option<Authentic> {
         self.verify_and(value, |_| ()).map(|(authentic, ())| authentic)
     }
 
-    /// The same, and what `take` makes of the text that was signed.
+    /// Like [`verify`](Self::verify), but also passes the signed text to `take` and returns its
+    /// result.
     pub fn verify_and<T>(
         &self,
         value: &[u8],
@@ -141,7 +143,7 @@ impl Keyring {
             signed.split_at_checked(signed.len().checked_sub(1 + SIGNATURE_TEXT_LEN)?)?;
         let given = dot_and_given.strip_prefix(b".")?;
         let mut bytes = [0; SIGNATURE_LEN];
-        // Strict: padding, dots and stray bits in the last character are refused.
+        // Strict: refuses padding, dots and stray bits in the last character.
         BASE64.decode_slice_unchecked(given, &mut bytes).ok()?;
         let matched = self.keys.iter().position(|key| are_same(&signature(key, text), &bytes))?;
         let authentic = Authentic { id: SessionId::from_text(text), outdated: matched != 0 };
@@ -176,7 +178,7 @@ mod tests {
         Keyring::new(&secrets).expect("the first secret is long enough")
     }
 
-    // Written with Node's crypto for cookie-signature 1.2.2.
+    // Made with Node's crypto, as cookie-signature 1.2.2 does it.
     const VECTORS: [(&str, &str, &str); 2] = [
         (
             "s3Cur3",

@@ -1,14 +1,14 @@
-//! Transfer: all sessions of an engine, on their way to another store.
+//! Transfer: moves all sessions of an engine to another store.
 //!
-//! What is exported are records as they are kept. They hold the hash of each
-//! session's verifier and so no usable id; and a session that was imported is
-//! opened by the cookie that the browser has. A later state of a session takes the
-//! place of an earlier one, and never the other way round, so whatever is imported
-//! twice, or in another order, ends the same. A session that was ended here in
-//! between is not known to have been, and comes back.
+//! Records are exported as they are stored. A record holds only the hash of the verifier, so
+//! an export contains no usable id. After the import, the browser's cookie still works.
 //!
-//! The marks of [`adoption`](super::adoption) come along: without them an
-//! application's session that was ended here would be adopted once more there.
+//! A later state of a session replaces an earlier one, and never the reverse. So importing
+//! twice, or in another order, gives the same result. The importing engine does not know
+//! which sessions were ended between export and import: such a session comes back.
+//!
+//! The marks of [`adoption`](super::adoption) are exported too. Without them, the new store
+//! would again adopt an application's session that was ended here.
 
 use std::sync::Arc;
 
@@ -22,18 +22,18 @@ use super::{
     store::{Change, Cursor, Restored, Store},
 };
 
-/// Records that are asked for at a time.
+/// The records that one scan of the store asks for.
 const SLICE: usize = 100;
 
-/// What a record is of.
+/// The kind of an exported record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Session,
-    /// Leads from an application's id to the session that was made of it.
+    /// Maps an application's id to the session that was adopted.
     Mark,
 }
 
-/// A record under its id.
+/// A record and its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     pub kind: Kind,
@@ -41,11 +41,11 @@ pub struct Entry {
     pub record: Arc<Record>,
 }
 
-/// How far an export has come.
+/// The position of an export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
     pub kind: Kind,
-    /// `None`: at the beginning.
+    /// `None`: the beginning.
     pub cursor: Option<Cursor>,
 }
 
@@ -53,34 +53,34 @@ impl Position {
     pub const START: Self = Self { kind: Kind::Session, cursor: None };
 }
 
-/// Some of all that is kept.
+/// One slice of an export.
 #[derive(Debug, Default)]
 pub struct Exported {
-    /// What is not over yet. An entry may come more than once.
+    /// The entries that have not expired. An export may return an entry more than once.
     pub entries: Vec<Entry>,
-    /// Records that make no sense, and are left out; the log names them.
+    /// The number of unreadable records. They are left out, and the log names them.
     pub unreadable: usize,
-    /// Go on from here; `None`: that was all.
+    /// The position to continue from; `None`: the export is complete.
     pub next: Option<Position>,
 }
 
-/// What became of an entry.
+/// The result of importing an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Imported {
     Created,
-    /// It was a later state of what is there.
+    /// The entry was a later state than the stored record and replaced it.
     Replaced,
-    /// What is there is as late.
+    /// The stored record is as late or later, and was kept.
     Kept,
-    /// Its time is over, or it is a mark and this engine has none.
+    /// The entry has expired, or it is a mark and this engine never adopts.
     Dropped,
 }
 
 impl Engine {
-    /// One slice of all that is kept, from `position` on.
+    /// Exports one slice, starting at the given position.
     ///
-    /// What is there from the first slice to the last is exported at least once. A
-    /// session that changes meanwhile is exported as it was or as it is.
+    /// A record that exists from the first slice to the last is exported at least once. A
+    /// session that changes during the export is exported in its old or its new state.
     pub async fn export(&self, Position { kind, cursor }: Position) -> Result<Exported> {
         let Some(store) = self.store_of(kind) else { return Ok(Exported::default()) };
         let scanned = store.scan(cursor, SLICE).await?;
@@ -99,8 +99,8 @@ impl Engine {
         Ok(Exported { entries: entries.collect(), unreadable: scanned.unreadable, next })
     }
 
-    /// Keeps what another store had, unless it is here already. It counts as no
-    /// login and no use: limits are not applied, and the deadline stays.
+    /// Stores an exported entry, unless the stored record is as late or later. An import is
+    /// neither a login nor a use: no limit applies, and the deadline does not move.
     pub async fn import(&self, Entry { kind, id, record }: Entry) -> Result<Imported> {
         let now = self.sessions.clock.now();
         let Some(store) = self.store_of(kind) else { return Ok(Imported::Dropped) };
@@ -126,7 +126,7 @@ impl Engine {
         }
     }
 
-    /// `None`: an engine that never adopts has no marks.
+    /// `None` for marks, if the engine never adopts.
     fn store_of(&self, kind: Kind) -> Option<&dyn Store> {
         match kind {
             Kind::Session => Some(self.sessions.store.as_ref()),
