@@ -256,7 +256,7 @@ impl Findings {
         let text = if markdown { table.markdown() } else { table.plain() };
         let mut out = std::io::stdout().lock();
         let written = write!(out, "{note}\n\n{text}").and_then(|()| out.flush());
-        written.map_err(|error| format!("can not write to standard output: {error}"))
+        written.map_err(|error| format!("cannot write to standard output: {error}"))
     }
 }
 

@@ -178,7 +178,7 @@ impl Bed {
             .block_on(daemon.create_sessions(self.sessions, &daemon::data(DATA_BYTES)))?;
         let file = directory.path().join("cookies");
         let written = fs::write(&file, cookies.join("\n"));
-        written.map_err(|error| format!("{} can not be written: {error}", file.display()))?;
+        written.map_err(|error| format!("{} cannot be written: {error}", file.display()))?;
         Ok(Loaded { daemon, cookies: file, _directory: directory })
     }
 

@@ -43,7 +43,7 @@ impl Echo {
     ) -> Result<Self, Problem> {
         let file = directory.join("answer");
         let written = fs::write(&file, answer.encode_to_vec());
-        written.map_err(|error| format!("{} can not be written: {error}", file.display()))?;
+        written.map_err(|error| format!("{} cannot be written: {error}", file.display()))?;
         let own = std::env::current_exe().map_err(|error| error.to_string())?;
         let mut serve = Command::new(own);
         serve.arg(SERVE).arg(file).stdin(Stdio::null()).stdout(Stdio::piped());

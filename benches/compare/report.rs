@@ -40,7 +40,7 @@ impl Report {
         let text = if args.json { self.json() } else { self.text(args.markdown) };
         let mut out = std::io::stdout().lock();
         let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-        written.map_err(|error| format!("can not write to standard output: {error}"))
+        written.map_err(|error| format!("cannot write to standard output: {error}"))
     }
 
     fn samples(&self, row: Row) -> &[Sample] {

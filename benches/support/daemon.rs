@@ -27,7 +27,7 @@ pub fn shipped() -> Result<PathBuf, Problem> {
     let mut build = Command::new(cargo);
     build.args(["build", "--profile=dist", "--locked", "--bin=sessiond", "--message-format=json"]);
     build.current_dir(env!("CARGO_MANIFEST_DIR")).stderr(Stdio::inherit());
-    let output = build.output().map_err(|error| format!("cargo can not be run: {error}"))?;
+    let output = build.output().map_err(|error| format!("cargo cannot be run: {error}"))?;
     if !output.status.success() {
         return Err(format!("the build has failed: {}", output.status));
     }

@@ -77,13 +77,13 @@ impl Generator {
         }
         bench.stdin(Stdio::null()).stderr(Stdio::piped());
         let output = on_cores(&self.cores, || bench.output())?;
-        let output = output.map_err(|error| format!("the generator can not be run: {error}"))?;
+        let output = output.map_err(|error| format!("the generator cannot be run: {error}"))?;
         if !output.status.success() {
             let told = String::from_utf8_lossy(&output.stderr);
             return Err(format!("the generator ended with {}: {told}", output.status));
         }
         let generated: Generated = serde_json::from_slice(&output.stdout)
-            .map_err(|error| format!("the generator's report can not be read: {error}"))?;
+            .map_err(|error| format!("the generator's report cannot be read: {error}"))?;
         match generated.first_error {
             Some(error) => Err(format!("an operation has failed: {error}")),
             None => Ok(generated),

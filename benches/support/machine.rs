@@ -26,7 +26,7 @@ impl Process {
     pub fn spawn(mut command: Command, cores: &[usize]) -> Result<Self, Problem> {
         let program = command.get_program().to_string_lossy().into_owned();
         let spawned = on_cores(cores, || command.spawn())?;
-        spawned.map(Self).map_err(|error| format!("{program} can not be started: {error}"))
+        spawned.map(Self).map_err(|error| format!("{program} cannot be started: {error}"))
     }
 
     pub fn id(&self) -> u32 {
@@ -65,7 +65,7 @@ pub fn on_cores<T>(cores: &[usize], work: impl FnOnce() -> T) -> Result<T, Probl
     if cores.is_empty() {
         return Ok(work());
     }
-    let unfit = |error| format!("the cores {cores:?} can not be taken: {error}");
+    let unfit = |error| format!("the cores {cores:?} cannot be taken: {error}");
     let own = sched_getaffinity(None).map_err(unfit)?;
     let mut wanted = CpuSet::new();
     cores.iter().for_each(|core| wanted.set(*core));

@@ -129,9 +129,9 @@ async fn call(handler: &Arc<Handler>, body: Vec<u8>) -> (Vec<PipelineResponse>, 
 #[derive(Default)]
 struct Script {
     messages: Vec<Vec<u8>>,
-    /// The requests that can be decoded, up to the first that can not.
+    /// The requests that can be decoded, up to the first that cannot.
     requests: Vec<PipelineRequest>,
-    /// A message that can not be decoded ends the stream.
+    /// A message that cannot be decoded ends the stream.
     malformed: bool,
     /// For each sequence of a Resolve by the first token of a session: it was
     /// sent after a Destroy by the same.

@@ -11,7 +11,7 @@ use sessiond::session::{
 const SECRETS: [&str; 2] =
     ["the secret that signs, long enough", "an older secret, long enough as well"];
 
-/// What a signature can not be guessed for: an octet of the input that stands
+/// What a signature cannot be guessed for: an octet of the input that stands
 /// for a whole token, a correctly signed one.
 pub const CURRENT: u8 = 0xff;
 pub const OLDER: u8 = 0xfe;

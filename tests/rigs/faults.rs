@@ -1,7 +1,7 @@
 //! Faults of the disk: for each write, sync and rename of a fixed piece of
 //! work, what if that one fails, once or from then on.
 //!
-//! Held to: what was acknowledged is there afterwards; a call that can not be
+//! Held to: what was acknowledged is there afterwards; a call that cannot be
 //! served says so in time, as a fault of the store; the program ends when it
 //! is asked to, if it has not ended before; and the store opens again.
 

@@ -286,7 +286,7 @@ fn what_can_not_work_together_is_refused() {
                 ("engine.default.adopt.from", "express-session"),
                 ("engine.default.adopt.password_file", "/nope"),
             ],
-            "engine.default.adopt.password_file: the file can not be read",
+            "engine.default.adopt.password_file: the file cannot be read",
         ),
         (
             vec![("store.redis.sentinel_username", "x")],
@@ -294,18 +294,18 @@ fn what_can_not_work_together_is_refused() {
         ),
         (
             vec![("store.backend", "redis"), ("store.redis.password_file", "/nope")],
-            "store.redis.password_file: the file can not be read",
+            "store.redis.password_file: the file cannot be read",
         ),
         (vec![("listen.grpc", "")], "listen.grpc: expected at least one address"),
         (vec![("listen.tls.cert_file", "x")], "listen.tls: expected both"),
         (vec![("listen.tls.client_ca_file", "x")], "listen.tls.client_ca_file: needs"),
         (
             vec![("listen.auth.token_file", "/nope")],
-            "listen.auth.token_file: the file can not be read",
+            "listen.auth.token_file: the file cannot be read",
         ),
         (
             vec![("engine.default.cookie.secret_file", "/nope")],
-            "engine.default.cookie.secret_file: the file can not be read",
+            "engine.default.cookie.secret_file: the file cannot be read",
         ),
         (
             vec![("engine.default.cookie.secrets", "")],

@@ -295,7 +295,7 @@ async fn a_sweep_that_meets_a_session_mends_its_entry() {
     assert_eq!(listed(&store, "bob").await, [], "bob's has expired");
 }
 
-/// A record that can not be read stays, and so does its entry.
+/// A record that cannot be read stays, and so does its entry.
 #[tokio::test]
 async fn an_unreadable_record_keeps_its_entry() {
     let directory = tempfile::tempdir().expect("a scratch folder");

@@ -38,9 +38,9 @@ const COMMANDS: [&str; 2] = ["sessiond", "umask"];
 /// Commands that something else runs, and what: `processes` and `frontends` are modules
 /// of this suite.
 const ELSEWHERE: [(&str, &str); 5] = [
-    ("cargo run --release -- serve --dev", "processes"),
+    ("cargo run -- serve --dev", "processes"),
     ("cargo test", ".ci/run"),
-    ("cargo run --release --example tour", "processes"),
+    ("cargo run --example tour", "processes"),
     ("cd examples/python-wsgi && pip install -r requirements.txt && python app.py", "frontends"),
     ("cd examples/node-express && npm install && npm start", "frontends"),
 ];

@@ -207,7 +207,7 @@ pub fn read_lines(key: &str, path: &Path) -> Result<Option<Zeroizing<String>>, C
     }
     // The path is not repeated: it may be a secret, put here by mistake.
     let text = fs::read_to_string(path)
-        .map_err(|error| ConfigError::new(key, format!("the file can not be read: {error}")))?;
+        .map_err(|error| ConfigError::new(key, format!("the file cannot be read: {error}")))?;
     Ok(Some(Zeroizing::new(text)))
 }
 

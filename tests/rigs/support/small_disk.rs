@@ -20,7 +20,7 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Of so many bytes; or why this machine can not have one.
+    /// Of so many bytes; or why this machine cannot have one.
     pub fn new(bytes: u64) -> Result<Self, String> {
         let mount_point = tempfile::tempdir().expect("a scratch folder");
         let script =
@@ -34,7 +34,7 @@ impl SmallDisk {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|error| format!("unshare(1) can not be run: {error}"))?;
+            .map_err(|error| format!("unshare(1) cannot be run: {error}"))?;
         let mut line = String::new();
         let stdout = holder.stdout.take().expect("it is piped");
         let _ = BufReader::new(stdout).read_line(&mut line);
@@ -47,7 +47,7 @@ impl SmallDisk {
         }
         let disk = Self { holder, path, _mount_point: mount_point };
         let found =
-            statvfs(&disk.path).map_err(|error| format!("it can not be reached: {error}"))?;
+            statvfs(&disk.path).map_err(|error| format!("it cannot be reached: {error}"))?;
         assert_eq!(found.f_blocks * found.f_frsize, bytes, "a file system of its own");
         Ok(disk)
     }

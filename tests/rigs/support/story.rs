@@ -100,7 +100,7 @@ pub async fn judge(data: &Path, stories: &[Story], cut: u64, untold: usize) -> F
         let found = match store.read(story.id, Certainty::Current).await {
             Ok(found) => found,
             Err(error) => {
-                findings.push(("a record can not be read", error.to_string()));
+                findings.push(("a record cannot be read", error.to_string()));
                 continue;
             }
         };
@@ -136,7 +136,7 @@ pub async fn judge(data: &Path, stories: &[Story], cut: u64, untold: usize) -> F
         findings.push((kind, detail));
     }
     if let Err(error) = judge_principals(&store, &mut findings).await {
-        findings.push(("the principals can not be listed", error.to_string()));
+        findings.push(("the principals cannot be listed", error.to_string()));
     }
     // Nothing is due, but after a crash the records are counted by a sweep.
     if let Err(error) = store.cleanup(Moment::from_unix_millis(0), usize::MAX).await {

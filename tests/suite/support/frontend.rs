@@ -120,7 +120,7 @@ fn install(
 
 /// Runs a command to its end and gives what it printed.
 fn run(command: &mut Command) -> Result<String, String> {
-    let output = command.output().map_err(|error| format!("{command:?} can not run: {error}"))?;
+    let output = command.output().map_err(|error| format!("{command:?} cannot run: {error}"))?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         return Err(format!("{command:?} failed, {}: {}", output.status, stderr.trim_end()));

@@ -20,7 +20,7 @@ const REQUIRE: &str = "SESSIOND_TEST_REQUIRE_REDIS";
 
 static MISSING: LazyLock<Option<String>> = LazyLock::new(|| {
     let asked = Command::new("redis-server").arg("--version").output();
-    asked.err().map(|error| format!("redis-server can not be run: {error}"))
+    asked.err().map(|error| format!("redis-server cannot be run: {error}"))
 });
 
 /// True, with a word on stderr, where there is no `redis-server`.
