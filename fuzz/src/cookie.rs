@@ -82,9 +82,9 @@ pub fn run(input: &[u8]) {
     // A value proves an id exactly if it does as a token by itself.
     let alone: Vec<_> = found
         .iter()
-        .flat_map(|value| ENGINE.present(Credential::Token(value)).sessions().collect::<Vec<_>>())
+        .flat_map(|value| ENGINE.present(Credential::Token(value)).reach().collect::<Vec<_>>())
         .collect();
-    let together: Vec<_> = presented.sessions().collect();
+    let together: Vec<_> = presented.reach().collect();
     assert_eq!(together, alone, "expected the ids of the candidates, in their order");
     for proven in presented.proven() {
         let text = proven.id.to_text();

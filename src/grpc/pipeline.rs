@@ -186,7 +186,7 @@ where
             Err(fault) => return self.answer((sequence, Err(fault))),
         };
         // Most are answered from memory and need no place in the lanes.
-        let free = self.lanes.are_free(operation.presented().sessions());
+        let free = self.lanes.are_free(operation.presented().reach());
         if free && let Some(answer) = operation::recalled(&operation, self.observer.as_ref()) {
             return self.answer((sequence, Ok(answer)));
         }
@@ -201,7 +201,7 @@ where
         }
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        if self.lanes.enter(ticket, presented.sessions()) {
+        if self.lanes.enter(ticket, presented.reach()) {
             self.run(ticket, answering);
         } else {
             self.waiting.insert(ticket, answering);

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use crate::session::id::PublicId;
+use crate::session::credential::Reach;
 
 /// An operation's place in the order of arrival.
 pub type Ticket = u64;
@@ -15,12 +15,12 @@ pub type Ticket = u64;
 #[derive(Default)]
 pub struct Lanes {
     /// The last operation in each lane.
-    last: HashMap<PublicId, Ticket>,
+    last: HashMap<Reach, Ticket>,
     standing: HashMap<Ticket, Standing>,
 }
 
 struct Standing {
-    lanes: Vec<PublicId>,
+    lanes: Vec<Reach>,
     /// How many operations this one waits for.
     ahead: usize,
     behind: Vec<Ticket>,
@@ -28,12 +28,12 @@ struct Standing {
 
 impl Lanes {
     /// Whether no operation stands in any of `lanes`.
-    pub fn are_free(&self, mut lanes: impl Iterator<Item = PublicId>) -> bool {
+    pub fn are_free(&self, mut lanes: impl Iterator<Item = Reach>) -> bool {
         lanes.all(|lane| !self.last.contains_key(&lane))
     }
 
     /// Puts an operation at the end of its lanes. True when it may run at once.
-    pub fn enter(&mut self, ticket: Ticket, lanes: impl Iterator<Item = PublicId>) -> bool {
+    pub fn enter(&mut self, ticket: Ticket, lanes: impl Iterator<Item = Reach>) -> bool {
         let mut standing = Standing { lanes: lanes.collect(), ahead: 0, behind: Vec::new() };
         for lane in &standing.lanes {
             match self.last.insert(*lane, ticket) {
@@ -79,9 +79,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::session::id::PublicId;
 
-    fn lane(number: u8) -> PublicId {
-        PublicId::from_bytes([number; 12])
+    fn lane(number: u8) -> Reach {
+        Reach::Session(PublicId::from_bytes([number; 12]))
     }
 
     #[test]

@@ -136,15 +136,16 @@ impl Presented {
         !self.foreign.is_empty()
     }
 
-    /// The sessions that an operation may reach with this credential, as public ids.
+    /// What an operation may reach with this credential.
     ///
     /// An adopted session can also be reached by the application's id. From that id only the
-    /// verifier of the session's first id can be derived, so verifiers stand for sessions too.
-    pub fn sessions(&self) -> impl Iterator<Item = PublicId> + '_ {
+    /// verifier of the session's first id can be derived, so verifiers are in here too.
+    pub fn reach(&self) -> impl Iterator<Item = Reach> + '_ {
         let ours = self.proven().map(|proven| proven.verifier);
         let theirs = self.foreign.iter().map(|foreign| foreign.derived().verifier_hash());
-        let ends = ours.filter(|_| self.may_be_adopted()).chain(theirs);
-        self.proven().map(Proven::public).chain(ends.map(|hash| hash.shortened()))
+        let verifiers = ours.filter(|_| self.may_be_adopted()).chain(theirs);
+        let sessions = self.proven().map(|proven| Reach::Session(proven.public()));
+        sessions.chain(verifiers.map(|verifier| Reach::Verifier(verifier.prefix())))
     }
 
     pub fn absence(&self) -> Absence {

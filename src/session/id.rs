@@ -83,12 +83,9 @@ impl VerifierHash {
         &self.0
     }
 
-    /// The first bytes of the hash. They stand for the verifier where a public id stands for a
-    /// session.
-    pub fn shortened(&self) -> PublicId {
-        let mut bytes = [0; PublicId::LEN];
-        bytes.copy_from_slice(&self.0[..PublicId::LEN]);
-        PublicId(bytes)
+    /// The first bytes of the hash: enough to tell verifiers apart.
+    pub fn prefix(&self) -> [u8; 12] {
+        *self.0.first_chunk().expect("a hash of 32 bytes has 12")
     }
 }
 

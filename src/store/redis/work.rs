@@ -5,13 +5,7 @@
 //! any length of time: a response body does so while its peer reads nothing.
 //! The operation must still release its place and its turn.
 
-use std::{
-    collections::HashMap,
-    hash::{BuildHasher, RandomState},
-    panic::AssertUnwindSafe,
-    pin::Pin,
-    sync::Arc,
-};
+use std::{collections::HashMap, panic::AssertUnwindSafe, pin::Pin, sync::Arc};
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use parking_lot::RwLock;
@@ -29,6 +23,7 @@ use super::{RedisStore, failure::Failure};
 use crate::session::{
     id::PublicId,
     store::{Result, StoreError},
+    striped::Striped,
 };
 
 const WAITING: &str = "too many operations are waiting for redis; see store.redis.max_pending";
@@ -36,22 +31,17 @@ const WAITING: &str = "too many operations are waiting for redis; see store.redi
 /// Writers of one daemon take turns on a session, in the order of arrival. Only
 /// writers of different daemons can therefore conflict. Two sessions may share
 /// a turn.
-pub struct Turns {
-    stripes: Vec<Mutex<()>>,
-    hasher: RandomState,
-}
+pub struct Turns(Striped<Mutex<()>>);
 
 impl Turns {
     const COUNT: usize = 1024;
 
     pub fn new() -> Self {
-        let stripes = (0..Self::COUNT).map(|_| Mutex::new(())).collect();
-        Self { stripes, hasher: RandomState::new() }
+        Self(Striped::new(Self::COUNT))
     }
 
     pub async fn take(&self, id: PublicId) -> MutexGuard<'_, ()> {
-        let hash = self.hasher.hash_one(id);
-        self.stripes[hash as usize % Self::COUNT].lock().await
+        self.0.of(&id).lock().await
     }
 }
 

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use sled::IVec;
 
-use super::records::{Kept, Records};
+use super::records::{Kept, Locked, Records};
 use crate::session::{
     id::PublicId,
     record::{Principal, Record},
@@ -121,33 +121,35 @@ impl Records {
         Ok(listed)
     }
 
-    /// Call it under the lock of `id`, before the record is written.
-    pub fn index_principal(&self, principal: &Principal, id: PublicId) -> Result<()> {
+    /// Call it before the record is written.
+    pub fn index_principal(&self, principal: &Principal, locked: &Locked<'_>) -> Result<()> {
         if principal.is_anonymous() {
             return Ok(());
         }
-        self.change("index a principal", 0, || self.principals.insert(key(principal, id), &[]))
+        self.change("index a principal", 0, || {
+            self.principals.insert(key(principal, locked.id), &[])
+        })
     }
 
-    /// Call it under the lock of `id`, after the record was written or removed.
-    pub fn unindex_principal(&self, principal: &Principal, id: PublicId) -> Result<()> {
+    /// Call it after the record was written or removed.
+    pub fn unindex_principal(&self, principal: &Principal, locked: &Locked<'_>) -> Result<()> {
         if principal.is_anonymous() {
             return Ok(());
         }
-        self.drop_owner(&key(principal, id))
+        self.drop_owner(&key(principal, locked.id))
     }
 
-    /// Writes the entry if it is missing. Call it under the lock of `id`.
-    pub fn mend_principal(&self, principal: &Principal, id: PublicId) -> Result<()> {
+    /// Writes the entry if it is missing.
+    pub fn mend_principal(&self, principal: &Principal, locked: &Locked<'_>) -> Result<()> {
         if principal.is_anonymous() {
             return Ok(());
         }
-        let found = self.principals.contains_key(key(principal, id));
+        let found = self.principals.contains_key(key(principal, locked.id));
         if found.map_err(|error| StoreError::unavailable(MEND, error))? {
             return Ok(());
         }
-        tracing::warn!(%id, "a session was missing in the index of principals and has been added");
-        self.index_principal(principal, id)
+        tracing::warn!(id = %locked.id, "a session was missing in the index of principals and has been added");
+        self.index_principal(principal, locked)
     }
 
     /// Continues the check, if one is due, over at most `limit` records and
@@ -201,9 +203,9 @@ impl Records {
     fn mend_entry_of(&self, record: &[u8]) -> Result<()> {
         // A key of another length is not a record of ours.
         let Ok(id) = record.try_into().map(PublicId::from_bytes) else { return Ok(()) };
-        let _lock = self.shared.locks.lock(id);
-        match self.find(id)? {
-            Found::Record(kept) => self.mend_principal(&kept.record.principal, id),
+        let locked = self.shared.locks.lock(id);
+        match self.find(&locked)? {
+            Found::Record(kept) => self.mend_principal(&kept.record.principal, &locked),
             Found::Unreadable | Found::Nothing => Ok(()),
         }
     }
@@ -220,8 +222,8 @@ impl Records {
     fn owner_of(&self, id: PublicId, entry: &[u8]) -> Result<Option<Kept>> {
         // An entry is written before its record, so only the lock makes this
         // check valid.
-        let _lock = self.shared.locks.lock(id);
-        match self.find(id)? {
+        let locked = self.shared.locks.lock(id);
+        match self.find(&locked)? {
             Found::Record(kept) if is_of(entry, id, &kept.record) => Ok(Some(kept)),
             Found::Unreadable => Ok(None),
             Found::Record(_) | Found::Nothing => self.drop_owner(entry).map(|()| None),
@@ -229,11 +231,11 @@ impl Records {
     }
 
     /// Does not fill the hot table: a walk must not evict records in use.
-    fn find(&self, id: PublicId) -> Result<Found> {
-        if let Some(kept) = self.hot(id) {
+    fn find(&self, locked: &Locked<'_>) -> Result<Found> {
+        if let Some(kept) = self.hot(locked.id) {
             return Ok(Found::Record(kept));
         }
-        match self.stored(id) {
+        match self.stored(locked) {
             Ok(Some(kept)) => Ok(Found::Record(kept)),
             Ok(None) => Ok(Found::Nothing),
             Err(error) if error.kind == StoreErrorKind::Unreadable => Ok(Found::Unreadable),

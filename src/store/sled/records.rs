@@ -16,9 +16,7 @@
 //! [`principals`]: super::principals
 
 use std::{
-    collections::hash_map::RandomState,
     error::Error,
-    hash::BuildHasher,
     ops::Bound,
     sync::Arc,
     time::{Duration, Instant},
@@ -38,6 +36,7 @@ use crate::{
             Change, Cursor, Expired, Restored, Result, Scanned, StoreError, StoreErrorKind, Swept,
             Touched, Written,
         },
+        striped::Striped,
     },
     store::codec,
 };
@@ -50,23 +49,25 @@ pub struct Kept {
     pub indexed: Moment,
 }
 
-/// A fixed number of locks for all ids. Two ids may share one.
-pub struct Locks {
-    stripes: Vec<Mutex<()>>,
-    hasher: RandomState,
+/// The locks of all ids.
+pub struct Locks(Striped<Mutex<()>>);
+
+/// The lock of an id is held. What must only be done under the lock takes this in place of
+/// the id.
+pub struct Locked<'l> {
+    pub id: PublicId,
+    _guard: MutexGuard<'l, ()>,
 }
 
 impl Locks {
     const COUNT: usize = 1024;
 
     pub fn new() -> Self {
-        let stripes = (0..Self::COUNT).map(|_| Mutex::new(())).collect();
-        Self { stripes, hasher: RandomState::new() }
+        Self(Striped::new(Self::COUNT))
     }
 
-    pub fn lock(&self, id: PublicId) -> MutexGuard<'_, ()> {
-        let hash = self.hasher.hash_one(id);
-        self.stripes[hash as usize % Self::COUNT].lock()
+    pub fn lock(&self, id: PublicId) -> Locked<'_> {
+        Locked { id, _guard: self.0.of(&id).lock() }
     }
 }
 
@@ -113,13 +114,13 @@ impl Records {
     }
 
     pub fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
-        let _lock = self.shared.locks.lock(id);
-        Ok(self.load(id)?.map(|kept| kept.record))
+        let locked = self.shared.locks.lock(id);
+        Ok(self.load(&locked)?.map(|kept| kept.record))
     }
 
     pub fn touch(&self, id: PublicId, touch: &Touch) -> Result<Option<Touched>> {
-        let _lock = self.shared.locks.lock(id);
-        let Some(Kept { record, indexed }) = self.load(id)? else {
+        let locked = self.shared.locks.lock(id);
+        let Some(Kept { record, indexed }) = self.load(&locked)? else {
             return Ok(None);
         };
         let Some(deadline) = touch.apply(&record) else {
@@ -129,63 +130,64 @@ impl Records {
             return Ok(Some(Touched { record, moved: false }));
         }
         let record = Arc::new(Record { deadline, ..Record::clone(&record) });
-        self.put(id, Kept { record: Arc::clone(&record), indexed })?;
+        self.put(&locked, Kept { record: Arc::clone(&record), indexed })?;
         Ok(Some(Touched { record, moved: true }))
     }
 
     pub fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
         self.check_room(Room::Everything, "store more")?;
-        let _lock = self.shared.locks.lock(id);
-        if self.load(id)?.is_some() {
+        let locked = self.shared.locks.lock(id);
+        if self.load(&locked)?.is_some() {
             return Ok(None);
         }
-        self.add(id, record).map(Some)
+        self.add(&locked, record).map(Some)
     }
 
-    /// Stores a record where there is none. Call it under the lock of `id`.
-    fn add(&self, id: PublicId, record: Record) -> Result<Arc<Record>> {
+    /// Stores a record where there is none.
+    fn add(&self, locked: &Locked<'_>, record: Record) -> Result<Arc<Record>> {
         let record = Arc::new(record);
         let indexed = record.deadline;
-        self.index(indexed, id)?;
-        self.index_principal(&record.principal, id)?;
-        self.tally.add(id, || self.put(id, Kept { record: Arc::clone(&record), indexed }))?;
+        self.index(indexed, locked.id)?;
+        self.index_principal(&record.principal, locked)?;
+        self.tally
+            .add(locked.id, || self.put(locked, Kept { record: Arc::clone(&record), indexed }))?;
         Ok(record)
     }
 
     pub fn write(&self, id: PublicId, update: &Update) -> Result<Option<Written>> {
         self.check_room(Room::Everything, "store more")?;
-        let _lock = self.shared.locks.lock(id);
-        let Some(kept) = self.load(id)? else {
+        let locked = self.shared.locks.lock(id);
+        let Some(kept) = self.load(&locked)? else {
             return Ok(None);
         };
         match update.apply(&kept.record) {
-            Ok(after) => self.replace(id, kept, after).map(|change| Some(Ok(change))),
+            Ok(after) => self.replace(&locked, kept, after).map(|change| Some(Ok(change))),
             Err(refusal) => Ok(Some(Err(refusal))),
         }
     }
 
-    /// Stores a record in place of another. Call it under the lock of `id`.
-    fn replace(&self, id: PublicId, kept: Kept, after: Record) -> Result<Change> {
+    /// Stores a record in place of another.
+    fn replace(&self, locked: &Locked<'_>, kept: Kept, after: Record) -> Result<Change> {
         let Kept { record: before, indexed } = kept;
         let after = Arc::new(after);
         let has_moved = before.principal != after.principal;
         if has_moved {
-            self.index_principal(&after.principal, id)?;
+            self.index_principal(&after.principal, locked)?;
         }
-        self.put_indexed(id, Arc::clone(&after), indexed, after.deadline.min(indexed))?;
+        self.put_indexed(locked, Arc::clone(&after), indexed, after.deadline.min(indexed))?;
         if has_moved {
-            self.unindex_principal(&before.principal, id)?;
+            self.unindex_principal(&before.principal, locked)?;
         }
         Ok(Change { before, after })
     }
 
     pub fn restore(&self, id: PublicId, record: Record) -> Result<Restored> {
         self.check_room(Room::Everything, "store more")?;
-        let _lock = self.shared.locks.lock(id);
-        match self.load(id)? {
-            None => self.add(id, record).map(Restored::Created),
+        let locked = self.shared.locks.lock(id);
+        match self.load(&locked)? {
+            None => self.add(&locked, record).map(Restored::Created),
             Some(kept) if record.is_later_than(&kept.record) => {
-                self.replace(id, kept, record).map(Restored::Replaced)
+                self.replace(&locked, kept, record).map(Restored::Replaced)
             }
             Some(_) => Ok(Restored::Kept),
         }
@@ -220,12 +222,12 @@ impl Records {
 
     pub fn destroy(&self, id: PublicId, claim: &Claim) -> Result<Option<Arc<Record>>> {
         self.check_room(Room::Endings, "remove a record")?;
-        let _lock = self.shared.locks.lock(id);
-        let Some(kept) = self.load(id)?.filter(|kept| claim.holds(&kept.record)) else {
+        let locked = self.shared.locks.lock(id);
+        let Some(kept) = self.load(&locked)?.filter(|kept| claim.holds(&kept.record)) else {
             return Ok(None);
         };
-        self.remove(id)?;
-        self.unindex_principal(&kept.record.principal, id)?;
+        self.remove(&locked)?;
+        self.unindex_principal(&kept.record.principal, &locked)?;
         self.unindex(kept.indexed, id)?;
         Ok(Some(kept.record))
     }
@@ -280,11 +282,11 @@ impl Records {
     /// the record and returns its principal; otherwise moves the entry. The
     /// entry is gone afterwards.
     fn sweep(&self, due: Moment, id: PublicId, now: Moment) -> Result<Option<Principal>> {
-        let _lock = self.shared.locks.lock(id);
+        let locked = self.shared.locks.lock(id);
         // Does not fill the hot table: the sweep must not evict records in use.
         let kept = match self.hot(id) {
             Some(kept) => Some(kept),
-            None => match self.stored(id) {
+            None => match self.stored(&locked) {
                 // Kept for a later repair. The sweep must continue past it.
                 Err(error) if error.kind == StoreErrorKind::Unreadable => {
                     tracing::error!(%id, %error, "an expired record cannot be read; it is kept and examined again in a day");
@@ -301,12 +303,12 @@ impl Records {
             Some(kept) if kept.indexed != due && self.is_indexed(kept.indexed, id)? => {}
             Some(kept) if kept.record.deadline > now => {
                 let deadline = kept.record.deadline;
-                self.mend_principal(&kept.record.principal, id)?;
-                return self.put_indexed(id, kept.record, due, deadline).map(|()| None);
+                self.mend_principal(&kept.record.principal, &locked)?;
+                return self.put_indexed(&locked, kept.record, due, deadline).map(|()| None);
             }
             Some(kept) => {
-                self.remove(id)?;
-                self.unindex_principal(&kept.record.principal, id)?;
+                self.remove(&locked)?;
+                self.unindex_principal(&kept.record.principal, &locked)?;
                 removed = Some(kept.record.principal.clone());
             }
         }
@@ -315,22 +317,22 @@ impl Records {
     }
 
     /// The record, from the hot table or from sled. If it comes from sled, it
-    /// enters the table. Call it under the lock of `id`.
-    pub fn load(&self, id: PublicId) -> Result<Option<Kept>> {
-        if let Some(kept) = self.hot(id) {
+    /// enters the table.
+    pub fn load(&self, locked: &Locked<'_>) -> Result<Option<Kept>> {
+        if let Some(kept) = self.hot(locked.id) {
             return Ok(Some(kept));
         }
-        let kept = self.stored(id)?;
+        let kept = self.stored(locked)?;
         if let Some(kept) = &kept {
-            self.shared.hot.insert((self.number, id), kept.clone());
+            self.shared.hot.insert((self.number, locked.id), kept.clone());
         }
         Ok(kept)
     }
 
-    /// The record as sled has it. Call it under the lock of `id`.
-    pub fn stored(&self, id: PublicId) -> Result<Option<Kept>> {
+    /// The record as sled has it.
+    pub fn stored(&self, locked: &Locked<'_>) -> Result<Option<Kept>> {
         const DOING: &str = "read a record";
-        let stored = self.records.get(id.as_bytes());
+        let stored = self.records.get(locked.id.as_bytes());
         let stored = stored.map_err(|error| StoreError::unavailable(DOING, error))?;
         stored.map(|bytes| decode(DOING, &bytes)).transpose()
     }
@@ -338,33 +340,33 @@ impl Records {
     /// Writes a record, and moves its index entry if its position changes.
     fn put_indexed(
         &self,
-        id: PublicId,
+        locked: &Locked<'_>,
         record: Arc<Record>,
         from: Moment,
         to: Moment,
     ) -> Result<()> {
         if from == to {
-            return self.put(id, Kept { record, indexed: to });
+            return self.put(locked, Kept { record, indexed: to });
         }
-        self.index(to, id)?;
-        self.put(id, Kept { record, indexed: to })?;
-        self.unindex(from, id)
+        self.index(to, locked.id)?;
+        self.put(locked, Kept { record, indexed: to })?;
+        self.unindex(from, locked.id)
     }
 
-    /// Call it under the lock of `id`.
-    fn put(&self, id: PublicId, kept: Kept) -> Result<()> {
+    fn put(&self, locked: &Locked<'_>, kept: Kept) -> Result<()> {
         let mut bytes = kept.indexed.unix_millis().to_be_bytes().to_vec();
         codec::encode(&kept.record, &mut bytes);
-        let stored = self
-            .change("write a record", bytes.len(), || self.records.insert(id.as_bytes(), bytes));
-        self.in_step(id, stored, Some(kept))
+        let stored = self.change("write a record", bytes.len(), || {
+            self.records.insert(locked.id.as_bytes(), bytes)
+        });
+        self.in_step(locked.id, stored, Some(kept))
     }
 
-    /// Call it under the lock of `id`.
-    fn remove(&self, id: PublicId) -> Result<()> {
-        self.tally.remove(id, || {
-            let removed = self.change("remove a record", 0, || self.records.remove(id.as_bytes()));
-            self.in_step(id, removed, None)
+    fn remove(&self, locked: &Locked<'_>) -> Result<()> {
+        self.tally.remove(locked.id, || {
+            let removed =
+                self.change("remove a record", 0, || self.records.remove(locked.id.as_bytes()));
+            self.in_step(locked.id, removed, None)
         })
     }
 
