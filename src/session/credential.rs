@@ -49,6 +49,15 @@ pub enum Absence {
     Expired,
 }
 
+/// Something that an operation may reach. Two operations that reach the same must run in
+/// order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reach {
+    Session(PublicId),
+    /// A session whose public id is not known yet, by the prefix of its verifier's hash.
+    Verifier([u8; 12]),
+}
+
 /// What a credential proves before a store is read. Holds only signed ids.
 #[derive(Debug, Clone)]
 pub struct Presented {
