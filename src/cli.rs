@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use sessiond::server::config::{Config, ConfigError, SecretText, Sources, Span, load};
 
-use crate::bench::Mix;
+use crate::mix::Mix;
 
 /// Web sessions for every service of an application, over gRPC.
 #[derive(Parser)]

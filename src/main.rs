@@ -28,6 +28,7 @@ use self::cli::{Cli, Command, SessionsCommand};
 mod bench;
 mod cli;
 mod client;
+mod mix;
 mod transfer;
 
 // sysexits.h: EX_USAGE and EX_CONFIG.

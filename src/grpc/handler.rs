@@ -25,8 +25,8 @@ use tower::Service;
 
 use super::{
     auth::BearerAuth,
-    session_service::{self, Call, SessionService, Unary},
-    status,
+    session_service::{Call, SessionService, Unary},
+    status, trailers,
 };
 
 /// The calls of a listener.
@@ -202,7 +202,7 @@ impl<B: Body<Data = Bytes>> Body for EndsInTime<B> {
         // First: a stream that always has something to give ends all the same.
         if this.late.as_mut().poll(cx).is_ready() {
             this.body.set(None);
-            let trailers = session_service::trailers(status::late());
+            let trailers = trailers::failed(status::late());
             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
         body.poll_frame(cx)

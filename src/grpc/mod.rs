@@ -12,6 +12,7 @@
 //! | [`convert`] | messages to requests, and values to messages |
 //! | [`answer`] | the answers of the four operations, encoded by hand |
 //! | [`status`] | faults as gRPC statuses |
+//! | [`trailers`] | the status at the end of a call |
 //! | [`auth`] | bearer tokens |
 
 pub mod admin_service;
@@ -24,3 +25,4 @@ pub mod pb;
 mod pipeline;
 pub mod session_service;
 pub mod status;
+mod trailers;

@@ -29,7 +29,7 @@ use super::{
     convert::GrpcOperation,
     messages::{self, BoxError, Messages},
     pb::{PipelineRequest, pipeline_request},
-    session_service,
+    trailers,
 };
 use crate::service::{
     answer::Answer,
@@ -111,8 +111,7 @@ where
     /// Takes no more requests. `ending` is sent when all operations are answered.
     fn close(&mut self, ending: Result<(), Status>) {
         self.inbound = None;
-        self.ending =
-            Some(ending.map_or_else(session_service::trailers, |()| session_service::ok()));
+        self.ending = Some(ending.map_or_else(trailers::failed, |()| trailers::ok()));
     }
 
     /// Answers an operation that has finished, or takes in one request, if one has
@@ -192,10 +191,15 @@ where
         }
         let presented = operation.presented().clone();
         let observer = Arc::clone(&self.observer);
-        let mut answering: Answering =
-            Box::pin(
-                async move { (sequence, operation::observed(operation, observer.as_ref()).await) },
-            );
+        let mut answering: Answering = Box::pin(async move {
+            let answer = if free {
+                operation::observed(operation, observer.as_ref()).await
+            } else {
+                // What it waits for may have brought the session into memory.
+                operation::answered(operation, observer.as_ref()).await
+            };
+            (sequence, answer)
+        });
         if free && let Poll::Ready(outcome) = answering.as_mut().poll(cx) {
             return self.answer(outcome);
         }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, header::CONTENT_TYPE};
+use http::{HeaderValue, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -25,6 +25,7 @@ use super::{
     messages::{self, BoxError, Messages},
     pb::SessionServiceMethod,
     pipeline::Pipeline,
+    trailers,
 };
 use crate::service::{
     engines::Engines,
@@ -33,8 +34,6 @@ use crate::service::{
 };
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const OK: HeaderValue = HeaderValue::from_static("0");
 
 /// The service, over the engines of a daemon.
 pub struct SessionService {
@@ -127,21 +126,6 @@ fn begun<B>(body: B) -> Response<B> {
     response
 }
 
-/// The trailers of a call that succeeded.
-pub fn ok() -> HeaderMap {
-    let mut trailers = HeaderMap::with_capacity(1);
-    trailers.insert(GRPC_STATUS, OK);
-    trailers
-}
-
-/// The trailers of a stream that ends with this status.
-pub fn trailers(status: Status) -> HeaderMap {
-    let mut trailers = HeaderMap::new();
-    // What cannot be written as a header is left out.
-    let _ = status.add_header(&mut trailers);
-    trailers
-}
-
 /// The body of an answer: a message and then the status OK in the trailers; or nothing if
 /// the status is in the headers.
 #[derive(Default)]
@@ -162,7 +146,7 @@ impl Body for Unary {
             return Poll::Ready(Some(Ok(Frame::data(message))));
         }
         if std::mem::take(&mut self.trailers) {
-            return Poll::Ready(Some(Ok(Frame::trailers(ok()))));
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers::ok()))));
         }
         Poll::Ready(None)
     }

@@ -143,7 +143,11 @@ impl Sessions {
     /// gone or has expired.
     pub async fn live(&self, proven: &Proven) -> Result<Option<Arc<Record>>> {
         let now = self.clock.now();
-        let record = self.store.read(proven.public(), Certainty::Current).await?;
+        let id = proven.public();
+        let record = match self.store.recall(id) {
+            None => self.store.read(id, Certainty::Current).await?,
+            recalled => recalled,
+        };
         Ok(record
             .filter(|record| record.verifier == proven.verifier && !self.has_expired(record, now)))
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigError, EngineConfig, SecretText, Span,
+    ConfigError, SecretText, Span,
     redis::{self, RedisConfig, RedisTlsConfig},
 };
 use crate::{
@@ -92,8 +92,11 @@ const AUTO: &str = "auto";
 const MAX_PREFIX_BYTES: usize = 128;
 
 /// Checks the values, and reads the files if adoption is on. `None`: adoption is off.
-pub fn check(name: &str, engine: &EngineConfig) -> Result<Option<AdoptChoice>, ConfigError> {
-    let adopt = &engine.adopt;
+pub fn check(
+    name: &str,
+    adopt: &AdoptConfig,
+    max_data_bytes: usize,
+) -> Result<Option<AdoptChoice>, ConfigError> {
     let table = format!("engine.{name}.adopt");
     let key = |key: &str| format!("{table}.{key}");
     let prefix = adopt.key_prefix.as_str();
@@ -123,11 +126,7 @@ pub fn check(name: &str, engine: &EngineConfig) -> Result<Option<AdoptChoice>, C
     }
     Ok(Some(AdoptChoice {
         redis: redis::options(&table, &access)?,
-        reading: Reading {
-            format,
-            principal: adopt.principal.clone(),
-            max_data_bytes: engine.max_data_bytes.as_usize(),
-        },
+        reading: Reading { format, principal: adopt.principal.clone(), max_data_bytes },
         remember: adopt.remember.0,
     }))
 }

@@ -3,8 +3,9 @@
 //! Parsing binds no address and opens no store. [`layers`] reads the sources. [`policy`]
 //! makes the checks that need more than one value, and builds the rules of the engines.
 //! [`backends`] lists the kinds of stores. [`sled`] has the keys of `[store.sled]`,
-//! [`redis`] those of `[store.redis]`, [`adopt`] those of `[engine.NAME.adopt]`. [`text`]
-//! has the types of values that are written as text. `config/sessiond.toml` explains each
+//! [`redis`] those of `[store.redis]`, [`adopt`] those of `[engine.NAME.adopt]`. [`files`]
+//! reads the files of secrets and tokens. [`text`] has the types of values that are written as
+//! text. `config/sessiond.toml` explains each
 //! key.
 
 use std::{collections::BTreeMap, path::PathBuf};
@@ -28,6 +29,7 @@ pub use self::{
 
 mod adopt;
 mod backends;
+mod files;
 mod layers;
 mod policy;
 mod redis;

@@ -2,14 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     net::SocketAddr,
     path::Path,
 };
 
 use zeroize::Zeroizing;
 
-use super::{AdoptChoice, Backend, Config, ConfigError, EngineConfig, ListenAddr, Size, adopt};
+use super::{
+    AdoptChoice, Backend, Config, ConfigError, EngineConfig, ListenAddr, Size, adopt, files,
+};
 use crate::{
     session::{
         cookie,
@@ -80,7 +81,8 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
             );
             return Err(ConfigError::new(format!("engine.{name}.max_data_bytes"), problem));
         }
-        adoptions.extend(adopt::check(name, engine)?.map(|adoption| (name.clone(), adoption)));
+        let adoption = adopt::check(name, &engine.adopt, engine.max_data_bytes.as_usize())?;
+        adoptions.extend(adoption.map(|adoption| (name.clone(), adoption)));
         engines.insert(name.clone(), policy);
     }
     Ok(Checked { engines, adoptions, tokens, store, warnings })
@@ -160,8 +162,8 @@ fn secrets(
 ) -> Result<Vec<Secret>, ConfigError> {
     let key = format!("engine.{name}.cookie.secret_file");
     let mut secrets = Vec::new();
-    if let Some(text) = read_lines(&key, &engine.cookie.secret_file)? {
-        secrets.extend(lines(&text).map(Secret::new));
+    if let Some(text) = files::read(&key, &engine.cookie.secret_file)? {
+        secrets.extend(files::lines(&text).map(Secret::new));
         if secrets.is_empty() {
             return Err(ConfigError::new(
                 key,
@@ -184,10 +186,10 @@ fn secrets(
 
 fn tokens(config: &Config) -> Result<Vec<Zeroizing<String>>, ConfigError> {
     let key = "listen.auth.token_file";
-    let Some(text) = read_lines(key, &config.listen.auth.token_file)? else {
+    let Some(text) = files::read(key, &config.listen.auth.token_file)? else {
         return Ok(Vec::new());
     };
-    let tokens: Vec<_> = lines(&text).map(|line| Zeroizing::new(line.to_owned())).collect();
+    let tokens: Vec<_> = files::lines(&text).map(|line| Zeroizing::new(line.to_owned())).collect();
     if tokens.is_empty() {
         return Err(ConfigError::new(key, "the file holds no token, expected one on each line"));
     }
@@ -198,23 +200,6 @@ fn tokens(config: &Config) -> Result<Vec<Zeroizing<String>>, ConfigError> {
         ));
     }
     Ok(tokens)
-}
-
-/// `None` when no file is named.
-pub fn read_lines(key: &str, path: &Path) -> Result<Option<Zeroizing<String>>, ConfigError> {
-    if path.as_os_str().is_empty() {
-        return Ok(None);
-    }
-    // The path is not repeated: it may be a secret, put here by mistake.
-    let text = fs::read_to_string(path)
-        .map_err(|error| ConfigError::new(key, format!("the file cannot be read: {error}")))?;
-    Ok(Some(Zeroizing::new(text)))
-}
-
-/// The lines that say something, without the white space round them.
-pub fn lines(text: &str) -> impl Iterator<Item = &str> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    text.lines().map(str::trim).filter(|line| !line.is_empty())
 }
 
 fn check_listeners(config: &Config, with_tokens: bool) -> Result<(), ConfigError> {

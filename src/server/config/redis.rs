@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{ConfigError, SecretText, Span, policy::read_lines};
+use super::{ConfigError, SecretText, Span, files};
 use crate::store::redis::{Login, RedisOptions, RedisUrl, Target, Tls, Wait};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -179,9 +179,9 @@ fn password(
     inline: &SecretText,
 ) -> Result<Zeroizing<String>, ConfigError> {
     let key = format!("{table}.{name}");
-    match read_lines(&key, file)? {
+    match files::read(&key, file)? {
         None => Ok(Zeroizing::new(inline.0.clone())),
-        Some(text) => match super::policy::lines(&text).next() {
+        Some(text) => match files::lines(&text).next() {
             Some(line) => Ok(Zeroizing::new(line.to_owned())),
             None => Err(ConfigError::new(
                 key,

@@ -46,7 +46,8 @@ pub trait Store: BulkStore {
         None
     }
 
-    /// The record under `id`.
+    /// The record under `id`. May wait for the disk or the network even if the record is in
+    /// memory: ask [`recall`](Self::recall) first.
     async fn read(&self, id: PublicId, certainty: Certainty) -> Result<Option<Arc<Record>>>;
 
     /// Moves the deadline as `touch` says, and returns the record as it is then.

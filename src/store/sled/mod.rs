@@ -349,19 +349,11 @@ impl Store for SledStore {
     // in it is durable only together with the earlier ones.
     async fn read(&self, id: PublicId, _: Certainty) -> Result<Option<Arc<Record>>> {
         self.check()?;
-        if let Some(record) = self.recall(id) {
-            return Ok(Some(record));
-        }
         self.run(move |inner| Ok((inner.read(id)?, Durability::Buffered))).await
     }
 
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
         self.check()?;
-        if let Some(record) = self.recall(id)
-            && touch.apply(&record).is_none()
-        {
-            return Ok(Some(Touched { record, moved: false }));
-        }
         self.run(move |inner| Ok((inner.touch(id, &touch)?, Durability::Buffered))).await
     }
 
