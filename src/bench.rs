@@ -127,7 +127,7 @@ struct Load {
 }
 
 /// Runs the load and prints the results.
-pub async fn run(caller: &Caller, args: &BenchArgs) -> Result<(), Problem> {
+pub(crate) async fn run(caller: &Caller, args: &BenchArgs) -> Result<(), Problem> {
     let mut clients = Vec::new();
     for _ in 0..args.connections {
         clients.push(SessionServiceClient::new(caller.connect().await?));

@@ -10,7 +10,7 @@ use crate::mix::Mix;
 /// Web sessions for every service of an application, over gRPC.
 #[derive(Parser)]
 #[command(version, propagate_version = true, after_help = EXIT_CODES)]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
@@ -19,7 +19,7 @@ const EXIT_CODES: &str =
     "Exit codes: 0 done or stopped cleanly, 1 a fault, 64 wrong usage, 78 bad configuration.";
 
 #[derive(Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run the daemon until SIGTERM or SIGINT
     Serve {
         #[command(flatten)]
@@ -82,7 +82,7 @@ pub enum Command {
 }
 
 #[derive(Subcommand)]
-pub enum SessionsCommand {
+pub(crate) enum SessionsCommand {
     /// Print the live sessions of a principal, one per line: id, creation time, expiry time
     List {
         #[command(flatten)]
@@ -113,7 +113,7 @@ pub enum SessionsCommand {
 /// The sources of the configuration. Later ones win: defaults, the file, the
 /// environment (SESSIOND_LISTEN__GRPC=...), --set.
 #[derive(Args, Clone)]
-pub struct ConfigArgs {
+pub(crate) struct ConfigArgs {
     /// Read this TOML file [env: SESSIOND_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -125,7 +125,7 @@ pub struct ConfigArgs {
 /// Which daemon to call, and how. The configuration that `serve` would read gives the
 /// values that are missing here.
 #[derive(Args, Clone)]
-pub struct ClientArgs {
+pub(crate) struct ClientArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
     /// The address of the daemon, for example 127.0.0.1:50051 or unix:/run/sessiond/sessiond.sock
@@ -153,7 +153,7 @@ pub struct ClientArgs {
 
 /// What to export, and where to write it.
 #[derive(Args)]
-pub struct ExportArgs {
+pub(crate) struct ExportArgs {
     /// Export this engine only
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub engine: String,
@@ -170,7 +170,7 @@ pub struct ExportArgs {
 
 /// What to import.
 #[derive(Args)]
-pub struct ImportArgs {
+pub(crate) struct ImportArgs {
     /// Read this file instead of standard input
     #[arg(long, value_name = "FILE")]
     pub input: Option<PathBuf>,
@@ -185,7 +185,7 @@ pub struct ImportArgs {
 
 /// The load, and how long to measure it.
 #[derive(Args)]
-pub struct BenchArgs {
+pub(crate) struct BenchArgs {
     /// The engine of the sessions; if not given, the default engine
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub engine: String,
@@ -243,7 +243,7 @@ fn timeout(text: &str) -> Result<Span, String> {
 
 impl ConfigArgs {
     /// Reads all layers.
-    pub fn load(&self, dev: bool) -> Result<Config, ConfigError> {
+    pub(crate) fn load(&self, dev: bool) -> Result<Config, ConfigError> {
         let named = std::env::var_os("SESSIOND_CONFIG").filter(|path| !path.is_empty());
         let mut environment = Vec::new();
         for (name, value) in std::env::vars_os() {
@@ -282,7 +282,7 @@ fn give_secrets(config: &mut Config) {
 }
 
 /// 32 random bytes as 43 characters of base64url.
-pub fn fresh_secret() -> String {
+pub(crate) fn fresh_secret() -> String {
     use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
     use sessiond::session::id::Entropy;
     let mut bytes = [0; 32];

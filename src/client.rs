@@ -21,11 +21,11 @@ use tonic_health::pb::{
 use crate::cli::ClientArgs;
 
 /// An error message for the user of the command line.
-pub type Problem = String;
+pub(crate) type Problem = String;
 
 /// A daemon to call, and how.
 #[derive(Clone)]
-pub struct Caller {
+pub(crate) struct Caller {
     args: ClientArgs,
     config: Config,
     address: ListenAddr,
@@ -35,17 +35,17 @@ pub struct Caller {
 
 impl Caller {
     /// Calls a listener of `listen.grpc`, which also answers health checks.
-    pub fn health(args: ClientArgs) -> Result<Self, ConfigError> {
+    pub(crate) fn health(args: ClientArgs) -> Result<Self, ConfigError> {
         Self::new(args, "listen.grpc", |config| &config.listen.grpc)
     }
 
     /// Calls a listener of `listen.grpc`.
-    pub fn sessions(args: ClientArgs) -> Result<Self, ConfigError> {
+    pub(crate) fn sessions(args: ClientArgs) -> Result<Self, ConfigError> {
         Self::health(args)
     }
 
     /// Calls a listener of `listen.admin`.
-    pub fn admin(args: ClientArgs) -> Result<Self, ConfigError> {
+    pub(crate) fn admin(args: ClientArgs) -> Result<Self, ConfigError> {
         Self::new(args, "listen.admin", |config| &config.listen.admin)
     }
 
@@ -70,7 +70,7 @@ impl Caller {
     }
 
     /// Asks for the health of the daemon as a whole.
-    pub async fn ask_health(&self) -> Result<(), Problem> {
+    pub(crate) async fn ask_health(&self) -> Result<(), Problem> {
         let mut client = HealthClient::new(self.connect().await?);
         let request = self.request(HealthCheckRequest::default());
         let answer = client.check(request).await.map_err(|status| self.refused(&status))?;
@@ -81,7 +81,7 @@ impl Caller {
     }
 
     /// Makes the daemon sweep now. Returns the number of removed sessions.
-    pub async fn sweep(&self, engine: String) -> Result<u64, Problem> {
+    pub(crate) async fn sweep(&self, engine: String) -> Result<u64, Problem> {
         let mut client = SessionAdminServiceClient::new(self.connect().await?);
         let request = self.request(CleanupRequest { engine });
         let answer = client.cleanup(request).await.map_err(|status| self.refused(&status))?;
@@ -89,7 +89,11 @@ impl Caller {
     }
 
     /// Fetches all live sessions of a principal, page by page.
-    pub async fn list(&self, engine: &str, principal: &str) -> Result<Vec<Session>, Problem> {
+    pub(crate) async fn list(
+        &self,
+        engine: &str,
+        principal: &str,
+    ) -> Result<Vec<Session>, Problem> {
         let mut client = SessionAdminServiceClient::new(self.connect().await?);
         let (mut sessions, mut page_token) = (Vec::new(), String::new());
         loop {
@@ -110,13 +114,13 @@ impl Caller {
     }
 
     /// Ends sessions. Returns how many of them were live.
-    pub async fn revoke(&self, request: RevokeSessionsRequest) -> Result<u32, Problem> {
+    pub(crate) async fn revoke(&self, request: RevokeSessionsRequest) -> Result<u32, Problem> {
         let mut client = SessionAdminServiceClient::new(self.connect().await?);
         let answer = client.revoke_sessions(self.request(request)).await;
         Ok(answer.map_err(|status| self.refused(&status))?.into_inner().revoked)
     }
 
-    pub async fn connect(&self) -> Result<Channel, Problem> {
+    pub(crate) async fn connect(&self) -> Result<Channel, Problem> {
         let unreachable = |error: tonic::transport::Error| {
             use std::error::Error as _;
             let mut causes = vec![error.to_string()];
@@ -168,14 +172,14 @@ impl Caller {
     }
 
     /// A request that ends within the timeout.
-    pub fn request<T>(&self, message: T) -> Request<T> {
+    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = self.stream_request(message);
         request.set_timeout(self.args.timeout.0);
         request
     }
 
     /// A request without a timeout, for a stream.
-    pub fn stream_request<T>(&self, message: T) -> Request<T> {
+    pub(crate) fn stream_request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         if let Some(token) = &self.token {
             request.metadata_mut().insert("authorization", token.clone());
@@ -184,7 +188,7 @@ impl Caller {
     }
 
     /// The message for a call that returned an error.
-    pub fn refused(&self, status: &Status) -> Problem {
+    pub(crate) fn refused(&self, status: &Status) -> Problem {
         format!("{} answers {:?}: {}", self.address, status.code(), status.message())
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 /// What an operation of the load does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Operation {
+pub(crate) enum Operation {
     Resolve,
     Touch,
     Write,
@@ -16,7 +16,7 @@ pub enum Operation {
 }
 
 /// The operations, by their names.
-pub const OPERATIONS: [(&str, Operation); 4] = [
+pub(crate) const OPERATIONS: [(&str, Operation); 4] = [
     ("resolve", Operation::Resolve),
     ("touch", Operation::Touch),
     ("write", Operation::Write),
@@ -25,7 +25,7 @@ pub const OPERATIONS: [(&str, Operation); 4] = [
 
 /// The relative share of each operation, such as `resolve=9,write=1`.
 #[derive(Debug, Clone)]
-pub struct Mix(Vec<(Operation, u32)>);
+pub(crate) struct Mix(Vec<(Operation, u32)>);
 
 impl FromStr for Mix {
     type Err = String;
@@ -49,7 +49,7 @@ impl FromStr for Mix {
 
 impl Mix {
     /// One of the operations, at random, as often as its share says.
-    pub fn pick(&self, random: &mut SmallRng) -> Operation {
+    pub(crate) fn pick(&self, random: &mut SmallRng) -> Operation {
         let all = self.0.iter().map(|(_, share)| share).sum();
         let mut at = random.random_range(0..all);
         for (operation, share) in &self.0 {

@@ -22,8 +22,8 @@ use crate::{
     },
 };
 
-pub const DATA_BYTES: usize = 400;
-pub const IN_FLIGHT: usize = 64;
+pub(crate) const DATA_BYTES: usize = 400;
+pub(crate) const IN_FLIGHT: usize = 64;
 const WARM_UP: Duration = Duration::from_millis(700);
 /// Of each of the two generators where the daemon shares its cores with them.
 const CONNECTIONS: usize = 8;
@@ -37,7 +37,7 @@ struct Loaded {
     _directory: TempDir,
 }
 
-pub struct Bed {
+pub(crate) struct Bed {
     server: PathBuf,
     generator: Generator,
     seconds: Duration,
@@ -59,7 +59,7 @@ pub struct Bed {
 }
 
 impl Bed {
-    pub fn new(args: &Args, rows: &[Row], seconds: Duration) -> Result<Self, Problem> {
+    pub(crate) fn new(args: &Args, rows: &[Row], seconds: Duration) -> Result<Self, Problem> {
         let server = args.server.clone().map_or_else(daemon::shipped, Ok)?;
         let cores = machine::cores();
         let (server_cores, generator_cores) = match cores[..] {
@@ -117,11 +117,11 @@ impl Bed {
         Ok(bed)
     }
 
-    pub fn notes(&self) -> impl Iterator<Item = String> {
+    pub(crate) fn notes(&self) -> impl Iterator<Item = String> {
         self.notes.clone().into_iter()
     }
 
-    pub fn measure(&mut self, row: Row) -> Result<Sample, Problem> {
+    pub(crate) fn measure(&mut self, row: Row) -> Result<Sample, Problem> {
         match row {
             Row::Echo { pipeline } => {
                 let echo = self.echo.as_ref().expect("it was started for its rows");

@@ -26,17 +26,17 @@ use tonic::{
 use crate::support::{Problem, machine::Process};
 
 /// The argument that makes this program the server. It names a file with the answer.
-pub const SERVE: &str = "--serve-echo";
+pub(crate) const SERVE: &str = "--serve-echo";
 
 /// A running one.
-pub struct Echo {
+pub(crate) struct Echo {
     pub process: Process,
     pub tcp: String,
 }
 
 impl Echo {
     /// Starts this program again, as the server.
-    pub fn start(
+    pub(crate) fn start(
         cores: &[usize],
         directory: &Path,
         answer: &ResolveResponse,
@@ -60,7 +60,7 @@ impl Echo {
 }
 
 /// Serves until it is killed.
-pub fn serve(answer: &Path) -> Result<(), Problem> {
+pub(crate) fn serve(answer: &Path) -> Result<(), Problem> {
     let answer = fs::read(answer).map_err(|error| error.to_string())?;
     let answer = ResolveResponse::decode(&*answer).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

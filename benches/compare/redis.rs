@@ -28,13 +28,13 @@ const IN_FLIGHT: &str = "64";
 const WARM_UP: u64 = 40_000;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum RedisCommand {
+pub(crate) enum RedisCommand {
     Getex,
     Set,
 }
 
 impl RedisCommand {
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Getex => "getex",
             Self::Set => "set",
@@ -42,7 +42,7 @@ impl RedisCommand {
     }
 }
 
-pub struct Redis {
+pub(crate) struct Redis {
     process: Process,
     port: u16,
     /// To ask it on.
@@ -52,14 +52,14 @@ pub struct Redis {
 }
 
 /// What is missing for these rows, if anything is.
-pub fn missing() -> Option<String> {
+pub(crate) fn missing() -> Option<String> {
     let missing = [SERVER, GENERATOR].into_iter().find(|program| !has(program))?;
     Some(format!("{missing} is not on the PATH: the rows of Redis are left out"))
 }
 
 impl Redis {
     /// Starts one with so many keys, and waits until it serves.
-    pub fn start(
+    pub(crate) fn start(
         cores: &[usize],
         directory: &Path,
         keys: usize,
@@ -90,11 +90,11 @@ impl Redis {
     }
 
     /// As `store.redis.url` takes it.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    pub fn version(&mut self) -> Result<String, Problem> {
+    pub(crate) fn version(&mut self) -> Result<String, Problem> {
         let info = self.info("server")?;
         if !info.contains(&format!("process_id:{}\r\n", self.process.id())) {
             return Err(format!("another Redis answers on port {}; try again", self.port));
@@ -117,7 +117,7 @@ impl Redis {
         Ok(())
     }
 
-    pub fn measure(
+    pub(crate) fn measure(
         &mut self,
         command: RedisCommand,
         pipelined: bool,

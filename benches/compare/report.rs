@@ -13,13 +13,13 @@ use crate::{
     },
 };
 
-pub struct Report {
+pub(crate) struct Report {
     rows: Vec<(Row, Vec<Sample>)>,
     notes: Vec<String>,
 }
 
 impl Report {
-    pub fn new(args: &Args, mut notes: Vec<String>) -> Self {
+    pub(crate) fn new(args: &Args, mut notes: Vec<String>) -> Self {
         notes.insert(0, machine::in_words());
         notes.push(format!(
             "{} sessions of {DATA_BYTES} bytes, no deadline due to be moved, {IN_FLIGHT} in flight, \
@@ -29,14 +29,14 @@ impl Report {
         Self { rows: Vec::new(), notes }
     }
 
-    pub fn add(&mut self, row: Row, sample: Sample) {
+    pub(crate) fn add(&mut self, row: Row, sample: Sample) {
         match self.rows.iter_mut().find(|(known, _)| *known == row) {
             Some((_, samples)) => samples.push(sample),
             None => self.rows.push((row, vec![sample])),
         }
     }
 
-    pub fn print(&self, args: &Args) -> Result<(), Problem> {
+    pub(crate) fn print(&self, args: &Args) -> Result<(), Problem> {
         let text = if args.json { self.json() } else { self.text(args.markdown) };
         let mut out = std::io::stdout().lock();
         let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());

@@ -8,7 +8,7 @@ use super::redis::RedisCommand;
 
 /// What one round gave for one row.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// CPU of the server for each operation.
     pub cpu_us: f64,
     pub per_second: f64,
@@ -19,7 +19,7 @@ pub struct Sample {
 
 impl Sample {
     /// Of a server on one core.
-    pub fn new(operations: u64, cpu: Duration, seconds: f64) -> Self {
+    pub(crate) fn new(operations: u64, cpu: Duration, seconds: f64) -> Self {
         let (operations, cpu) = (operations as f64, cpu.as_secs_f64());
         Self {
             cpu_us: cpu * 1e6 / operations,
@@ -36,7 +36,7 @@ impl Sample {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Operation {
+pub(crate) enum Operation {
     Resolve,
     Touch,
     Write,
@@ -44,10 +44,10 @@ pub enum Operation {
 }
 
 impl Operation {
-    pub const ALL: [Self; 4] = [Self::Resolve, Self::Touch, Self::Write, Self::Create];
+    pub(crate) const ALL: [Self; 4] = [Self::Resolve, Self::Touch, Self::Write, Self::Create];
 
     /// Also what `sessiond bench --mix` calls it.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Resolve => "resolve",
             Self::Touch => "touch",
@@ -58,7 +58,7 @@ impl Operation {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Row {
+pub(crate) enum Row {
     Echo {
         pipeline: bool,
     },
@@ -84,7 +84,7 @@ pub enum Row {
 }
 
 impl Row {
-    pub fn all() -> Vec<Self> {
+    pub(crate) fn all() -> Vec<Self> {
         let both = [false, true];
         let mut rows = both.map(|pipeline| Self::Echo { pipeline }).to_vec();
         for pipelined in both {
@@ -105,12 +105,12 @@ impl Row {
     }
 
     /// Whether it needs a Redis.
-    pub fn needs_redis(&self) -> bool {
+    pub(crate) fn needs_redis(&self) -> bool {
         matches!(self, Self::Redis { .. } | Self::OverRedis { .. })
     }
 
     /// What `--only` calls it.
-    pub fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         let with = |name: &str, suffixes: &[(bool, &str)]| {
             let suffixes = suffixes.iter().filter(|(there, _)| *there).map(|(_, suffix)| *suffix);
             name.to_owned() + &suffixes.collect::<String>()
@@ -126,7 +126,7 @@ impl Row {
         }
     }
 
-    pub fn what(self) -> String {
+    pub(crate) fn what(self) -> String {
         let how = |pipeline| if pipeline { "one stream" } else { "unary" };
         match self {
             Self::Echo { pipeline } => format!("bare tonic echo, {}, TCP", how(pipeline)),
@@ -151,7 +151,7 @@ impl Row {
 }
 
 /// Two rows that are compared, and what was set out to be reached.
-pub struct Ratio {
+pub(crate) struct Ratio {
     pub what: &'static str,
     pub over: Row,
     pub under: Row,
@@ -162,7 +162,7 @@ pub struct Ratio {
 
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Wanted {
+pub(crate) enum Wanted {
     AtMost(f64),
     AtLeast(f64),
 }
@@ -198,7 +198,7 @@ const GETEX_P64: Row = Row::Redis { command: RedisCommand::Getex, pipelined: tru
 
 const OVER_REDIS: Row = Row::OverRedis { pipeline: false };
 
-pub const RATIOS: [Ratio; 10] = [
+pub(crate) const RATIOS: [Ratio; 10] = [
     cost("unary Resolve / bare tonic echo", RESOLVE, ECHO, 1.15),
     cost("unary Resolve / Redis GETEX", RESOLVE, GETEX, 1.3),
     cost("Pipeline Resolve / Redis GETEX -P 64", STREAMED, GETEX_P64, 1.5),

@@ -22,7 +22,7 @@ const IN_FLIGHT: usize = 64;
 
 /// The binary that is shipped, built with the profile that is shipped. The profiles
 /// `bench` and `release` link faster, and the code is slower.
-pub fn shipped() -> Result<PathBuf, Problem> {
+pub(crate) fn shipped() -> Result<PathBuf, Problem> {
     let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
     let mut build = Command::new(cargo);
     build.args(["build", "--profile=dist", "--locked", "--bin=sessiond", "--message-format=json"]);
@@ -41,7 +41,7 @@ pub fn shipped() -> Result<PathBuf, Problem> {
 }
 
 /// A running daemon over the embedded store.
-pub struct Daemon {
+pub(crate) struct Daemon {
     pub process: Process,
     /// Its listeners, as `sessiond bench --address` takes them.
     pub tcp: String,
@@ -52,7 +52,7 @@ pub struct Daemon {
 impl Daemon {
     /// Starts one, with what it keeps in this directory, and waits until it serves.
     /// All keys but these have their defaults.
-    pub fn start(
+    pub(crate) fn start(
         binary: &Path,
         cores: &[usize],
         directory: &Path,
@@ -93,7 +93,7 @@ impl Daemon {
         Ok(Self { process, tcp, unix, admin })
     }
 
-    pub async fn connect(&self) -> Result<SessionServiceClient<Channel>, Problem> {
+    pub(crate) async fn connect(&self) -> Result<SessionServiceClient<Channel>, Problem> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.tcp));
         let endpoint = endpoint.map_err(|error| error.to_string())?;
         let channel = endpoint.connect().await;
@@ -102,7 +102,11 @@ impl Daemon {
     }
 
     /// Makes so many sessions, and gives the Cookie header of each.
-    pub async fn create_sessions(&self, count: usize, data: &str) -> Result<Vec<String>, Problem> {
+    pub(crate) async fn create_sessions(
+        &self,
+        count: usize,
+        data: &str,
+    ) -> Result<Vec<String>, Problem> {
         let client = self.connect().await?;
         let mut cookies = Vec::with_capacity(count);
         while cookies.len() < count {
@@ -123,7 +127,7 @@ impl Daemon {
     }
 
     /// Makes it sweep, and gives the number of sessions removed.
-    pub async fn sweep(&self) -> Result<u64, Problem> {
+    pub(crate) async fn sweep(&self) -> Result<u64, Problem> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.admin));
         let channel = endpoint.map_err(|error| error.to_string())?.connect().await;
         let channel =
@@ -135,7 +139,7 @@ impl Daemon {
     }
 
     /// Asks it to stop, and waits until it has. Without, it is killed.
-    pub fn stop(mut self) -> Result<(), Problem> {
+    pub(crate) fn stop(mut self) -> Result<(), Problem> {
         let pid = Pid::from_child(self.process.child());
         kill_process(pid, Signal::TERM).map_err(|error| error.to_string())?;
         let ended = self.process.child().wait().map_err(|error| error.to_string())?;
@@ -143,7 +147,7 @@ impl Daemon {
     }
 
     /// What a Resolve of this session answers when the browser has nothing to learn.
-    pub async fn answer(&self, cookie: &str) -> Result<ResolveResponse, Problem> {
+    pub(crate) async fn answer(&self, cookie: &str) -> Result<ResolveResponse, Problem> {
         let mut client = self.connect().await?;
         let answer = client.resolve(resolve(cookie)).await;
         answer.map(tonic::Response::into_inner).map_err(|status| status.to_string())
@@ -151,13 +155,13 @@ impl Daemon {
 }
 
 /// A Resolve of the session that this Cookie header names.
-pub fn resolve(cookie: &str) -> sessiond::grpc::pb::ResolveRequest {
+pub(crate) fn resolve(cookie: &str) -> sessiond::grpc::pb::ResolveRequest {
     use sessiond::grpc::pb::{Credential, ResolveRequest, credential::Kind};
     let kind = Some(Kind::CookieHeader(cookie.to_owned().into()));
     ResolveRequest { credential: Some(Credential { kind }), ..Default::default() }
 }
 
 /// A JSON object of so many bytes.
-pub fn data(bytes: usize) -> String {
+pub(crate) fn data(bytes: usize) -> String {
     format!(r#"{{"a":"{}"}}"#, "x".repeat(bytes - 8))
 }

@@ -9,18 +9,18 @@ use sessiond::session::{
 };
 
 /// Any will do: nobody else sees the sessions.
-pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
-pub const COOKIE: &str = CookieAttributes::DEFAULT_NAME;
-pub const LIFETIME: Lifetime = Lifetime {
+pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
+pub(crate) const COOKIE: &str = CookieAttributes::DEFAULT_NAME;
+pub(crate) const LIFETIME: Lifetime = Lifetime {
     duration: Duration::from_secs(30 * 60),
     granularity: Granularity::Auto,
     absolute: None,
 };
 
-pub fn keyring() -> Keyring {
+pub(crate) fn keyring() -> Keyring {
     Keyring::new(&[Secret::new(SECRET)]).expect("it is long enough")
 }
 
-pub fn cookie() -> Cookie {
+pub(crate) fn cookie() -> Cookie {
     Cookie::new(CookieAttributes::default()).expect("the default cookie")
 }

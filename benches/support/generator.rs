@@ -11,13 +11,13 @@ use serde::Deserialize;
 use super::{Problem, machine::on_cores};
 
 /// The generator, and the cores it may use.
-pub struct Generator {
+pub(crate) struct Generator {
     pub binary: PathBuf,
     pub cores: Vec<usize>,
 }
 
 /// What it is to do.
-pub struct Load<'a> {
+pub(crate) struct Load<'a> {
     pub address: &'a str,
     /// The server, whose CPU time is read.
     pub pid: u32,
@@ -34,7 +34,7 @@ pub struct Load<'a> {
 
 /// What of `sessiond bench --json` is needed.
 #[derive(Debug, Deserialize)]
-pub struct Generated {
+pub(crate) struct Generated {
     pub seconds: f64,
     pub operations: Vec<Latencies>,
     pub cost: Cost,
@@ -42,7 +42,7 @@ pub struct Generated {
 }
 
 #[derive(Debug, Deserialize)]
-pub struct Latencies {
+pub(crate) struct Latencies {
     pub p50_us: u64,
     pub p99_us: u64,
     pub p999_us: u64,
@@ -51,14 +51,14 @@ pub struct Latencies {
 
 /// Between the first and the last instant of the measurement.
 #[derive(Debug, Deserialize)]
-pub struct Cost {
+pub(crate) struct Cost {
     pub operations: u64,
     pub cpu_seconds: f64,
 }
 
 impl Generator {
     /// Fails when an operation has failed.
-    pub fn run(&self, load: &Load<'_>) -> Result<Generated, Problem> {
+    pub(crate) fn run(&self, load: &Load<'_>) -> Result<Generated, Problem> {
         let mut bench = Command::new(&self.binary);
         bench.args(["bench", "--json", "--address", load.address, "--mix", load.mix]);
         bench.arg("--cookies").arg(load.cookies);

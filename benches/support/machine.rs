@@ -19,32 +19,32 @@ use sessiond::{
 use super::Problem;
 
 /// A process that ends with its owner.
-pub struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
     /// Starts it on these cores; on all that this one may use if there are none.
-    pub fn spawn(mut command: Command, cores: &[usize]) -> Result<Self, Problem> {
+    pub(crate) fn spawn(mut command: Command, cores: &[usize]) -> Result<Self, Problem> {
         let program = command.get_program().to_string_lossy().into_owned();
         let spawned = on_cores(cores, || command.spawn())?;
         spawned.map(Self).map_err(|error| format!("{program} cannot be started: {error}"))
     }
 
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.0.id()
     }
 
-    pub fn child(&mut self) -> &mut Child {
+    pub(crate) fn child(&mut self) -> &mut Child {
         &mut self.0
     }
 
     /// The CPU time it has spent.
-    pub fn cpu_time(&self) -> Result<Duration, Problem> {
+    pub(crate) fn cpu_time(&self) -> Result<Duration, Problem> {
         let spent = cpu_time(self.id());
         spent.map_err(|error| format!("no CPU time of process {} can be read: {error}", self.id()))
     }
 
     /// The memory that it has resident.
-    pub fn resident_bytes(&self) -> Result<u64, Problem> {
+    pub(crate) fn resident_bytes(&self) -> Result<u64, Problem> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id()));
         let status = status.unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -61,7 +61,7 @@ impl Drop for Process {
 }
 
 /// Does this on these cores: what it starts inherits them.
-pub fn on_cores<T>(cores: &[usize], work: impl FnOnce() -> T) -> Result<T, Problem> {
+pub(crate) fn on_cores<T>(cores: &[usize], work: impl FnOnce() -> T) -> Result<T, Problem> {
     if cores.is_empty() {
         return Ok(work());
     }
@@ -76,13 +76,13 @@ pub fn on_cores<T>(cores: &[usize], work: impl FnOnce() -> T) -> Result<T, Probl
 }
 
 /// The cores that this process may use.
-pub fn cores() -> Vec<usize> {
+pub(crate) fn cores() -> Vec<usize> {
     let Ok(own) = sched_getaffinity(None) else { return Vec::new() };
     (0..CpuSet::MAX_CPU).filter(|core| own.is_set(*core)).collect()
 }
 
 /// For how long these cores together have had nothing to do since the start.
-pub fn idle_time(cores: &[usize]) -> Result<Duration, Problem> {
+pub(crate) fn idle_time(cores: &[usize]) -> Result<Duration, Problem> {
     let stat = fs::read_to_string("/proc/stat").map_err(|error| format!("/proc/stat: {error}"))?;
     let ticks = cores.iter().map(|core| {
         // proc_stat(5): user, nice, system, idle, iowait.
@@ -94,7 +94,7 @@ pub fn idle_time(cores: &[usize]) -> Result<Duration, Problem> {
 }
 
 /// The machine and the date, in words.
-pub fn in_words() -> String {
+pub(crate) fn in_words() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {
         let line = text.lines().find(|line| line.starts_with(name));
@@ -127,7 +127,7 @@ fn today() -> String {
 }
 
 /// Whether a program of this name is to be had.
-pub fn has(program: &str) -> bool {
+pub(crate) fn has(program: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&paths).any(|path| Path::new(&path).join(program).is_file())
 }

@@ -15,17 +15,17 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-pub mod daemon;
-pub mod engine;
-pub mod generator;
-pub mod machine;
-pub mod numbers;
+pub(crate) mod daemon;
+pub(crate) mod engine;
+pub(crate) mod generator;
+pub(crate) mod machine;
+pub(crate) mod numbers;
 
 /// What went wrong, in a sentence for whoever typed the command.
-pub type Problem = String;
+pub(crate) type Problem = String;
 
 /// A directory on the disk that the build is on: a temporary one may be in memory.
-pub fn scratch() -> Result<TempDir, Problem> {
+pub(crate) fn scratch() -> Result<TempDir, Problem> {
     let made = tempfile::tempdir_in(Path::new(env!("CARGO_TARGET_TMPDIR")));
     let made = made.or_else(|_| tempfile::tempdir());
     made.map_err(|error| format!("no directory can be made: {error}"))

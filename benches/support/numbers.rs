@@ -2,7 +2,7 @@
 
 /// What the rounds of one row gave.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
-pub struct Spread {
+pub(crate) struct Spread {
     pub median: f64,
     pub min: f64,
     pub max: f64,
@@ -10,7 +10,7 @@ pub struct Spread {
 
 impl Spread {
     /// None of no values.
-    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
@@ -20,17 +20,17 @@ impl Spread {
 }
 
 /// Lines of cells: the first is left-aligned, the others right.
-pub struct Table {
+pub(crate) struct Table {
     pub head: Vec<String>,
     pub lines: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub fn new(head: &[&str]) -> Self {
+    pub(crate) fn new(head: &[&str]) -> Self {
         Self { head: head.iter().map(|cell| (*cell).to_owned()).collect(), lines: Vec::new() }
     }
 
-    pub fn plain(&self) -> String {
+    pub(crate) fn plain(&self) -> String {
         let all = || std::iter::once(&self.head).chain(&self.lines);
         let width = |column: usize| all().map(|line| line[column].chars().count()).max();
         let widths: Vec<usize> = (0..self.head.len()).filter_map(width).collect();
@@ -46,7 +46,7 @@ impl Table {
         text
     }
 
-    pub fn markdown(&self) -> String {
+    pub(crate) fn markdown(&self) -> String {
         let rule = (0..self.head.len()).map(|column| if column == 0 { "---" } else { "--:" });
         let rule: Vec<_> = rule.map(str::to_owned).collect();
         let lines = [&self.head, &rule].into_iter().chain(&self.lines);

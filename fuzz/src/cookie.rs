@@ -19,10 +19,10 @@ use sessiond::{
 
 use super::token::{KEYRING, TOKENS, expand};
 
-pub const NAME: &str = "sid";
+pub(crate) const NAME: &str = "sid";
 
 /// A clock that stands still.
-pub struct Stopped;
+pub(crate) struct Stopped;
 
 impl Clock for Stopped {
     fn now(&self) -> Moment {
@@ -36,7 +36,7 @@ impl Clock for Stopped {
 
 /// Different octets each time, the same for each input.
 #[derive(Default)]
-pub struct Counting(std::sync::atomic::AtomicU64);
+pub(crate) struct Counting(std::sync::atomic::AtomicU64);
 
 impl Entropy for Counting {
     fn fill(&self, bytes: &mut [u8]) {
@@ -47,7 +47,7 @@ impl Entropy for Counting {
 }
 
 /// An engine whose cookie is called [`NAME`].
-pub fn engine(store: Arc<dyn Store>) -> Engine {
+pub(crate) fn engine(store: Arc<dyn Store>) -> Engine {
     let cookie =
         Cookie::new(CookieAttributes { name: NAME.to_owned(), ..CookieAttributes::default() });
     let policy = Policy {
@@ -67,7 +67,7 @@ pub fn engine(store: Arc<dyn Store>) -> Engine {
 
 static ENGINE: LazyLock<Engine> = LazyLock::new(|| engine(Arc::new(MemoryStore::default())));
 
-pub fn run(input: &[u8]) {
+pub(crate) fn run(input: &[u8]) {
     let header = expand(input);
     let found: Vec<_> = candidates(&header, NAME).collect();
     assert!(found.len() <= MAX_CANDIDATES, "expected at most {MAX_CANDIDATES} candidates");

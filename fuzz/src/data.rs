@@ -28,7 +28,7 @@ fn parse(text: &[u8]) -> Option<Data> {
 }
 
 /// The input: text, NUL, text, then NUL and a key any number of times.
-pub fn run(input: &[u8]) {
+pub(crate) fn run(input: &[u8]) {
     let mut parts = input.split(|&octet| octet == 0);
     let (stored, set) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let (parsed_stored, parsed_set) = (parse(stored), parse(set));

@@ -11,17 +11,17 @@
 //! | [`data`] | two JSON texts and keys | parse and merge agree with serde_json |
 //! | [`pipeline`] | a script of requests | one answer for each request, in a valid order |
 
-pub mod cookie;
-pub mod data;
-pub mod pipeline;
-pub mod record;
-pub mod token;
+pub(super) mod cookie;
+pub(super) mod data;
+pub(super) mod pipeline;
+pub(super) mod record;
+pub(super) mod token;
 
 /// Takes any input; panics when its property fails.
-pub type Target = fn(&[u8]);
+pub(super) type Target = fn(&[u8]);
 
 /// The targets by name, which is also that of their corpus.
-pub const TARGETS: [(&str, Target); 5] = [
+pub(super) const TARGETS: [(&str, Target); 5] = [
     ("cookie", cookie::run),
     ("token", token::run),
     ("record", record::run),

@@ -2,7 +2,7 @@
 
 use sessiond::store::codec::{decode, encode};
 
-pub fn run(input: &[u8]) {
+pub(crate) fn run(input: &[u8]) {
     let Ok(record) = decode(input.to_vec().into()) else {
         return;
     };

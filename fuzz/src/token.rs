@@ -13,30 +13,30 @@ const SECRETS: [&str; 2] =
 
 /// What a signature cannot be guessed for: an octet of the input that stands
 /// for a whole token, a correctly signed one.
-pub const CURRENT: u8 = 0xff;
-pub const OLDER: u8 = 0xfe;
+pub(crate) const CURRENT: u8 = 0xff;
+pub(crate) const OLDER: u8 = 0xfe;
 
-pub static KEYRING: LazyLock<Keyring> = LazyLock::new(|| keyring(&SECRETS));
+pub(crate) static KEYRING: LazyLock<Keyring> = LazyLock::new(|| keyring(&SECRETS));
 
 /// A token of the first secret and one of the second.
-pub static TOKENS: LazyLock<[Token; 2]> = LazyLock::new(|| {
+pub(crate) static TOKENS: LazyLock<[Token; 2]> = LazyLock::new(|| {
     [
         keyring(&SECRETS[..1]).sign(&id(b"0123456789abcdefghijklmnopqrstuv")),
         keyring(&SECRETS[1..]).sign(&id(b"Zm9vYmFyYmF6cXV4XzAxMjM0NTY3ODlh")),
     ]
 });
 
-pub fn keyring(secrets: &[&str]) -> Keyring {
+pub(crate) fn keyring(secrets: &[&str]) -> Keyring {
     let secrets: Vec<_> = secrets.iter().copied().map(Secret::new).collect();
     Keyring::new(&secrets).expect("the first secret is long enough")
 }
 
-pub fn id(text: &[u8; SessionId::TEXT_LEN]) -> SessionId {
+pub(crate) fn id(text: &[u8; SessionId::TEXT_LEN]) -> SessionId {
     SessionId::from_text(text).expect("base64url")
 }
 
 /// The input with whole tokens in place of their octets.
-pub fn expand(input: &[u8]) -> Vec<u8> {
+pub(crate) fn expand(input: &[u8]) -> Vec<u8> {
     let mut expanded = Vec::with_capacity(input.len());
     for &octet in input {
         match octet {
@@ -48,7 +48,7 @@ pub fn expand(input: &[u8]) -> Vec<u8> {
     expanded
 }
 
-pub fn run(input: &[u8]) {
+pub(crate) fn run(input: &[u8]) {
     // The first octets of an input damage what it says otherwise.
     let [at, flip, text @ ..] = input else {
         return;

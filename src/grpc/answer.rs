@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Encodes the response message of a unary call, behind its prefix.
-pub fn put(answer: &Answer, out: &mut Vec<u8>) {
+pub(super) fn put(answer: &Answer, out: &mut Vec<u8>) {
     let fields = Fields::of(answer);
     let lengths = fields.lengths();
     put_prefix(lengths.whole, out);
@@ -26,7 +26,7 @@ pub fn put(answer: &Answer, out: &mut Vec<u8>) {
 }
 
 /// Encodes a `PipelineResponse`, behind its prefix.
-pub fn put_in_pipeline(answer: &Answer, sequence: u64, out: &mut Vec<u8>) {
+pub(super) fn put_in_pipeline(answer: &Answer, sequence: u64, out: &mut Vec<u8>) {
     let fields = Fields::of(answer);
     let lengths = fields.lengths();
     put_result(sequence, fields.result, lengths.whole, out);
@@ -182,7 +182,7 @@ impl SessionField<'_> {
 }
 
 /// Encodes a `PipelineResponse` that says what went wrong, behind its prefix.
-pub fn put_fault_in_pipeline(sequence: u64, fault: Fault, out: &mut Vec<u8>) {
+pub(super) fn put_fault_in_pipeline(sequence: u64, fault: Fault, out: &mut Vec<u8>) {
     let error = tonic_types::pb::Status::from(fault);
     put_result(sequence, 6, error.encoded_len(), out);
     error.encode_raw(out);

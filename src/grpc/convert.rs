@@ -30,7 +30,7 @@ use crate::{
 const LAST: Moment = Moment::from_unix_millis(253_402_300_799_999);
 
 /// An operation that a message asks for.
-pub trait GrpcOperation: Operation {
+pub(super) trait GrpcOperation: Operation {
     type Message: prost::Message + Default;
 
     /// The request of a message. It takes out of the message what it needs for itself, and
@@ -114,7 +114,7 @@ fn scope(scope: i32) -> Result<Scope, Fault> {
     }
 }
 
-pub fn absence(absence: Absence) -> pb::SessionState {
+pub(super) fn absence(absence: Absence) -> pb::SessionState {
     match absence {
         Absence::None => pb::SessionState::None,
         Absence::Invalid => pb::SessionState::Invalid,
@@ -124,7 +124,7 @@ pub fn absence(absence: Absence) -> pb::SessionState {
     }
 }
 
-pub fn session_without_data(session: &Session) -> pb::Session {
+pub(super) fn session_without_data(session: &Session) -> pb::Session {
     let record = &session.record;
     pb::Session {
         id: session.id.to_string(),
@@ -138,7 +138,7 @@ pub fn session_without_data(session: &Session) -> pb::Session {
 }
 
 /// An event as it is sent to a watcher.
-pub fn event(event: &Arc<WatchedEvent>) -> pb::WatchSessionsResponse {
+pub(super) fn event(event: &Arc<WatchedEvent>) -> pb::WatchSessionsResponse {
     let mut response = pb::WatchSessionsResponse {
         engine: event.engine.clone(),
         session_id: event.session.to_string(),
@@ -172,7 +172,7 @@ fn end_cause(cause: Cause) -> pb::SessionEndCause {
 }
 
 /// A record as an export sends it.
-pub fn exported(engine: &str, Entry { kind, id, record }: &Entry) -> pb::SessionRecord {
+pub(super) fn exported(engine: &str, Entry { kind, id, record }: &Entry) -> pb::SessionRecord {
     pb::SessionRecord {
         engine: engine.to_owned(),
         id: id.to_string(),
@@ -188,7 +188,7 @@ pub fn exported(engine: &str, Entry { kind, id, record }: &Entry) -> pb::Session
 }
 
 /// A record as an import brings it.
-pub fn imported(record: pb::SessionRecord) -> ImportRecord {
+pub(super) fn imported(record: pb::SessionRecord) -> ImportRecord {
     ImportRecord {
         engine: record.engine,
         kind: if record.adoption_mark { Kind::Mark } else { Kind::Session },
@@ -211,13 +211,13 @@ fn raw_time(prost_types::Timestamp { seconds, nanos }: prost_types::Timestamp) -
     RawTime { seconds, nanos }
 }
 
-pub fn timestamp(moment: Moment) -> prost_types::Timestamp {
+pub(super) fn timestamp(moment: Moment) -> prost_types::Timestamp {
     let (seconds, nanos) = seconds_and_nanos(moment);
     prost_types::Timestamp { seconds: seconds as i64, nanos: nanos as i32 }
 }
 
 /// Since the Unix epoch. Both are in the range of a Timestamp's fields.
-pub fn seconds_and_nanos(moment: Moment) -> (u64, u32) {
+pub(super) fn seconds_and_nanos(moment: Moment) -> (u64, u32) {
     let millis = moment.unix_millis();
     (millis / 1000, (millis % 1000) as u32 * 1_000_000)
 }

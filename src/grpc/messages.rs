@@ -15,12 +15,12 @@ use tonic::Status;
 use crate::service::fault::{Fault, Reason};
 
 /// The compression flag, and the length of the message.
-pub const PREFIX_LEN: usize = 5;
+pub(super) const PREFIX_LEN: usize = 5;
 
-pub type BoxError = Box<dyn Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Begins a message of `len` octets, and makes room for it.
-pub fn put_prefix(len: usize, out: &mut Vec<u8>) {
+pub(super) fn put_prefix(len: usize, out: &mut Vec<u8>) {
     out.reserve(PREFIX_LEN + len);
     out.push(0);
     // Data is bounded by max_data_bytes, far below 4 GiB.
@@ -128,7 +128,7 @@ fn malformed(problem: &str) -> Status {
 }
 
 /// Decodes a message of a call, in place: a request is large, because a Write is.
-pub fn decode(message: Bytes, request: &mut impl prost::Message) -> Result<(), Status> {
+pub(super) fn decode(message: Bytes, request: &mut impl prost::Message) -> Result<(), Status> {
     let problem = |error| malformed(&format!("the message makes no sense: {error}"));
     request.merge(message).map_err(problem)
 }

@@ -52,7 +52,7 @@ const FRAME_BYTES: u32 = 16 << 10;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The settings that all gRPC listeners share.
-pub struct Gate {
+pub(super) struct Gate {
     pub limits: Limits,
     pub tls: Option<TlsAcceptor>,
     pub connections: ConnectionLimit,
@@ -66,7 +66,7 @@ pub struct Gate {
 impl Gate {
     /// Serves a listener. Connections are accepted on the current runtime and answered
     /// on the workers. All of this runs as tasks of `serving`.
-    pub fn serve(
+    pub(super) fn serve(
         &self,
         listener: Listener,
         handler: &Arc<Handler>,

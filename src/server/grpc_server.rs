@@ -29,7 +29,7 @@ use crate::{
 const MAX_SMALL_MESSAGE_BYTES: usize = 4 << 10;
 
 /// What the gRPC services are made of.
-pub struct GrpcServer {
+pub(super) struct GrpcServer {
     pub limits: Limits,
     /// Entries that one slice of a cleanup looks at.
     pub slice: usize,
@@ -45,7 +45,7 @@ pub struct GrpcServer {
 
 impl GrpcServer {
     /// For the listeners of frontends.
-    pub fn sessions(&self) -> Handler {
+    pub(super) fn sessions(&self) -> Handler {
         let sessions = SessionService {
             engines: self.engines.clone(),
             observer: Arc::clone(&self.observer),
@@ -58,7 +58,7 @@ impl GrpcServer {
     }
 
     /// For the listeners of operators.
-    pub fn admin(&self) -> Handler {
+    pub(super) fn admin(&self) -> Handler {
         let service = SessionAdminServiceServer::new(SessionAdminService(AdminService {
             engines: self.engines.clone(),
             slice: self.slice,

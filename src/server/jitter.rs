@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::session::id::Entropy;
 
 /// Varies `interval` by up to a tenth, longer or shorter.
-pub fn jittered(interval: Duration, entropy: &dyn Entropy) -> Duration {
+pub(super) fn jittered(interval: Duration, entropy: &dyn Entropy) -> Duration {
     let mut octets = [0; 4];
     entropy.fill(&mut octets);
     let unit = f64::from(u32::from_ne_bytes(octets)) / f64::from(u32::MAX);

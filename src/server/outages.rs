@@ -24,7 +24,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const MAX_UNREADABLE_LOGGED: u32 = 10;
 
 /// The state of one engine's store.
-pub struct Outages {
+pub(super) struct Outages {
     engine: String,
     /// Whether there is an outage. While the store works, only this is read.
     fails: AtomicBool,
@@ -46,7 +46,7 @@ struct Unreadable {
 }
 
 impl Outages {
-    pub fn new(engine: &str) -> Self {
+    pub(super) fn new(engine: &str) -> Self {
         Self {
             engine: engine.to_owned(),
             fails: AtomicBool::new(false),
@@ -56,13 +56,13 @@ impl Outages {
     }
 
     /// Call it after each success of the store.
-    pub fn worked(&self, now: impl FnOnce() -> Instant) {
+    pub(super) fn worked(&self, now: impl FnOnce() -> Instant) {
         if self.fails.load(Ordering::Relaxed) {
             self.may_be_over(now());
         }
     }
 
-    pub fn failed(&self, error: &StoreError, now: Instant) {
+    pub(super) fn failed(&self, error: &StoreError, now: Instant) {
         match error.kind {
             StoreErrorKind::Unavailable => self.unavailable(error, now),
             StoreErrorKind::Unreadable => self.unreadable(error, now),

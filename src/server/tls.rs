@@ -14,7 +14,7 @@ use tokio_rustls::{
 use super::config::{ConfigError, TlsConfig};
 
 /// Reads and checks the files. `None` if no files are configured.
-pub fn load(files: &TlsConfig) -> Result<Option<TlsAcceptor>, ConfigError> {
+pub(super) fn load(files: &TlsConfig) -> Result<Option<TlsAcceptor>, ConfigError> {
     if files.cert_file.as_os_str().is_empty() {
         return Ok(None);
     }

@@ -25,7 +25,7 @@ const LAST_CALLS: Duration = Duration::from_secs(1);
 
 /// A fixed number of threads, each with its own runtime. Dropping it drops all their
 /// tasks and waits for the threads to end.
-pub struct RuntimeExecutors(Vec<Worker>);
+pub(super) struct RuntimeExecutors(Vec<Worker>);
 
 struct Worker {
     runtime: Handle,
@@ -35,7 +35,7 @@ struct Worker {
 
 impl RuntimeExecutors {
     /// Starts `threads` threads; 0 starts one per core.
-    pub fn start(threads: usize) -> io::Result<Self> {
+    pub(super) fn start(threads: usize) -> io::Result<Self> {
         let threads = match threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -43,7 +43,7 @@ impl RuntimeExecutors {
         (0..threads).map(Worker::start).collect::<io::Result<_>>().map(Self)
     }
 
-    pub fn runtimes(&self) -> impl Iterator<Item = &Handle> {
+    pub(super) fn runtimes(&self) -> impl Iterator<Item = &Handle> {
         self.0.iter().map(|worker| &worker.runtime)
     }
 }

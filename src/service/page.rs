@@ -47,18 +47,18 @@ pub(super) struct PageToken {
 }
 
 impl PageToken {
-    pub fn new(place: impl Into<Vec<u8>>) -> Self {
+    pub(super) fn new(place: impl Into<Vec<u8>>) -> Self {
         Self { place: place.into() }
     }
 
     /// The text that callers see.
-    pub fn to_text(&self, question: Question<'_>) -> String {
+    pub(super) fn to_text(&self, question: Question<'_>) -> String {
         let digest = digest(question, &self.place);
         BASE64URL.encode([&[LAYOUT], self.place.as_slice(), &digest].concat())
     }
 
     /// Reads the text of a token to `question`; `None`: the first page is meant.
-    pub fn from_text(text: &str, question: Question<'_>) -> Result<Option<Self>, Fault> {
+    pub(super) fn from_text(text: &str, question: Question<'_>) -> Result<Option<Self>, Fault> {
         if text.is_empty() {
             return Ok(None);
         }

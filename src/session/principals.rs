@@ -80,12 +80,12 @@ pub(super) struct Turn<'t> {
 impl LoginLimit {
     const LOCKS: usize = 1024;
 
-    pub fn new(limit: Limit) -> Self {
+    pub(super) fn new(limit: Limit) -> Self {
         Self { limit, locks: Striped::new(Self::LOCKS) }
     }
 
     /// Waits for the turn of a login. Every login of this principal waits for it.
-    pub async fn turn<'t>(&'t self, principal: &'t Principal) -> Turn<'t> {
+    pub(super) async fn turn<'t>(&'t self, principal: &'t Principal) -> Turn<'t> {
         let lock = self.locks.of(principal).lock().await;
         Turn { principal, limit: self.limit, _lock: lock }
     }
@@ -95,7 +95,11 @@ impl Turn<'_> {
     /// Refuses a login that would exceed the limit, if the policy says so. A session that
     /// already belongs to the principal does not count again. A session that is not live is
     /// refused elsewhere.
-    pub async fn refuse_newest(&self, sessions: &Sessions, newest: Option<&Proven>) -> Result<()> {
+    pub(super) async fn refuse_newest(
+        &self,
+        sessions: &Sessions,
+        newest: Option<&Proven>,
+    ) -> Result<()> {
         let Limit { sessions: max, on_limit: OnLimit::RefuseNewest } = self.limit else {
             return Ok(());
         };
@@ -113,7 +117,7 @@ impl Turn<'_> {
 
     /// Ends sessions above the limit after a login, if the policy says so. The sessions that
     /// were idle for the longest time end, but never the newest one.
-    pub async fn end_idlest(&self, sessions: &Sessions, newest: PublicId) -> Result<()> {
+    pub(super) async fn end_idlest(&self, sessions: &Sessions, newest: PublicId) -> Result<()> {
         let Limit { sessions: max, on_limit: OnLimit::EndIdlest } = self.limit else {
             return Ok(());
         };
@@ -134,7 +138,7 @@ impl Turn<'_> {
 
 impl Sessions {
     /// Lists up to `limit` live sessions of a principal, in the order of their ids.
-    pub async fn list(
+    pub(super) async fn list(
         &self,
         principal: &Principal,
         mut after: Option<PublicId>,
@@ -162,7 +166,7 @@ impl Sessions {
 
     /// Ends sessions on behalf of an operator. Returns how many were live. Ids without a
     /// session are skipped.
-    pub async fn revoke(&self, target: Target) -> Result<u32> {
+    pub(super) async fn revoke(&self, target: Target) -> Result<u32> {
         match target {
             Target::Sessions(ids) => self.end_each(&ids, &Claim::Operator, Cause::Revoked).await,
             Target::SessionsOf(principal, ids) => {
@@ -175,7 +179,7 @@ impl Sessions {
     }
 
     /// The live sessions of a credential.
-    pub async fn own(&self, presented: &Presented) -> Result<Vec<Own>> {
+    pub(super) async fn own(&self, presented: &Presented) -> Result<Vec<Own>> {
         let mut own = Vec::new();
         for proven in presented.proven() {
             if let Some(record) = self.live(proven).await? {
@@ -186,7 +190,7 @@ impl Sessions {
     }
 
     /// Ends the other sessions of the principals of these sessions.
-    pub async fn end_others(&self, own: &[Own]) -> Result<u32> {
+    pub(super) async fn end_others(&self, own: &[Own]) -> Result<u32> {
         let mut count = 0;
         for (at, Own { principal, .. }) in own.iter().enumerate() {
             let is_new = own[..at].iter().all(|earlier| earlier.principal != *principal);

@@ -83,7 +83,7 @@ pub(super) struct Sessions {
 impl Sessions {
     /// What [`find`](Self::find) would return. Uses only what the store has in memory, and
     /// returns `None` if that is not enough.
-    pub fn recall(&self, presented: &Presented, slide: bool) -> Option<Lookup> {
+    pub(super) fn recall(&self, presented: &Presented, slide: bool) -> Option<Lookup> {
         let mut absence = presented.absence();
         for proven in presented.proven() {
             let now = self.clock.now();
@@ -102,7 +102,7 @@ impl Sessions {
     }
 
     /// Finds the first presented session that is live, and touches it if `slide`.
-    pub async fn find(&self, presented: &Presented, slide: bool) -> Result<Lookup> {
+    pub(super) async fn find(&self, presented: &Presented, slide: bool) -> Result<Lookup> {
         let mut absence = presented.absence();
         for proven in presented.proven() {
             let now = self.clock.now();
@@ -141,7 +141,7 @@ impl Sessions {
 
     /// Reads the live record of a proven id. `None` if the id was rolled, or if the session is
     /// gone or has expired.
-    pub async fn live(&self, proven: &Proven) -> Result<Option<Arc<Record>>> {
+    pub(super) async fn live(&self, proven: &Proven) -> Result<Option<Arc<Record>>> {
         let now = self.clock.now();
         let id = proven.public();
         let record = match self.store.recall(id) {
@@ -153,7 +153,12 @@ impl Sessions {
     }
 
     /// Ends one session, if the claim holds, and emits the event. `None` if nothing was ended.
-    pub async fn end(&self, id: PublicId, claim: Claim, cause: Cause) -> Result<Option<Ended>> {
+    pub(super) async fn end(
+        &self,
+        id: PublicId,
+        claim: Claim,
+        cause: Cause,
+    ) -> Result<Option<Ended>> {
         let now = self.clock.now();
         let Some(record) = self.store.destroy(id, claim).await? else {
             return Ok(None);
@@ -167,7 +172,7 @@ impl Sessions {
         Ok(Some(ended))
     }
 
-    pub fn emit(
+    pub(super) fn emit(
         &self,
         session: PublicId,
         principal: &Principal,
@@ -180,11 +185,11 @@ impl Sessions {
         }
     }
 
-    pub fn has_expired(&self, record: &Record, now: Moment) -> bool {
+    pub(super) fn has_expired(&self, record: &Record, now: Moment) -> bool {
         self.policy.lifetime.has_expired(record.times(), now)
     }
 
-    pub fn session(&self, id: PublicId, record: Arc<Record>) -> Session {
+    pub(super) fn session(&self, id: PublicId, record: Arc<Record>) -> Session {
         let lifetime = &self.policy.lifetime;
         Session {
             id,
@@ -196,7 +201,7 @@ impl Sessions {
 
     /// Makes a Set-Cookie only if the token changed, or if the deadline moved and the cookie is
     /// persistent.
-    pub fn cookie_update(
+    pub(super) fn cookie_update(
         &self,
         session: &Session,
         id: &SessionId,

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Exports, and returns a summary for the user.
-pub async fn export(caller: &Caller, args: &ExportArgs) -> Result<String, Problem> {
+pub(crate) async fn export(caller: &Caller, args: &ExportArgs) -> Result<String, Problem> {
     let mut resumed = None;
     let mut place = Place::of(args);
     if let Some(path) = args.output.as_deref().filter(|_| args.resume) {

@@ -42,7 +42,7 @@ const BATCH_BYTES: usize = 60 << 10;
 const REVOKED_AT_ONCE: usize = 1000;
 
 /// Imports. Returns one line with the number of records per outcome, `key=count` each.
-pub async fn import(caller: &Caller, args: &ImportArgs) -> Result<String, Problem> {
+pub(crate) async fn import(caller: &Caller, args: &ImportArgs) -> Result<String, Problem> {
     let input: Box<dyn BufRead> = match &args.input {
         Some(path) => {
             let file = File::open(path);

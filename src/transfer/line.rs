@@ -26,7 +26,7 @@ const LAST_SECOND: i64 = 253_402_300_799;
 
 /// A line of an export.
 #[derive(Debug)]
-pub enum Line {
+pub(super) enum Line {
     Header(Header),
     Record(Box<SessionRecord>),
     Cursor(Cursor),
@@ -36,7 +36,7 @@ pub enum Line {
 /// The first line of an export.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Header {
+pub(super) struct Header {
     sessiond_export: u32,
     /// The requested engine; empty: all engines.
     pub engine: String,
@@ -51,7 +51,7 @@ pub struct Header {
 /// Marks that all lines before it are complete.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Cursor {
+pub(super) struct Cursor {
     /// Where to continue.
     pub cursor: String,
     pub so_far: Total,
@@ -60,7 +60,7 @@ pub struct Cursor {
 /// The totals of an export.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Total {
+pub(super) struct Total {
     pub record_count: u64,
     /// Records that were left out because the daemon could not read them.
     pub unreadable_count: u64,
@@ -105,7 +105,7 @@ struct Probe {
 
 /// Why a text is not a valid line. Of the text, it quotes only names of keys.
 #[derive(Debug, thiserror::Error)]
-pub enum Unfit {
+pub(super) enum Unfit {
     #[error("expected a line of an export, error at column {column}: {problem}")]
     Syntax { column: usize, problem: String },
     #[error("the export has layout {found}, this version reads only layout {LAYOUT}")]
@@ -115,13 +115,13 @@ pub enum Unfit {
 }
 
 impl Header {
-    pub fn new(engine: String, export_time: SystemTime, after: Option<String>) -> Self {
+    pub(super) fn new(engine: String, export_time: SystemTime, after: Option<String>) -> Self {
         Self { sessiond_export: LAYOUT, engine, export_time, after }
     }
 }
 
 impl Line {
-    pub fn parse(text: &str) -> Result<Self, Unfit> {
+    pub(super) fn parse(text: &str) -> Result<Self, Unfit> {
         // serde would accept an array in place of an object, member by member.
         if !text.trim_start().starts_with('{') {
             return Err(Unfit::Syntax { column: 1, problem: "not a JSON object".to_owned() });
@@ -156,7 +156,7 @@ impl Line {
     }
 
     /// The text of the line, with the line feed at its end.
-    pub fn to_text(&self) -> Result<String, Unfit> {
+    pub(super) fn to_text(&self) -> Result<String, Unfit> {
         let text = match self {
             Self::Header(header) => to_json(header),
             Self::Cursor(cursor) => to_json(cursor),
@@ -224,11 +224,16 @@ mod time {
 
     use super::*;
 
-    pub fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        time: &SystemTime,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&humantime::format_rfc3339_millis(*time))
     }
 
-    pub fn deserialize<'d, D: Deserializer<'d>>(deserializer: D) -> Result<SystemTime, D::Error> {
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(
+        deserializer: D,
+    ) -> Result<SystemTime, D::Error> {
         let text = String::deserialize(deserializer)?;
         let time = humantime::parse_rfc3339(&text).ok().filter(|time| *time >= UNIX_EPOCH);
         time.ok_or_else(|| D::Error::custom("expected a time such as 2026-01-31T09:00:00.000Z"))
@@ -240,11 +245,13 @@ mod base64url {
 
     use super::*;
 
-    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&BASE64URL.encode(bytes))
     }
 
-    pub fn deserialize<'d, D: Deserializer<'d>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(
+        deserializer: D,
+    ) -> Result<Vec<u8>, D::Error> {
         let text = String::deserialize(deserializer)?;
         BASE64URL.decode(text).map_err(|_| D::Error::custom("expected base64url without padding"))
     }

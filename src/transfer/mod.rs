@@ -20,7 +20,7 @@ use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, Prog
 use sessiond::grpc::pb::session_admin_service_client::SessionAdminServiceClient;
 use tonic::{Code, Response, Status, transport::Channel};
 
-pub use self::{export::export, import::import};
+pub(crate) use self::{export::export, import::import};
 use crate::client::{Caller, Problem};
 
 type Admin = SessionAdminServiceClient<Channel>;

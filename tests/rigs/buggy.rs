@@ -17,7 +17,7 @@ use tokio::sync::RwLock;
 use crate::stores::Pauses;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bug {
+pub(crate) enum Bug {
     /// A touch that meets a Destroy brings the session back.
     TouchRecreates,
     /// A touch reads, and later writes back what it has read.
@@ -56,7 +56,7 @@ pub enum Bug {
 
 impl Bug {
     /// The bugs that show in the history of one session.
-    pub const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::TouchRecreates,
         Self::TouchWritesBackStaleData,
         Self::TouchRevives,
@@ -77,7 +77,7 @@ impl Bug {
 }
 
 /// A store that is correct except for one bug.
-pub struct Buggy {
+pub(crate) struct Buggy {
     bug: Option<Bug>,
     inner: Arc<Gated>,
     pauses: Pauses,
@@ -138,7 +138,7 @@ impl Gated {
 }
 
 impl Buggy {
-    pub fn new(store: Arc<dyn Store>, bug: Option<Bug>, seed: u64) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, bug: Option<Bug>, seed: u64) -> Self {
         Self {
             bug,
             inner: Arc::new(Gated { store, gate: RwLock::new(()) }),

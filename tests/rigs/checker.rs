@@ -8,14 +8,14 @@ use std::{collections::HashSet, fmt, hash::Hash};
 
 /// An operation that was answered. The moments are of one counter.
 #[derive(Debug, Clone)]
-pub struct Timed<O> {
+pub(crate) struct Timed<O> {
     pub invoked: u64,
     pub returned: u64,
     pub operation: O,
 }
 
 /// What one operation may do to a state, given how it was answered.
-pub trait Specification {
+pub(crate) trait Specification {
     type Operation: fmt::Debug;
     type State: Clone + Eq + Hash + fmt::Debug;
 
@@ -26,11 +26,11 @@ pub trait Specification {
 }
 
 /// How the explanation of an impossible history begins.
-pub const NO_ORDER: &str = "no order explains";
+pub(crate) const NO_ORDER: &str = "no order explains";
 
 /// Why a history is not accepted.
 #[derive(Debug)]
-pub enum Refused {
+pub(crate) enum Refused {
     /// No order explains the answers.
     Impossible(String),
     /// The search went past its bound.
@@ -39,7 +39,7 @@ pub enum Refused {
 
 /// Looks for an order, at no more than `bound` situations. Says at how many it
 /// has looked.
-pub fn check<S: Specification>(
+pub(crate) fn check<S: Specification>(
     specification: &S,
     mut history: Vec<Timed<S::Operation>>,
     bound: usize,

@@ -11,7 +11,7 @@ static FRESH_SEED: LazyLock<u64> =
 
 /// How much a rig does.
 #[derive(Debug, Clone, Copy)]
-pub enum Form {
+pub(crate) enum Form {
     /// Seconds: part of every test run.
     Short,
     /// Minutes: `SESSIOND_RIG=ci`.
@@ -21,7 +21,7 @@ pub enum Form {
 }
 
 impl Form {
-    pub fn of_environment() -> Self {
+    pub(crate) fn of_environment() -> Self {
         match std::env::var("SESSIOND_RIG").as_deref() {
             Err(_) | Ok("" | "short") => Self::Short,
             Ok("ci") => Self::Ci,
@@ -30,7 +30,7 @@ impl Form {
         }
     }
 
-    pub fn pick<T>(self, short: T, ci: T, long: T) -> T {
+    pub(crate) fn pick<T>(self, short: T, ci: T, long: T) -> T {
         match self {
             Self::Short => short,
             Self::Ci => ci,
@@ -40,7 +40,7 @@ impl Form {
 
     /// `SESSIOND_RIG_SEED`, or else the same for every short run, so that an
     /// ordinary `cargo test` says the same each time, and a new one for others.
-    pub fn seed(self) -> u64 {
+    pub(crate) fn seed(self) -> u64 {
         match std::env::var("SESSIOND_RIG_SEED") {
             Ok(seed) => seed.parse().expect("SESSIOND_RIG_SEED is a whole number"),
             Err(_) => self.pick(1, *FRESH_SEED, *FRESH_SEED),

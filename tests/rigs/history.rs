@@ -7,7 +7,7 @@ use crate::{
 
 /// What a client did, with the answer it got.
 #[derive(Debug, Clone)]
-pub struct Event {
+pub(crate) struct Event {
     pub session: SessionNumber,
     /// The moment that the engine took for now.
     pub now: Millis,
@@ -18,7 +18,7 @@ pub struct Event {
 }
 
 #[derive(Debug, Clone)]
-pub enum Deed {
+pub(crate) enum Deed {
     /// Always the first of a history: nobody else knows the session yet.
     Create(Change),
     Resolve {
@@ -41,7 +41,7 @@ pub enum Deed {
 const BOUND: usize = 200_000;
 
 /// Whether some order of the events explains their answers.
-pub fn explain(rules: &Rules, history: Vec<Timed<Event>>) -> Result<usize, Refused> {
+pub(crate) fn explain(rules: &Rules, history: Vec<Timed<Event>>) -> Result<usize, Refused> {
     check(&OneSession { rules }, history, BOUND)
 }
 

@@ -26,7 +26,7 @@ use crate::{
 const MAX_CANDIDATES: usize = 8;
 
 /// Where a store comes from.
-pub trait World {
+pub(crate) trait World {
     /// Opens the store, again when it was closed before.
     fn open(&mut self) -> Arc<dyn Store>;
 
@@ -52,7 +52,7 @@ struct Token {
 }
 
 /// An engine and the model beside it.
-pub struct Machine<W: World> {
+pub(crate) struct Machine<W: World> {
     // In the order in which they are to go.
     engine: Option<Engine>,
     store: Option<Arc<dyn Store>>,
@@ -70,12 +70,12 @@ pub struct Machine<W: World> {
 
 /// How often each kind of answer was given: a hunt that meets only closed doors
 /// would find nothing.
-pub type Answers = BTreeMap<&'static str, u32>;
+pub(crate) type Answers = BTreeMap<&'static str, u32>;
 
-pub type Outcome = Result<(), TestCaseError>;
+pub(crate) type Outcome = Result<(), TestCaseError>;
 
 impl<W: World> Machine<W> {
-    pub fn new(world: W, rules: Rules, seed: u64) -> Self {
+    pub(crate) fn new(world: W, rules: Rules, seed: u64) -> Self {
         let mut machine = Self {
             world,
             rules,
@@ -113,7 +113,7 @@ impl<W: World> Machine<W> {
         TaskClock::at(self.now, work).await
     }
 
-    pub async fn step(&mut self, step: &Step) -> Outcome {
+    pub(crate) async fn step(&mut self, step: &Step) -> Outcome {
         match step {
             Step::Create(request) => {
                 let change = self.change(request, None);
@@ -355,7 +355,7 @@ impl<W: World> Machine<W> {
     }
 
     /// Every session that exists, and every token that was ever given.
-    pub async fn compare_all(&mut self) -> Outcome {
+    pub(crate) async fn compare_all(&mut self) -> Outcome {
         for at in 0..self.tokens.len() {
             let who = Who::Token(Piece::Any(at));
             Box::pin(self.step(&Step::Resolve { who, peek: true, create: false })).await?;

@@ -6,9 +6,9 @@
 
 use std::collections::BTreeMap;
 
-pub type Millis = u64;
-pub type SessionNumber = u32;
-pub type TokenNumber = u32;
+pub(crate) type Millis = u64;
+pub(crate) type SessionNumber = u32;
+pub(crate) type TokenNumber = u32;
 
 const AUTO_GRANULARITY_LIMIT: Millis = 60_000;
 /// 400 days, in seconds: the longest Max-Age.
@@ -16,7 +16,7 @@ const MAX_AGE_LIMIT_SECS: u64 = 34_560_000;
 
 /// The policy of an engine.
 #[derive(Debug, Clone, Copy)]
-pub struct Rules {
+pub(crate) struct Rules {
     pub duration: Millis,
     /// `None`: a 64th of the duration, at most a minute.
     pub granularity: Option<Millis>,
@@ -29,7 +29,7 @@ pub struct Rules {
 
 /// How many sessions a principal may have.
 #[derive(Debug, Clone, Copy)]
-pub struct Limit {
+pub(crate) struct Limit {
     pub sessions: usize,
     /// Or the newest is refused.
     pub end_idlest: bool,
@@ -50,7 +50,7 @@ impl Rules {
 
 /// A session that exists. The data are raw JSON texts by key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Session {
+pub(crate) struct Session {
     pub version: u64,
     pub principal: String,
     pub data: BTreeMap<String, String>,
@@ -62,7 +62,7 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn duration(&self, rules: &Rules) -> Millis {
+    pub(crate) fn duration(&self, rules: &Rules) -> Millis {
         self.own_duration.unwrap_or(rules.duration)
     }
 
@@ -70,12 +70,12 @@ impl Session {
         self.deadline.min(rules.end(self.created))
     }
 
-    pub fn is_over(&self, rules: &Rules, now: Millis) -> bool {
+    pub(crate) fn is_over(&self, rules: &Rules, now: Millis) -> bool {
         now >= self.expires(rules)
     }
 
     /// The smaller, the sooner it ends when there are too many.
-    pub fn idleness(&self, rules: &Rules) -> (Millis, Millis) {
+    pub(crate) fn idleness(&self, rules: &Rules) -> (Millis, Millis) {
         let duration = self.duration(rules);
         (self.deadline.saturating_sub(duration + rules.ahead(duration)), self.created)
     }
@@ -128,7 +128,7 @@ impl Session {
 
 /// What a Write changes.
 #[derive(Debug, Clone, Default)]
-pub struct Change {
+pub(crate) struct Change {
     /// Of equal keys the last one counts.
     pub set: Vec<(String, String)>,
     pub unset: Vec<String>,
@@ -170,7 +170,7 @@ fn text_len(data: &BTreeMap<String, String>) -> usize {
 
 /// Why there is no live session. Later ones are more telling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Why {
+pub(crate) enum Why {
     None,
     Invalid,
     NotFound,
@@ -180,7 +180,7 @@ pub enum Why {
 
 /// An authentic token as it is presented.
 #[derive(Debug, Clone, Copy)]
-pub struct Held {
+pub(crate) struct Held {
     pub session: SessionNumber,
     pub token: TokenNumber,
     /// Signed with an older secret.
@@ -189,7 +189,7 @@ pub struct Held {
 
 /// What a credential proves.
 #[derive(Debug, Clone)]
-pub struct Shown {
+pub(crate) struct Shown {
     pub held: Vec<Held>,
     /// The answer when none of them is of a session that exists.
     pub why: Why,
@@ -197,7 +197,7 @@ pub struct Shown {
 
 /// A session as callers see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct View {
+pub(crate) struct View {
     pub number: SessionNumber,
     pub version: u64,
     pub principal: String,
@@ -209,13 +209,13 @@ pub struct View {
 
 /// What the browser is told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Told {
+pub(crate) struct Told {
     pub token: Option<TokenNumber>,
     pub cookie: Option<SetCookie>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SetCookie {
+pub(crate) struct SetCookie {
     pub token: TokenNumber,
     /// Of persistent cookies.
     pub max_age_secs: Option<u64>,
@@ -223,7 +223,7 @@ pub struct SetCookie {
 
 /// The answer to an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// To a Resolve or a Touch.
     Active(View, Told),
     /// To a Resolve that made a session, and to a creation.
@@ -249,7 +249,7 @@ pub enum Answer {
 
 /// Which sessions a Destroy ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
+pub(crate) enum Scope {
     This,
     Others,
     All,
@@ -257,13 +257,13 @@ pub enum Scope {
 
 /// All sessions of an engine. Who is destroyed or swept is not in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Model {
+pub(crate) struct Model {
     pub sessions: BTreeMap<SessionNumber, Session>,
 }
 
 impl Model {
     /// Creates session `number`, which is a number never used before.
-    pub fn create(
+    pub(crate) fn create(
         &mut self,
         rules: &Rules,
         now: Millis,
@@ -293,11 +293,17 @@ impl Model {
         answer
     }
 
-    pub fn resolve(&mut self, rules: &Rules, now: Millis, shown: &Shown, peek: bool) -> Answer {
+    pub(crate) fn resolve(
+        &mut self,
+        rules: &Rules,
+        now: Millis,
+        shown: &Shown,
+        peek: bool,
+    ) -> Answer {
         self.find(rules, now, shown, rules.automatic_touch && !peek)
     }
 
-    pub fn touch(&mut self, rules: &Rules, now: Millis, shown: &Shown) -> Answer {
+    pub(crate) fn touch(&mut self, rules: &Rules, now: Millis, shown: &Shown) -> Answer {
         self.find(rules, now, shown, true)
     }
 
@@ -322,7 +328,13 @@ impl Model {
         Answer::Absent(why)
     }
 
-    pub fn write(&mut self, rules: &Rules, now: Millis, shown: &Shown, change: &Change) -> Answer {
+    pub(crate) fn write(
+        &mut self,
+        rules: &Rules,
+        now: Millis,
+        shown: &Shown,
+        change: &Change,
+    ) -> Answer {
         for held in &shown.held {
             let Some(session) = self.sessions.get(&held.session) else { continue };
             if session.refuses(rules, now, held.token).is_some() {
@@ -346,7 +358,13 @@ impl Model {
         Answer::Gone
     }
 
-    pub fn destroy(&mut self, rules: &Rules, now: Millis, shown: &Shown, scope: Scope) -> Answer {
+    pub(crate) fn destroy(
+        &mut self,
+        rules: &Rules,
+        now: Millis,
+        shown: &Shown,
+        scope: Scope,
+    ) -> Answer {
         let mut count = 0;
         if scope != Scope::This {
             let is_open = |held: &&Held| {
@@ -374,7 +392,7 @@ impl Model {
         Answer::Destroyed { count, cookie: shown.why != Why::None }
     }
 
-    pub fn list(&self, rules: &Rules, now: Millis, principal: &str) -> Answer {
+    pub(crate) fn list(&self, rules: &Rules, now: Millis, principal: &str) -> Answer {
         let views = self.of(rules, now, principal).map(|(number, session)| View {
             data: BTreeMap::new(),
             ..view(rules, number, session)
@@ -384,7 +402,7 @@ impl Model {
 
     /// Ends those of the principal, if one is named, and of these numbers, if
     /// some are named.
-    pub fn revoke(
+    pub(crate) fn revoke(
         &mut self,
         rules: &Rules,
         now: Millis,
@@ -414,7 +432,7 @@ impl Model {
     }
 
     /// The live sessions of a principal.
-    pub fn of<'m>(
+    pub(crate) fn of<'m>(
         &'m self,
         rules: &'m Rules,
         now: Millis,
@@ -443,7 +461,7 @@ impl Model {
     }
 
     /// Those that a cleanup at `now` may remove.
-    pub fn due(&self, now: Millis) -> Vec<SessionNumber> {
+    pub(crate) fn due(&self, now: Millis) -> Vec<SessionNumber> {
         let due = self.sessions.iter().filter(|(_, session)| session.deadline <= now);
         due.map(|(number, _)| *number).collect()
     }

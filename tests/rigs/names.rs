@@ -22,7 +22,7 @@ use crate::{
 
 /// Gives numbers to sessions and tokens in the order in which they are seen.
 #[derive(Default)]
-pub struct Names {
+pub(crate) struct Names {
     sessions: HashMap<PublicId, SessionNumber>,
     /// By the text of the id: a new signature makes no new token.
     tokens: HashMap<String, TokenNumber>,
@@ -32,16 +32,16 @@ pub struct Names {
 
 impl Names {
     /// The number that the next new session will get.
-    pub fn next_session(&self) -> SessionNumber {
+    pub(crate) fn next_session(&self) -> SessionNumber {
         self.sessions.len() as SessionNumber
     }
 
     /// The number that the next new token will get.
-    pub fn next_token(&self) -> TokenNumber {
+    pub(crate) fn next_token(&self) -> TokenNumber {
         self.tokens.len() as TokenNumber
     }
 
-    pub fn token(&mut self, text: &str) -> TokenNumber {
+    pub(crate) fn token(&mut self, text: &str) -> TokenNumber {
         let next = self.next_token();
         let number = *self.tokens.entry(text[..SessionId::TEXT_LEN].to_owned()).or_insert(next);
         if number == next {
@@ -52,11 +52,11 @@ impl Names {
     }
 
     /// The token itself, as it was signed last.
-    pub fn text(&self, number: TokenNumber) -> &str {
+    pub(crate) fn text(&self, number: TokenNumber) -> &str {
         &self.texts[number as usize]
     }
 
-    pub fn found(&mut self, lookup: Result<Lookup>) -> Answer {
+    pub(crate) fn found(&mut self, lookup: Result<Lookup>) -> Answer {
         match lookup {
             Ok(Lookup::Live(live)) => self.live(live),
             Ok(Lookup::Absent(absence)) => Answer::Absent(why(absence)),
@@ -64,7 +64,7 @@ impl Names {
         }
     }
 
-    pub fn created(&mut self, created: Result<Live>) -> Answer {
+    pub(crate) fn created(&mut self, created: Result<Live>) -> Answer {
         created.map_or_else(refused, |live| self.live(live))
     }
 
@@ -73,7 +73,7 @@ impl Names {
         if is_new { Answer::Created(view, told) } else { Answer::Active(view, told) }
     }
 
-    pub fn written(&mut self, written: Result<Live>) -> Answer {
+    pub(crate) fn written(&mut self, written: Result<Live>) -> Answer {
         match written {
             Ok(Live { session, cookie, .. }) => {
                 Answer::Written(self.view(&session), self.told(cookie))
@@ -82,7 +82,7 @@ impl Names {
         }
     }
 
-    pub fn destroyed(&mut self, destroyed: Result<Destroyed>) -> Answer {
+    pub(crate) fn destroyed(&mut self, destroyed: Result<Destroyed>) -> Answer {
         let destroyed = destroyed.expect("a Destroy is refused only when the store fails");
         let cookie = destroyed.set_cookie.map(|cookie| cookie.expose().to_owned());
         if let Some(line) = &cookie {
@@ -93,7 +93,7 @@ impl Names {
     }
 
     /// All pages of a list.
-    pub fn listed(&mut self, sessions: &[Session]) -> Answer {
+    pub(crate) fn listed(&mut self, sessions: &[Session]) -> Answer {
         let in_order = sessions.is_sorted_by(|one, next| one.id < next.id);
         assert!(in_order, "expected the order of ids, each once");
         let mut views: Vec<_> = sessions.iter().map(|session| self.view(session)).collect();
@@ -101,12 +101,12 @@ impl Names {
         Answer::Listed(views)
     }
 
-    pub fn revoked(&mut self, revoked: Result<u32>) -> Answer {
+    pub(crate) fn revoked(&mut self, revoked: Result<u32>) -> Answer {
         Answer::Revoked(revoked.expect("a revocation is refused only when the store fails"))
     }
 
     /// The id of a session that was seen.
-    pub fn id(&self, number: SessionNumber) -> PublicId {
+    pub(crate) fn id(&self, number: SessionNumber) -> PublicId {
         let seen = self.sessions.iter().find(|(_, seen)| **seen == number);
         *seen.expect("every number was given to a session").0
     }
@@ -146,7 +146,7 @@ impl Names {
     }
 }
 
-pub fn why(absence: Absence) -> Why {
+pub(crate) fn why(absence: Absence) -> Why {
     match absence {
         Absence::None => Why::None,
         Absence::Invalid => Why::Invalid,
@@ -171,7 +171,7 @@ fn millis(moment: Moment) -> Millis {
 }
 
 /// The engine's words for a change.
-pub fn options(change: &Change) -> WriteOptions {
+pub(crate) fn options(change: &Change) -> WriteOptions {
     let members: Vec<_> =
         change.set.iter().map(|(key, value)| format!(" \"{key}\" : {value}")).collect();
     let text = Bytes::from(format!("{{{} }}", members.join(",")));

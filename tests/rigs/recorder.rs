@@ -41,19 +41,19 @@ struct Head {
 }
 
 mod kind {
-    pub const START: u32 = 0;
-    pub const OPEN: u32 = 1;
-    pub const CLOSE: u32 = 2;
-    pub const WRITE: u32 = 3;
-    pub const SYNC_RANGE: u32 = 4;
-    pub const SYNC_DATA: u32 = 5;
-    pub const SYNC: u32 = 6;
-    pub const TRUNCATE: u32 = 7;
-    pub const RENAME: u32 = 8;
-    pub const UNLINK: u32 = 9;
-    pub const MKDIR: u32 = 10;
+    pub(crate) const START: u32 = 0;
+    pub(crate) const OPEN: u32 = 1;
+    pub(crate) const CLOSE: u32 = 2;
+    pub(crate) const WRITE: u32 = 3;
+    pub(crate) const SYNC_RANGE: u32 = 4;
+    pub(crate) const SYNC_DATA: u32 = 5;
+    pub(crate) const SYNC: u32 = 6;
+    pub(crate) const TRUNCATE: u32 = 7;
+    pub(crate) const RENAME: u32 = 8;
+    pub(crate) const UNLINK: u32 = 9;
+    pub(crate) const MKDIR: u32 = 10;
     /// The operation was made to fail.
-    pub const FAULT: u32 = 11;
+    pub(crate) const FAULT: u32 = 11;
 }
 
 #[derive(Clone, Copy, PartialEq)]

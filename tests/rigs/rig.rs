@@ -19,23 +19,23 @@ use sessiond::session::{
 };
 
 use crate::model::{Millis, Rules};
-pub use crate::{form::Form, random::Random};
+pub(crate) use crate::{form::Form, random::Random};
 
-pub const COOKIE_NAME: &str = "sid";
+pub(crate) const COOKIE_NAME: &str = "sid";
 /// When time begins in the rigs.
-pub const START: Millis = 1_800_000_000_000;
+pub(crate) const START: Millis = 1_800_000_000_000;
 
 /// Prints one line. Not with `println!`, which `cargo test` keeps to itself
 /// when the test passes.
-pub fn report(line: &str) {
+pub(crate) fn report(line: &str) {
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Ids of a seed.
-pub struct SeededEntropy(Mutex<Random>);
+pub(crate) struct SeededEntropy(Mutex<Random>);
 
 impl SeededEntropy {
-    pub fn new(seed: u64) -> Arc<Self> {
+    pub(crate) fn new(seed: u64) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Random::stream(seed, u64::MAX))))
     }
 }
@@ -53,10 +53,10 @@ tokio::task_local! {
 
 /// Tells the time that the asking task was given. So the moment that an
 /// operation saw is known, also when many run at a time.
-pub struct TaskClock;
+pub(crate) struct TaskClock;
 
 impl TaskClock {
-    pub async fn at<F: Future>(now: Millis, work: F) -> F::Output {
+    pub(crate) async fn at<F: Future>(now: Millis, work: F) -> F::Output {
         NOW.scope(now, work).await
     }
 }
@@ -73,13 +73,13 @@ impl Clock for TaskClock {
 }
 
 /// Secret number `epoch` signs, it and all before it verify.
-pub fn keyring(epoch: u8) -> Keyring {
+pub(crate) fn keyring(epoch: u8) -> Keyring {
     let secrets: Vec<_> = (0..=epoch).rev().map(|number| Secret::new([number; 32])).collect();
     Keyring::new(&secrets).expect("32 bytes are enough")
 }
 
 /// As the daemon does it: from memory, if that is enough.
-pub async fn resolve(
+pub(crate) async fn resolve(
     engine: &Engine,
     presented: &Presented,
     options: ResolveOptions,
@@ -91,7 +91,7 @@ pub async fn resolve(
 }
 
 /// As the daemon does it: from memory, if that is enough.
-pub async fn touch(engine: &Engine, presented: &Presented) -> Result<Lookup> {
+pub(crate) async fn touch(engine: &Engine, presented: &Presented) -> Result<Lookup> {
     match engine.recall_touch(presented) {
         Some(lookup) => Ok(lookup),
         None => engine.touch(presented).await,
@@ -99,7 +99,7 @@ pub async fn touch(engine: &Engine, presented: &Presented) -> Result<Lookup> {
 }
 
 /// An engine with these rules.
-pub fn engine(
+pub(crate) fn engine(
     rules: &Rules,
     epoch: u8,
     store: Arc<dyn Store>,

@@ -5,15 +5,15 @@ use sessiond::store::sled::Durability;
 
 use crate::model::{Limit, Millis, Rules, Scope};
 
-pub const KEYS: [&str; 4] = ["a", "b", "cart", "n"];
-pub const VALUES: [&str; 6] =
+pub(crate) const KEYS: [&str; 4] = ["a", "b", "cart", "n"];
+pub(crate) const VALUES: [&str; 6] =
     ["1", "9007199254740993", "1.50", "null", r#""zo\u00eb""#, r#"[1,{"x": 2}]"#];
-pub const PRINCIPALS: [&str; 3] = ["", "ann", "bob"];
-pub const DURATIONS: [Millis; 3] = [1, 20_000, 640_000];
+pub(crate) const PRINCIPALS: [&str; 3] = ["", "ann", "bob"];
+pub(crate) const DURATIONS: [Millis; 3] = [1, 20_000, 640_000];
 
 /// One step.
 #[derive(Debug, Clone)]
-pub enum Step {
+pub(crate) enum Step {
     Create(Request),
     Resolve {
         who: Who,
@@ -45,7 +45,7 @@ pub enum Step {
 
 /// What a write asks for, by index into the lists above.
 #[derive(Debug, Clone)]
-pub struct Request {
+pub(crate) struct Request {
     pub set: Vec<(usize, usize)>,
     pub unset: Vec<usize>,
     pub replace: bool,
@@ -56,7 +56,7 @@ pub struct Request {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub enum Guess {
+pub(crate) enum Guess {
     None,
     Current,
     Next,
@@ -64,7 +64,7 @@ pub enum Guess {
 
 /// What is presented.
 #[derive(Debug, Clone)]
-pub enum Who {
+pub(crate) enum Who {
     Nobody,
     Token(Piece),
     /// A Cookie header with these, in order.
@@ -72,7 +72,7 @@ pub enum Who {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub enum Piece {
+pub(crate) enum Piece {
     /// The newest token of a session that exists, in one of its spellings.
     Newest(usize, u8),
     /// Any token that was ever given.
@@ -136,7 +136,7 @@ fn revoke() -> impl Strategy<Value = Step> {
     .prop_map(|(principal, sessions)| Step::Revoke { principal, sessions })
 }
 
-pub fn step() -> impl Strategy<Value = Step> {
+pub(crate) fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => request().prop_map(Step::Create),
         8 => (who(), prop::bool::weighted(0.3), prop::bool::weighted(0.2))
@@ -155,7 +155,7 @@ pub fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-pub fn rules() -> impl Strategy<Value = Rules> {
+pub(crate) fn rules() -> impl Strategy<Value = Rules> {
     (
         prop::sample::select(vec![64_000, 100_001, 6_400_000]),
         prop::sample::select(vec![None, Some(0), Some(7_000), Some(900_000)]),
@@ -177,7 +177,7 @@ pub fn rules() -> impl Strategy<Value = Rules> {
         })
 }
 
-pub fn durability() -> impl Strategy<Value = Durability> {
+pub(crate) fn durability() -> impl Strategy<Value = Durability> {
     prop_oneof![
         6 => Just(Durability::Buffered),
         3 => Just(Durability::Flushed),

@@ -25,7 +25,7 @@ use crate::{
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Memory,
     SledWithTable,
     /// The table is too small to keep a record.
@@ -36,14 +36,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub fn is_redis(self) -> bool {
+    pub(crate) fn is_redis(self) -> bool {
         matches!(self, Self::Redis | Self::RedisCluster)
     }
 }
 
 /// Redis for a whole rig, or nothing if the rig needs none. It is shared, because a
 /// server takes a moment to start, and a cluster takes seconds.
-pub enum Engine {
+pub(crate) enum Engine {
     None,
     Server(RedisServer),
     Cluster(RedisCluster),
@@ -51,7 +51,7 @@ pub enum Engine {
 
 impl Engine {
     /// `None`, with a message on stderr, if there is no `redis-server`.
-    pub fn start(kind: Kind) -> Option<Self> {
+    pub(crate) fn start(kind: Kind) -> Option<Self> {
         Some(match kind {
             Kind::Memory | Kind::SledWithTable | Kind::SledWithoutTable => Self::None,
             _ if is_missing() => return None,
@@ -61,7 +61,7 @@ impl Engine {
     }
 
     /// A store in it, with keys of its own for each `world`. Needs a tokio runtime.
-    pub fn store(&self, world: &str) -> RedisStore {
+    pub(crate) fn store(&self, world: &str) -> RedisStore {
         let url = match self {
             Self::None => panic!("expected a kind that needs redis"),
             Self::Server(server) => server.url(),
@@ -72,14 +72,19 @@ impl Engine {
 }
 
 /// A store, and the database that it is in.
-pub struct Opened {
+pub(crate) struct Opened {
     pub database: Option<SledDatabase>,
     pub store: Arc<dyn Store>,
 }
 
 /// Opens the store in `directory`, or the store of that name in `engine`. A memory store
 /// is always new.
-pub fn open(kind: Kind, engine: &Engine, directory: &Path, durability: Durability) -> Opened {
+pub(crate) fn open(
+    kind: Kind,
+    engine: &Engine,
+    directory: &Path,
+    durability: Durability,
+) -> Opened {
     let cache_bytes = match kind {
         Kind::Redis | Kind::RedisCluster => {
             let world = directory.file_name().expect("a folder has a name").to_string_lossy();
@@ -110,13 +115,13 @@ pub fn open(kind: Kind, engine: &Engine, directory: &Path, durability: Durabilit
 }
 
 /// Two handles of one store. The operations alternate between them.
-pub struct EitherOf {
+pub(crate) struct EitherOf {
     stores: [Arc<dyn Store>; 2],
     taken: AtomicUsize,
 }
 
 impl EitherOf {
-    pub fn new(one: Arc<dyn Store>, other: Arc<dyn Store>) -> Self {
+    pub(crate) fn new(one: Arc<dyn Store>, other: Arc<dyn Store>) -> Self {
         Self { stores: [one, other], taken: AtomicUsize::new(0) }
     }
 }
@@ -128,15 +133,15 @@ impl Layer for EitherOf {
 }
 
 /// Yields now and then, so that other tasks run in between.
-pub struct Pauses(Mutex<Random>);
+pub(crate) struct Pauses(Mutex<Random>);
 
 impl Pauses {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(Mutex::new(Random::stream(seed, u64::MAX - 1)))
     }
 
     /// Up to `most` yields.
-    pub async fn pause(&self, most: u64) {
+    pub(crate) async fn pause(&self, most: u64) {
         let yields = self.0.lock().below(most + 1);
         for _ in 0..yields {
             tokio::task::yield_now().await;
@@ -145,13 +150,13 @@ impl Pauses {
 }
 
 /// Makes races more likely: every operation pauses before and after its work.
-pub struct Restless {
+pub(crate) struct Restless {
     store: Arc<dyn Store>,
     pauses: Pauses,
 }
 
 impl Restless {
-    pub fn new(store: Arc<dyn Store>, seed: u64) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, seed: u64) -> Self {
         Self { store, pauses: Pauses::new(seed) }
     }
 }

@@ -93,7 +93,7 @@ fn signed(id: &str) -> String {
 }
 
 /// A browser with the application's cookie of this id.
-pub fn browser(id: &str) -> Browser {
+pub(crate) fn browser(id: &str) -> Browser {
     let value = signed(id).replace('/', "%2F").replace('+', "%2B");
     Browser { cookie: Some(format!("session=s%3A{value}")) }
 }

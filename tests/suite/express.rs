@@ -17,7 +17,7 @@ const RECORDED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/express/recor
 
 /// A session of the application, as a browser and its Redis have it.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub struct Recorded {
+pub(crate) struct Recorded {
     /// Cookies are signed with it.
     pub secret: String,
     /// The Cookie header.
@@ -28,7 +28,7 @@ pub struct Recorded {
 
 impl Recorded {
     /// Of ann, who logged in after two visits.
-    pub fn read() -> Self {
+    pub(crate) fn read() -> Self {
         let text = fs::read_to_string(RECORDED).expect("tests/express/recorded.json");
         serde_json::from_str(&text).expect("what `tests/express/run record` writes")
     }

@@ -29,19 +29,19 @@ use crate::support::{
     redis::{RedisServer, ask_octets, is_missing, options},
 };
 
-pub const NOW: Moment = Moment::from_unix_millis(1_000_000);
+pub(crate) const NOW: Moment = Moment::from_unix_millis(1_000_000);
 const LIFETIME: Lifetime = Lifetime {
     duration: Duration::from_secs(100),
     granularity: Granularity::Fixed(Duration::from_secs(10)),
     absolute: None,
 };
-pub const ID: PublicId = PublicId::from_bytes([0xfb; 12]);
+pub(crate) const ID: PublicId = PublicId::from_bytes([0xfb; 12]);
 /// Of [`ID`], in the store called "default".
-pub const KEY: &str = "sessiond:default:-_v7-_v7-_v7-_v7";
+pub(crate) const KEY: &str = "sessiond:default:-_v7-_v7-_v7-_v7";
 const VERIFIER: VerifierHash = VerifierHash::from_bytes([1; 32]);
-pub const OWN: Claim = Claim::Verifier(VERIFIER);
+pub(crate) const OWN: Claim = Claim::Verifier(VERIFIER);
 
-pub fn record() -> Record {
+pub(crate) fn record() -> Record {
     Record {
         verifier: VERIFIER,
         version: 1,
@@ -53,11 +53,11 @@ pub fn record() -> Record {
     }
 }
 
-pub fn touch(now: Moment) -> Touch {
+pub(crate) fn touch(now: Moment) -> Touch {
     Touch { verifier: VERIFIER, lifetime: LIFETIME, now }
 }
 
-pub fn update(text: &'static str) -> Arc<Update> {
+pub(crate) fn update(text: &'static str) -> Arc<Update> {
     Arc::new(Update {
         verifier: VERIFIER,
         lifetime: LIFETIME,
@@ -76,22 +76,25 @@ pub fn update(text: &'static str) -> Arc<Update> {
     })
 }
 
-pub fn store_with(server: &RedisServer, change: impl FnOnce(&mut RedisOptions)) -> RedisStore {
+pub(crate) fn store_with(
+    server: &RedisServer,
+    change: impl FnOnce(&mut RedisOptions),
+) -> RedisStore {
     let mut options = options(&server.url(), "sessiond");
     change(&mut options);
     RedisDatabase::start(options, TestClock::new()).store("default")
 }
 
-pub fn store(server: &RedisServer) -> RedisStore {
+pub(crate) fn store(server: &RedisServer) -> RedisStore {
     store_with(server, |_| {})
 }
 
 /// Makes a user that may do this, see [`as_app`].
-pub fn permit(server: &RedisServer, rules: &[&str]) {
+pub(crate) fn permit(server: &RedisServer, rules: &[&str]) {
     server.ask(&[&["ACL", "SETUSER", "app", "on", ">hunter2", "~sessiond:*"], rules].concat());
 }
 
-pub fn as_app(options: &mut RedisOptions) {
+pub(crate) fn as_app(options: &mut RedisOptions) {
     options.login.username = "app".to_owned();
     options.login.password = "hunter2".to_owned().into();
 }
@@ -112,13 +115,13 @@ fn over_cases<V: std::fmt::Debug>(
     outcome.unwrap_or_else(|error| panic!("{error}"));
 }
 
-pub async fn create(store: &RedisStore) {
+pub(crate) async fn create(store: &RedisStore) {
     store.create(ID, record()).await.expect("the store works").expect("the id is free");
 }
 
 /// The error is of this kind, and the log says this.
 #[track_caller]
-pub fn assert_told(error: &StoreError, kind: StoreErrorKind, cause: &str) {
+pub(crate) fn assert_told(error: &StoreError, kind: StoreErrorKind, cause: &str) {
     let found = error.source().expect("a store error has a cause").to_string();
     assert_eq!(error.kind, kind, "{found}");
     assert!(found.contains(cause), "expected {cause:?} in {found:?}");

@@ -92,7 +92,7 @@ const AUTO: &str = "auto";
 const MAX_PREFIX_BYTES: usize = 128;
 
 /// Checks the values, and reads the files if adoption is on. `None`: adoption is off.
-pub fn check(
+pub(super) fn check(
     name: &str,
     adopt: &AdoptConfig,
     max_data_bytes: usize,

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::ConfigError;
 
 /// The text of a file. `None`: no file is named.
-pub fn read(key: &str, path: &Path) -> Result<Option<Zeroizing<String>>, ConfigError> {
+pub(super) fn read(key: &str, path: &Path) -> Result<Option<Zeroizing<String>>, ConfigError> {
     if path.as_os_str().is_empty() {
         return Ok(None);
     }
@@ -18,7 +18,7 @@ pub fn read(key: &str, path: &Path) -> Result<Option<Zeroizing<String>>, ConfigE
 }
 
 /// The lines that say something, without the white space round them.
-pub fn lines(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn lines(text: &str) -> impl Iterator<Item = &str> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     text.lines().map(str::trim).filter(|line| !line.is_empty())
 }

@@ -69,7 +69,7 @@ pub struct RedisTlsConfig {
 const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Checks the values. Reads no file.
-pub fn check(redis: &RedisConfig) -> Result<(), ConfigError> {
+pub(super) fn check(redis: &RedisConfig) -> Result<(), ConfigError> {
     let key = |key: &str| format!("store.redis.{key}");
     let clean = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '/');
     let prefix = redis.key_prefix.as_str();
@@ -101,7 +101,7 @@ pub fn check(redis: &RedisConfig) -> Result<(), ConfigError> {
 }
 
 /// Checks the access to a Redis. `table` is the table that configures it.
-pub fn check_access(table: &str, redis: &RedisConfig) -> Result<(), ConfigError> {
+pub(super) fn check_access(table: &str, redis: &RedisConfig) -> Result<(), ConfigError> {
     let key = |key: &str| format!("{table}.{key}");
     if redis.timeout.0 > MAX_TIMEOUT {
         let problem = format!("expected at most {}, found {}", Span(MAX_TIMEOUT), redis.timeout);
@@ -129,7 +129,7 @@ pub fn check_access(table: &str, redis: &RedisConfig) -> Result<(), ConfigError>
 }
 
 /// Reads the files and builds the options of the store.
-pub fn options(table: &str, redis: &RedisConfig) -> Result<RedisOptions, ConfigError> {
+pub(super) fn options(table: &str, redis: &RedisConfig) -> Result<RedisOptions, ConfigError> {
     let pem = |name: &str, path: &Path| {
         if path.as_os_str().is_empty() {
             return Ok(Vec::new());

@@ -50,7 +50,7 @@ impl Default for DurabilityConfig {
 }
 
 /// Checks the values.
-pub fn check(sled: &SledConfig) -> Result<(), ConfigError> {
+pub(super) fn check(sled: &SledConfig) -> Result<(), ConfigError> {
     let key = |key: &str| format!("store.sled.{key}");
     if sled.path.as_os_str().is_empty() {
         return Err(ConfigError::new(key("path"), "expected a directory, found \"\""));
@@ -68,7 +68,7 @@ pub fn check(sled: &SledConfig) -> Result<(), ConfigError> {
 }
 
 /// What the store takes.
-pub fn options(sled: &SledConfig) -> SledOptions {
+pub(super) fn options(sled: &SledConfig) -> SledOptions {
     SledOptions {
         path: sled.path.clone(),
         cache_bytes: sled.cache_bytes.0,

@@ -29,7 +29,7 @@ async fn sweep(store: &dyn Store, now: Moment) -> usize {
     }
 }
 
-pub async fn removes_expired_records(store: &dyn Store) {
+pub(super) async fn removes_expired_records(store: &dyn Store) {
     let start = NOW + Duration::from_secs(1_000_000);
     assert_eq!(sweep(store, start).await, 0, "expected an empty store");
     assert_eq!(store.count(), Some(0), "expected an empty store to count 0");
@@ -61,7 +61,7 @@ pub async fn removes_expired_records(store: &dyn Store) {
     assert_eq!(store.count(), Some(0), "expected all to be removed");
 }
 
-pub async fn follows_a_shortened_deadline(store: &dyn Store) {
+pub(super) async fn follows_a_shortened_deadline(store: &dyn Store) {
     let start = NOW + Duration::from_secs(3_000_000);
     let long =
         Record { deadline: start + DURATION * 100, duration: Some(DURATION * 100), ..record() };
@@ -75,7 +75,7 @@ pub async fn follows_a_shortened_deadline(store: &dyn Store) {
     assert_eq!(late.examined, 0, "expected no entry at the old deadline");
 }
 
-pub async fn names_the_removed_records(store: &dyn Store) {
+pub(super) async fn names_the_removed_records(store: &dyn Store) {
     let start = NOW + Duration::from_secs(5_000_000);
     create(store, id(250), Record { deadline: start, ..record() }).await;
     let anonymous = Record { principal: Principal::default(), deadline: start, ..record() };
@@ -88,7 +88,7 @@ pub async fn names_the_removed_records(store: &dyn Store) {
     assert_eq!(swept.removed, expected, "expected the ids and principals, in order");
 }
 
-pub async fn lists_until_removed(store: &dyn Store) {
+pub(super) async fn lists_until_removed(store: &dyn Store) {
     create(store, id(560), Record { principal: principal("gus"), ..record() }).await;
     let far = NOW + Duration::from_secs(6_000_000);
     let listed = answered(store.list(principal("gus"), None, 9, Certainty::Current).await);
@@ -98,7 +98,7 @@ pub async fn lists_until_removed(store: &dyn Store) {
     assert_eq!(list(store, "gus").await, [], "expected nothing after the cleanup");
 }
 
-pub async fn counts_its_records(store: &dyn Store) {
+pub(super) async fn counts_its_records(store: &dyn Store) {
     assert_eq!(store.count(), Some(0), "expected an empty store to count 0");
     let start = NOW + Duration::from_secs(9_000_000);
     for number in 0..5 {

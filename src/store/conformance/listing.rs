@@ -17,7 +17,7 @@ async fn page(store: &dyn Store, name: &str, after: Option<PublicId>, limit: usi
 }
 
 /// The ids of all records of a principal, in pages of two.
-pub async fn list(store: &dyn Store, name: &str) -> Vec<PublicId> {
+pub(super) async fn list(store: &dyn Store, name: &str) -> Vec<PublicId> {
     let (mut ids, mut after) = (Vec::new(), None);
     loop {
         let listed = page(store, name, after, 2).await;
@@ -37,7 +37,7 @@ pub async fn list(store: &dyn Store, name: &str) -> Vec<PublicId> {
     }
 }
 
-pub async fn lists_a_principal_in_pages(store: &dyn Store) {
+pub(super) async fn lists_a_principal_in_pages(store: &dyn Store) {
     let names = ["cleo", "cle", "cleo\0", &"c".repeat(256)];
     for number in 0..20 {
         let principal = principal(names[number as usize % 4]);
@@ -78,7 +78,7 @@ pub async fn lists_a_principal_in_pages(store: &dyn Store) {
     }
 }
 
-pub async fn follows_changes_of_the_principal(store: &dyn Store) {
+pub(super) async fn follows_changes_of_the_principal(store: &dyn Store) {
     let anonymous = Record { principal: Principal::default(), ..record() };
     create(store, id(550), anonymous).await;
     let give = |name: &'static str, octet: u8| async move {
@@ -102,7 +102,7 @@ pub async fn follows_changes_of_the_principal(store: &dyn Store) {
 }
 
 /// Pages are read while records come and go. Each record that stays is in them once.
-pub async fn lists_what_stays_during_changes(store: &dyn Store) {
+pub(super) async fn lists_what_stays_during_changes(store: &dyn Store) {
     let of_fay = || Record { principal: principal("fay"), ..record() };
     for number in 0..10 {
         create(store, id(600 + number * 10), of_fay()).await;

@@ -20,7 +20,7 @@ async fn written(store: &dyn Store, number: u32, update: Update) -> Change {
     written.unwrap_or_else(|refusal| panic!("expected the write to succeed, found {refusal:?}"))
 }
 
-pub async fn creates_once(store: &dyn Store) {
+pub(super) async fn creates_once(store: &dyn Store) {
     assert_eq!(stored(store, id(1)).await, None, "expected an empty store");
     let created = create(store, id(1), record()).await;
     assert_eq!(*created, record(), "expected create to return the record");
@@ -31,7 +31,7 @@ pub async fn creates_once(store: &dyn Store) {
     assert_eq!(first.as_deref(), Some(&record()), "expected the first record to stay");
 }
 
-pub async fn touches_live_records(store: &dyn Store) {
+pub(super) async fn touches_live_records(store: &dyn Store) {
     create(store, id(2), record()).await;
     let touched = |touch| async move { found(store.touch(id(2), touch).await) };
     let early = touched(touch(NOW + Duration::from_secs(9))).await;
@@ -54,7 +54,7 @@ pub async fn touches_live_records(store: &dyn Store) {
     assert_eq!(stored(store, id(99)).await, None, "expected a touch to create nothing");
 }
 
-pub async fn writes_live_records(store: &dyn Store) {
+pub(super) async fn writes_live_records(store: &dyn Store) {
     create(store, id(3), record()).await;
     let later = NOW + Duration::from_secs(50);
     let change = written(store, 3, update(later)).await;
@@ -75,7 +75,7 @@ pub async fn writes_live_records(store: &dyn Store) {
     assert_eq!(stored(store, id(99)).await, None, "expected a write to create nothing");
 }
 
-pub async fn refuses_without_a_change(store: &dyn Store) {
+pub(super) async fn refuses_without_a_change(store: &dyn Store) {
     create(store, id(4), record()).await;
     let over = NOW + DURATION + GRANULARITY;
     let tight = Edit { set: json(r#"{"c":3}"#), limit_bytes: 5, ..update(NOW).edit };
@@ -95,7 +95,7 @@ pub async fn refuses_without_a_change(store: &dyn Store) {
     }
 }
 
-pub async fn destroys_durably(store: &dyn Store) {
+pub(super) async fn destroys_durably(store: &dyn Store) {
     create(store, id(5), record()).await;
     let destroy = |octet| async move { answered(store.destroy(id(5), own(octet)).await) };
     assert_eq!(destroy(9).await, None, "expected None with another verifier");
@@ -111,7 +111,7 @@ pub async fn destroys_durably(store: &dyn Store) {
     assert_eq!(stored(store, id(5)).await, None, "expected it to stay destroyed");
 }
 
-pub async fn destroys_by_claim(store: &dyn Store) {
+pub(super) async fn destroys_by_claim(store: &dyn Store) {
     create(store, id(260), record()).await;
     let destroy = |claim| async move { answered(store.destroy(id(260), claim).await) };
     let of = |name| Claim::Principal(principal(name));
@@ -128,7 +128,7 @@ pub async fn destroys_by_claim(store: &dyn Store) {
 }
 
 /// Many writers on one record: each version is given once, and no write is lost.
-pub async fn serializes_writes(store: Arc<dyn Store>) {
+pub(super) async fn serializes_writes(store: Arc<dyn Store>) {
     const WRITERS: u64 = 8;
     const WRITES: u64 = 25;
     create(store.as_ref(), id(400), record()).await;

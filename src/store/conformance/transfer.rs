@@ -13,7 +13,7 @@ use crate::session::{
     store::{Change, Cursor, Restored, Store},
 };
 
-pub async fn restores_later_states(store: &dyn Store) {
+pub(super) async fn restores_later_states(store: &dyn Store) {
     let restore =
         |record: Record| async move { answered(store.restore(id(700), record, NOW).await) };
     let of = |name: &str, version, deadline| Record {
@@ -53,7 +53,7 @@ pub async fn restores_later_states(store: &dyn Store) {
 }
 
 /// Slices are read while records come and go. Each record that stays is in them.
-pub async fn scans_what_stays_during_changes(store: &dyn Store) {
+pub(super) async fn scans_what_stays_during_changes(store: &dyn Store) {
     for number in 0..30 {
         create(store, id(800 + number * 100), record()).await;
     }

@@ -41,7 +41,7 @@ const MAP_INTERVAL: Duration = Duration::from_secs(10);
 const MAP_PAUSE: Duration = Duration::from_millis(100);
 
 /// A handle to the map. Dropping it ends its task.
-pub struct Cluster {
+pub(super) struct Cluster {
     shared: Arc<Shared>,
     task: AbortHandle,
 }
@@ -83,7 +83,7 @@ impl Drop for Cluster {
 
 impl Cluster {
     /// Starts to fetch the map. Needs a tokio runtime.
-    pub fn start(
+    pub(super) fn start(
         access: Arc<Access>,
         time: Arc<Timekeeper>,
         manner: Manner,
@@ -111,7 +111,7 @@ impl Cluster {
     }
 
     /// Sends a command to the server that holds its key.
-    pub async fn run(&self, command: &Command<'_>) -> Result<Value, Failure> {
+    pub(super) async fn run(&self, command: &Command<'_>) -> Result<Value, Failure> {
         let shared = &self.shared;
         let slot = slot(command.key);
         self.first_learned().await;
@@ -158,7 +158,7 @@ impl Cluster {
     }
 
     /// The servers that hold slots, in the order of their addresses.
-    pub fn holders(&self) -> Result<Holders, Failure> {
+    pub(super) fn holders(&self) -> Result<Holders, Failure> {
         let map = self.shared.map.read();
         match map.holders.iter().position(Option::is_none) {
             None => {
@@ -169,7 +169,7 @@ impl Cluster {
     }
 
     /// Fetches the map.
-    pub async fn learn(&self) -> Result<(), Failure> {
+    pub(super) async fn learn(&self) -> Result<(), Failure> {
         self.shared.learn().await
     }
 
@@ -181,7 +181,7 @@ impl Cluster {
     }
 
     /// Fails if none of the servers can be reached. Does not wait.
-    pub fn check(&self) -> Result<(), Failure> {
+    pub(super) fn check(&self) -> Result<(), Failure> {
         let map = self.shared.map.read();
         let mut failure = match &*self.shared.learned.borrow() {
             Some(Err(why)) => why.clone(),
@@ -198,7 +198,7 @@ impl Cluster {
 
     /// Waits until the map is known and connections to its servers were
     /// attempted.
-    pub async fn tried(&self) -> Result<(), Failure> {
+    pub(super) async fn tried(&self) -> Result<(), Failure> {
         self.first_learned().await;
         self.shared.learned.borrow().clone().unwrap_or(Ok(()))?;
         let servers: Vec<_> = self.shared.map.read().servers.values().cloned().collect();

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// A command on one key.
-pub struct Command<'a> {
+pub(super) struct Command<'a> {
     pub verb: Verb,
     pub key: &'a str,
     pub arguments: Vec<Vec<u8>>,
@@ -32,27 +32,27 @@ pub struct Command<'a> {
 
 /// What to do with the key.
 #[derive(Clone, Copy)]
-pub enum Verb {
+pub(super) enum Verb {
     /// A Redis command. The key is its first argument.
     Plain(&'static str),
     Script(&'static LazyLock<Script>),
 }
 
 /// A Lua script that Redis runs.
-pub struct Script {
+pub(super) struct Script {
     code: String,
     /// The SHA-1 that EVALSHA takes.
     hash: String,
 }
 
 impl Script {
-    pub fn new(code: String) -> Self {
+    pub(super) fn new(code: String) -> Self {
         Self { hash: redis::Script::new(&code).get_hash().to_owned(), code }
     }
 }
 
 impl Command<'_> {
-    pub fn to_cmd(&self) -> Cmd {
+    pub(super) fn to_cmd(&self) -> Cmd {
         match self.verb {
             Verb::Plain(name) => self.with_arguments(redis::cmd(name)),
             Verb::Script(script) => self.of_script("EVALSHA", &script.hash),
@@ -61,7 +61,7 @@ impl Command<'_> {
 
     /// The same with the source, for a server that does not know the script;
     /// `None` if this is not a script.
-    pub fn to_cmd_with_source(&self) -> Option<Cmd> {
+    pub(super) fn to_cmd_with_source(&self) -> Option<Cmd> {
         match self.verb {
             Verb::Plain(_) => None,
             Verb::Script(script) => Some(self.of_script("EVAL", &script.code)),
@@ -70,7 +70,7 @@ impl Command<'_> {
 
     /// Whether the answer says that something was stored, which means that
     /// there was enough memory.
-    pub fn has_stored(&self, answer: &Value) -> bool {
+    pub(super) fn has_stored(&self, answer: &Value) -> bool {
         match self.verb {
             Verb::Plain(name) => name == "SET" && *answer == Value::Okay,
             Verb::Script(_) => *answer == Value::Int(1),
@@ -97,7 +97,7 @@ impl Command<'_> {
 /// Lua numbers are exact up to 2^53, which is the year 287396 in milliseconds.
 /// The key's expiry is extended before the deadline moves. If the script stops
 /// in between, the key ends late and not early.
-pub static TOUCH: LazyLock<Script> = LazyLock::new(|| {
+pub(super) static TOUCH: LazyLock<Script> = LazyLock::new(|| {
     Script::new(format!(
         r"local record = redis.call('GET', KEYS[1])
 if not record or #record < {RECORD_MIN_LEN} then return record end
@@ -121,7 +121,7 @@ return {{record, string.format('%.0f', deadline)}}"
 const AUTO_FRACTION: u32 = Granularity::AUTO_FRACTION;
 
 /// Arguments of [`TOUCH`].
-pub fn touch_arguments(touch: &Touch, grace: Duration) -> Vec<Vec<u8>> {
+pub(super) fn touch_arguments(touch: &Touch, grace: Duration) -> Vec<Vec<u8>> {
     let Touch { verifier, lifetime, now } = touch;
     let number = |number: u64| number.to_string().into_bytes();
     let granularity = lifetime.granularity.of(lifetime.duration);
@@ -144,7 +144,7 @@ pub fn touch_arguments(touch: &Touch, grace: Duration) -> Vec<Vec<u8>> {
 /// Stores a record in place of the one with the same header, and returns 1.
 /// Otherwise it returns the stored value. Every change modifies the header: a
 /// Write the version, a touch the deadline.
-pub static REPLACE: LazyLock<Script> = LazyLock::new(|| {
+pub(super) static REPLACE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(format!(
         r"if redis.call('GETRANGE', KEYS[1], 0, {last}) ~= ARGV[1] then return redis.call('GET', KEYS[1]) end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
@@ -167,7 +167,7 @@ const WRITE_NOTHING: &str = r"local function write_nothing(record)
 end";
 
 /// Returns the record, or that there is none, in a form that WAIT can confirm.
-pub static READ_FOR_GOOD: LazyLock<Script> = LazyLock::new(|| {
+pub(super) static READ_FOR_GOOD: LazyLock<Script> = LazyLock::new(|| {
     Script::new(format!(
         r"{WRITE_NOTHING}
 local record = redis.call('GET', KEYS[1])
@@ -181,7 +181,7 @@ return record"
 ///
 /// A record that cannot be decoded stays. Only text that is not ASCII needs the
 /// full check: each UTF-8 sequence becomes a blank, and nothing may be left.
-pub static DESTROY: LazyLock<Script> = LazyLock::new(|| {
+pub(super) static DESTROY: LazyLock<Script> = LazyLock::new(|| {
     Script::new(format!(
         r"{WRITE_NOTHING}
 local function is_text(text)
@@ -223,7 +223,7 @@ const OPERATOR: &str = "operator";
 const WAITED_FOR: &str = "waited for";
 
 /// Arguments of [`DESTROY`]. `is_waited_for`: a WAIT follows it.
-pub fn destroy_arguments(claim: &Claim, is_waited_for: bool) -> Vec<Vec<u8>> {
+pub(super) fn destroy_arguments(claim: &Claim, is_waited_for: bool) -> Vec<Vec<u8>> {
     let (kind, value) = match claim {
         Claim::Verifier(verifier) => (VERIFIER, verifier.as_bytes().to_vec()),
         Claim::Principal(principal) => (PRINCIPAL, principal.as_bytes().to_vec()),
@@ -234,6 +234,6 @@ pub fn destroy_arguments(claim: &Claim, is_waited_for: bool) -> Vec<Vec<u8>> {
 }
 
 /// Whole milliseconds, rounded up as [`Moment`] does when it adds.
-pub fn millis(span: Duration) -> u64 {
+pub(super) fn millis(span: Duration) -> u64 {
     (Moment::from_unix_millis(0) + span).unix_millis()
 }

@@ -24,7 +24,7 @@ use super::{
 
 /// The settings of every connection.
 #[derive(Clone)]
-pub struct Access {
+pub(super) struct Access {
     pub tls: Option<Tls>,
     pub servers: Login,
     pub sentinels: Login,
@@ -113,14 +113,14 @@ impl Access {
 
 /// Makes connections to one destination.
 #[derive(Clone)]
-pub struct Connector {
+pub(super) struct Connector {
     pub access: Arc<Access>,
     pub place: Place,
 }
 
 /// The destination of a connection.
 #[derive(Clone)]
-pub enum Place {
+pub(super) enum Place {
     Server {
         address: Address,
         database: u32,
@@ -140,7 +140,7 @@ pub enum Place {
 /// Otherwise one could still read from the old primary after another has
 /// written to the new one.
 #[derive(Default)]
-pub struct Naming {
+pub(super) struct Naming {
     primary: Mutex<Option<Address>>,
     /// How often the primary has changed.
     changes: AtomicU64,
@@ -161,7 +161,7 @@ impl Naming {
 }
 
 /// A connection that is ready for commands.
-pub struct Connected {
+pub(super) struct Connected {
     pub connection: MultiplexedConnection,
     /// The server's address.
     pub address: Address,
@@ -179,20 +179,20 @@ impl fmt::Display for Connector {
 }
 
 impl Connector {
-    pub fn timeout(&self) -> Duration {
+    pub(super) fn timeout(&self) -> Duration {
         self.access.timeout
     }
 
     /// Grows when another server is named as the primary. Earlier connections
     /// must not be used after that.
-    pub fn naming(&self) -> u64 {
+    pub(super) fn naming(&self) -> u64 {
         match &self.place {
             Place::Primary { naming, .. } => naming.changes.load(Ordering::Acquire),
             Place::Server { .. } | Place::Node(_) => 0,
         }
     }
 
-    pub async fn connect(&self) -> Result<Connected, Failure> {
+    pub(super) async fn connect(&self) -> Result<Connected, Failure> {
         let (address, database, naming) = match &self.place {
             Place::Node(address) => (address.clone(), 0, 0),
             Place::Server { address, database } => (address.clone(), *database, 0),
@@ -216,7 +216,7 @@ impl Connector {
     /// The primary that the Sentinels name, if it is not `address`. A primary
     /// that was away may not know that it was replaced, and writes to it are
     /// lost.
-    pub async fn is_deposed(&self, address: &Address) -> Option<Address> {
+    pub(super) async fn is_deposed(&self, address: &Address) -> Option<Address> {
         let Place::Primary { sentinels, service, naming, .. } = &self.place else { return None };
         let named = self.primary(sentinels, service, naming).await.ok()?;
         naming.told(&named);

@@ -10,7 +10,7 @@ use crate::session::store::StoreError;
 /// Why a command has no usable answer. It can be cloned for callers that wait
 /// for the same result.
 #[derive(Debug, Clone)]
-pub enum Failure {
+pub(super) enum Failure {
     /// It was not sent: there is no connection.
     Unreached(String),
     /// It may or may not have taken effect.
@@ -26,13 +26,13 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub fn is_refused_as(&self, codes: &[&str]) -> bool {
+    pub(super) fn is_refused_as(&self, codes: &[&str]) -> bool {
         matches!(self, Self::Refused { code, .. } if codes.contains(&code.as_str()))
     }
 
     /// Converts it to the error for the store's caller. `key` is the key of the
     /// command.
-    pub fn while_doing(self, doing: &'static str, key: &str) -> StoreError {
+    pub(super) fn while_doing(self, doing: &'static str, key: &str) -> StoreError {
         match &self {
             Self::Refused { code, .. } if code == "OOM" => StoreError::full(doing, self),
             Self::Refused { code, .. } if code == "WRONGTYPE" => {
@@ -109,7 +109,7 @@ const PERMISSIONS: &str = "; the user needs +get +set +setrange +getrange +pexpi
      +zadd +zrem +zremrangebylex +zrangebylex +zrandmember +eval +evalsha +time (+wait with wait_replicas, +select with a database, +cluster +asking in a cluster, +scan +info for an export, +cluster|nodes for one of a cluster) on ~KEY_PREFIX:*";
 
 /// Returns the answer, or the error that the server sent in its place.
-pub fn answer(value: Value) -> Result<Value, Failure> {
+pub(super) fn answer(value: Value) -> Result<Value, Failure> {
     Ok(value.extract_error()?)
 }
 

@@ -33,7 +33,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// A handle to the connection. Dropping it ends its task.
-pub struct Link {
+pub(super) struct Link {
     connector: Connector,
     state: watch::Receiver<State>,
     /// The number of the latest connection that was found broken.
@@ -66,7 +66,7 @@ impl Drop for Link {
 impl Link {
     /// Starts to connect. `held_up`: how long the previous command may delay an
     /// answer. Needs a tokio runtime.
-    pub fn start(connector: Connector, time: Arc<Timekeeper>, held_up: Duration) -> Self {
+    pub(super) fn start(connector: Connector, time: Arc<Timekeeper>, held_up: Duration) -> Self {
         let (state, receiver) = watch::channel(State::Connecting);
         let (broken, found_broken) = watch::channel(0);
         let keeper =
@@ -76,14 +76,14 @@ impl Link {
     }
 
     /// Sends one command and waits for its answer.
-    pub async fn send(&self, command: &Cmd) -> Result<Value, Failure> {
+    pub(super) async fn send(&self, command: &Cmd) -> Result<Value, Failure> {
         let Up { mut connection, number, .. } = self.up().await?;
         let answered = connection.send_packed_command(command).await;
         self.heed(number, answered.map_err(Failure::from).and_then(answer))
     }
 
     /// Sends several commands together. Each has its own answer.
-    pub async fn send_all(
+    pub(super) async fn send_all(
         &self,
         commands: &Pipeline,
     ) -> Result<Vec<Result<Value, Failure>>, Failure> {
@@ -105,7 +105,7 @@ impl Link {
     }
 
     /// Fails if there is no connection. Does not wait.
-    pub fn check(&self) -> Result<(), Failure> {
+    pub(super) fn check(&self) -> Result<(), Failure> {
         match &*self.state.borrow() {
             State::Up(_) => Ok(()),
             State::Connecting => Err(Failure::Unreached("connecting".to_owned())),
@@ -114,7 +114,7 @@ impl Link {
     }
 
     /// Waits for the outcome of the current attempt.
-    pub async fn tried(&self) -> Result<(), Failure> {
+    pub(super) async fn tried(&self) -> Result<(), Failure> {
         self.up().await.map(drop)
     }
 

@@ -22,7 +22,7 @@ use crate::session::{
 };
 
 /// The servers that hold keys, in a stable order.
-pub struct Holders {
+pub(super) struct Holders {
     /// Changes when a slot gets another holder.
     pub map: u64,
     pub servers: Vec<Arc<Server>>,
@@ -70,7 +70,7 @@ impl Place {
 }
 
 /// A number for a text. It stays the same after the daemon restarts.
-pub fn number_of(text: &[u8]) -> u64 {
+pub(super) fn number_of(text: &[u8]) -> u64 {
     Sha256::digest(text).as_slice().get_u64()
 }
 

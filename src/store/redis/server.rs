@@ -21,14 +21,14 @@ use super::{
 
 /// How to communicate with a server.
 #[derive(Debug, Clone, Copy)]
-pub struct Manner {
+pub(super) struct Manner {
     pub connections: usize,
     pub wait: Option<Wait>,
     /// After this time, the sender of a command no longer waits for it.
     pub timeout: Duration,
 }
 
-pub struct Server {
+pub(super) struct Server {
     links: Several<Link>,
     /// For changes, if they wait for replicas.
     batchers: Option<Several<WaitBatcher>>,
@@ -56,7 +56,7 @@ impl<T> Several<T> {
 
 impl Server {
     /// Starts to connect. Needs a tokio runtime.
-    pub fn start(connector: &Connector, time: &Arc<Timekeeper>, manner: Manner) -> Self {
+    pub(super) fn start(connector: &Connector, time: &Arc<Timekeeper>, manner: Manner) -> Self {
         let Manner { connections, wait, timeout } = manner;
         let link = |held_up| Link::start(connector.clone(), Arc::clone(time), held_up);
         let batchers = |wait: Wait| {
@@ -67,7 +67,7 @@ impl Server {
     }
 
     /// Sends a command on a key. `asking`: the key is moving to this server.
-    pub async fn run(&self, command: &Command<'_>, asking: bool) -> Result<Value, Failure> {
+    pub(super) async fn run(&self, command: &Command<'_>, asking: bool) -> Result<Value, Failure> {
         let outcome = self.exchange(command.to_cmd(), asking, command.durable).await;
         match (outcome, command.to_cmd_with_source()) {
             (Err(why), Some(cmd)) if why.is_refused_as(&["NOSCRIPT"]) => {
@@ -78,12 +78,12 @@ impl Server {
     }
 
     /// Sends a command without a key.
-    pub async fn ask(&self, cmd: &Cmd) -> Result<Value, Failure> {
+    pub(super) async fn ask(&self, cmd: &Cmd) -> Result<Value, Failure> {
         self.links.next().send(cmd).await
     }
 
     /// Sends commands without a key together. Each has its own answer.
-    pub async fn ask_all(
+    pub(super) async fn ask_all(
         &self,
         commands: &Pipeline,
     ) -> Result<Vec<Result<Value, Failure>>, Failure> {
@@ -105,12 +105,12 @@ impl Server {
     }
 
     /// Fails if the server cannot be reached. Does not wait.
-    pub fn check(&self) -> Result<(), Failure> {
+    pub(super) fn check(&self) -> Result<(), Failure> {
         self.all().try_for_each(Link::check)
     }
 
     /// Waits for the outcome of the current attempts to connect.
-    pub async fn tried(&self) -> Result<(), Failure> {
+    pub(super) async fn tried(&self) -> Result<(), Failure> {
         for link in self.all() {
             link.tried().await?;
         }

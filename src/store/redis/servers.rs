@@ -17,7 +17,7 @@ use super::{
 };
 
 /// One server, or a cluster of them.
-pub enum Servers {
+pub(super) enum Servers {
     One(Arc<Server>),
     Cluster(Cluster),
 }
@@ -25,7 +25,11 @@ pub enum Servers {
 impl Servers {
     /// Starts to connect. `probe_key`: the key that tests new connections,
     /// unless they are only read from.
-    pub fn start(options: &RedisOptions, probe_key: Option<String>, time: Timekeeper) -> Self {
+    pub(super) fn start(
+        options: &RedisOptions,
+        probe_key: Option<String>,
+        time: Timekeeper,
+    ) -> Self {
         let RedisUrl { tls, username, password, target } = options.url.clone();
         let named = &options.login;
         let login = Login {
@@ -59,7 +63,7 @@ impl Servers {
         }
     }
 
-    pub async fn run(&self, command: &Command<'_>) -> Result<Value, Failure> {
+    pub(super) async fn run(&self, command: &Command<'_>) -> Result<Value, Failure> {
         match self {
             Self::One(server) => server.run(command, false).await,
             Self::Cluster(cluster) => cluster.run(command).await,
@@ -67,14 +71,14 @@ impl Servers {
     }
 
     /// Waits for the outcome of the current attempts to connect.
-    pub async fn tried(&self) -> Result<(), Failure> {
+    pub(super) async fn tried(&self) -> Result<(), Failure> {
         match self {
             Self::One(server) => server.tried().await,
             Self::Cluster(cluster) => cluster.tried().await,
         }
     }
 
-    pub fn holders(&self) -> Result<Holders, Failure> {
+    pub(super) fn holders(&self) -> Result<Holders, Failure> {
         match self {
             Self::One(server) => {
                 Ok(Holders { map: 0, servers: vec![Arc::clone(server)], are_cluster: false })
@@ -84,14 +88,14 @@ impl Servers {
     }
 
     /// As [`holders`](Self::holders), after the map has been fetched again.
-    pub async fn holders_now(&self) -> Result<Holders, Failure> {
+    pub(super) async fn holders_now(&self) -> Result<Holders, Failure> {
         if let Self::Cluster(cluster) = self {
             cluster.learn().await?;
         }
         self.holders()
     }
 
-    pub fn check(&self) -> Result<(), Failure> {
+    pub(super) fn check(&self) -> Result<(), Failure> {
         match self {
             Self::One(server) => server.check(),
             Self::Cluster(cluster) => cluster.check(),

@@ -14,7 +14,7 @@ use super::{failure::Failure, url::Address};
 use crate::session::clock::{Clock, Moment};
 
 /// Aligns a clock with the server's.
-pub struct Timekeeper {
+pub(super) struct Timekeeper {
     /// `None`: no clock is aligned.
     clock: Option<Arc<dyn Clock>>,
     /// The server to follow; `None`: any server.
@@ -22,23 +22,28 @@ pub struct Timekeeper {
 }
 
 impl Timekeeper {
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
         Self { clock: Some(clock), server: RwLock::new(None) }
     }
 
     /// For servers that are not our store. They are asked for the time only to
     /// check the connection.
-    pub fn idle() -> Self {
+    pub(super) fn idle() -> Self {
         Self { clock: None, server: RwLock::new(None) }
     }
 
     /// Follows this server only.
-    pub fn follow(&self, server: Address) {
+    pub(super) fn follow(&self, server: Address) {
         *self.server.write() = Some(server);
     }
 
     /// Handles `server`'s answer to a TIME that was sent `ago` before.
-    pub fn heard(&self, server: &Address, answer: Value, ago: Duration) -> Result<(), Failure> {
+    pub(super) fn heard(
+        &self,
+        server: &Address,
+        answer: Value,
+        ago: Duration,
+    ) -> Result<(), Failure> {
         let (seconds, micros): (u64, u64) =
             from_redis_value(answer).map_err(|_| Failure::Absurd)?;
         let told = Moment::from_unix_millis(seconds * 1000 + micros / 1000);

@@ -28,7 +28,7 @@ pub struct Wait {
 const MOST_IN_A_BATCH: usize = 128;
 
 /// A connection for such changes. Dropping it ends its task.
-pub struct WaitBatcher {
+pub(super) struct WaitBatcher {
     link: Arc<Link>,
     changes: mpsc::UnboundedSender<Change>,
     task: AbortHandle,
@@ -50,20 +50,20 @@ impl Drop for WaitBatcher {
 impl WaitBatcher {
     /// `limit`: after this time, the callers no longer wait for their changes.
     /// Needs a tokio runtime.
-    pub fn start(link: Link, wait: Wait, limit: Duration) -> Self {
+    pub(super) fn start(link: Link, wait: Wait, limit: Duration) -> Self {
         let link = Arc::new(link);
         let (changes, asked_for) = mpsc::unbounded_channel();
         let task = tokio::spawn(make_all(Arc::clone(&link), wait, limit, asked_for));
         Self { link, changes, task: task.abort_handle() }
     }
 
-    pub fn link(&self) -> &Link {
+    pub(super) fn link(&self) -> &Link {
         &self.link
     }
 
     /// Makes a change, and waits until it is confirmed. If the caller is
     /// cancelled before its batch begins, the change is not made.
-    pub async fn make(&self, cmd: Cmd, asking: bool) -> Result<Value, Failure> {
+    pub(super) async fn make(&self, cmd: Cmd, asking: bool) -> Result<Value, Failure> {
         let (told, outcome) = oneshot::channel();
         let _ = self.changes.send(Change { cmd, asking, told });
         let ended = |_| Err(Failure::Lost("the task of its connection has ended".to_owned()));

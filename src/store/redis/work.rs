@@ -31,16 +31,16 @@ const WAITING: &str = "too many operations are waiting for redis; see store.redi
 /// Writers of one daemon take turns on a session, in the order of arrival. Only
 /// writers of different daemons can therefore conflict. Two sessions may share
 /// a turn.
-pub struct Turns(Striped<Mutex<()>>);
+pub(super) struct Turns(Striped<Mutex<()>>);
 
 impl Turns {
     const COUNT: usize = 1024;
 
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Striped::new(Self::COUNT))
     }
 
-    pub async fn take(&self, id: PublicId) -> MutexGuard<'_, ()> {
+    pub(super) async fn take(&self, id: PublicId) -> MutexGuard<'_, ()> {
         self.0.of(&id).lock().await
     }
 }
@@ -55,7 +55,7 @@ type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// the thread of a connection then wake the task once. A wake-up across threads
 /// is a system call.
 #[derive(Default)]
-pub struct RuntimeExecutors(RwLock<HashMap<runtime::Id, UnboundedSender<Job>>>);
+pub(super) struct RuntimeExecutors(RwLock<HashMap<runtime::Id, UnboundedSender<Job>>>);
 
 impl RuntimeExecutors {
     /// Queues the job on the caller's runtime. Drops it if that runtime is

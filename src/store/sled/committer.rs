@@ -70,13 +70,13 @@ const MOST_UNSYNCED_BYTES: u64 = SEGMENT_BYTES as u64 / 2;
 const MOST_WAIT_FOR_SYNC: Duration = Duration::from_secs(5);
 
 /// A flush that takes longer than this is woken: see [`Shared::watch`].
-pub const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// The key that is inserted to wake a flush, in a tree that holds nothing else.
-pub const NUDGE: &[u8] = b"nudge";
+pub(super) const NUDGE: &[u8] = b"nudge";
 
 /// A handle to the thread. When it is dropped, the thread flushes and syncs
 /// once more and ends.
-pub struct Committer {
+pub(super) struct Committer {
     shared: Arc<Shared>,
     /// The committing thread and the thread that watches it.
     threads: Vec<JoinHandle<()>>,
@@ -125,7 +125,7 @@ type Done = Box<dyn FnOnce(Result<()>) + Send>;
 
 impl Committer {
     /// Starts the two threads. `path` is the directory of the database.
-    pub fn start(db: sled::Db, path: &Path, flush_interval: Duration) -> io::Result<Self> {
+    pub(super) fn start(db: sled::Db, path: &Path, flush_interval: Duration) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             wake: Condvar::new(),
@@ -152,7 +152,7 @@ impl Committer {
 
     /// Fails if a flush or a sync has failed before: see the module
     /// documentation.
-    pub fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         if self.shared.failed.load(Ordering::Acquire) {
             return Err(StoreError::unavailable(
                 "make changes durable after an earlier failure",
@@ -164,7 +164,7 @@ impl Committer {
 
     /// Waits until a change of `bytes` bytes may be made. Call it before each
     /// change, on a thread that may wait for the disk.
-    pub fn admit(&self, bytes: usize) -> Result<()> {
+    pub(super) fn admit(&self, bytes: usize) -> Result<()> {
         let before = self.shared.unsynced_bytes();
         self.shared.written_bytes.fetch_add(bytes as u64, Ordering::SeqCst);
         if before + (bytes as u64) < SYNC_BYTES {
@@ -185,7 +185,7 @@ impl Committer {
 
     /// Counts a change that was just made. It is flushed within the interval,
     /// even if nobody waits for it.
-    pub fn changed(&self) {
+    pub(super) fn changed(&self) {
         let before = self.shared.changed.fetch_add(1, Ordering::SeqCst);
         if before == self.shared.flushed.load(Ordering::SeqCst) {
             // The thread reads the count under this lock before it sleeps.
@@ -195,7 +195,11 @@ impl Committer {
 
     /// Calls `done` when every change made before this call has the requested
     /// durability. The work starts with the next [`begin`](Self::begin).
-    pub fn commit(&self, durability: Durability, done: impl FnOnce(Result<()>) + Send + 'static) {
+    pub(super) fn commit(
+        &self,
+        durability: Durability,
+        done: impl FnOnce(Result<()>) + Send + 'static,
+    ) {
         if let Some(outcome) = self.settled(durability) {
             return done(outcome);
         }
@@ -209,7 +213,7 @@ impl Committer {
 
     /// Starts to commit for the waiting callers, unless a commit is already
     /// running.
-    pub fn begin(&self) {
+    pub(super) fn begin(&self) {
         let mut queue = self.shared.queue.lock();
         if !queue.waiting.is_empty() {
             self.shared.wake(&mut queue);
@@ -218,7 +222,7 @@ impl Committer {
 
     /// Waits until every change made before this call has the requested
     /// durability.
-    pub async fn committed(&self, durability: Durability) -> Result<()> {
+    pub(super) async fn committed(&self, durability: Durability) -> Result<()> {
         let (sender, outcome) = oneshot::channel();
         // Nobody listens if the call was cancelled.
         self.commit(durability, move |outcome| drop(sender.send(outcome)));

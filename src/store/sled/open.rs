@@ -30,7 +30,7 @@ use super::{
 /// power loss removes the file, the log that refers to it does not open. If the
 /// file cannot be written, a flush waits forever. [`MOST_DATA_BYTES`] therefore
 /// keeps every leaf below a quarter of this size.
-pub const SEGMENT_BYTES: usize = 8 << 20;
+pub(super) const SEGMENT_BYTES: usize = 8 << 20;
 
 /// The largest data of a record. sled splits a leaf of more than 16 records the
 /// next time it visits the leaf, and merges a leaf of fewer than 4 into the
@@ -61,7 +61,7 @@ const MIN_CACHE_BYTES: u64 = 256;
 
 /// The file in the data directory that names its [`LAYOUT`]. It exists once a
 /// new database is on the disk.
-pub const LAYOUT_FILE: &str = "layout";
+pub(super) const LAYOUT_FILE: &str = "layout";
 /// The name of that file until the database is complete.
 const UNFINISHED_FILE: &str = "layout.unfinished";
 /// The temporary name of that file for a database that was created without
@@ -134,7 +134,7 @@ fn is_about_content(said: &str) -> bool {
 
 /// An open database and the lock that makes this process its owner. Dropping
 /// the value releases the lock.
-pub struct Opened {
+pub(super) struct Opened {
     pub db: Handle,
     pub lock: File,
 }
@@ -142,7 +142,7 @@ pub struct Opened {
 /// The last handle of a database to be dropped. Dropping it makes sled close
 /// its log, and sled panics if its own sync fails then. The committer has
 /// already synced by then, and has reported any error.
-pub struct Handle(Option<sled::Db>);
+pub(super) struct Handle(Option<sled::Db>);
 
 impl Deref for Handle {
     type Target = sled::Db;
@@ -161,7 +161,11 @@ impl Drop for Handle {
     }
 }
 
-pub fn open(path: &Path, cache_bytes: u64, on_damage: OnDamage) -> Result<Opened, OpenError> {
+pub(super) fn open(
+    path: &Path,
+    cache_bytes: u64,
+    on_damage: OnDamage,
+) -> Result<Opened, OpenError> {
     let directory = |source| OpenError::Directory { path: path.to_owned(), source };
     create_durably(path).map_err(directory)?;
     // We take our lock first, because sled reads and writes its `conf` before

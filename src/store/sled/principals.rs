@@ -47,7 +47,7 @@ fn id_of(key: &[u8]) -> Option<PublicId> {
 }
 
 /// Whether the index must be checked, and how far the check has come.
-pub struct Doubts {
+pub(super) struct Doubts {
     walk: Mutex<Walk>,
     /// Held during the check.
     walking: Mutex<()>,
@@ -69,17 +69,17 @@ impl Walk {
 }
 
 impl Doubts {
-    pub fn new(is_whole: bool) -> Self {
+    pub(super) fn new(is_whole: bool) -> Self {
         let walk = if is_whole { Walk::Done } else { Walk::START };
         Self { walk: Mutex::new(walk), walking: Mutex::new(()) }
     }
 
     /// The index may be inconsistent: starts the check again.
-    pub fn raise(&self) {
+    pub(super) fn raise(&self) {
         *self.walk.lock() = Walk::START;
     }
 
-    pub fn are_settled(&self) -> bool {
+    pub(super) fn are_settled(&self) -> bool {
         *self.walk.lock() == Walk::Done
     }
 }
@@ -88,7 +88,7 @@ const LIST: &str = "list the sessions of a principal";
 const MEND: &str = "mend the index of principals";
 
 impl Records {
-    pub fn list(
+    pub(super) fn list(
         &self,
         principal: &Principal,
         after: Option<PublicId>,
@@ -122,7 +122,7 @@ impl Records {
     }
 
     /// Call it before the record is written.
-    pub fn index_principal(&self, principal: &Principal, locked: &Locked<'_>) -> Result<()> {
+    pub(super) fn index_principal(&self, principal: &Principal, locked: &Locked<'_>) -> Result<()> {
         if principal.is_anonymous() {
             return Ok(());
         }
@@ -132,7 +132,11 @@ impl Records {
     }
 
     /// Call it after the record was written or removed.
-    pub fn unindex_principal(&self, principal: &Principal, locked: &Locked<'_>) -> Result<()> {
+    pub(super) fn unindex_principal(
+        &self,
+        principal: &Principal,
+        locked: &Locked<'_>,
+    ) -> Result<()> {
         if principal.is_anonymous() {
             return Ok(());
         }
@@ -140,7 +144,7 @@ impl Records {
     }
 
     /// Writes the entry if it is missing.
-    pub fn mend_principal(&self, principal: &Principal, locked: &Locked<'_>) -> Result<()> {
+    pub(super) fn mend_principal(&self, principal: &Principal, locked: &Locked<'_>) -> Result<()> {
         if principal.is_anonymous() {
             return Ok(());
         }
@@ -155,7 +159,7 @@ impl Records {
     /// Continues the check, if one is due, over at most `limit` records and
     /// entries. Returns how many it examined: fewer than `limit` when the check
     /// is complete.
-    pub fn settle_doubts(&self, limit: usize) -> Result<usize> {
+    pub(super) fn settle_doubts(&self, limit: usize) -> Result<usize> {
         let _walking = self.doubts.walking.lock();
         // Taken out: a doubt that is raised meanwhile restarts the check.
         let mut walk = std::mem::replace(&mut *self.doubts.walk.lock(), Walk::Done);

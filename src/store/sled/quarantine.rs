@@ -34,7 +34,7 @@ const PROBE: &str = "probe";
 const MOST: usize = 8;
 
 /// Moves the database to quarantine and returns its new path.
-pub fn put(path: &Path, problem: &str) -> io::Result<PathBuf> {
+pub(super) fn put(path: &Path, problem: &str) -> io::Result<PathBuf> {
     prove_disk(path)?;
     if all(path)?.len() >= MOST {
         return Err(io::Error::other(format!(
@@ -56,7 +56,7 @@ pub fn put(path: &Path, problem: &str) -> io::Result<PathBuf> {
 }
 
 /// Completes a move that a crash has interrupted.
-pub fn finish(path: &Path) -> io::Result<()> {
+pub(super) fn finish(path: &Path) -> io::Result<()> {
     let unfinished = path.join(FOLDER).join(UNFINISHED);
     match database_in(&unfinished) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -68,7 +68,7 @@ pub fn finish(path: &Path) -> io::Result<()> {
 }
 
 /// The names of the databases in quarantine, oldest first.
-pub fn all(path: &Path) -> io::Result<Vec<String>> {
+pub(super) fn all(path: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(path.join(FOLDER)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -102,7 +102,7 @@ fn move_all(path: &Path, unfinished: &Path) -> io::Result<PathBuf> {
 
 /// The files of sled, and those that an opening creates. Nothing else is
 /// touched: the directory may be the root of a file system.
-pub fn database_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn database_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let is_of_database = |name: &OsStr| {
         let text = name.to_string_lossy();
         matches!(&*text, "conf" | "db" | "blobs" | LAYOUT_FILE)

@@ -43,18 +43,18 @@ use crate::{
 
 /// A record and where its index entry is.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub(super) struct Kept {
     pub record: Arc<Record>,
     /// At or before the record's deadline.
     pub indexed: Moment,
 }
 
 /// The locks of all ids.
-pub struct Locks(Striped<Mutex<()>>);
+pub(super) struct Locks(Striped<Mutex<()>>);
 
 /// The lock of an id is held. What must only be done under the lock takes this in place of
 /// the id.
-pub struct Locked<'l> {
+pub(super) struct Locked<'l> {
     pub id: PublicId,
     _guard: MutexGuard<'l, ()>,
 }
@@ -62,16 +62,16 @@ pub struct Locked<'l> {
 impl Locks {
     const COUNT: usize = 1024;
 
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Striped::new(Self::COUNT))
     }
 
-    pub fn lock(&self, id: PublicId) -> Locked<'_> {
+    pub(super) fn lock(&self, id: PublicId) -> Locked<'_> {
         Locked { id, _guard: self.0.of(&id).lock() }
     }
 }
 
-pub struct Records {
+pub(super) struct Records {
     pub name: String,
     pub number: u16,
     /// Maps the public id to the time of the index entry (8 octets) and the
@@ -101,7 +101,7 @@ impl Drop for Records {
 }
 
 /// Approximate size of a change in the log, without its record.
-pub const CHANGE_BYTES: usize = 64;
+pub(super) const CHANGE_BYTES: usize = 64;
 
 const SWEEP: &str = "sweep expired records";
 /// How long until the sweep examines an unreadable record again.
@@ -109,16 +109,16 @@ const UNREADABLE_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Records {
     /// The record from the hot table, if it is there.
-    pub fn hot(&self, id: PublicId) -> Option<Kept> {
+    pub(super) fn hot(&self, id: PublicId) -> Option<Kept> {
         self.shared.hot.get(&(self.number, id))
     }
 
-    pub fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
+    pub(super) fn read(&self, id: PublicId) -> Result<Option<Arc<Record>>> {
         let locked = self.shared.locks.lock(id);
         Ok(self.load(&locked)?.map(|kept| kept.record))
     }
 
-    pub fn touch(&self, id: PublicId, touch: &Touch) -> Result<Option<Touched>> {
+    pub(super) fn touch(&self, id: PublicId, touch: &Touch) -> Result<Option<Touched>> {
         let locked = self.shared.locks.lock(id);
         let Some(Kept { record, indexed }) = self.load(&locked)? else {
             return Ok(None);
@@ -134,7 +134,7 @@ impl Records {
         Ok(Some(Touched { record, moved: true }))
     }
 
-    pub fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
+    pub(super) fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
         self.check_room(Room::Everything, "store more")?;
         let locked = self.shared.locks.lock(id);
         if self.load(&locked)?.is_some() {
@@ -154,7 +154,7 @@ impl Records {
         Ok(record)
     }
 
-    pub fn write(&self, id: PublicId, update: &Update) -> Result<Option<Written>> {
+    pub(super) fn write(&self, id: PublicId, update: &Update) -> Result<Option<Written>> {
         self.check_room(Room::Everything, "store more")?;
         let locked = self.shared.locks.lock(id);
         let Some(kept) = self.load(&locked)? else {
@@ -181,7 +181,7 @@ impl Records {
         Ok(Change { before, after })
     }
 
-    pub fn restore(&self, id: PublicId, record: Record) -> Result<Restored> {
+    pub(super) fn restore(&self, id: PublicId, record: Record) -> Result<Restored> {
         self.check_room(Room::Everything, "store more")?;
         let locked = self.shared.locks.lock(id);
         match self.load(&locked)? {
@@ -193,7 +193,7 @@ impl Records {
         }
     }
 
-    pub fn scan(&self, from: Option<&Cursor>, limit: usize) -> Result<Scanned> {
+    pub(super) fn scan(&self, from: Option<&Cursor>, limit: usize) -> Result<Scanned> {
         const SCAN: &str = "read all records";
         let above = from.and_then(Cursor::to_id);
         let above = above.as_ref().map_or(Bound::Unbounded, |id| Bound::Excluded(id.as_bytes()));
@@ -220,7 +220,7 @@ impl Records {
         Ok(scanned)
     }
 
-    pub fn destroy(&self, id: PublicId, claim: &Claim) -> Result<Option<Arc<Record>>> {
+    pub(super) fn destroy(&self, id: PublicId, claim: &Claim) -> Result<Option<Arc<Record>>> {
         self.check_room(Room::Endings, "remove a record")?;
         let locked = self.shared.locks.lock(id);
         let Some(kept) = self.load(&locked)?.filter(|kept| claim.holds(&kept.record)) else {
@@ -232,7 +232,7 @@ impl Records {
         Ok(Some(kept.record))
     }
 
-    pub fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
+    pub(super) fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
         self.check_room(Room::Endings, SWEEP)?;
         let mut swept = Swept::default();
         for entry in self.expiry.iter().keys() {
@@ -258,7 +258,7 @@ impl Records {
         Ok(swept)
     }
 
-    pub fn index_entries(&self) -> Result<IndexEntries> {
+    pub(super) fn index_entries(&self) -> Result<IndexEntries> {
         let count = |tree: &Tree| {
             let counted = tree.iter().keys().try_fold(0, |count, key| key.map(|_| count + 1));
             counted.map_err(|error| StoreError::unavailable("count index entries", error))
@@ -318,7 +318,7 @@ impl Records {
 
     /// The record, from the hot table or from sled. If it comes from sled, it
     /// enters the table.
-    pub fn load(&self, locked: &Locked<'_>) -> Result<Option<Kept>> {
+    pub(super) fn load(&self, locked: &Locked<'_>) -> Result<Option<Kept>> {
         if let Some(kept) = self.hot(locked.id) {
             return Ok(Some(kept));
         }
@@ -330,7 +330,7 @@ impl Records {
     }
 
     /// The record as sled has it.
-    pub fn stored(&self, locked: &Locked<'_>) -> Result<Option<Kept>> {
+    pub(super) fn stored(&self, locked: &Locked<'_>) -> Result<Option<Kept>> {
         const DOING: &str = "read a record";
         let stored = self.records.get(locked.id.as_bytes());
         let stored = stored.map_err(|error| StoreError::unavailable(DOING, error))?;
@@ -397,7 +397,7 @@ impl Records {
     /// Makes one change in sled, of `bytes` bytes and some overhead. If it
     /// fails, records and indexes may be inconsistent, so the check of the
     /// index is due.
-    pub fn change<T>(
+    pub(super) fn change<T>(
         &self,
         doing: &'static str,
         bytes: usize,

@@ -26,7 +26,7 @@ use super::open::SEGMENT_BYTES;
 /// after the rename. A complete one may be needed: sled clears segments after
 /// the rename without having synced the rename. A power loss can then undo the
 /// rename and leave the segments cleared.
-pub fn finish_or_drop_unfinished(path: &Path) -> io::Result<()> {
+pub(super) fn finish_or_drop_unfinished(path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         let Ok(name) = entry.file_name().into_string() else {
@@ -50,7 +50,7 @@ pub fn finish_or_drop_unfinished(path: &Path) -> io::Result<()> {
 }
 
 /// The state of the snapshot that sled would read.
-pub enum Newest {
+pub(super) enum Newest {
     /// It is intact, or there is none.
     Well,
     /// It was damaged and has been renamed: open again.
@@ -61,7 +61,7 @@ pub enum Newest {
 
 /// Renames the newest snapshot if it is damaged and sled can open without it.
 /// Never removes one.
-pub fn set_aside_damaged(path: &Path) -> io::Result<Newest> {
+pub(super) fn set_aside_damaged(path: &Path) -> io::Result<Newest> {
     let Some((name, snapshot)) = newest(path)? else {
         return Ok(Newest::Well);
     };
@@ -158,7 +158,7 @@ impl Log {
 
 /// If sled would silently drop its log when it opens this, returns what is
 /// missing. If the database `is_made`, its log is not empty.
-pub fn would_be_emptied(path: &Path, is_made: bool) -> io::Result<Option<&'static str>> {
+pub(super) fn would_be_emptied(path: &Path, is_made: bool) -> io::Result<Option<&'static str>> {
     // A snapshot's name gives the offset up to which it goes.
     let from = newest(path)?
         .and_then(|(name, _)| u64::from_str_radix(name.strip_prefix("snap.")?, 16).ok())

@@ -31,7 +31,7 @@ const GOOD_FOR: Duration = Duration::from_millis(10);
 
 /// Which operations there is room for. More room compares as greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Room {
+pub(super) enum Room {
     Nothing,
     /// Destroys and sweeps, which free space in the end.
     Endings,
@@ -53,7 +53,7 @@ impl Room {
 
 type Free = Box<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>;
 
-pub struct Space {
+pub(super) struct Space {
     path: PathBuf,
     floor_bytes: u64,
     free_bytes: Free,
@@ -62,7 +62,7 @@ pub struct Space {
 
 impl Space {
     /// Watches the file system that `path` is on.
-    pub fn new(path: PathBuf, floor_bytes: u64) -> Self {
+    pub(super) fn new(path: PathBuf, floor_bytes: u64) -> Self {
         let free_bytes = |path: &Path| {
             let found = rustix::fs::statvfs(path)?;
             Ok(found.f_bavail.saturating_mul(found.f_frsize))
@@ -71,7 +71,7 @@ impl Space {
     }
 
     /// What there is room for. May wait for the file system.
-    pub fn room(&self, now: Instant) -> Room {
+    pub(super) fn room(&self, now: Instant) -> Room {
         let mut last = self.last.lock();
         if let Some((at, room)) = *last
             && now.saturating_duration_since(at) < GOOD_FOR

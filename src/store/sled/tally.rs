@@ -17,7 +17,7 @@ use crate::session::{
     store::{Result, StoreError},
 };
 
-pub struct Tally {
+pub(super) struct Tally {
     /// The number of records counted up to now.
     count: AtomicU64,
     /// Read-locked while a record is added or removed, and write-locked while
@@ -47,20 +47,20 @@ const COUNT: &str = "count records";
 
 impl Tally {
     /// `left`: the number that the last stop stored, if it was clean.
-    pub fn new(left: Option<u64>) -> Self {
+    pub(super) fn new(left: Option<u64>) -> Self {
         let counted = left.map_or(Counted::UpTo(Bound::Unbounded), |_| Counted::All);
         Self { count: AtomicU64::new(left.unwrap_or(0)), counted: RwLock::new(counted) }
     }
 
     /// `None` if the count is not complete. Does not wait.
-    pub fn known(&self) -> Option<u64> {
+    pub(super) fn known(&self) -> Option<u64> {
         // Nobody holds the write lock once all are counted.
         let counted = self.counted.try_read()?;
         matches!(*counted, Counted::All).then(|| self.count.load(Ordering::Acquire))
     }
 
     /// Runs `add`, which stores a record where there was none.
-    pub fn add(&self, id: PublicId, add: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub(super) fn add(&self, id: PublicId, add: impl FnOnce() -> Result<()>) -> Result<()> {
         let counted = self.counted.read();
         add()?;
         if counted.includes(id) {
@@ -70,7 +70,7 @@ impl Tally {
     }
 
     /// Runs `remove`, which removes an existing record.
-    pub fn remove(&self, id: PublicId, remove: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub(super) fn remove(&self, id: PublicId, remove: impl FnOnce() -> Result<()>) -> Result<()> {
         let counted = self.counted.read();
         remove()?;
         if counted.includes(id) {
@@ -82,7 +82,7 @@ impl Tally {
     /// Continues the count, if it is not complete, by at most `limit` of
     /// `records`. Returns how many it counted: fewer than `limit` when the
     /// count is complete.
-    pub fn count_on(&self, records: &Tree, limit: usize) -> Result<usize> {
+    pub(super) fn count_on(&self, records: &Tree, limit: usize) -> Result<usize> {
         if matches!(*self.counted.read(), Counted::All) {
             return Ok(0);
         }

@@ -19,7 +19,7 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// The threads and their queue. Dropping this waits until all jobs are done, so
 /// no job may own it.
-pub struct Threads {
+pub(super) struct Threads {
     queue: Arc<Queue>,
     running: Vec<JoinHandle<()>>,
 }
@@ -52,13 +52,13 @@ const WORTH_A_THREAD: usize = 8;
 
 /// The limit of simultaneous jobs is reached.
 #[derive(Debug)]
-pub struct Full;
+pub(super) struct Full;
 
 impl Threads {
     /// Starts `threads` threads for at most `limit` simultaneous jobs. A thread
     /// calls `rest` when the queue is empty, or after it has worked for some
     /// time.
-    pub fn start(
+    pub(super) fn start(
         threads: usize,
         limit: usize,
         rest: impl Fn() + Send + Sync + 'static,
@@ -76,7 +76,7 @@ impl Threads {
 
     /// Appends a job to the queue. Dropping the returned [`WakeUp`] wakes
     /// threads. `None` if no thread sleeps or another [`WakeUp`] exists.
-    pub fn run(&self, job: impl FnOnce() + Send + 'static) -> Result<Option<WakeUp>, Full> {
+    pub(super) fn run(&self, job: impl FnOnce() + Send + 'static) -> Result<Option<WakeUp>, Full> {
         let mut jobs = self.queue.jobs.lock();
         if jobs.waiting.len() + jobs.active >= self.queue.limit {
             return Err(Full);
@@ -91,7 +91,7 @@ impl Threads {
 
 /// Wakes threads when it is dropped. It can therefore be neither forgotten nor
 /// lost with a task. If more jobs follow, keep it until they are queued.
-pub struct WakeUp(Arc<Queue>);
+pub(super) struct WakeUp(Arc<Queue>);
 
 impl Drop for WakeUp {
     fn drop(&mut self) {

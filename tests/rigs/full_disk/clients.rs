@@ -23,14 +23,14 @@ type Service = SessionServiceClient<Channel>;
 /// Sessions that a client destroys none of any more.
 const KEEP: usize = 10;
 /// Sent along with each call.
-pub const DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 /// What the way to the daemon and back may add on a busy machine.
 const LATE: Duration = Duration::from_secs(2);
 
 /// What is going on; the clients behave accordingly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Phase {
+pub(super) enum Phase {
     /// Sessions come; nothing is refused yet, or some is.
     Filling,
     /// Less than the floor is free: every creation and change is refused.
@@ -47,7 +47,7 @@ impl Phase {
 }
 
 #[derive(Default)]
-pub struct Common {
+pub(super) struct Common {
     phase: AtomicU8,
     /// The daemon is killed: who gets no answer knows nothing.
     pub ending: AtomicBool,
@@ -78,7 +78,7 @@ impl Common {
         Phase::of(self.phase.load(Ordering::SeqCst))
     }
 
-    pub fn enter(&self, phase: Phase) {
+    pub(super) fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::SeqCst);
     }
 
@@ -161,24 +161,24 @@ fn text(n: u64, len: usize) -> String {
     format!(r#"{{"n":{n},"pad":"{}"}}"#, letter.to_string().repeat(len))
 }
 
-pub struct Client {
+pub(super) struct Client {
     random: Random,
     kept: Vec<Kept>,
     gone: Vec<String>,
 }
 
 impl Client {
-    pub fn new(seed: u64, number: u64) -> Self {
+    pub(super) fn new(seed: u64, number: u64) -> Self {
         Self { random: Random::stream(seed, number), kept: Vec::new(), gone: Vec::new() }
     }
 
     /// The data was removed.
-    pub fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.kept.clear();
         self.gone.clear();
     }
 
-    pub async fn work(mut self, address: String, common: Arc<Common>) -> Self {
+    pub(super) async fn work(mut self, address: String, common: Arc<Common>) -> Self {
         let service = connect(&address);
         while common.phase() != Phase::Done && self.step(&service, &common).await {}
         self
@@ -301,7 +301,7 @@ impl Client {
     }
 
     /// After a restart: all there is, and nothing else. Settles what was in doubt.
-    pub async fn verify(mut self, address: String, common: Arc<Common>) -> Self {
+    pub(super) async fn verify(mut self, address: String, common: Arc<Common>) -> Self {
         let service = connect(&address);
         for mut kept in std::mem::take(&mut self.kept) {
             let resolve = peek(&kept.token);

@@ -47,7 +47,7 @@ fn channel(address: &str) -> Channel {
 
 /// What the clients have in common: the sessions to which all of them write at
 /// the same time, each a key of its own.
-pub struct Common {
+pub(super) struct Common {
     /// The daemon was told to end: who gets no answer knows nothing.
     ending: AtomicBool,
     /// Tokens of these sessions; made by whoever comes first.
@@ -60,7 +60,7 @@ pub struct Common {
 const COMMON: usize = 4;
 
 impl Common {
-    pub fn new(clients: usize) -> Self {
+    pub(super) fn new(clients: usize) -> Self {
         let zeros =
             || (0..COMMON).map(|_| (0..clients).map(|_| AtomicU64::new(0)).collect()).collect();
         Self {
@@ -71,7 +71,7 @@ impl Common {
         }
     }
 
-    pub fn ending(&self, ending: bool) {
+    pub(super) fn ending(&self, ending: bool) {
         self.ending.store(ending, Ordering::SeqCst);
     }
 
@@ -105,7 +105,7 @@ impl Common {
 
     /// Each key is between what was acknowledged and what was sent, and the
     /// version counts them all: none is lost, none counted twice.
-    pub async fn verify(&self, address: &str) -> Tally {
+    pub(super) async fn verify(&self, address: &str) -> Tally {
         let (mut tally, service) = (Tally::default(), connect(address));
         for (at, token) in self.tokens.iter().enumerate() {
             let Some(token) = token.get() else { continue };
@@ -163,7 +163,7 @@ impl Common {
 }
 
 /// Of the client with this number.
-pub fn principal(client: usize) -> String {
+pub(super) fn principal(client: usize) -> String {
     format!("client {client}")
 }
 
@@ -182,7 +182,7 @@ fn is_active(found: &ResolveResponse) -> bool {
     found.state() == SessionState::Active
 }
 
-pub struct Client {
+pub(super) struct Client {
     number: usize,
     random: StdRng,
     held: Vec<Held>,
@@ -193,13 +193,13 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(number: usize, seed: u64) -> Self {
+    pub(super) fn new(number: usize, seed: u64) -> Self {
         let random = StdRng::seed_from_u64(seed);
         Self { number, random, held: Vec::new(), gone: Vec::new(), verified: 0, made: 0 }
     }
 
     /// Works until the daemon ends.
-    pub async fn work(&mut self, common: &Common, address: &str, admin: &str) -> Tally {
+    pub(super) async fn work(&mut self, common: &Common, address: &str, admin: &str) -> Tally {
         let (mut tally, service, admin) =
             (Tally::default(), connect(address), connect_admin(admin));
         while self.step(common, &service, &admin, &mut tally).await {}
@@ -238,12 +238,12 @@ impl Client {
     }
 
     /// Whose its sessions are: half from the beginning, the others from a roll on.
-    pub fn principal(&self) -> String {
+    pub(super) fn principal(&self) -> String {
         principal(self.number)
     }
 
     /// Every session that is its principal's is listed.
-    pub async fn verify_list(&self, admin: &str, tally: &mut Tally) {
+    pub(super) async fn verify_list(&self, admin: &str, tally: &mut Tally) {
         let mut admin = connect_admin(admin);
         let (mut listed, mut page_token) = (Vec::new(), String::new());
         loop {
@@ -445,7 +445,7 @@ impl Client {
 
     /// After a crash: settles what was in doubt, and holds the store to what
     /// was acknowledged.
-    pub async fn verify(&mut self, common: &Common, address: &str, depth: Depth) -> Tally {
+    pub(super) async fn verify(&mut self, common: &Common, address: &str, depth: Depth) -> Tally {
         let (mut tally, service) = (Tally::default(), connect(address));
         common.ending(false);
         for held in std::mem::take(&mut self.held) {

@@ -3,7 +3,7 @@
 use sessiond::{grpc::pb::Session, session::id::PublicId};
 
 /// A session of one client, who alone changes it.
-pub struct Held {
+pub(super) struct Held {
     /// Of the last acknowledged change of the id.
     pub token: String,
     /// Tokens of before acknowledged rolls: superseded for ever.
@@ -21,20 +21,20 @@ pub struct Held {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Doubt {
+pub(super) enum Doubt {
     Write,
     Roll,
     Destroy,
 }
 
 /// A token that must not be live any more.
-pub struct Gone {
+pub(super) struct Gone {
     pub token: String,
     pub why: Why,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
+pub(super) enum Why {
     /// Its end was acknowledged.
     Destroyed,
     /// A roll took effect whose answer, with the new id, nobody has.
@@ -45,7 +45,7 @@ pub enum Why {
 
 /// What was counted and what was wrong.
 #[derive(Default)]
-pub struct Tally {
+pub(super) struct Tally {
     /// Creates, writes, rolls and ends that were acknowledged.
     pub acknowledged: u64,
     /// Resolves that verified them.
@@ -59,23 +59,23 @@ pub struct Tally {
 const MOST_VIOLATIONS: usize = 20;
 
 impl Tally {
-    pub fn violate(&mut self, what: String) {
+    pub(super) fn violate(&mut self, what: String) {
         if self.violations.len() < MOST_VIOLATIONS {
             self.violations.push(what);
         }
     }
 
-    pub fn lose(&mut self, what: String) {
+    pub(super) fn lose(&mut self, what: String) {
         self.lost += 1;
         self.violate(format!("lost: {what}"));
     }
 
-    pub fn see_back(&mut self, what: String) {
+    pub(super) fn see_back(&mut self, what: String) {
         self.back += 1;
         self.violate(format!("back: {what}"));
     }
 
-    pub fn add(&mut self, other: Tally) {
+    pub(super) fn add(&mut self, other: Tally) {
         self.acknowledged += other.acknowledged;
         self.resolved += other.resolved;
         self.lost += other.lost;
@@ -88,23 +88,23 @@ impl Tally {
 
 impl Held {
     /// The public id, which a token begins with.
-    pub fn id(&self) -> &str {
+    pub(super) fn id(&self) -> &str {
         &self.token[..PublicId::TEXT_LEN]
     }
 
     /// The data of change `n`: what a Write sets.
-    pub fn set(number: u64, n: u64) -> String {
+    pub(super) fn set(number: u64, n: u64) -> String {
         format!(r#"{{"n":{n},"pad":"{}"}}"#, pad(number, n))
     }
 
     /// Of a new session: who it is besides, which no Write names again.
-    pub fn initial(number: u64) -> String {
+    pub(super) fn initial(number: u64) -> String {
         format!(r#"{{"who":{number},"n":0,"pad":"{}"}}"#, pad(number, 0))
     }
 
     /// Holds what was found to what was acknowledged and settles the doubt. An
     /// error says what is wrong.
-    pub fn settle(&mut self, found: &Session) -> Result<(), String> {
+    pub(super) fn settle(&mut self, found: &Session) -> Result<(), String> {
         let Self { number, n, version, doubt, .. } = &*self;
         let doubtful = u64::from(matches!(doubt, Some(Doubt::Write)));
         let expected = |n: u64| {

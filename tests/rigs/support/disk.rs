@@ -21,7 +21,7 @@ use super::{Random, oplog::Operation};
 const SECTOR: usize = 512;
 
 /// A disk and the page cache above it.
-pub struct Disk {
+pub(crate) struct Disk {
     files: Vec<File>,
     directories: BTreeMap<String, Directory>,
     /// As a process sees them.
@@ -74,7 +74,7 @@ impl Entry {
 
 /// Of one image, for the reader of a finding.
 #[derive(Debug, Clone, Copy)]
-pub struct Loss {
+pub(crate) struct Loss {
     /// How many percent of the unsafe writes arrive.
     pub arrive: u64,
     /// A synced file has its name.
@@ -83,7 +83,7 @@ pub struct Loss {
 }
 
 impl Disk {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             files: Vec::new(),
             directories: [(String::new(), Directory::default())].into(),
@@ -92,7 +92,7 @@ impl Disk {
         }
     }
 
-    pub fn apply(&mut self, operation: &Operation) {
+    pub(crate) fn apply(&mut self, operation: &Operation) {
         match operation {
             Operation::Start => self.open.clear(),
             Operation::Open { fd, path, made, emptied } => {
@@ -186,7 +186,7 @@ impl Disk {
     }
 
     /// Writes into the empty directory `to` what a power loss now may leave.
-    pub fn lose_power(&self, random: &mut Random, to: &Path) -> io::Result<Loss> {
+    pub(crate) fn lose_power(&self, random: &mut Random, to: &Path) -> io::Result<Loss> {
         let loss = Loss {
             arrive: *random.pick(&[0, 10, 50, 90, 100]),
             journal: random.chance(75),

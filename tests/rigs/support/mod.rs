@@ -3,21 +3,21 @@
 // The suite uses more of these than the rigs do.
 #[path = "../../suite/support/browser.rs"]
 #[allow(dead_code)]
-pub mod browser;
-pub mod disk;
+pub(crate) mod browser;
+pub(crate) mod disk;
 #[path = "../../suite/support/ending.rs"]
-pub mod ending;
+pub(crate) mod ending;
 #[path = "../../suite/support/health.rs"]
-pub mod health;
-pub mod oplog;
+pub(crate) mod health;
+pub(crate) mod oplog;
 #[path = "../../suite/support/program.rs"]
 #[allow(dead_code)]
-pub mod program;
+pub(crate) mod program;
 #[path = "../../suite/support/redis.rs"]
 #[allow(dead_code)]
-pub mod redis;
-pub mod small_disk;
-pub mod story;
-pub mod victim;
+pub(crate) mod redis;
+pub(crate) mod small_disk;
+pub(crate) mod story;
+pub(crate) mod victim;
 
-pub use crate::{form::Form, random::Random};
+pub(crate) use crate::{form::Form, random::Random};

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Operation {
+pub(crate) enum Operation {
     /// A process began; descriptors of the one before mean nothing any more.
     Start,
     Open {
@@ -45,7 +45,7 @@ pub enum Operation {
 
 impl Operation {
     /// The operation without its data.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match self {
             Self::Write { fd, at, data } => {
                 format!("write of {} bytes at {at} to {fd}", data.len())
@@ -56,7 +56,7 @@ impl Operation {
 }
 
 /// An operation, and where in the log its entry ends.
-pub struct Entry {
+pub(crate) struct Entry {
     pub operation: Operation,
     pub end: u64,
     /// Since some moment that is the same for all of them.
@@ -65,7 +65,7 @@ pub struct Entry {
 
 const HEAD_LEN: usize = 32;
 
-pub fn read(path: &Path) -> Vec<Entry> {
+pub(crate) fn read(path: &Path) -> Vec<Entry> {
     let log = std::fs::read(path).expect("the recorder's log can be read");
     let mut rest = log.as_slice();
     let mut entries = Vec::new();

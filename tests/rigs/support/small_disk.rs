@@ -13,7 +13,7 @@ use std::{
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-pub struct SmallDisk {
+pub(crate) struct SmallDisk {
     holder: Child,
     path: PathBuf,
     _mount_point: tempfile::TempDir,
@@ -21,7 +21,7 @@ pub struct SmallDisk {
 
 impl SmallDisk {
     /// Of so many bytes; or why this machine cannot have one.
-    pub fn new(bytes: u64) -> Result<Self, String> {
+    pub(crate) fn new(bytes: u64) -> Result<Self, String> {
         let mount_point = tempfile::tempdir().expect("a scratch folder");
         let script =
             r#"mount -t tmpfs -o "size=$1,mode=700" small "$2" && echo mounted && exec cat"#;
@@ -52,18 +52,18 @@ impl SmallDisk {
         Ok(disk)
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub fn free_bytes(&self) -> u64 {
+    pub(crate) fn free_bytes(&self) -> u64 {
         let found = statvfs(&self.path).expect("the file system tells");
         found.f_bavail * found.f_frsize
     }
 
     /// Has a file take what is more than `leave_bytes`, or give back what it
     /// took of that. Others take and give meanwhile.
-    pub fn leave(&self, leave_bytes: u64) {
+    pub(crate) fn leave(&self, leave_bytes: u64) {
         let ballast = self.path.join("ballast");
         let file = File::options().create(true).truncate(false).write(true).open(&ballast);
         let file = file.expect("the ballast can be opened");
@@ -81,7 +81,7 @@ impl SmallDisk {
     }
 
     /// All the space is free again.
-    pub fn relieve(&self) {
+    pub(crate) fn relieve(&self) {
         match fs::remove_file(self.path.join("ballast")) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
             _ => {}

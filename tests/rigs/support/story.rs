@@ -20,13 +20,13 @@ use sessiond::{
 
 /// A session, and everything that was done to it, one after the other.
 #[derive(Clone)]
-pub struct Story {
+pub(crate) struct Story {
     pub id: PublicId,
     pub steps: Vec<Step>,
 }
 
 #[derive(Clone)]
-pub struct Step {
+pub(crate) struct Step {
     pub durability: Durability,
     /// The length of the log before it was asked for, and after it was answered.
     pub sent: u64,
@@ -36,24 +36,24 @@ pub struct Step {
 }
 
 #[derive(Debug, PartialEq, Eq, Clone)]
-pub struct Left {
+pub(crate) struct Left {
     pub version: u64,
     pub data: Vec<u8>,
 }
 
 /// Whose the sessions of a rig are, by a number; every fourth is nobody's.
-pub fn principal(number: u64) -> &'static str {
+pub(crate) fn principal(number: u64) -> &'static str {
     PRINCIPALS[number as usize % PRINCIPALS.len()]
 }
 
 const PRINCIPALS: [&str; 4] = ["", "ann", "bob", "cleo"];
 
 /// What is wrong with a store, by kind.
-pub type Findings = Vec<(&'static str, String)>;
+pub(crate) type Findings = Vec<(&'static str, String)>;
 
 /// Opens the store in `data` as it was left at `cut`, a place in the recorder's
 /// log, and holds it to the stories. `untold` more records may be there.
-pub async fn judge(data: &Path, stories: &[Story], cut: u64, untold: usize) -> Findings {
+pub(crate) async fn judge(data: &Path, stories: &[Story], cut: u64, untold: usize) -> Findings {
     let options = SledOptions {
         path: data.to_owned(),
         cache_bytes: 16 << 20,
@@ -199,7 +199,7 @@ async fn judge_principals(store: &SledStore, findings: &mut Findings) -> Result<
     Ok(())
 }
 
-pub fn public_id(session: &Session) -> PublicId {
+pub(crate) fn public_id(session: &Session) -> PublicId {
     let id = BASE64URL.decode(&session.id).expect("base64url");
     PublicId::from_bytes(id.try_into().expect("12 octets"))
 }

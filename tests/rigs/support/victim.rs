@@ -14,13 +14,13 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::ending;
 
-pub const SECRET: &str = "a-signing-secret-for-tests-long-enough";
+pub(crate) const SECRET: &str = "a-signing-secret-for-tests-long-enough";
 
 /// How long a start or an end may take.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How to start the program.
-pub struct Setup<'a> {
+pub(crate) struct Setup<'a> {
     /// Keeps its sessions in `data` below.
     pub root: &'a Path,
     pub settings: &'a [&'a str],
@@ -30,7 +30,7 @@ pub struct Setup<'a> {
     pub fault: Option<&'a str>,
 }
 
-pub struct Victim {
+pub(crate) struct Victim {
     child: Child,
     pub address: String,
     stderr: Option<JoinHandle<String>>,
@@ -38,7 +38,7 @@ pub struct Victim {
 
 /// A process that is no more.
 #[derive(Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// `None`: it did not end in time and was killed.
     pub status: Option<ExitStatus>,
     pub log: String,
@@ -46,7 +46,7 @@ pub struct Ended {
 
 impl Victim {
     /// Starts it and waits until it is ready, or has ended.
-    pub fn start(setup: &Setup) -> Result<Self, Ended> {
+    pub(crate) fn start(setup: &Setup) -> Result<Self, Ended> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sessiond"));
         command.env_clear().stdout(Stdio::piped()).stderr(Stdio::piped());
         command.args(["serve", "--set=listen.grpc=127.0.0.1:0"]);
@@ -88,17 +88,17 @@ impl Victim {
         }
     }
 
-    pub fn is_running(&mut self) -> bool {
+    pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().is_ok_and(|status| status.is_none())
     }
 
     /// Asks for a clean stop.
-    pub fn stop(self) -> Ended {
+    pub(crate) fn stop(self) -> Ended {
         self.end(Signal::TERM)
     }
 
     /// Kills it between two operations on files: see the recorder.
-    pub fn die(self) -> Ended {
+    pub(crate) fn die(self) -> Ended {
         self.end(Signal::USR2)
     }
 

@@ -4,18 +4,18 @@ use sessiond::grpc::pb::{Credential, credential::Kind};
 
 /// Keeps one cookie, as a browser would.
 #[derive(Clone, Default)]
-pub struct Browser {
+pub(crate) struct Browser {
     /// `name=value`.
     pub cookie: Option<String>,
 }
 
 impl Browser {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// Takes in the Set-Cookie values of an answer.
-    pub fn learn(&mut self, set_cookie: &[String]) {
+    pub(crate) fn learn(&mut self, set_cookie: &[String]) {
         for line in set_cookie {
             let pair = line.split(';').next().expect("a Set-Cookie value has a pair").to_owned();
             let deleted = line.contains("; Max-Age=0;");
@@ -24,7 +24,7 @@ impl Browser {
     }
 
     /// A browser that was handed `set_cookie`.
-    pub fn with(set_cookie: &[String]) -> Self {
+    pub(crate) fn with(set_cookie: &[String]) -> Self {
         let mut browser = Self::new();
         browser.learn(set_cookie);
         assert!(browser.cookie.is_some(), "expected a cookie to be set");
@@ -32,20 +32,20 @@ impl Browser {
     }
 
     /// The Cookie header of its next request.
-    pub fn header(&self) -> String {
+    pub(crate) fn header(&self) -> String {
         self.cookie.clone().unwrap_or_default()
     }
 
     /// What a frontend passes on.
-    pub fn credential(&self) -> Option<Credential> {
+    pub(crate) fn credential(&self) -> Option<Credential> {
         cookie_header(self.header())
     }
 }
 
-pub fn cookie_header(header: impl Into<Vec<u8>>) -> Option<Credential> {
+pub(crate) fn cookie_header(header: impl Into<Vec<u8>>) -> Option<Credential> {
     Some(Credential { kind: Some(Kind::CookieHeader(header.into().into())) })
 }
 
-pub fn token(token: impl Into<Vec<u8>>) -> Option<Credential> {
+pub(crate) fn token(token: impl Into<Vec<u8>>) -> Option<Credential> {
     Some(Credential { kind: Some(Kind::Token(token.into().into())) })
 }

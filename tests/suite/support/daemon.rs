@@ -32,18 +32,18 @@ use tonic_types::StatusExt;
 
 use super::{browser::Browser, redis::RedisServer};
 
-pub const SECRET: &str = "a-signing-secret-for-tests-long-enough";
-pub const START: Moment = Moment::from_unix_millis(1_800_000_000_000);
+pub(crate) const SECRET: &str = "a-signing-secret-for-tests-long-enough";
+pub(crate) const START: Moment = Moment::from_unix_millis(1_800_000_000_000);
 
 /// A clock that stands still until it is told otherwise.
-pub struct TestClock(AtomicU64);
+pub(crate) struct TestClock(AtomicU64);
 
 impl TestClock {
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self(START.unix_millis().into()))
     }
 
-    pub fn advance(&self, by: Duration) {
+    pub(crate) fn advance(&self, by: Duration) {
         self.0.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
     }
 }
@@ -62,7 +62,7 @@ impl Clock for TestClock {
 }
 
 /// A running daemon. It is stopped by `stop`, or cut off when dropped.
-pub struct Daemon {
+pub(crate) struct Daemon {
     pub clock: Arc<TestClock>,
     pub client: SessionServiceClient<Channel>,
     pub admin: SessionAdminServiceClient<Channel>,
@@ -83,12 +83,12 @@ struct Scratch {
 }
 
 impl Daemon {
-    pub async fn start(backend: Backend) -> Self {
+    pub(crate) async fn start(backend: Backend) -> Self {
         Self::with(backend, |_| {}).await
     }
 
     /// A daemon whose configuration is `--dev`'s, on port 0, with changes.
-    pub async fn with(backend: Backend, change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn with(backend: Backend, change: impl FnOnce(&mut Config)) -> Self {
         let backend = in_force(backend);
         let scratch = Arc::new(Scratch {
             directory: tempfile::tempdir().expect("a scratch folder"),
@@ -146,7 +146,7 @@ impl Daemon {
     }
 
     /// Asks for a clean stop and waits for its end.
-    pub async fn stop(mut self) -> Stopped {
+    pub(crate) async fn stop(mut self) -> Stopped {
         drop(self.stop.take());
         let stopped = self.running.await.expect("the daemon stops without a panic");
         stopped.expect("the store is synced");
@@ -154,49 +154,53 @@ impl Daemon {
     }
 
     /// The server that it keeps its sessions in.
-    pub fn redis(&self) -> Option<&RedisServer> {
+    pub(crate) fn redis(&self) -> Option<&RedisServer> {
         self.scratch.redis.as_ref()
     }
 
     /// Where the admin service listens.
-    pub fn admin_address(&self) -> &str {
+    pub(crate) fn admin_address(&self) -> &str {
         &self.admin_address
     }
 
     /// Asks for a clean stop and goes on.
-    pub fn ask_to_stop(&mut self) {
+    pub(crate) fn ask_to_stop(&mut self) {
         drop(self.stop.take());
     }
 
-    pub async fn resolve(&self, browser: &Browser) -> ResolveResponse {
+    pub(crate) async fn resolve(&self, browser: &Browser) -> ResolveResponse {
         self.resolve_with(ResolveRequest { credential: browser.credential(), ..Default::default() })
             .await
     }
 
-    pub async fn resolve_with(&self, request: ResolveRequest) -> ResolveResponse {
+    pub(crate) async fn resolve_with(&self, request: ResolveRequest) -> ResolveResponse {
         let answer = self.client.clone().resolve(request).await;
         answer.expect("a Resolve is answered").into_inner()
     }
 
-    pub async fn state(&self, browser: &Browser) -> SessionState {
+    pub(crate) async fn state(&self, browser: &Browser) -> SessionState {
         self.resolve(browser).await.state()
     }
 
-    pub async fn touch(&self, browser: &Browser) -> TouchResponse {
+    pub(crate) async fn touch(&self, browser: &Browser) -> TouchResponse {
         let request = TouchRequest { credential: browser.credential(), ..Default::default() };
         self.client.clone().touch(request).await.expect("a Touch is answered").into_inner()
     }
 
-    pub async fn try_write(&self, request: WriteRequest) -> Result<WriteResponse, Status> {
+    pub(crate) async fn try_write(&self, request: WriteRequest) -> Result<WriteResponse, Status> {
         self.client.clone().write(request).await.map(|answer| answer.into_inner())
     }
 
-    pub async fn write(&self, request: WriteRequest) -> WriteResponse {
+    pub(crate) async fn write(&self, request: WriteRequest) -> WriteResponse {
         self.try_write(request).await.expect("a Write is taken")
     }
 
     /// Changes the session of a browser, which learns the cookie.
-    pub async fn change(&self, browser: &mut Browser, request: WriteRequest) -> WriteResponse {
+    pub(crate) async fn change(
+        &self,
+        browser: &mut Browser,
+        request: WriteRequest,
+    ) -> WriteResponse {
         let credential = browser.credential();
         let answer = self.write(WriteRequest { credential, ..request }).await;
         browser.learn(&answer.set_cookie);
@@ -204,27 +208,27 @@ impl Daemon {
     }
 
     /// A browser with a new session that holds `data`.
-    pub async fn visitor(&self, data: &str) -> Browser {
+    pub(crate) async fn visitor(&self, data: &str) -> Browser {
         let answer = self.write(set(data)).await;
         Browser::with(&answer.set_cookie)
     }
 
-    pub async fn try_destroy(&self, browser: &Browser) -> Result<DestroyResponse, Status> {
+    pub(crate) async fn try_destroy(&self, browser: &Browser) -> Result<DestroyResponse, Status> {
         let request = DestroyRequest { credential: browser.credential(), ..Default::default() };
         self.client.clone().destroy(request).await.map(|answer| answer.into_inner())
     }
 
-    pub async fn destroy(&self, browser: &Browser) -> DestroyResponse {
+    pub(crate) async fn destroy(&self, browser: &Browser) -> DestroyResponse {
         self.try_destroy(browser).await.expect("a Destroy is answered")
     }
 
     /// A browser that logs in as `principal`, with a session of its own.
-    pub async fn login(&self, principal: &str) -> Browser {
+    pub(crate) async fn login(&self, principal: &str) -> Browser {
         let answer = self.write(login(principal)).await;
         Browser::with(&answer.set_cookie)
     }
 
-    pub async fn try_destroy_scope(
+    pub(crate) async fn try_destroy_scope(
         &self,
         browser: &Browser,
         scope: DestroyScope,
@@ -234,12 +238,16 @@ impl Daemon {
         self.client.clone().destroy(request).await.map(|answer| answer.into_inner())
     }
 
-    pub async fn destroy_scope(&self, browser: &Browser, scope: DestroyScope) -> DestroyResponse {
+    pub(crate) async fn destroy_scope(
+        &self,
+        browser: &Browser,
+        scope: DestroyScope,
+    ) -> DestroyResponse {
         self.try_destroy_scope(browser, scope).await.expect("a Destroy is answered")
     }
 
     /// The ids of a principal's live sessions, from all pages.
-    pub async fn list(&self, principal: &str) -> Vec<String> {
+    pub(crate) async fn list(&self, principal: &str) -> Vec<String> {
         let (mut ids, mut page_token) = (Vec::new(), String::new());
         loop {
             let principal = principal.to_owned();
@@ -254,7 +262,7 @@ impl Daemon {
         }
     }
 
-    pub async fn revoke(&self, principal: &str, session_ids: &[String]) -> u32 {
+    pub(crate) async fn revoke(&self, principal: &str, session_ids: &[String]) -> u32 {
         let request = RevokeSessionsRequest {
             principal: principal.to_owned(),
             session_ids: session_ids.to_vec(),
@@ -265,13 +273,13 @@ impl Daemon {
     }
 
     /// The public id of a browser's session.
-    pub async fn id(&self, browser: &Browser) -> String {
+    pub(crate) async fn id(&self, browser: &Browser) -> String {
         let credential = browser.credential();
         let peek = ResolveRequest { credential, peek: true, ..Default::default() };
         self.resolve_with(peek).await.session.expect("a live session").id
     }
 
-    pub async fn cleanup(&self) -> u64 {
+    pub(crate) async fn cleanup(&self) -> u64 {
         let answer = self.admin.clone().cleanup(CleanupRequest::default()).await;
         answer.expect("a Cleanup is answered").into_inner().removed
     }
@@ -279,7 +287,7 @@ impl Daemon {
 
 /// The backend that a test asks for, or the one that the whole suite is to run
 /// with: SESSIOND_TEST_BACKEND=redis.
-pub fn in_force(asked: Backend) -> Backend {
+pub(crate) fn in_force(asked: Backend) -> Backend {
     match std::env::var("SESSIOND_TEST_BACKEND").as_deref() {
         Err(_) | Ok("") => asked,
         Ok("redis") => Backend::Redis,
@@ -289,12 +297,12 @@ pub fn in_force(asked: Backend) -> Backend {
 
 /// What a cleanup of this store says when so many sessions are over: Redis removes
 /// them by itself, by its own clock.
-pub fn swept(backend: Backend, count: u64) -> u64 {
+pub(crate) fn swept(backend: Backend, count: u64) -> u64 {
     if in_force(backend) == Backend::Redis { 0 } else { count }
 }
 
 /// A daemon that was stopped, to be started again on the same store.
-pub struct Stopped {
+pub(crate) struct Stopped {
     pub config: Config,
     clock: Arc<TestClock>,
     scratch: Arc<Scratch>,
@@ -302,39 +310,39 @@ pub struct Stopped {
 
 impl Stopped {
     /// The system's clock is set back to where it began.
-    pub fn set_clock_back(&mut self) {
+    pub(crate) fn set_clock_back(&mut self) {
         self.clock = TestClock::new();
     }
 
-    pub async fn start(self) -> Daemon {
+    pub(crate) async fn start(self) -> Daemon {
         Daemon::run(self.config, self.clock, self.scratch).await
     }
 }
 
 /// A Write that makes a session the principal's.
-pub fn login(principal: &str) -> WriteRequest {
+pub(crate) fn login(principal: &str) -> WriteRequest {
     WriteRequest { principal: Some(principal.to_owned().into()), ..Default::default() }
 }
 
 /// A Write that sets `data`.
-pub fn set(data: &str) -> WriteRequest {
+pub(crate) fn set(data: &str) -> WriteRequest {
     WriteRequest { set: data.to_owned().into(), ..Default::default() }
 }
 
 /// The session's data as text.
-pub fn data(answer: &ResolveResponse) -> String {
+pub(crate) fn data(answer: &ResolveResponse) -> String {
     let session = answer.session.as_ref().expect("a live session");
     String::from_utf8(session.data.to_vec()).expect("data is text")
 }
 
-pub fn millis(timestamp: Option<&prost_types::Timestamp>) -> u64 {
+pub(crate) fn millis(timestamp: Option<&prost_types::Timestamp>) -> u64 {
     let timestamp = timestamp.expect("a timestamp");
     timestamp.seconds as u64 * 1000 + timestamp.nanos as u64 / 1_000_000
 }
 
 /// Holds an error to its code, its reason, and the field at fault.
 #[track_caller]
-pub fn assert_fault(status: &Status, code: Code, reason: &str, field: Option<&str>) {
+pub(crate) fn assert_fault(status: &Status, code: Code, reason: &str, field: Option<&str>) {
     assert_eq!(status.code(), code, "{status:?}");
     let details = status.get_error_details();
     let info = details.error_info().expect("every error carries ErrorInfo");

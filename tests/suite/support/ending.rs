@@ -12,7 +12,7 @@ use rustix::{
 };
 
 /// Waits until it has ended. `None`: it has not, within `limit`.
-pub fn of(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+pub(crate) fn of(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     let ended = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).expect("it is not reaped");
     let since = Instant::now();
     loop {

@@ -18,7 +18,7 @@ use sessiond::{
 use tokio::sync::watch;
 
 /// What the test switches. The store shares it.
-pub struct Faults {
+pub(crate) struct Faults {
     failing: AtomicBool,
     stopped: watch::Sender<bool>,
     /// A new record is kept, and its creation fails, because nothing has confirmed it.
@@ -31,7 +31,7 @@ pub struct Faults {
 }
 
 impl Faults {
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         let stopped = watch::Sender::new(false);
         let endless = Mutex::default();
         Arc::new(Self {
@@ -45,17 +45,17 @@ impl Faults {
     }
 
     /// Every operation fails from now on, or works again.
-    pub fn fail(&self, failing: bool) {
+    pub(crate) fn fail(&self, failing: bool) {
         self.failing.store(failing, Ordering::SeqCst);
     }
 
     /// No creation is confirmed from now on, or every creation is again.
-    pub fn confirm(&self, confirming: bool) {
+    pub(crate) fn confirm(&self, confirming: bool) {
         self.unconfirming.store(!confirming, Ordering::SeqCst);
     }
 
     /// Every operation waits from now on, or continues.
-    pub fn stop(&self, stopped: bool) {
+    pub(crate) fn stop(&self, stopped: bool) {
         self.stopped.send_replace(stopped);
     }
 
@@ -72,18 +72,18 @@ fn on_purpose() -> StoreError {
 }
 
 /// A memory store behind [`Faults`].
-pub struct FlakyStore {
+pub(crate) struct FlakyStore {
     store: MemoryStore,
     faults: Arc<Faults>,
 }
 
 impl FlakyStore {
-    pub fn new(faults: Arc<Faults>) -> Self {
+    pub(crate) fn new(faults: Arc<Faults>) -> Self {
         Self { store: MemoryStore::default(), faults }
     }
 
     /// Loses the records that were not confirmed.
-    pub async fn fail_over(&self) {
+    pub(crate) async fn fail_over(&self) {
         let lost: Vec<_> = self.faults.unconfirmed.lock().drain(..).collect();
         for id in lost {
             self.store.destroy(id, Claim::Operator).await.expect("memory works");

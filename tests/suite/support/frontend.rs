@@ -24,7 +24,7 @@ use super::program::PATIENCE;
 const REQUIRE: &str = "SESSIOND_TEST_REQUIRE_FRONTENDS";
 
 /// What can be run here. Otherwise says on stderr that `name` is skipped, and why.
-pub fn or_skip<T>(name: &str, found: Result<T, String>) -> Option<T> {
+pub(crate) fn or_skip<T>(name: &str, found: Result<T, String>) -> Option<T> {
     match found {
         Ok(found) => Some(found),
         Err(problem) => {
@@ -37,7 +37,7 @@ pub fn or_skip<T>(name: &str, found: Result<T, String>) -> Option<T> {
 }
 
 /// A Python that has the packages of the example, or why this machine has none.
-pub fn interpreter() -> Result<PathBuf, String> {
+pub(crate) fn interpreter() -> Result<PathBuf, String> {
     let requirements = here("examples/python-wsgi/requirements.txt");
     let home = install("python", "python3", &requirements, |home| {
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(home.join("venv")))?;
@@ -49,14 +49,14 @@ pub fn interpreter() -> Result<PathBuf, String> {
 }
 
 /// How to start the Python example, or why this machine cannot.
-pub fn python() -> Result<Command, String> {
+pub(crate) fn python() -> Result<Command, String> {
     let mut command = Command::new(interpreter()?);
     command.arg(here("examples/python-wsgi/app.py"));
     Ok(command)
 }
 
 /// How to start the Node example, or why this machine cannot.
-pub fn node() -> Result<Command, String> {
+pub(crate) fn node() -> Result<Command, String> {
     let home = packages("node", "examples/node-express", &["package.json"], "install")?;
     let mut command = Command::new("node");
     command.arg(here("examples/node-express/app.js")).env("NODE_PATH", home.join("node_modules"));
@@ -64,7 +64,7 @@ pub fn node() -> Result<Command, String> {
 }
 
 /// How to start the application of `tests/express`, likewise.
-pub fn express() -> Result<Command, String> {
+pub(crate) fn express() -> Result<Command, String> {
     let files = ["package-lock.json", "package.json"];
     let home = packages("express", "tests/express", &files, "ci")?;
     let mut command = Command::new("node");
@@ -129,7 +129,7 @@ fn run(command: &mut Command) -> Result<String, String> {
 }
 
 /// A running frontend. It is killed when dropped.
-pub struct Frontend {
+pub(crate) struct Frontend {
     child: Child,
     url: String,
     stderr: Option<JoinHandle<String>>,
@@ -137,7 +137,7 @@ pub struct Frontend {
 
 impl Frontend {
     /// Starts a frontend and waits until it listens.
-    pub fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command
             .env("PORT", "0")
             // gRPC would go through the machine's HTTP proxy, if it has one.
@@ -181,13 +181,13 @@ impl Drop for Frontend {
 }
 
 /// A browser that keeps cookies.
-pub struct Visitor {
+pub(crate) struct Visitor {
     agent: Agent,
     url: String,
 }
 
 impl Visitor {
-    pub fn new(frontend: &Frontend) -> Self {
+    pub(crate) fn new(frontend: &Frontend) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(PATIENCE))
@@ -198,7 +198,7 @@ impl Visitor {
     }
 
     /// A visitor who got hold of a cookie, `name=value`.
-    pub fn with(frontend: &Frontend, cookie: &str) -> Self {
+    pub(crate) fn with(frontend: &Frontend, cookie: &str) -> Self {
         let visitor = Self::new(frontend);
         let uri: Uri = visitor.url.parse().expect("the frontend prints a URL");
         let parsed = Cookie::parse(cookie.to_owned(), &uri).expect("a cookie");
@@ -208,38 +208,38 @@ impl Visitor {
     }
 
     /// The same browser, where the site is served from now.
-    pub fn at(self, frontend: &Frontend) -> Self {
+    pub(crate) fn at(self, frontend: &Frontend) -> Self {
         Self { url: frontend.url.clone(), ..self }
     }
 
     /// `name=value` of each cookie: what the next request will send.
-    pub fn cookie(&self) -> String {
+    pub(crate) fn cookie(&self) -> String {
         let jar = self.agent.cookie_jar_lock();
         let pairs: Vec<_> = jar.iter().map(|c| format!("{}={}", c.name(), c.value())).collect();
         pairs.join("; ")
     }
 
-    pub fn visit(&self) -> Page {
+    pub(crate) fn visit(&self) -> Page {
         Page::read(self.agent.get(format!("{}/", self.url)).call())
     }
 
-    pub fn login(&self, user: &str) -> Page {
+    pub(crate) fn login(&self, user: &str) -> Page {
         Page::read(self.agent.post(format!("{}/login", self.url)).send_form([("user", user)]))
     }
 
     /// Of the example frontends only.
-    pub fn add_to_cart(&self, item: &str) -> Page {
+    pub(crate) fn add_to_cart(&self, item: &str) -> Page {
         Page::read(self.agent.post(format!("{}/cart", self.url)).send_form([("item", item)]))
     }
 
-    pub fn logout(&self) -> Page {
+    pub(crate) fn logout(&self) -> Page {
         Page::read(self.agent.post(format!("{}/logout", self.url)).send_empty())
     }
 }
 
 /// What the frontend answered.
 #[derive(Debug)]
-pub struct Page {
+pub(crate) struct Page {
     pub status: u16,
     pub text: String,
     pub set_cookie: Vec<String>,
@@ -262,23 +262,23 @@ impl Page {
     }
 
     #[track_caller]
-    pub fn is_ok(&self, what: &str) {
+    pub(crate) fn is_ok(&self, what: &str) {
         assert_eq!(self.status, 200, "expected {what} to succeed: {self:?}");
     }
 
     #[track_caller]
-    pub fn shows(&self, visits: u32, user: &str, when: &str) {
+    pub(crate) fn shows(&self, visits: u32, user: &str, when: &str) {
         self.is_ok(when);
         assert_eq!(self.text, text(visits, user), "expected this {when}");
     }
 
     #[track_caller]
-    pub fn sets_no_cookie(&self, because: &str) {
+    pub(crate) fn sets_no_cookie(&self, because: &str) {
         assert!(self.set_cookie.is_empty(), "expected no Set-Cookie: {because}; {self:?}");
     }
 }
 
 /// What the page of a visit says.
-pub fn text(visits: u32, user: &str) -> String {
+pub(crate) fn text(visits: u32, user: &str) -> String {
     format!("visits: {visits}\nuser: {user}\n")
 }

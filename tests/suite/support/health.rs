@@ -3,12 +3,12 @@
 use tonic::transport::Channel;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-pub use tonic_health::pb::health_check_response::ServingStatus;
+pub(crate) use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::program::PATIENCE;
 
 /// Watches until the daemon's health is `status`, for a bounded time.
-pub async fn becomes(channel: Channel, status: ServingStatus) {
+pub(crate) async fn becomes(channel: Channel, status: ServingStatus) {
     let mut client = HealthClient::new(channel);
     let watch = client.watch(HealthCheckRequest::default()).await;
     let mut watch = watch.expect("probes are answered").into_inner();

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// A Markdown file.
-pub struct Document {
+pub(crate) struct Document {
     /// Its path in the repository.
     pub name: String,
     /// The lines outside blocks, with their numbers.
@@ -17,7 +17,7 @@ pub struct Document {
 }
 
 /// A fenced block.
-pub struct Block {
+pub(crate) struct Block {
     /// The number of its first line.
     pub line: usize,
     pub info: String,
@@ -25,7 +25,7 @@ pub struct Block {
 }
 
 impl Document {
-    pub fn read(name: &str) -> Self {
+    pub(crate) fn read(name: &str) -> Self {
         let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name))
             .unwrap_or_else(|error| panic!("{name}: {error}"));
         let (mut prose, mut blocks) = (Vec::new(), Vec::<Block>::new());
@@ -49,12 +49,12 @@ impl Document {
     }
 
     /// The blocks with exactly this info string.
-    pub fn blocks(&self, info: &str) -> impl Iterator<Item = &Block> {
+    pub(crate) fn blocks(&self, info: &str) -> impl Iterator<Item = &Block> {
         self.blocks.iter().filter(move |block| block.info == info)
     }
 
     /// The targets of links, with the numbers of their lines. Links in code are none.
-    pub fn links(&self) -> Vec<(usize, String)> {
+    pub(crate) fn links(&self) -> Vec<(usize, String)> {
         let mut links = Vec::new();
         let mut in_code = false;
         for (number, line) in &self.prose {
@@ -76,7 +76,7 @@ impl Document {
     }
 
     /// The anchors of the headings.
-    pub fn anchors(&self) -> BTreeSet<String> {
+    pub(crate) fn anchors(&self) -> BTreeSet<String> {
         let mut anchors = BTreeSet::new();
         let mut seen = HashMap::<String, usize>::new();
         for (_, line) in &self.prose {

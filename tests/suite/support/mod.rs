@@ -1,16 +1,16 @@
 //! What the tests have in common.
 
-pub mod browser;
-pub mod daemon;
-pub mod ending;
-pub mod flaky;
-pub mod frontend;
-pub mod health;
-pub mod markdown;
-pub mod papers;
-pub mod program;
-pub mod redis;
-pub mod sled;
+pub(crate) mod browser;
+pub(crate) mod daemon;
+pub(crate) mod ending;
+pub(crate) mod flaky;
+pub(crate) mod frontend;
+pub(crate) mod health;
+pub(crate) mod markdown;
+pub(crate) mod papers;
+pub(crate) mod program;
+pub(crate) mod redis;
+pub(crate) mod sled;
 
 /// Runs each test over every store: `over_every_store!(a, b)` makes the tests
 /// `memory::a`, `sled::a`, `redis::a` and so on of the functions `a` and `b`.

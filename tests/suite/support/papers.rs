@@ -9,12 +9,12 @@ use rcgen::{
 use tonic::transport::{Certificate, ClientTlsConfig};
 
 /// A CA, a certificate for the server and one for a client, as PEM files.
-pub struct Papers {
+pub(crate) struct Papers {
     directory: tempfile::TempDir,
 }
 
 impl Papers {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().expect("a scratch folder");
         let mut params = CertificateParams::new(vec![]).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -38,25 +38,25 @@ impl Papers {
         papers
     }
 
-    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         fs::write(&path, text).expect("a file");
         path
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    pub fn setting(&self, key: &str, name: &str) -> String {
+    pub(crate) fn setting(&self, key: &str, name: &str) -> String {
         format!("--set={key}={}", self.path(name).display())
     }
 
-    pub fn text(&self, name: &str) -> String {
+    pub(crate) fn text(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).expect("a file")
     }
 
-    pub fn tls(&self) -> ClientTlsConfig {
+    pub(crate) fn tls(&self) -> ClientTlsConfig {
         let ca = Certificate::from_pem(self.text("ca.pem"));
         ClientTlsConfig::new().ca_certificate(ca).domain_name("localhost")
     }

@@ -14,30 +14,30 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::ending;
 
 /// How long anything may take before a test gives up. Not a measure of speed.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A command line of sessiond, with an empty environment.
-pub fn sessiond<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
+pub(crate) fn sessiond<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sessiond"));
     command.args(arguments).env_clear();
     command
 }
 
 /// Runs a command line of sessiond to its end.
-pub fn run<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Output {
+pub(crate) fn run<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Output {
     sessiond(arguments).output().expect("the program can be run")
 }
 
-pub fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// A daemon that was started and is ready. It is killed when dropped.
-pub struct Program {
+pub(crate) struct Program {
     child: Child,
     addresses: HashMap<String, String>,
     stderr: Option<std::thread::JoinHandle<String>>,
@@ -45,12 +45,12 @@ pub struct Program {
 
 impl Program {
     /// `serve --dev` on free ports.
-    pub fn dev() -> Self {
+    pub(crate) fn dev() -> Self {
         Self::serve(&["--dev"])
     }
 
     /// `serve` with these arguments, on free ports.
-    pub fn serve(arguments: &[&str]) -> Self {
+    pub(crate) fn serve(arguments: &[&str]) -> Self {
         let ports = [
             "serve",
             "--set=listen.grpc=127.0.0.1:0",
@@ -61,7 +61,7 @@ impl Program {
     }
 
     /// `serve` that keeps its sessions in `directory`, on free ports.
-    pub fn serve_in(directory: &Path, arguments: &[&str]) -> Self {
+    pub(crate) fn serve_in(directory: &Path, arguments: &[&str]) -> Self {
         let path = format!("--set=store.sled.path={}", directory.join("data").display());
         let secret = "--set=engine.default.cookie.secrets=a-signing-secret-for-tests-long-enough";
         let all: Vec<_> =
@@ -70,7 +70,7 @@ impl Program {
     }
 
     /// Starts a daemon and waits until it says that it is ready.
-    pub fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -101,21 +101,21 @@ impl Program {
     }
 
     /// The first address of a kind of listener: grpc, admin or metrics.
-    pub fn address(&self, kind: &str) -> &str {
+    pub(crate) fn address(&self, kind: &str) -> &str {
         let list = self.addresses.get(kind).unwrap_or_else(|| panic!("no {kind} listener"));
         list.split(',').next().expect("a list has a first item")
     }
 
-    pub fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("the daemon is there");
     }
 
     /// Waits for the end.
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         // Also when it was waited for before.
         let ended = self.child.try_wait().expect("the child can be waited for");
         let ended = ended.or_else(|| ending::of(&mut self.child, PATIENCE));
@@ -123,20 +123,20 @@ impl Program {
     }
 
     /// Asks for a clean stop, and gives the exit code and the log.
-    pub fn stop(mut self) -> (Option<i32>, String) {
+    pub(crate) fn stop(mut self) -> (Option<i32>, String) {
         self.signal(Signal::TERM);
         let code = self.wait().code();
         (code, self.log())
     }
 
     /// kill -9.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.signal(Signal::KILL);
         self.wait();
     }
 
     /// What it wrote to standard error. Waits for its end.
-    pub fn log(&mut self) -> String {
+    pub(crate) fn log(&mut self) -> String {
         let reader = self.stderr.take().expect("the log is read once");
         reader.join().expect("the log can be read")
     }

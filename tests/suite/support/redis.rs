@@ -24,7 +24,7 @@ static MISSING: LazyLock<Option<String>> = LazyLock::new(|| {
 });
 
 /// True, with a word on stderr, where there is no `redis-server`.
-pub fn is_missing() -> bool {
+pub(crate) fn is_missing() -> bool {
     let Some(why) = &*MISSING else { return false };
     assert!(std::env::var_os(REQUIRE).is_none(), "{REQUIRE} is set, and {why}");
     eprintln!("skipped: {why}");
@@ -32,7 +32,7 @@ pub fn is_missing() -> bool {
 }
 
 /// Patient, so that a busy machine is no failure.
-pub fn options(url: &str, key_prefix: &str) -> RedisOptions {
+pub(crate) fn options(url: &str, key_prefix: &str) -> RedisOptions {
     RedisOptions {
         url: url.parse().expect("a URL"),
         login: Login::default(),
@@ -49,7 +49,7 @@ pub fn options(url: &str, key_prefix: &str) -> RedisOptions {
 }
 
 /// A server of its own.
-pub struct RedisServer {
+pub(crate) struct RedisServer {
     child: Option<Child>,
     pub port: u16,
     arguments: Vec<String>,
@@ -58,17 +58,17 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with(&[])
     }
 
     /// With these arguments, such as `--maxmemory 10mb`; `{port}` is its port.
-    pub fn with(arguments: &[&str]) -> Self {
+    pub(crate) fn with(arguments: &[&str]) -> Self {
         Self::on_a_free_port(arguments, None)
     }
 
     /// A Sentinel with this configuration.
-    pub fn sentinel(configuration: &str) -> Self {
+    pub(crate) fn sentinel(configuration: &str) -> Self {
         Self::on_a_free_port(&[], Some(configuration))
     }
 
@@ -138,21 +138,21 @@ impl RedisServer {
     }
 
     /// What it wrote.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("the server was started");
         kill_process(Pid::from_child(child), signal).expect("the server is there");
     }
 
     /// kill -9, and waits for the end.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -160,7 +160,7 @@ impl RedisServer {
     }
 
     /// Starts it again, on the same port.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.kill();
         let since = Instant::now();
         while !self.run() {
@@ -169,12 +169,12 @@ impl RedisServer {
     }
 
     /// Sends a command and gives the answer as it came.
-    pub fn ask(&self, words: &[&str]) -> String {
+    pub(crate) fn ask(&self, words: &[&str]) -> String {
         ask(self.port, words)
     }
 
     /// How often it has run a command, be it from its primary.
-    pub fn calls(&self, command: &str) -> u32 {
+    pub(crate) fn calls(&self, command: &str) -> u32 {
         let stats = self.ask(&["INFO", "commandstats"]);
         let start = format!("cmdstat_{command}:calls=");
         let count =
@@ -183,7 +183,7 @@ impl RedisServer {
     }
 
     /// Sends a command until its answer has this in it.
-    pub fn wait_for(&self, words: &[&str], expected: &str) {
+    pub(crate) fn wait_for(&self, words: &[&str], expected: &str) {
         let since = Instant::now();
         loop {
             let answer = self.ask(words);
@@ -208,13 +208,13 @@ fn free_port() -> u16 {
 }
 
 /// A command in the protocol's own words, so that no client of ours is trusted.
-pub fn ask(port: u16, words: &[&str]) -> String {
+pub(crate) fn ask(port: u16, words: &[&str]) -> String {
     let words: Vec<_> = words.iter().map(|word| word.as_bytes()).collect();
     let answer = ask_octets(port, &words);
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-pub fn ask_octets(port: u16, words: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn ask_octets(port: u16, words: &[&[u8]]) -> Vec<u8> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("redis is there");
     let mut request = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {
@@ -232,16 +232,16 @@ pub fn ask_octets(port: u16, words: &[&[u8]]) -> Vec<u8> {
 
 /// A cluster of its own: the primaries first, then as many replicas of each as
 /// asked for.
-pub struct RedisCluster {
+pub(crate) struct RedisCluster {
     pub nodes: Vec<RedisServer>,
 }
 
 impl RedisCluster {
-    pub fn start(primaries: usize, replicas: usize) -> Self {
+    pub(crate) fn start(primaries: usize, replicas: usize) -> Self {
         Self::with(primaries, replicas, &[])
     }
 
-    pub fn with(primaries: usize, replicas: usize, arguments: &[&str]) -> Self {
+    pub(crate) fn with(primaries: usize, replicas: usize, arguments: &[&str]) -> Self {
         let cluster =
             "--cluster-enabled yes --cluster-node-timeout 1000 --repl-diskless-sync-delay 0";
         let cluster: Vec<_> = cluster.split(' ').collect();
@@ -268,7 +268,7 @@ impl RedisCluster {
     }
 
     /// Moves the slot of `key`, and the key in it, from one node to another.
-    pub fn move_slot(&self, key: &str, from: &RedisServer, to: &RedisServer) {
+    pub(crate) fn move_slot(&self, key: &str, from: &RedisServer, to: &RedisServer) {
         let slot = to.ask(&["CLUSTER", "KEYSLOT", key]);
         let slot = slot.trim().trim_start_matches(':');
         let id = |node: &RedisServer| {
@@ -284,7 +284,7 @@ impl RedisCluster {
         }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         let nodes: Vec<_> =
             self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
         format!("redis+cluster://{}", nodes.join(","))

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use sessiond::store::sled::{Durability, OnDamage, SledDatabase, SledOptions, SledStore};
 
 /// Of a store below `directory`, on a disk that is never too full.
-pub fn options(directory: &Path) -> SledOptions {
+pub(crate) fn options(directory: &Path) -> SledOptions {
     SledOptions {
         path: directory.join("data"),
         cache_bytes: 1 << 20,
@@ -21,7 +21,7 @@ pub fn options(directory: &Path) -> SledOptions {
 }
 
 /// The database, which is closed when it is dropped with its store.
-pub fn open(options: SledOptions) -> (SledDatabase, SledStore) {
+pub(crate) fn open(options: SledOptions) -> (SledDatabase, SledStore) {
     let database = SledDatabase::open(options).expect("the database opens");
     let store = database.store("default").expect("a store");
     (database, store)
