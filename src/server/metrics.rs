@@ -99,6 +99,7 @@ struct StoreFamilies {
 }
 
 impl Metrics {
+    /// All metrics, with names that begin with `sessiond_`. Counters of known labels start at 0.
     pub fn new() -> Arc<Self> {
         let mut registry = Registry::with_prefix("sessiond");
         let requests = Family::default();

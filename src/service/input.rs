@@ -16,14 +16,18 @@ use crate::session::{
 /// A duration as a caller gives it: any numbers may come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RawDuration {
+    /// May be negative or too large for a [`Duration`].
     pub seconds: i64,
+    /// May be negative, or a second and more.
     pub nanos: i32,
 }
 
 /// A time since the Unix epoch as a caller gives it: any numbers may come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RawTime {
+    /// Negative: before the epoch.
     pub seconds: i64,
+    /// May be negative, or a second and more.
     pub nanos: i32,
 }
 

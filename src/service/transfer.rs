@@ -67,24 +67,36 @@ pub struct ExportPage {
 pub struct ImportRecord {
     /// The engine's name; empty: [`DEFAULT`](super::engines::DEFAULT).
     pub engine: String,
+    /// A mark is dropped where the engine does not adopt.
     pub kind: Kind,
     /// The text of a public id.
     pub id: String,
+    /// SHA-256 of the verifier: 32 bytes.
     pub verifier_sha256: Bytes,
+    /// At least 1.
     pub version: u64,
+    /// UTF-8 of at most 256 bytes. Empty: anonymous.
     pub principal: Bytes,
+    /// `None` is refused. A time after now is taken for now.
     pub create_time: Option<RawTime>,
+    /// When the session ends, unless its absolute timeout comes first. `None` is refused.
     pub idle_deadline: Option<RawTime>,
+    /// The session's own idle timeout. `None`: that of the engine that imports it.
     pub duration: Option<RawDuration>,
+    /// A JSON object.
     pub data: Bytes,
 }
 
 /// What became of imported records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ImportCounts {
+    /// Nothing was stored under the id.
     pub created: u32,
+    /// The record was a later state than the stored one.
     pub replaced: u32,
+    /// The stored record is as late or later.
     pub kept: u32,
+    /// The record's time is over, or it is a mark and the engine does not adopt.
     pub dropped: u32,
 }
 

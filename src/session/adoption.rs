@@ -39,6 +39,7 @@ pub struct Adoption {
 
 /// The application whose sessions are adopted.
 pub struct Application {
+    /// Where its records are. Is only read.
     pub source: Arc<dyn Source>,
     /// The minimum lifetime of a mark. A mark lives longer if the application's record had
     /// longer to live.

@@ -11,10 +11,12 @@ use std::{
 pub struct Moment(u64);
 
 impl Moment {
+    /// For a time that was stored or sent. The current time comes from a [`Clock`].
     pub const fn from_unix_millis(millis: u64) -> Self {
         Self(millis)
     }
 
+    /// Never negative: there is no moment before the epoch.
     pub const fn unix_millis(self) -> u64 {
         self.0
     }
@@ -63,6 +65,7 @@ impl From<Moment> for std::time::SystemTime {
 /// The clock that deadlines are judged by. It never goes backwards, even if an operator
 /// changes the wall clock. [`follow`](Self::follow) is the one exception.
 pub trait Clock: Send + Sync + 'static {
+    /// Not before any moment that it returned earlier.
     fn now(&self) -> Moment;
 
     /// Moves the clock forward to `moment`, if it is behind. Called once, before the clock

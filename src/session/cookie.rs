@@ -63,8 +63,11 @@ fn unquote(value: &[u8]) -> &[u8] {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SameSite {
+    /// None, not even a link from another site.
     Strict,
+    /// Only navigations of the whole page with a safe method, such as a link.
     Lax,
+    /// All of them. User agents require Secure with it.
     None,
     /// No SameSite attribute: the user agent's default applies.
     Unset,
@@ -83,21 +86,28 @@ pub enum CookieFormat {
 /// The attributes of a session cookie, not yet checked; see [`Cookie::new`].
 #[derive(Debug, Clone)]
 pub struct CookieAttributes {
+    /// A token of RFC 9110. A prefix such as `__Host-` requires certain attributes.
     pub name: String,
     /// Empty: no Domain attribute; the cookie belongs to the host that set it.
     pub domain: String,
     /// Empty: no Path attribute; the path is the directory of the request that set it.
     pub path: String,
+    /// Sent over encrypted connections only. Required by SameSite=None and by Partitioned.
     pub secure: bool,
+    /// Scripts cannot read it.
     pub http_only: bool,
+    /// Which requests from other sites carry it.
     pub same_site: SameSite,
+    /// A separate cookie for each top-level site (CHIPS). Requires Secure.
     pub partitioned: bool,
     /// Whether Max-Age and Expires are sent. If not, the browser decides when the cookie ends.
     pub persistent: bool,
+    /// How values are written. Every spelling is read.
     pub format: CookieFormat,
 }
 
 impl CookieAttributes {
+    /// Its prefix ties the cookie to one host, to HTTPS and to the path "/".
     pub const DEFAULT_NAME: &str = "__Host-session";
 }
 
@@ -123,7 +133,9 @@ impl Default for CookieAttributes {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{key}: {problem}")]
 pub struct CookieError {
+    /// The name of the field in [`CookieAttributes`].
     pub key: &'static str,
+    /// What was expected. Quotes the name at most.
     pub problem: String,
 }
 
@@ -139,6 +151,7 @@ pub struct Cookie {
 }
 
 impl Cookie {
+    /// Fails if a user agent would refuse the cookie: RFC 6265bis, sections 4.1 and 5.6.
     pub fn new(attributes: CookieAttributes) -> Result<Self, CookieError> {
         check(&attributes)?;
         let cookie = Self {
@@ -160,6 +173,7 @@ impl Cookie {
         Ok(cookie)
     }
 
+    /// The cookie-name, compared exactly.
     pub fn name(&self) -> &str {
         &self.name
     }

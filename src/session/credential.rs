@@ -21,13 +21,16 @@ pub enum Credential<'a> {
 /// An id that a known secret has signed.
 #[derive(Debug, Clone)]
 pub struct Proven {
+    /// The whole id, with its secret half.
     pub id: SessionId,
+    /// The hash that the record must have for the id to be the valid one.
     pub verifier: VerifierHash,
     /// An older secret signed it. The browser should get a new signature.
     pub outdated: bool,
 }
 
 impl Proven {
+    /// The key of the record.
     pub fn public(&self) -> PublicId {
         self.id.public()
     }
@@ -53,6 +56,7 @@ pub enum Absence {
 /// order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reach {
+    /// The session of a proven id.
     Session(PublicId),
     /// A session whose public id is not known yet, by the prefix of its verifier's hash.
     Verifier([u8; 12]),
@@ -157,6 +161,7 @@ impl Presented {
         sessions.chain(verifiers.map(|verifier| Reach::Verifier(verifier.prefix())))
     }
 
+    /// The reason to return if none of the ids is live, as far as it is known without a store.
     pub fn absence(&self) -> Absence {
         self.absence
     }

@@ -46,13 +46,18 @@ pub struct ResolveOptions {
 /// What a Write changes.
 #[derive(Clone)]
 pub struct WriteOptions {
+    /// Members to set, after `unset` has applied.
     pub set: Data,
+    /// Top-level keys to remove. Unknown ones are ignored.
     pub unset: Vec<String>,
+    /// Drop all data before `unset` and `set` apply.
     pub replace: bool,
     /// Write only if the session is at this version. Creating a session with it is an
     /// [`Error::InvalidArgument`].
     pub if_version: Option<NonZeroU64>,
+    /// Give the session a new id even if its principal stays the same.
     pub roll: bool,
+    /// The new owner; another one than before always rolls. `None`: as it was.
     pub principal: Option<Principal>,
     /// The session's own idle timeout.
     pub duration: Option<Duration>,
@@ -84,6 +89,7 @@ pub struct Destroyed {
 }
 
 impl Engine {
+    /// An engine without adoption, whose events go nowhere.
     pub fn new(
         name: &str,
         policy: Policy,
@@ -107,6 +113,7 @@ impl Engine {
         Self { sessions: Sessions { events, ..self.sessions }, ..self }
     }
 
+    /// The name in the configuration, by which requests choose the engine.
     pub fn name(&self) -> &str {
         &self.sessions.engine
     }
@@ -126,6 +133,7 @@ impl Engine {
         Ok(self.sessions.store.check()?)
     }
 
+    /// The current time of the engine's clock, by which deadlines are judged.
     pub fn now(&self) -> Moment {
         self.sessions.clock.now()
     }

@@ -22,6 +22,7 @@ use super::{
 pub struct ForeignId(Box<str>);
 
 impl ForeignId {
+    /// In bytes. A longer signed text is not looked up.
     pub const MAX_LEN: usize = 256;
 
     /// `None` if the text is empty, longer than [`MAX_LEN`](Self::MAX_LEN) bytes or not UTF-8.
@@ -58,7 +59,9 @@ pub trait Source: Send + Sync + 'static {
 /// A session of the application, as it is adopted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Foreign {
+    /// Without the members of the session library. All other members keep their exact bytes.
     pub data: Data,
+    /// Empty: anonymous.
     pub principal: Principal,
     /// The idle timeout that it had there.
     pub duration: Option<Duration>,
@@ -92,22 +95,29 @@ impl Format {
 /// How to read a record of the application.
 #[derive(Debug, Clone)]
 pub struct Reading {
+    /// Which library wrote the records.
     pub format: Format,
     /// The JSON Pointer (RFC 6901) to the principal. Empty: the records hold no principal.
     pub principal: String,
+    /// The most bytes of data, without the members of the library.
     pub max_data_bytes: usize,
 }
 
 /// Why a record of the application cannot be adopted. The message quotes nothing of it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Unfit {
+    /// Not a JSON object that session data can be.
     #[error("the application's record: {0}")]
     Data(#[from] DataError),
+    /// Too much data, or too much of it is the library's.
     #[error(
         "the application's record has more than {limit_bytes} bytes of data, which is the engine's \
          max_data_bytes"
     )]
-    TooLarge { limit_bytes: usize },
+    TooLarge {
+        /// The engine's `max_data_bytes`.
+        limit_bytes: usize,
+    },
 }
 
 impl Reading {

@@ -22,6 +22,7 @@ pub trait Entropy: Send + Sync + 'static {
 pub struct PublicId([u8; 12]);
 
 impl PublicId {
+    /// In octets.
     pub const LEN: usize = 12;
     /// Octets of the text form.
     pub const TEXT_LEN: usize = 16;
@@ -30,10 +31,12 @@ impl PublicId {
     /// The last id in order.
     pub const MOST: Self = Self([0xff; 12]);
 
+    /// For an id that was stored or sent. New ones come from [`SessionId::generate`].
     pub const fn from_bytes(bytes: [u8; 12]) -> Self {
         Self(bytes)
     }
 
+    /// The form in which stores keep it.
     pub const fn as_bytes(&self) -> &[u8; 12] {
         &self.0
     }
@@ -73,12 +76,15 @@ impl fmt::Debug for PublicId {
 pub struct VerifierHash([u8; 32]);
 
 impl VerifierHash {
+    /// In octets.
     pub const LEN: usize = 32;
 
+    /// For a hash that was stored or sent.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
+    /// The form in which stores keep it.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -130,6 +136,7 @@ impl SessionId {
     /// Octets of the text form, as many as npm's `uid-safe` makes of 24 bytes.
     pub const TEXT_LEN: usize = 32;
 
+    /// A new id for a new session.
     pub fn generate(entropy: &dyn Entropy) -> Self {
         let mut public = [0; 12];
         entropy.fill(&mut public);
@@ -158,10 +165,12 @@ impl SessionId {
         Self { public, ..self.clone() }
     }
 
+    /// The half that is the key of the record and safe to log.
     pub fn public(&self) -> PublicId {
         self.public
     }
 
+    /// SHA-256 of the secret half, as a record keeps it.
     pub fn verifier_hash(&self) -> VerifierHash {
         VerifierHash(Sha256::digest(self.verifier).into())
     }

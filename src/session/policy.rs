@@ -7,8 +7,11 @@ use super::{cookie::Cookie, lifetime::Lifetime, token::Keyring};
 /// The rules of one engine.
 #[derive(Debug)]
 pub struct Policy {
+    /// Signs and verifies the ids.
     pub keyring: Keyring,
+    /// How the browser keeps the token.
     pub cookie: Cookie,
+    /// Timeouts, and how often deadlines move.
     pub lifetime: Lifetime,
     /// Whether Resolve moves the deadline.
     pub automatic_touch: bool,
@@ -21,7 +24,9 @@ pub struct Policy {
 /// A limit on the live sessions of a principal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
+    /// The most live sessions of one principal. At least 1.
     pub sessions: usize,
+    /// What happens to a login above that.
     pub on_limit: OnLimit,
 }
 

@@ -21,6 +21,7 @@ pub struct Record {
     pub verifier: VerifierHash,
     /// 1 at creation; each update adds 1.
     pub version: u64,
+    /// The absolute timeout counts from here.
     pub create_time: Moment,
     /// When the session ends, unless its absolute timeout comes first.
     pub deadline: Moment,
@@ -28,10 +29,12 @@ pub struct Record {
     pub duration: Option<Duration>,
     /// The owner of the session; empty: anonymous.
     pub principal: Principal,
+    /// A JSON object with the bytes that were written.
     pub data: Data,
 }
 
 impl Record {
+    /// What [`Lifetime`] needs to judge the record.
     pub fn times(&self) -> Times {
         let &Self { create_time, deadline, duration, .. } = self;
         Times { create_time, deadline, duration }
@@ -55,6 +58,7 @@ impl Record {
 pub struct Principal(Bytes);
 
 impl Principal {
+    /// In bytes.
     pub const MAX_LEN: usize = 256;
 
     /// `None` if it is not UTF-8, or longer than [`MAX_LEN`](Self::MAX_LEN) bytes.
@@ -69,6 +73,7 @@ impl Principal {
         &self.0
     }
 
+    /// Anonymous sessions are in no list and have no limit.
     pub fn is_anonymous(&self) -> bool {
         self.0.is_empty()
     }
@@ -107,7 +112,9 @@ impl Claim {
 pub struct Touch {
     /// The verifier hash of the presented id. A replaced id must not keep a session alive.
     pub verifier: VerifierHash,
+    /// The engine's rules, which judge the deadline.
     pub lifetime: Lifetime,
+    /// The engine's time, not the store's.
     pub now: Moment,
 }
 
@@ -126,16 +133,21 @@ impl Touch {
 pub struct Update {
     /// The verifier hash of the presented id.
     pub verifier: VerifierHash,
+    /// The engine's rules, which judge the deadline.
     pub lifetime: Lifetime,
+    /// The engine's time, not the store's.
     pub now: Moment,
     /// Apply only if the record is at this version.
     pub if_version: Option<u64>,
+    /// What happens to the data.
     pub edit: Edit,
     /// The verifier hash of the new id, used if the id is rolled.
     pub next_verifier: VerifierHash,
     /// Roll even if the principal stays the same.
     pub roll: bool,
+    /// The new owner; another one than before always rolls. `None`: as it was.
     pub principal: Option<Principal>,
+    /// The session's own idle timeout from now on. `None`: as it was.
     pub duration: Option<Duration>,
 }
 
@@ -144,7 +156,9 @@ pub struct Update {
 pub struct Edit {
     /// Remove all data first.
     pub replace: bool,
+    /// Top-level keys to remove before `set` applies.
     pub unset: Vec<String>,
+    /// Members to set.
     pub set: Data,
     /// The maximum size of the result in bytes. Data that was larger before may keep its size.
     pub limit_bytes: usize,
@@ -188,9 +202,17 @@ pub enum Refusal {
     /// The session has expired.
     Expired,
     /// The session is not at the version of `if_version`.
-    VersionMismatch { current: u64 },
+    VersionMismatch {
+        /// The version that is stored.
+        current: u64,
+    },
     /// The data would be too large.
-    TooLarge { len_bytes: usize, limit_bytes: usize },
+    TooLarge {
+        /// Of the JSON text after the change.
+        len_bytes: usize,
+        /// [`Edit::limit_bytes`].
+        limit_bytes: usize,
+    },
     /// The new data cannot be merged with the stored data.
     Data(DataError),
 }

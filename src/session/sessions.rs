@@ -21,7 +21,9 @@ use super::{
 /// A session as callers see it.
 #[derive(Debug, Clone)]
 pub struct Session {
+    /// Public: not a credential.
     pub id: PublicId,
+    /// Shared with the store, so it is not copied.
     pub record: Arc<Record>,
     /// When it ends, unless it is touched before.
     pub expire_time: Moment,
@@ -32,6 +34,7 @@ pub struct Session {
 /// What the browser must be sent. If both fields are empty, nothing.
 #[derive(Debug, Default)]
 pub struct CookieUpdate {
+    /// The value of one Set-Cookie line.
     pub set_cookie: Option<SetCookie>,
     /// The new token, if it differs from the one presented.
     pub token: Option<Token>,
@@ -40,7 +43,9 @@ pub struct CookieUpdate {
 /// A live session, and what its browser must be sent.
 #[derive(Debug)]
 pub struct Live {
+    /// The session after the operation.
     pub session: Session,
+    /// Empty unless the browser must learn something.
     pub cookie: CookieUpdate,
     /// Whether this operation created the session.
     pub is_new: bool,
@@ -49,7 +54,9 @@ pub struct Live {
 /// The live session of a credential, or why there is none.
 #[derive(Debug)]
 pub enum Lookup {
+    /// The first presented session that is live.
     Live(Live),
+    /// Why there is none. The most specific reason if there are several ids.
     Absent(Absence),
 }
 

@@ -26,14 +26,17 @@ impl Secret {
     /// (RFC 2104, section 3).
     pub const MIN_SIGNING_LEN: usize = 32;
 
+    /// Any octets. [`Keyring::new`] checks the length.
     pub fn new(secret: impl Into<Vec<u8>>) -> Self {
         Self(Zeroizing::new(secret.into()))
     }
 
+    /// In octets.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
+    /// A keyring refuses an empty secret.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -50,6 +53,7 @@ impl fmt::Debug for Secret {
 pub struct Token(String);
 
 impl Token {
+    /// In octets: the id, a dot and the signature.
     pub const LEN: usize = SessionId::TEXT_LEN + 1 + SIGNATURE_TEXT_LEN;
 
     /// The token itself. Send it to its owner and use it nowhere else.
@@ -67,16 +71,25 @@ impl fmt::Debug for Token {
 /// Why a keyring cannot be made from the secrets.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KeyringError {
+    /// There must be at least one secret, because there is no default.
     #[error("no secret is given; `sessiond secret` prints a fresh one")]
     Empty,
+    /// The first secret is shorter than [`Secret::MIN_SIGNING_LEN`].
     #[error(
         "the first secret signs and is {len} bytes long, at least {} are needed; \
          `sessiond secret` prints a fresh one",
         Secret::MIN_SIGNING_LEN
     )]
-    TooShortToSign { len: usize },
+    TooShortToSign {
+        /// In octets.
+        len: usize,
+    },
+    /// An empty secret would let anybody sign.
     #[error("secret number {position} is empty")]
-    EmptySecret { position: usize },
+    EmptySecret {
+        /// Counted from 1.
+        position: usize,
+    },
 }
 
 /// The content of a verified token.
@@ -110,6 +123,7 @@ impl Keyring {
         Ok(Self { keys: secrets.iter().map(key).collect() })
     }
 
+    /// Signs with the first secret.
     pub fn sign(&self, id: &SessionId) -> Token {
         let text = id.to_text();
         let mut token = String::with_capacity(Token::LEN);

@@ -37,10 +37,19 @@ pub const RECORD_MIN_LEN: usize = HEADER_LEN + 2;
 /// Why bytes are not a record.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum DecodeError {
+    /// Another release wrote it.
     #[error("the record has layout {found}; this version reads layout {LAYOUT}")]
-    UnknownLayout { found: u8 },
+    UnknownLayout {
+        /// The first octet of the record.
+        found: u8,
+    },
+    /// It ends before its last field.
     #[error("the record is truncated: it has only {len} bytes")]
-    CutShort { len: usize },
+    CutShort {
+        /// Of the whole record.
+        len: usize,
+    },
+    /// The principal or the data.
     #[error("the record contains text that is not UTF-8")]
     NotText,
 }
@@ -62,6 +71,8 @@ pub fn encode(record: &Record, bytes: &mut Vec<u8>) {
     bytes.put_slice(data);
 }
 
+/// Fails if the bytes are not a complete record of a known layout. The data is not parsed: it was
+/// checked when it came in.
 pub fn decode(mut bytes: Bytes) -> Result<Record, DecodeError> {
     let len = bytes.len();
     let cut_short = DecodeError::CutShort { len };

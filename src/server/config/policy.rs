@@ -30,6 +30,7 @@ const MESSAGE_OVERHEAD_BYTES: u64 = 64 << 10;
 /// The rules that a configuration makes.
 #[derive(Debug)]
 pub struct Checked {
+    /// By name. Every engine is in here.
     pub engines: BTreeMap<String, Policy>,
     /// Of the engines that adopt sessions.
     pub adoptions: BTreeMap<String, AdoptChoice>,

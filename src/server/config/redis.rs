@@ -12,24 +12,41 @@ use zeroize::Zeroizing;
 use super::{ConfigError, SecretText, Span, files};
 use crate::store::redis::{Login, RedisOptions, RedisUrl, Target, Tls, Wait};
 
+/// `[store.redis]`: the Redis or Valkey that keeps the sessions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisConfig {
+    /// One server, Sentinels or a cluster, over TCP or TLS.
     pub url: RedisUrl,
+    /// An ACL user; empty: the default user.
     pub username: String,
+    /// The password, on the first line of a file. Empty: the next field counts.
     pub password_file: PathBuf,
+    /// The same, inline. Used if no file is named.
     pub password: SecretText,
+    /// For the Sentinels. The login of the servers is not sent to them.
     pub sentinel_username: String,
+    /// The password for the Sentinels, on the first line of a file. Empty: the next field counts.
     pub sentinel_password_file: PathBuf,
+    /// The same, inline. Used if no file is named.
     pub sentinel_password: SecretText,
+    /// What every key begins with: at most 64 characters.
     pub key_prefix: String,
+    /// The most time for one operation, its repetitions included; at most a minute.
     pub timeout: Span,
+    /// The most time until a connection can be used, and for the answer to a probe.
     pub connect_timeout: Span,
+    /// To each server. All requests share them.
     pub connections: u32,
+    /// Operations that may wait for Redis at a time. More are refused.
     pub max_pending: u32,
+    /// How long Redis keeps a record past its deadline.
     pub expiry_grace: Span,
+    /// Replicas that must have a change before it is acknowledged. 0: none.
     pub wait_replicas: u32,
+    /// The most time for one WAIT. A change may have to wait for two.
     pub wait_timeout: Span,
+    /// Used if the URL asks for TLS.
     pub tls: RedisTlsConfig,
 }
 
@@ -56,11 +73,15 @@ impl Default for RedisConfig {
     }
 }
 
+/// PEM files for connections to Redis over TLS.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisTlsConfig {
+    /// The CA of the servers' certificates; empty: those that the system trusts.
     pub ca_file: PathBuf,
+    /// A client certificate. Set it together with `key_file`.
     pub cert_file: PathBuf,
+    /// The key of that certificate.
     pub key_file: PathBuf,
 }
 

@@ -137,7 +137,9 @@ pub type Written = std::result::Result<Change, Refusal>;
 /// A record before and after a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
+    /// As the write found it.
     pub before: Arc<Record>,
+    /// As it is stored now.
     pub after: Arc<Record>,
 }
 
@@ -204,6 +206,8 @@ pub struct Swept {
 /// A record that a cleanup has removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expired {
+    /// It may be used again from now on.
     pub id: PublicId,
+    /// Whose session it was. Empty: anonymous.
     pub principal: Principal,
 }

@@ -14,8 +14,11 @@ use crate::session::{
 
 /// When [`record`] was created.
 pub const NOW: Moment = Moment::from_unix_millis(1_000_000);
+/// The idle timeout of [`LIFETIME`].
 pub const DURATION: Duration = Duration::from_secs(100);
+/// The granularity of [`LIFETIME`]: a touch within it moves nothing.
 pub const GRANULARITY: Duration = Duration::from_secs(10);
+/// The rules that the touches and updates of the suite carry. There is no absolute timeout.
 pub const LIFETIME: Lifetime =
     Lifetime { duration: DURATION, granularity: Granularity::Fixed(GRANULARITY), absolute: None };
 
@@ -26,6 +29,7 @@ pub fn id(number: u32) -> PublicId {
     PublicId::from_bytes(bytes)
 }
 
+/// A different hash for each octet. No verifier belongs to it.
 pub fn verifier(octet: u8) -> VerifierHash {
     VerifierHash::from_bytes([octet; 32])
 }

@@ -104,9 +104,11 @@ use crate::session::{
 /// Where and how records are kept.
 #[derive(Clone)]
 pub struct RedisOptions {
+    /// The server or servers. Its own login counts where `login` is empty.
     pub url: RedisUrl,
     /// Replaces the login of the URL, unless it is empty.
     pub login: Login,
+    /// For the Sentinels, if they ask for one. The login of the URL is never sent to them.
     pub sentinel_login: Login,
     /// Used if the URL asks for TLS.
     pub tls: Tls,
@@ -114,6 +116,7 @@ pub struct RedisOptions {
     pub key_prefix: String,
     /// The most time that one operation may take, with all its commands.
     pub timeout: Duration,
+    /// The most time until a connection can be used, with TLS and login. Also limits the probes.
     pub connect_timeout: Duration,
     /// Connections to each server.
     pub connections: usize,

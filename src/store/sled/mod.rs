@@ -86,9 +86,11 @@ pub struct SledOptions {
     pub max_pending: usize,
     /// If fewer bytes than this are free on the disk, creations and updates are refused.
     pub min_free_bytes: u64,
+    /// What an opening does with a database that is damaged beyond repair.
     pub on_damage: OnDamage,
     /// Of creations and updates.
     pub write: Durability,
+    /// Of the removal of a session.
     pub destroy: Durability,
     /// Of updates that roll the id.
     pub roll: Durability,
