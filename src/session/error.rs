@@ -62,5 +62,5 @@ impl Error {
     }
 }
 
-/// Absence is no error; see [`Absence`].
+/// A credential without a live session is no error but an `Absence`.
 pub type Result<T> = std::result::Result<T, Error>;
