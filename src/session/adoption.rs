@@ -24,9 +24,9 @@ use super::{
     foreign::{Foreign, ForeignId, Source},
     id::{PublicId, SessionId},
     lifetime::MAX_DURATION,
-    record::{Claim, Principal, Record},
+    record::{Claim, Extension, Principal, Record},
     sessions::Sessions,
-    store::{self, Certainty, Store, StoreError},
+    store::{self, Certainty, Store, StoreError, StoreErrorKind},
 };
 
 /// What an engine needs to adopt sessions.
@@ -69,7 +69,7 @@ impl Adoption {
             // The application's ids can have the same form as ours. If the id has a record
             // here, live or not, it is ours.
             if let Some(own) = SessionId::from_text(foreign.expose().as_bytes())
-                && sessions.store.read(own.public(), Certainty::Current).await?.is_some()
+                && has_record(sessions, own.public()).await?
             {
                 continue;
             }
@@ -114,6 +114,7 @@ impl Adoption {
             duration: None,
             principal: Principal::default(),
             data: mark_data(session),
+            extension: Extension::default(),
         };
         if self.marks.create(derived.public(), mark).await?.is_some() {
             sessions.emit(session, &record.principal, now, EventKind::Created);
@@ -121,9 +122,17 @@ impl Adoption {
         }
         // Another request created the mark first. If this destroy fails, the session
         // cannot be reached and expires.
-        let _ = sessions.store.destroy(session, Claim::Verifier(record.verifier)).await;
+        let _ = sessions.store.destroy(session, Claim::valid_id(record.verifier)).await;
         let mark = self.marks.read(derived.public(), Certainty::Durable).await?;
         Ok(mark.map(|mark| marked(&mark)).transpose()?)
+    }
+}
+
+/// Whether there is a record under the id, be it readable or not.
+async fn has_record(sessions: &Sessions, id: PublicId) -> Result<bool> {
+    match sessions.store.read(id, Certainty::Current).await {
+        Err(error) if error.kind == StoreErrorKind::Unreadable => Ok(true),
+        found => Ok(found?.is_some()),
     }
 }
 
@@ -145,6 +154,7 @@ async fn create_adopted(
         duration,
         principal: found.principal,
         data: found.data,
+        extension: Extension::default(),
     };
     loop {
         let id = SessionId::generate(sessions.entropy.as_ref()).public();
@@ -187,6 +197,7 @@ mod tests {
             duration: None,
             principal: Principal::default(),
             data: mark_data(session),
+            extension: Extension::default(),
         };
         assert_eq!(marked(&mark).expect("a mark"), session);
         mark.data = Data::EMPTY;
