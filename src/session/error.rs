@@ -5,7 +5,10 @@
 //!
 //! [`Absence`]: super::engine::Absence
 
-use super::{data::DataError, store::StoreError};
+use super::{
+    data::DataError,
+    store::{StoreError, StoreErrorKind},
+};
 
 /// Why an operation failed. The messages hold no token, secret or session data.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +62,11 @@ impl Error {
     /// `problem` says what was found and what was expected. It must quote no secret.
     pub fn invalid(field: &'static str, problem: impl Into<String>) -> Self {
         Self::InvalidArgument { field, problem: problem.into() }
+    }
+
+    /// Whether a stored record cannot be read.
+    pub(super) fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Store(error) if error.kind == StoreErrorKind::Unreadable)
     }
 }
 
