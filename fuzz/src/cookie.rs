@@ -58,6 +58,7 @@ pub(crate) fn engine(store: Arc<dyn Store>) -> Engine {
             granularity: Granularity::Auto,
             absolute: None,
         },
+        roll_grace: Duration::from_secs(60),
         automatic_touch: true,
         max_data_bytes: 256,
         limit: None,

@@ -24,7 +24,7 @@ use super::{
     foreign::{Foreign, ForeignId, Source},
     id::{PublicId, SessionId},
     lifetime::MAX_DURATION,
-    record::{Claim, Principal, Record},
+    record::{Claim, Extension, Principal, Record},
     sessions::Sessions,
     store::{self, Certainty, Store, StoreError, StoreErrorKind},
 };
@@ -136,7 +136,7 @@ impl Adoption {
         }
         // Another request created the mark first. If this destroy fails, the session
         // cannot be reached and expires.
-        let _ = sessions.store.destroy(session, Claim::Verifier(record.verifier)).await;
+        let _ = sessions.store.destroy(session, Claim::valid_id(record.verifier)).await;
         let mark = self.marks.read(derived.public(), Certainty::Durable).await?;
         Ok(mark.map(|mark| marked(&mark)).transpose()?)
     }
@@ -170,6 +170,7 @@ fn mark(derived: &SessionId, session: PublicId, now: Moment, remember: Duration)
         duration: None,
         principal: Principal::default(),
         data: mark_data(session),
+        extension: Extension::default(),
     }
 }
 
@@ -199,6 +200,7 @@ async fn create_adopted(
         duration,
         principal: found.principal,
         data: found.data,
+        extension: Extension::default(),
     };
     loop {
         let id = SessionId::generate(sessions.entropy.as_ref()).public();

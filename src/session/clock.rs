@@ -11,6 +11,9 @@ use std::{
 pub struct Moment(u64);
 
 impl Moment {
+    /// The latest moment. Nothing happens after it.
+    pub const LAST: Self = Self(u64::MAX);
+
     /// For a time that was stored or sent. The current time comes from a [`Clock`].
     pub const fn from_unix_millis(millis: u64) -> Self {
         Self(millis)
@@ -31,6 +34,12 @@ impl Moment {
     pub fn since(self, earlier: Moment) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
+}
+
+/// The span, rounded up to whole milliseconds, in which stores and answers count. Up, because
+/// a session must not end early.
+pub fn whole_millis(span: Duration) -> Duration {
+    Duration::from_millis(millis(span))
 }
 
 /// The span in milliseconds, rounded up. Does not use `as_nanos`: dividing its 128 bits

@@ -363,7 +363,7 @@ mod tests {
 
     fn token() -> Token {
         let keyring = Keyring::new(&[Secret::new([7; 32])]).expect("long enough");
-        keyring.sign(&SessionId::from_text(&[b'A'; 32]).expect("base64url"))
+        keyring.sign(&SessionId::from_text(&[b'A'; SessionId::TEXT_LEN]).expect("base64url"))
     }
 
     const NOW: Moment = Moment::from_unix_millis(1_000_000_000_000);

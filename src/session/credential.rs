@@ -55,6 +55,9 @@ pub enum Absence {
     Superseded,
     /// Authentic, but the session has expired.
     Expired,
+    /// As [`Superseded`](Self::Superseded), and the session was rolled within `roll_grace`. The
+    /// browser has the new id, or is about to get it: nothing may replace its cookie.
+    JustSuperseded,
 }
 
 /// Something that an operation may reach. Two operations that reach the same must run in

@@ -1,5 +1,7 @@
 //! The policy of an engine, after its configuration was checked.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{cookie::Cookie, lifetime::Lifetime, token::Keyring};
@@ -15,6 +17,10 @@ pub struct Policy {
     pub lifetime: Lifetime,
     /// Whether Resolve moves the deadline.
     pub automatic_touch: bool,
+    /// How long after a roll the id from before it can still end the session, and keeps a
+    /// Resolve with `create` from making another one. Requests that were sent before the
+    /// browser had the new id come within this time.
+    pub roll_grace: Duration,
     /// The maximum size of a session's data, in bytes of JSON text.
     pub max_data_bytes: usize,
     /// The limit on the sessions of a principal; `None`: no limit.

@@ -134,7 +134,8 @@ impl<W: World> Machine<W> {
                 let presented = engine.present(credential.as_credential());
                 let resolved = self.at(rig::resolve(engine, &presented, resolve)).await;
                 let mut expected = self.model.resolve(&self.rules, self.now, &shown, *peek);
-                if *create && matches!(expected, Answer::Absent(_)) {
+                let creates = |why| *create && why != Why::JustSuperseded;
+                if matches!(expected, Answer::Absent(why) if creates(why)) {
                     let change = self.numbered(Change::default());
                     let number = self.names.next_session();
                     expected = self.model.create(&self.rules, self.now, number, &change);
@@ -490,6 +491,7 @@ fn kind_of(answer: &Answer) -> &'static str {
         Answer::Absent(Why::NotFound) => "not found",
         Answer::Absent(Why::Superseded) => "superseded",
         Answer::Absent(Why::Expired) => "expired",
+        Answer::Absent(Why::JustSuperseded) => "just superseded",
     }
 }
 

@@ -329,8 +329,15 @@ async fn a_rolled_session_is_not_reached_by_the_old_cookie(backend: Backend) {
     let new = Browser::with(&rolled.set_cookie);
     assert_eq!(daemon.state(&new).await, SessionState::Active);
     assert_eq!(daemon.state(&old).await, SessionState::Superseded);
+    // A logout from before the roll, until the grace ends.
+    daemon.clock.advance(Duration::from_secs(60));
     assert_eq!(daemon.destroy(&old).await.destroyed, 0);
     assert_eq!(daemon.state(&new).await, SessionState::Active, "a replay ends nothing");
+    let credential = new.credential();
+    let rolled = daemon.write(WriteRequest { credential, roll: true, ..Default::default() }).await;
+    assert_eq!(daemon.destroy(&new).await.destroyed, 1, "expected a late logout to hold");
+    let newest = Browser::with(&rolled.set_cookie);
+    assert_eq!(daemon.state(&newest).await, SessionState::NotFound, "expected it to be ended");
 }
 
 /// `JSON.stringify` writes half an emoji as an escape, and any number that it read.

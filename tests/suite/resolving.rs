@@ -20,6 +20,7 @@ over_every_store!(
     every_state_has_its_cause,
     nothing_is_stored_for_a_visitor,
     create_makes_a_session_with_an_id_of_its_own,
+    create_makes_nothing_in_the_grace_of_a_roll,
     the_first_live_cookie_wins,
     junk_before_a_cookie_does_not_hide_it,
     a_token_is_a_credential,
@@ -104,6 +105,37 @@ async fn create_makes_a_session_with_an_id_of_its_own(backend: Backend) {
     let (old, new) = (first.session.expect("a session"), other.session.expect("a session"));
     assert_ne!(old.id, new.id, "the id presented must not be taken over");
     assert_eq!(daemon.state(&browser).await, SessionState::NotFound);
+}
+
+/// A request that was sent before a login must not bring a cookie that replaces the login's.
+async fn create_makes_nothing_in_the_grace_of_a_roll(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let create = |credential| ResolveRequest { credential, create: true, ..Default::default() };
+    let mut browser = daemon.visitor("{}").await;
+    let before = browser.clone();
+    let over = daemon.visitor("{}").await;
+    daemon.clock.advance(Duration::from_secs(20 * 60));
+    daemon.change(&mut browser, WriteRequest { roll: true, ..set("{}") }).await;
+    daemon.clock.advance(Duration::from_secs(15 * 60));
+    assert_eq!(daemon.state(&over).await, SessionState::Expired);
+    let later = daemon.visitor("{}").await;
+    daemon.change(&mut browser, WriteRequest { roll: true, ..set("{}") }).await;
+    for elapsed in [0, 59_999] {
+        daemon.clock.advance(Duration::from_millis(elapsed));
+        for header in [before.header(), format!("{}; {}", over.header(), before.header())] {
+            let answer = daemon.resolve_with(create(cookie_header(header))).await;
+            let found = (answer.state(), answer.set_cookie.len(), answer.token.len());
+            let expected = (SessionState::Superseded, 0, 0);
+            assert_eq!(found, expected, "state, cookies and token {elapsed} ms after the roll");
+        }
+        let both = cookie_header(format!("{}; {}", before.header(), later.header()));
+        let answer = daemon.resolve_with(create(both)).await;
+        assert_eq!(answer.state(), SessionState::Active, "expected the one that is live");
+    }
+    daemon.clock.advance(Duration::from_millis(1));
+    let answer = daemon.resolve_with(create(before.credential())).await;
+    assert_eq!(answer.state(), SessionState::Created, "expected a session after the grace");
+    assert_eq!(daemon.state(&browser).await, SessionState::Active);
 }
 
 async fn the_first_live_cookie_wins(backend: Backend) {

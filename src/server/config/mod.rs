@@ -124,6 +124,8 @@ pub struct EngineConfig {
     pub touch_granularity: SpanOrAuto,
     /// The absolute timeout, counted from the creation.
     pub absolute_duration: SpanOrNone,
+    /// How long after a roll the former id can still end the session.
+    pub roll_grace: SpanOrNone,
     /// The most data of a session, as JSON text.
     pub max_data_bytes: Size,
     /// 0: unlimited.
@@ -143,6 +145,7 @@ impl Default for EngineConfig {
             automatic_touch: true,
             touch_granularity: SpanOrAuto(None),
             absolute_duration: SpanOrNone(None),
+            roll_grace: SpanOrNone(Some(std::time::Duration::from_secs(60))),
             max_data_bytes: Size::kib(64),
             max_sessions_per_principal: 0,
             on_limit: OnLimit::RefuseNewest,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{ConfigError, SecretText, Span, files};
+use crate::store::codec::Layout;
 use crate::store::redis::{Login, RedisOptions, RedisUrl, Target, Tls, Wait};
 
 /// `[store.redis]`: the Redis or Valkey that keeps the sessions.
@@ -46,6 +47,8 @@ pub struct RedisConfig {
     pub wait_replicas: u32,
     /// The most time for one WAIT. A change may have to wait for two.
     pub wait_timeout: Span,
+    /// The layout of the records that are written.
+    pub record_layout: u8,
     /// Used if the URL asks for TLS.
     pub tls: RedisTlsConfig,
 }
@@ -68,6 +71,7 @@ impl Default for RedisConfig {
             expiry_grace: Span::secs(60),
             wait_replicas: 0,
             wait_timeout: Span(Duration::from_millis(300)),
+            record_layout: Layout::LATEST as u8,
             tls: RedisTlsConfig::default(),
         }
     }
@@ -118,7 +122,16 @@ pub(super) fn check(redis: &RedisConfig) -> Result<(), ConfigError> {
         );
         return Err(ConfigError::new(key("wait_timeout"), problem));
     }
+    layout(redis)?;
     check_access("store.redis", redis)
+}
+
+fn layout(redis: &RedisConfig) -> Result<Layout, ConfigError> {
+    Layout::of(redis.record_layout).ok_or_else(|| {
+        let (latest, found) = (Layout::LATEST as u8, redis.record_layout);
+        let problem = format!("expected 1 to {latest}, found {found}");
+        ConfigError::new("store.redis.record_layout", problem)
+    })
 }
 
 /// Checks the access to a Redis. `table` is the table that configures it.
@@ -189,6 +202,7 @@ pub(super) fn options(table: &str, redis: &RedisConfig) -> Result<RedisOptions, 
         expiry_grace: redis.expiry_grace.0,
         wait: (redis.wait_replicas > 0)
             .then_some(Wait { replicas: redis.wait_replicas, timeout: redis.wait_timeout.0 }),
+        record_layout: layout(redis)?,
     })
 }
 

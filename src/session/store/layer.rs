@@ -5,7 +5,8 @@ use std::{pin::Pin, sync::Arc};
 use async_trait::async_trait;
 
 use super::{
-    BulkStore, Certainty, Cursor, Listed, Restored, Result, Scanned, Store, Swept, Touched, Written,
+    BulkStore, Certainty, Cursor, Listed, Removed, Restored, Result, Scanned, Store, Swept,
+    Touched, Written,
 };
 use crate::session::{
     clock::Moment,
@@ -107,7 +108,7 @@ pub trait Layer: Send + Sync + 'static {
     }
 
     /// See [`Store::destroy`].
-    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Removed>> {
         self.inner().destroy(id, claim).await
     }
 
@@ -170,7 +171,7 @@ impl<L: Layer> Store for L {
         self.around(Verb::Write, Layer::write(self, id, update)).await
     }
 
-    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Removed>> {
         self.around(Verb::Destroy, Layer::destroy(self, id, claim)).await
     }
 

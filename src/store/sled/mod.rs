@@ -65,8 +65,8 @@ use crate::session::{
     id::PublicId,
     record::{Claim, Principal, Record, Touch, Update},
     store::{
-        BulkStore, Certainty, Cursor, Listed, Restored, Result, Scanned, Store, StoreError, Swept,
-        Touched, Written,
+        BulkStore, Certainty, Cursor, Listed, Removed, Restored, Result, Scanned, Store,
+        StoreError, Swept, Touched, Written,
     },
 };
 
@@ -385,7 +385,7 @@ impl Store for SledStore {
         .await
     }
 
-    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Removed>> {
         self.check()?;
         let level = self.options().destroy;
         // Also if there was no record: whoever removed it may have stopped waiting, or may
