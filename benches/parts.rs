@@ -33,7 +33,7 @@ use sessiond::{
     service::{engines::Engines, observer::OperationKind},
     session::{
         clock::{Clock, Moment},
-        cookie::candidates,
+        cookie::values,
         credential::Credential,
         data::Data,
         engine::{Engine, WriteOptions},
@@ -92,7 +92,7 @@ fn tokens_and_cookies(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("cookie");
     for (what, header) in [("scan, alone", &alone), ("scan, among others", &among)] {
         group.bench_function(what, |bench| {
-            bench.iter(|| candidates(black_box(header.as_bytes()), COOKIE).count());
+            bench.iter(|| values(black_box(header.as_bytes()), COOKIE).count());
         });
     }
     let (cookie, token) = (cookie(), keyring.sign(&id));

@@ -11,7 +11,7 @@
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use super::{
-    adoption::Adoption,
+    adoption::{Adoption, Purpose},
     clock::{Clock, Moment},
     cookie::SetCookie,
     credential::{Absence, Credential, Presented, Proven},
@@ -242,7 +242,7 @@ impl Engine {
             Err(Error::SessionGone) => {}
             outcome => return outcome,
         }
-        match self.adopt(presented).await? {
+        match self.adopt(presented, Purpose::Use).await? {
             None => Err(Error::SessionGone),
             Some(adopted) => self.write_known(&Presented::adopted(adopted), &options).await,
         }
@@ -317,7 +317,7 @@ impl Engine {
     /// credential is still valid and the caller can try again.
     pub async fn destroy(&self, presented: &Presented, scope: Scope) -> Result<Destroyed> {
         // A session that is not adopted yet is adopted first, so that it can be ended.
-        match self.adopt(presented).await {
+        match self.adopt(presented, Purpose::End).await {
             Ok(Some(adopted)) => self.destroy_known(&presented.and(adopted), scope).await,
             Ok(None) => self.destroy_known(presented, scope).await,
             // The mark that leads to the session cannot be read. The cookie is deleted all the
@@ -410,7 +410,7 @@ impl Engine {
             Lookup::Absent(absence) => absence,
             live => return Ok(live),
         };
-        let Some(adopted) = self.adopt(presented).await? else {
+        let Some(adopted) = self.adopt(presented, Purpose::Use).await? else {
             return Ok(Lookup::Absent(absence));
         };
         Ok(match self.sessions.find(&Presented::adopted(adopted), slide).await? {
@@ -421,10 +421,10 @@ impl Engine {
 
     /// Adopts the sessions of the application's ids in a credential. Returns the ids that the
     /// credential then proves here, or `None` if there are none.
-    async fn adopt(&self, presented: &Presented) -> Result<Option<Vec<Proven>>> {
+    async fn adopt(&self, presented: &Presented, purpose: Purpose) -> Result<Option<Vec<Proven>>> {
         match &self.adoption {
             Some(adoption) if presented.may_be_adopted() => {
-                adoption.adopt(&self.sessions, presented.foreign()).await
+                adoption.adopt(&self.sessions, presented.foreign(), purpose).await
             }
             _ => Ok(None),
         }

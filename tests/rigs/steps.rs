@@ -86,7 +86,7 @@ fn piece() -> impl Strategy<Value = Piece> {
     prop_oneof![
         10 => (0..1000usize, 0..5u8).prop_map(|(at, spelling)| Piece::Newest(at, spelling)),
         5 => (0..1000usize).prop_map(Piece::Any),
-        1 => (0..4u8).prop_map(Piece::Junk),
+        2 => (0..5u8).prop_map(Piece::Junk),
         1 => Just(Piece::Stranger),
     ]
 }

@@ -133,6 +133,14 @@ pub(super) fn check(
         );
         return Err(ConfigError::new(key("principal"), problem));
     }
+    // RFC 6901, section 3. What is written otherwise would name nothing.
+    if adopt.principal.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1'])) {
+        let problem = format!(
+            "expected \"~0\" for a \"~\" in a name, and \"~1\" for a \"/\", found {:?}",
+            adopt.principal
+        );
+        return Err(ConfigError::new(key("principal"), problem));
+    }
     if adopt.remember.0 > MAX_DURATION {
         let problem = format!("expected at most 400days, found {}", adopt.remember);
         return Err(ConfigError::new(key("remember"), problem));
