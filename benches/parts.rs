@@ -1,8 +1,8 @@
-//! What do the parts of an operation cost? `cargo bench --bench parts`
+//! The cost of the parts of an operation: `cargo bench --bench parts`
 //!
-//! Beside the parts: a whole Resolve of a hot session in the process, from the
-//! message to the message (at most 1.0 µs is wanted), and 64 of them in one Pipeline.
-//! No socket and no HTTP/2 is involved.
+//! Besides the parts, it measures a whole Resolve of a hot session in the process, from the
+//! request message to the response message (target: at most 1.0 µs), and 64 of them in one
+//! Pipeline. Neither a socket nor HTTP/2 is involved.
 
 use std::{
     collections::BTreeMap,
@@ -134,7 +134,7 @@ fn records(criterion: &mut Criterion) {
     });
     group.finish();
 
-    // Some members, as sessions have.
+    // Some members, as in real sessions.
     let members = (0..8).map(|number| format!(r#""member{number}":"{}""#, "x".repeat(32)));
     let members = format!("{{{}}}", members.collect::<Vec<_>>().join(","));
     let stored = Data::parse(members.clone().into()).expect("JSON");
@@ -172,7 +172,7 @@ fn public_id(number: usize) -> PublicId {
     PublicId::from_bytes(bytes)
 }
 
-/// The next of these in a scattered order.
+/// The next index, in a scattered order.
 fn next(turn: &AtomicUsize, of: usize) -> usize {
     turn.fetch_add(7919, Ordering::Relaxed) % of
 }
@@ -181,7 +181,7 @@ fn stores(criterion: &mut Criterion) {
     let runtime = runtime();
     let (small, large) = (tempfile::tempdir(), tempfile::tempdir());
     let (small, large) = (small.expect("a directory"), large.expect("a directory"));
-    // In one, all fits into the table; in the other, next to nothing.
+    // In one, all records fit into the table. In the other, almost none do.
     let hot = database(large.path(), 64 << 20);
     let cold = database(small.path(), 256 << 10);
     let hot = hot.store("default").expect("a store");
@@ -207,7 +207,7 @@ fn stores(criterion: &mut Criterion) {
     let later = AtomicUsize::new(1);
     group.bench_function("touch that moves the deadline", |bench| {
         bench.to_async(&runtime).iter(|| {
-            // Each time more than a granularity later.
+            // Each touch is more than a granularity later.
             let step = Duration::from_secs(60) * later.fetch_add(1, Ordering::Relaxed) as u32;
             let touched = hot.touch(public_id(0), touch(NOW + step));
             async {
@@ -234,7 +234,7 @@ fn runtime() -> Runtime {
     runtime.expect("a runtime")
 }
 
-/// All that is answered, as whoever sends it takes it: how many octets.
+/// Reads the complete answer, as the code that sends it would. Returns its number of octets.
 async fn read(answer: Response<impl Body<Data = Bytes, Error = Infallible> + Unpin>) -> usize {
     let mut body = answer.into_body();
     let mut len = 0;
