@@ -1,7 +1,7 @@
-//! All tests that look at sessiond from outside, as one binary.
+//! All tests that use sessiond from outside, as one binary.
 //!
-//! Most start a daemon in this process, with a clock that the test moves; some
-//! run the built program. All listen on port 0 and run in parallel.
+//! Most tests start a daemon in this process, with a clock that the test moves. Some run the
+//! built program. All listen on port 0 and run in parallel.
 
 mod administration;
 mod adoption;

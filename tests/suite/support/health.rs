@@ -1,4 +1,4 @@
-//! Health as a probe sees it.
+//! Health checks, as a probe makes them.
 
 use tonic::transport::Channel;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -14,7 +14,7 @@ pub(crate) async fn becomes(channel: Channel, status: ServingStatus) {
     let mut watch = watch.expect("probes are answered").into_inner();
     let watching = async {
         loop {
-            let answer = watch.message().await.expect("the watch goes on");
+            let answer = watch.message().await.expect("the watch is open");
             if answer.expect("the daemon still serves probes").status() == status {
                 return;
             }

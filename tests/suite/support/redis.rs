@@ -1,7 +1,7 @@
-//! Real Redis servers, started on free ports and ended with their handles.
+//! Real Redis servers on free ports, which end when their handles are dropped.
 //!
-//! A machine without `redis-server` skips what needs one, with a word on stderr;
-//! with SESSIOND_TEST_REQUIRE_REDIS=1, as in CI, the test fails.
+//! A machine without `redis-server` skips the tests that need one, with a message on stderr.
+//! With SESSIOND_TEST_REQUIRE_REDIS=1, as in CI, the test fails instead.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -23,7 +23,7 @@ static MISSING: LazyLock<Option<String>> = LazyLock::new(|| {
     asked.err().map(|error| format!("redis-server cannot be run: {error}"))
 });
 
-/// True, with a word on stderr, where there is no `redis-server`.
+/// True, with a message on stderr, if there is no `redis-server`.
 pub(crate) fn is_missing() -> bool {
     let Some(why) = &*MISSING else { return false };
     assert!(std::env::var_os(REQUIRE).is_none(), "{REQUIRE} is set, and {why}");
@@ -31,7 +31,7 @@ pub(crate) fn is_missing() -> bool {
     true
 }
 
-/// Patient, so that a busy machine is no failure.
+/// Options with long timeouts, for busy machines.
 pub(crate) fn options(url: &str, key_prefix: &str) -> RedisOptions {
     RedisOptions {
         url: url.parse().expect("a URL"),
@@ -63,12 +63,12 @@ impl RedisServer {
         Self::with(&[])
     }
 
-    /// With these arguments, such as `--maxmemory 10mb`; `{port}` is its port.
+    /// Starts a server with these arguments, such as `--maxmemory 10mb`. `{port}` is its port.
     pub(crate) fn with(arguments: &[&str]) -> Self {
         Self::on_a_free_port(arguments, None)
     }
 
-    /// A Sentinel with this configuration.
+    /// Starts a Sentinel with this configuration.
     pub(crate) fn sentinel(configuration: &str) -> Self {
         Self::on_a_free_port(&[], Some(configuration))
     }
@@ -125,7 +125,7 @@ impl RedisServer {
             let _ = writeln!(log, "{line}");
             line.contains("Ready to accept connections") || line.contains("+monitor master")
         });
-        // Whoever writes to a pipe that nobody reads has to stop.
+        // A process blocks if nobody reads its pipe.
         std::thread::spawn(move || {
             for line in lines {
                 let _ = writeln!(log, "{line}");
@@ -138,7 +138,7 @@ impl RedisServer {
         ready
     }
 
-    /// What it wrote.
+    /// The output of the server.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
@@ -152,7 +152,7 @@ impl RedisServer {
         kill_process(Pid::from_child(child), signal).expect("the server is there");
     }
 
-    /// kill -9, and waits for the end.
+    /// Kills it with SIGKILL and waits until it has ended.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -160,7 +160,7 @@ impl RedisServer {
         }
     }
 
-    /// Starts it again, on the same port.
+    /// Starts it again on the same port.
     pub(crate) fn restart(&mut self) {
         self.kill();
         let since = Instant::now();
@@ -183,7 +183,7 @@ impl RedisServer {
         count.map_or(0, |count| count.parse().expect("a number"))
     }
 
-    /// Sends a command until its answer has this in it.
+    /// Repeats a command until its answer contains `expected`.
     pub(crate) fn wait_for(&self, words: &[&str], expected: &str) {
         let since = Instant::now();
         loop {
@@ -231,8 +231,7 @@ pub(crate) fn ask_octets(port: u16, words: &[&[u8]]) -> Vec<u8> {
     answer
 }
 
-/// A cluster of its own: the primaries first, then as many replicas of each as
-/// asked for.
+/// A cluster of its own: first the primaries, then `replicas` replicas for each.
 pub(crate) struct RedisCluster {
     pub nodes: Vec<RedisServer>,
 }
@@ -261,14 +260,14 @@ impl RedisCluster {
             node.wait_for(&["CLUSTER", "INFO"], "cluster_state:ok");
             node.wait_for(&["CLUSTER", "INFO"], &format!("cluster_known_nodes:{count}"));
         }
-        // A replica that never had its primary's data does not take over.
+        // A replica that never received its primary's data does not take over.
         for replica in &cluster.nodes[primaries..] {
             replica.wait_for(&["INFO", "replication"], "master_link_status:up");
         }
         cluster
     }
 
-    /// Moves the slot of `key`, and the key in it, from one node to another.
+    /// Moves the slot of `key`, and the key itself, from one node to another.
     pub(crate) fn move_slot(&self, key: &str, from: &RedisServer, to: &RedisServer) {
         let slot = to.ask(&["CLUSTER", "KEYSLOT", key]);
         let slot = slot.trim().trim_start_matches(':');
