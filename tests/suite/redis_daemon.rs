@@ -307,7 +307,9 @@ async fn a_node_that_is_cut_off_is_not_believed() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(8), everywhere).await.expect("the other node is asked");
+    tokio::time::timeout(Duration::from_secs(8), everywhere)
+        .await
+        .expect("the other node is asked");
 }
 
 /// A node of a cluster that returns this map, and this answer to every GET.

@@ -419,7 +419,7 @@ async fn a_mirror_ends_what_has_ended() {
         &there.import(&second, &["--mirror"]),
         "created=0 replaced=0 kept=3 dropped=0 ended=1",
     );
-    assert_eq!(there.state(&browsers[2]).await, SessionState::NotFound, "logged out at the old daemon");
+    assert_eq!(there.state(&browsers[2]).await, SessionState::NotFound, "expected its logout");
     assert_eq!(there.state(&browsers[3]).await, SessionState::Active);
     assert_eq!(there.state(&new).await, SessionState::Active, "newer than the export");
     let text = String::from_utf8(second).expect("text");
