@@ -25,7 +25,7 @@ use crate::{
 /// Cookies of one name and of a token's shape that an engine looks at.
 const MAX_CANDIDATES: usize = 8;
 
-/// Where a store comes from.
+/// The source of the store that a machine tests.
 pub(crate) trait World {
     /// Opens the store. Called again after `close`.
     fn open(&mut self) -> Arc<dyn Store>;

@@ -1,4 +1,4 @@
-//! What a store that fails or stops means for callers.
+//! What callers see when a store fails or waits.
 
 use std::{
     sync::{Arc, atomic::Ordering},

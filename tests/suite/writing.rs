@@ -1,4 +1,4 @@
-//! Write: creation, changes, versions, rolling, and what is refused.
+//! Write: creation, changes, versions, rolling, and requests that are refused.
 
 use std::time::Duration;
 
@@ -130,7 +130,7 @@ async fn rolling_gives_a_new_id_to_the_same_session(backend: Backend) {
     assert_eq!(data(&answer), r#"{"cart":[1]}"#, "expected the data after the roll");
     let after = answer.session.expect("a session");
     assert_eq!((after.id, after.create_time), (session.id, session.create_time));
-    assert_eq!(daemon.state(&before).await, SessionState::Superseded, "the old id is worthless");
+    assert_eq!(daemon.state(&before).await, SessionState::Superseded, "the old id is superseded");
     assert_eq!(daemon.touch(&before).await.state(), SessionState::Superseded);
     assert_eq!(daemon.state(&browser).await, SessionState::Active);
 }

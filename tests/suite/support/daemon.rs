@@ -153,7 +153,7 @@ impl Daemon {
         Stopped { config: self.config, clock: self.clock, scratch: self.scratch }
     }
 
-    /// The server that it keeps its sessions in.
+    /// The Redis server that keeps its sessions.
     pub(crate) fn redis(&self) -> Option<&RedisServer> {
         self.scratch.redis.as_ref()
     }

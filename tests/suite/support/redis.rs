@@ -49,7 +49,7 @@ pub(crate) fn options(url: &str, key_prefix: &str) -> RedisOptions {
     }
 }
 
-/// A server of its own.
+/// A Redis server with its own data.
 pub(crate) struct RedisServer {
     child: Option<Child>,
     pub port: u16,
@@ -96,7 +96,7 @@ impl RedisServer {
         panic!("expected redis-server to start: {}", server.log());
     }
 
-    /// Whether it came up.
+    /// Whether the server started.
     fn run(&mut self) -> bool {
         let mut command = Command::new("redis-server");
         if self.sentinel {
@@ -169,12 +169,12 @@ impl RedisServer {
         }
     }
 
-    /// Sends a command and gives the answer as it came.
+    /// Sends a command and returns the raw answer.
     pub(crate) fn ask(&self, words: &[&str]) -> String {
         ask(self.port, words)
     }
 
-    /// How often it has run a command, be it from its primary.
+    /// How often it ran a command, including commands from its primary.
     pub(crate) fn calls(&self, command: &str) -> u32 {
         let stats = self.ask(&["INFO", "commandstats"]);
         let start = format!("cmdstat_{command}:calls=");
@@ -224,7 +224,7 @@ pub(crate) fn ask_octets(port: u16, words: &[&[u8]]) -> Vec<u8> {
         request.extend(b"\r\n");
     }
     stream.write_all(&request).expect("redis takes it");
-    // It answers, and then sees that there is no more to come.
+    // The server answers, and then sees the end of the requests.
     stream.shutdown(Shutdown::Write).expect("the connection is there");
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
