@@ -370,7 +370,7 @@ async fn logs_can_be_json_and_hold_no_secret() {
     }
 }
 
-/// Runs the tour of the README as described there.
+/// The tour of the README, run as it says.
 #[test]
 fn the_tour_is_as_told() {
     let program = Program::dev();

@@ -96,7 +96,7 @@ impl RedisServer {
         panic!("expected redis-server to start: {}", server.log());
     }
 
-    /// Whether the server started.
+    /// Whether it came up.
     fn run(&mut self) -> bool {
         let mut command = Command::new("redis-server");
         if self.sentinel {
