@@ -120,6 +120,10 @@ pub trait Layer: Send + Sync + 'static {
         self.inner().check()
     }
 
+    fn check_reading(&self) -> Result<()> {
+        self.inner().check_reading()
+    }
+
     fn count(&self) -> Option<u64> {
         self.inner().count()
     }
@@ -167,6 +171,10 @@ impl<L: Layer> Store for L {
 
     fn check(&self) -> Result<()> {
         Layer::check(self)
+    }
+
+    fn check_reading(&self) -> Result<()> {
+        Layer::check_reading(self)
     }
 
     fn count(&self) -> Option<u64> {
