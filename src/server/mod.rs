@@ -294,26 +294,16 @@ impl Fitness {
         }
     }
 
+    /// The store has logged the cause.
     fn log(&self) {
         match self {
             Self::Fit => tracing::info!("serving again"),
             Self::OnlyReads(error) => {
-                tracing::error!(
-                    cause = cause(error),
-                    "only what reads is served from now on: {error}"
-                )
+                tracing::error!("only what reads is served from now on: {error}");
             }
-            Self::Unfit(error) => {
-                tracing::error!(cause = cause(error), "not serving from now on: {error}")
-            }
+            Self::Unfit(error) => tracing::error!("not serving from now on: {error}"),
         }
     }
-}
-
-/// What the store says, which is no part of the text of an error.
-fn cause(error: &Error) -> Option<String> {
-    use std::error::Error as _;
-    Some(error.source()?.source()?.to_string())
 }
 
 async fn set_health(health: &HealthReporter, fitness: &Fitness) {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use sessiond::{
-    grpc::pb::{SessionState, session_service_client::SessionServiceClient},
+    grpc::pb::{ResolveRequest, SessionState, session_service_client::SessionServiceClient},
     server::config::Backend,
 };
 use tonic::{Code, transport::Endpoint};
@@ -14,7 +14,7 @@ use crate::support::{
     browser::Browser,
     daemon::{Daemon, assert_fault, login, set},
     health::{self, SESSIONS, ServingStatus},
-    program::Program,
+    program::{PATIENCE, Program},
     redis::{RedisCluster, RedisServer, is_missing},
 };
 
@@ -160,7 +160,20 @@ async fn a_cluster_that_lost_a_part_is_unhealthy() {
         }
         cluster.nodes[2].restart();
         wait_for_health(&daemon.grpc, Serving, Serving).await;
-        daemon.visitor("{}").await;
+        // Health is that of the cluster, and not of each server.
+        let back = async {
+            for browser in &browsers {
+                let resolve = || ResolveRequest {
+                    credential: browser.credential(),
+                    peek: true,
+                    ..Default::default()
+                };
+                while daemon.client.clone().resolve(resolve()).await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, back).await.expect("the third server is back");
     }
 }
 

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 use super::{
     failure::{Failure, answer},
-    needs::{Lack, Needs, Told},
+    needs::{Lack, Needs},
     source::Source,
     url::{Address, Endpoint},
 };
@@ -249,10 +249,9 @@ impl Connector {
         }
     }
 
-    /// What the connections are tried out for, and what the log has told of it. `None`: they
-    /// are only read from.
-    pub(super) fn told(&self) -> Option<Told> {
-        self.access.needs.clone().map(Told::nothing)
+    /// What the connections are tried out for. `None`: they are only read from.
+    pub(super) fn needed(&self) -> Option<&Arc<Needs>> {
+        self.access.needs.as_ref()
     }
 
     pub(super) async fn connect(&self) -> Result<Connected, Failure> {
@@ -268,8 +267,10 @@ impl Connector {
         let access = &self.access;
         let mut connection = access.connect(&endpoint, &access.servers, database).await?;
         let lack = self.try_out(&mut connection).await?;
-        if access.needs.is_some() {
-            warn_of_eviction(&mut connection).await;
+        if let Some(needs) = &access.needs
+            && let Some(policy) = eviction(&mut connection).await
+        {
+            needs.warn_of_eviction(&policy);
         }
         Ok(Connected { connection, endpoint, lack, naming })
     }
@@ -279,7 +280,7 @@ impl Connector {
         &self,
         connection: &mut MultiplexedConnection,
     ) -> Result<Option<Lack>, Failure> {
-        let Some((needs, key)) = self.needs() else { return Ok(None) };
+        let Some((needs, key)) = self.needs_on_key() else { return Ok(None) };
         needs.try_out(connection, &key, matches!(self.place, Place::Node(..))).await
     }
 
@@ -289,15 +290,15 @@ impl Connector {
         &self,
         connection: &mut MultiplexedConnection,
     ) -> Result<bool, Failure> {
-        let Some((_, key)) = self.needs() else { return Ok(true) };
+        let Some((_, key)) = self.needs_on_key() else { return Ok(true) };
         let told = connection.send_packed_command(&Needs::write(&key)).await?;
         let moved = |why: &Failure| why.is_refused_as(&["MOVED", "ASK", "TRYAGAIN"]);
         let is_node = matches!(self.place, Place::Node(..));
         Ok(answer(told).map_or_else(|why| is_node && moved(&why), |_| true))
     }
 
-    fn needs(&self) -> Option<(&Needs, Arc<str>)> {
-        let needs = self.access.needs.as_deref()?;
+    fn needs_on_key(&self) -> Option<(&Needs, Arc<str>)> {
+        let needs = self.needed()?.as_ref();
         let key = match &self.place {
             Place::Node(_, key) => key.get(),
             Place::Server { .. } | Place::Primary { .. } => needs.key().into(),
@@ -326,11 +327,11 @@ impl Connector {
         let since = Instant::now();
         let in_turn = naming.in_turn(configured);
         for (asked, sentinel) in in_turn.iter().enumerate() {
-            // One that hangs must not use the time of the others. What is left after those
-            // of the URL is for the ones that were learned.
-            let rest = match configured.len().checked_sub(asked) {
-                Some(configured) if configured > 0 => configured + 1,
-                _ => in_turn.len() - asked,
+            // One that hangs must not use the time of the others. The ones that were learned
+            // share what those of the URL leave to them.
+            let rest = match configured.len().saturating_sub(asked) {
+                0 => in_turn.len() - asked,
+                of_url => of_url + usize::from(in_turn.len() > configured.len()),
             };
             let share = self.access.timeout.saturating_sub(since.elapsed()) / (rest as u32 + 1);
             match tokio::time::timeout(share, self.ask(sentinel, service)).await {
@@ -381,20 +382,16 @@ fn sentinels(told: Value) -> Vec<Address> {
     found.into_iter().map(|(_, address)| address).take(MOST_LEARNED).collect()
 }
 
-async fn warn_of_eviction(connection: &mut MultiplexedConnection) {
+/// The policy by which the server evicts keys when its memory is full, if it does.
+async fn eviction(connection: &mut MultiplexedConnection) -> Option<String> {
     let mut command = Cmd::new();
     command.arg("INFO").arg("memory");
     let Ok(Value::BulkString(text)) = connection.send_packed_command(&command).await else {
-        return; // INFO may be forbidden, which does no harm.
+        return None; // INFO may be forbidden, which does no harm.
     };
     let text = String::from_utf8_lossy(&text);
     let policy = text.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
-    if let Some(policy) = policy.filter(|policy| *policy != "noeviction") {
-        tracing::warn!(
-            policy,
-            "redis may evict live sessions when its memory is full; set maxmemory-policy noeviction"
-        );
-    }
+    policy.filter(|policy| *policy != "noeviction").map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
 };
 use tokio::{
-    sync::{Notify, watch},
+    sync::watch,
     task::AbortHandle,
     time::{sleep, timeout},
 };
@@ -37,6 +37,8 @@ use super::{
 const BEAT: Duration = Duration::from_secs(1);
 /// The shortest pause between two beats. The next one comes early after a refusal.
 const SHORTEST_BEAT: Duration = Duration::from_millis(50);
+/// How often everything is tried out that is needed.
+const TRIAL: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -46,8 +48,6 @@ pub(super) struct Link {
     state: watch::Receiver<State>,
     /// The number of the latest connection that was found broken.
     broken: watch::Sender<u64>,
-    /// A command was refused: the server may lack something.
-    doubted: Arc<Notify>,
     task: AbortHandle,
 }
 
@@ -80,18 +80,18 @@ impl Link {
     pub(super) fn start(connector: Connector, time: Arc<Timekeeper>, held_up: Duration) -> Self {
         let (state, receiver) = watch::channel(State::Connecting);
         let (broken, found_broken) = watch::channel(0);
-        let doubted = Arc::new(Notify::new());
+        let needs = connector.needed();
         let keeper = Keeper {
             connector: connector.clone(),
             time,
             held_up,
             state,
             broken: found_broken,
-            doubted: Arc::clone(&doubted),
-            told: connector.told(),
+            refusals: needs.map(|needs| needs.refusals()),
+            told: needs.cloned().map(Told::nothing),
         };
         let task = tokio::spawn(keeper.run()).abort_handle();
-        Self { connector, state: receiver, broken, doubted, task }
+        Self { connector, state: receiver, broken, task }
     }
 
     /// Sends one command and waits for its answer.
@@ -189,20 +189,15 @@ impl Link {
         });
     }
 
-    /// Abandons the connection if the outcome shows that it is useless, and has the server
+    /// Abandons the connection if the outcome shows that it is useless, and has the servers
     /// tried out if it shows that something may be missing.
     fn heed<T>(&self, number: u64, outcome: Result<T, Failure>) -> Result<T, Failure> {
         // READONLY: the primary became a replica, and may be elsewhere now.
         let useless = |failure: &Failure| {
             matches!(failure, Failure::Lost(_)) || failure.is_refused_as(&["READONLY"])
         };
-        // Not what belongs to one key or to one moment, and is dealt with elsewhere.
-        let usual = ["NOSCRIPT", "MOVED", "ASK", "TRYAGAIN", "WRONGTYPE", "OOM"];
-        if outcome.as_ref().is_err_and(useless) {
-            self.abandon(number);
-        } else if outcome.as_ref().is_err_and(|why| why.is_refused() && !why.is_refused_as(&usual))
-        {
-            self.doubted.notify_one();
+        if let (Err(why), Some(needs)) = (&outcome, self.connector.needed()) {
+            needs.heed(why);
         }
         outcome
     }
@@ -215,8 +210,8 @@ struct Keeper {
     held_up: Duration,
     state: watch::Sender<State>,
     broken: watch::Receiver<u64>,
-    doubted: Arc<Notify>,
-    /// `None`: the server is only read from.
+    /// `None`, as `told`: the server is only read from.
+    refusals: Option<watch::Receiver<u64>>,
     told: Option<Told>,
 }
 
@@ -284,31 +279,36 @@ impl Keeper {
     /// Returns the reason when the connection has become useless.
     async fn watch_over(&mut self, endpoint: &Endpoint, mut up: Up) -> Failure {
         let limit = self.connector.timeout() + self.held_up;
+        let mut tried_out = Instant::now();
         loop {
-            // While something is missing, every beat tries it out.
-            let doubted = async {
-                match up.lack {
-                    None => self.doubted.notified().await,
-                    Some(_) => std::future::pending().await,
+            let refused = async {
+                match &mut self.refusals {
+                    // While something is missing, every beat tries it out.
+                    Some(refusals) if up.lack.is_none() => refusals.changed().await.is_ok(),
+                    _ => std::future::pending().await,
                 }
             };
-            let is_doubted = async {
+            let is_refused = async {
                 sleep(SHORTEST_BEAT).await;
-                timeout(BEAT - SHORTEST_BEAT, doubted).await.is_ok()
+                timeout(BEAT - SHORTEST_BEAT, refused).await.unwrap_or(false)
             };
             let found_broken = async {
                 let _ = self.broken.wait_for(|broken| *broken >= up.number).await;
             };
-            let is_doubted = tokio::select! {
+            let is_refused = tokio::select! {
                 () = found_broken => {
                     return Failure::Lost(match up.naming == self.connector.naming() {
                         true => "a command was lost with it".to_owned(),
                         false => "another server has become the primary".to_owned(),
                     });
                 }
-                is_doubted = is_doubted => is_doubted,
+                is_refused = is_refused => is_refused,
             };
-            match timeout(limit, self.beat(endpoint, &mut up, is_doubted)).await {
+            let is_trial = is_refused || up.lack.is_some() || tried_out.elapsed() >= TRIAL;
+            if is_trial {
+                tried_out = Instant::now();
+            }
+            match timeout(limit, self.beat(endpoint, &mut up, is_trial)).await {
                 Ok(Ok(None)) => {}
                 Ok(Ok(Some(lack))) => {
                     up.lack = lack;
@@ -328,12 +328,11 @@ impl Keeper {
         &self,
         endpoint: &Endpoint,
         up: &mut Up,
-        is_doubted: bool,
+        is_trial: bool,
     ) -> Result<Option<Option<Lack>>, Failure> {
         let Up { connection, lack: before, .. } = up;
         self.ask_time(endpoint, connection).await?;
-        let is_sure = !is_doubted && before.is_none();
-        let lack = match is_sure && self.connector.takes_changes(connection).await? {
+        let lack = match !is_trial && self.connector.takes_changes(connection).await? {
             true => None,
             false => self.connector.try_out(connection).await?,
         };

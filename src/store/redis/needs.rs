@@ -3,8 +3,8 @@
 //!
 //! | when | what is sent |
 //! |---|---|
-//! | at a connection, after a refusal, and while something is missing | each command once |
-//! | once a second | one command that writes |
+//! | at a connection, every 10 s, after a refusal, and while something is missing | each command once |
+//! | every second | one command that writes |
 //!
 //! The log says what is missing when that begins and when it ends, once for all connections.
 
@@ -22,6 +22,7 @@ use redis::{
     Cmd, Pipeline, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
+use tokio::sync::watch;
 
 use super::failure::{Failure, answer};
 
@@ -33,8 +34,11 @@ pub(super) struct Needs {
     waits: bool,
     /// A server had all that is needed, since the start.
     was_met: AtomicBool,
+    /// The number of refusals that may be for lack of something.
+    refusals: watch::Sender<u64>,
     /// What is missing, and on how many connections. The log has told of each.
     told: Mutex<BTreeMap<Lack, usize>>,
+    has_warned_of_eviction: AtomicBool,
 }
 
 /// What is missing at a server.
@@ -60,8 +64,23 @@ impl Needs {
             key_prefix: key_prefix.to_owned(),
             waits,
             was_met: AtomicBool::new(false),
+            refusals: watch::Sender::new(0),
             told: Mutex::default(),
+            has_warned_of_eviction: AtomicBool::new(false),
         }
+    }
+
+    /// Has all servers tried out, unless the refusal belongs to one key or to one moment.
+    pub(super) fn heed(&self, why: &Failure) {
+        let usual = ["NOSCRIPT", "MOVED", "ASK", "TRYAGAIN", "WRONGTYPE", "OOM"];
+        if why.is_refused() && !why.is_refused_as(&usual) {
+            self.refusals.send_modify(|refusals| *refusals += 1);
+        }
+    }
+
+    /// Changes when the servers are to be tried out.
+    pub(super) fn refusals(&self) -> watch::Receiver<u64> {
+        self.refusals.subscribe()
     }
 
     /// Whether a server had all that is needed, since the start. Before that, the daemon
@@ -70,7 +89,17 @@ impl Needs {
         self.was_met.load(Ordering::Relaxed)
     }
 
-    /// The key of one server. Nobody has it.
+    /// Logs it once, however many connections find it.
+    pub(super) fn warn_of_eviction(&self, policy: &str) {
+        if !self.has_warned_of_eviction.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                policy,
+                "redis may evict live sessions when its memory is full; set maxmemory-policy noeviction"
+            );
+        }
+    }
+
+    /// The key on which a server is tried out. Nobody has it.
     pub(super) fn key(&self) -> String {
         format!("{}:probe", self.key_prefix)
     }
