@@ -196,6 +196,9 @@ impl Link {
         let useless = |failure: &Failure| {
             matches!(failure, Failure::Lost(_)) || failure.is_refused_as(&["READONLY"])
         };
+        if outcome.as_ref().is_err_and(useless) {
+            self.abandon(number);
+        }
         if let (Err(why), Some(needs)) = (&outcome, self.connector.needed()) {
             needs.heed(why);
         }

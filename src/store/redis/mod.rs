@@ -37,7 +37,7 @@
 //! | [`servers`] | one server or a cluster: who is asked |
 //! | [`server`], [`link`] | one server, and a connection that is kept up |
 //! | [`wait_batcher`] | changes that wait for replicas |
-//! | [`cluster`] | who holds which slot |
+//! | [`cluster`], [`slots`] | who holds which slot |
 //! | [`connect`] | how connections are made, and how Sentinels are asked |
 //! | [`source`] | passwords and certificates, read at each connection |
 //! | [`needs`] | what is needed of a server, and what is missing there |
@@ -56,6 +56,7 @@ mod principals;
 mod scan;
 mod server;
 mod servers;
+mod slots;
 mod source;
 mod time;
 mod url;
