@@ -10,7 +10,9 @@ use super::failure::Failure;
 /// it can be changed without a restart.
 #[derive(Clone)]
 pub enum Source<T> {
+    /// The value itself.
     Fixed(T),
+    /// Reads it. May wait for the disk.
     Read(Arc<dyn Fn() -> Result<T, SourceError> + Send + Sync>),
 }
 
@@ -18,7 +20,7 @@ pub enum Source<T> {
 pub type SourceError = Box<dyn Error + Send + Sync>;
 
 impl<T> Source<T> {
-    /// `read` may wait for the disk.
+    /// A value that `read` reads at each connection. It may wait for the disk.
     pub fn read(read: impl Fn() -> Result<T, SourceError> + Send + Sync + 'static) -> Self {
         Self::Read(Arc::new(read))
     }
