@@ -73,9 +73,9 @@ fn run(command: Command) -> Result<(), Failure> {
             print(&config.to_toml())
         }
         Command::Secret => print(&format!("{}\n", cli::fresh_secret())),
-        Command::Health { client } => {
+        Command::Health { client, service } => {
             let called = client::Caller::health(client).map_err(bad_config)?;
-            one_thread()?.block_on(called.ask_health()).map_err(fault)?;
+            one_thread()?.block_on(called.ask_health(service)).map_err(fault)?;
             print("SERVING\n")
         }
         Command::Cleanup { client, engine } => {

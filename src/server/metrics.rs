@@ -15,7 +15,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{listen::ConnectionLimit, outages::Outages};
+use super::{
+    listen::ConnectionLimit,
+    outages::{Outages, Work},
+};
 use crate::{
     service::{
         engines::Engines,
@@ -293,6 +296,14 @@ fn verb_name(verb: Verb) -> &'static str {
     }
 }
 
+/// A touch that cannot move a deadline is a read.
+fn work_of(verb: Verb) -> Work {
+    match verb {
+        Verb::Create | Verb::Write | Verb::Destroy | Verb::Restore => Work::Changing,
+        Verb::Read | Verb::Touch | Verb::List | Verb::Cleanup | Verb::Scan => Work::Reading,
+    }
+}
+
 impl StoreMetrics {
     fn new(families: &StoreFamilies, engine: &str) -> Self {
         let label = OfEngine { engine: engine.to_owned() };
@@ -320,15 +331,20 @@ impl VerbMetrics {
         }
     }
 
-    async fn time<T>(&self, outages: &Outages, work: impl Future<Output = Result<T>>) -> Result<T> {
+    async fn time<T>(
+        &self,
+        outages: &Outages,
+        work: Work,
+        operation: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         let started = Instant::now();
-        let outcome = work.await;
+        let outcome = operation.await;
         self.duration.observe(started.elapsed().as_secs_f64());
         match &outcome {
-            Ok(_) => outages.worked(Instant::now),
+            Ok(_) => outages.worked(work, Instant::now),
             Err(error) => {
                 self.errors.inc();
-                outages.failed(error, Instant::now());
+                outages.failed(work, error, Instant::now());
             }
         }
         outcome
@@ -348,7 +364,7 @@ struct MeasuredSource<T> {
 
 impl<T: Source> Source for MeasuredSource<T> {
     fn fetch<'a>(&'a self, id: &'a ForeignId) -> BoxFuture<'a, Result<Option<Foreign>>> {
-        self.verb.time(&self.outages, self.source.fetch(id)).boxed()
+        self.verb.time(&self.outages, Work::Reading, self.source.fetch(id)).boxed()
     }
 }
 
@@ -370,7 +386,7 @@ impl Layer for Measured {
         operation: StoreFuture<'a, T>,
     ) -> StoreFuture<'a, T> {
         let StoreMetrics { verbs, outages, .. } = &self.metrics;
-        Box::pin(verbs[verb as usize].time(outages, operation))
+        Box::pin(verbs[verb as usize].time(outages, work_of(verb), operation))
     }
 
     fn recall(&self, id: PublicId) -> Option<Arc<Record>> {

@@ -44,6 +44,7 @@ use crate::{
         adoption::{Adoption, Application},
         clock::Clock,
         engine::Engine,
+        error::Error,
         id::Entropy,
         store::{Store, StoreError},
     },
@@ -207,7 +208,7 @@ impl Server {
             stopping: stopping.clone(),
         };
         let (sessions, admin) = (Arc::new(services.sessions()), Arc::new(services.admin()));
-        set_health(&health, status(&self.engines)).await;
+        set_health(&health, &Fitness::of(&self.engines)).await;
 
         let mut background = JoinSet::new();
         for engine in self.engines.iter() {
@@ -245,10 +246,13 @@ impl Server {
         stop.await;
         tracing::info!("stopping: no more connections are taken, what is in flight is finished");
         fitness.shutdown().await;
-        set_health(&health, ServingStatus::NotServing).await;
+        health.set_service_status(WHOLE, ServingStatus::NotServing).await;
+        for service in SERVICES {
+            health.set_service_status(service, ServingStatus::NotServing).await;
+        }
         stopping.cancel();
         // Ends the streams that watch health, which would delay the stop.
-        for service in HEALTH_NAMES {
+        for service in [WHOLE].into_iter().chain(SERVICES) {
             health.clear_service_status(service).await;
         }
         let grace = self.config.runtime.shutdown_grace;
@@ -266,13 +270,57 @@ impl Server {
     }
 }
 
-/// The names that gRPC health answers to. The empty one is the daemon as a whole.
-const HEALTH_NAMES: [&str; 3] =
-    ["", "sessiond.v1.SessionService", "sessiond.v1.SessionAdminService"];
+/// The names that gRPC health answers to. The empty one is the daemon as a whole. The
+/// services also count as serving while they can only read.
+const WHOLE: &str = "";
+const SERVICES: [&str; 2] = ["sessiond.v1.SessionService", "sessiond.v1.SessionAdminService"];
 
-async fn set_health(health: &HealthReporter, status: ServingStatus) {
-    for service in HEALTH_NAMES {
-        health.set_service_status(service, status).await;
+/// What the stores can do, and why no more.
+enum Fitness {
+    Fit,
+    OnlyReads(Error),
+    Unfit(Error),
+}
+
+impl Fitness {
+    fn of(engines: &Engines) -> Self {
+        let failure = |check: fn(&Engine) -> Result<(), Error>| {
+            engines.iter().find_map(|engine| check(engine).err())
+        };
+        match (failure(Engine::check_reading), failure(Engine::check)) {
+            (Some(error), _) => Self::Unfit(error),
+            (None, Some(error)) => Self::OnlyReads(error),
+            (None, None) => Self::Fit,
+        }
+    }
+
+    /// For the daemon as a whole, and for its services.
+    fn status(&self) -> [ServingStatus; 2] {
+        use ServingStatus::{NotServing, Serving};
+        match self {
+            Self::Fit => [Serving, Serving],
+            Self::OnlyReads(_) => [NotServing, Serving],
+            Self::Unfit(_) => [NotServing, NotServing],
+        }
+    }
+
+    /// The store has logged the cause.
+    fn log(&self) {
+        match self {
+            Self::Fit => tracing::info!("serving again"),
+            Self::OnlyReads(error) => {
+                tracing::error!("only what reads is served from now on: {error}");
+            }
+            Self::Unfit(error) => tracing::error!("not serving from now on: {error}"),
+        }
+    }
+}
+
+async fn set_health(health: &HealthReporter, fitness: &Fitness) {
+    let [whole, services] = fitness.status();
+    health.set_service_status(WHOLE, whole).await;
+    for service in SERVICES {
+        health.set_service_status(service, services).await;
     }
 }
 
@@ -289,27 +337,15 @@ async fn mark_time(database: Arc<dyn Database>, clock: Arc<dyn Clock>) {
 /// Keeps health as the stores report it: NOT_SERVING while a store cannot serve. If a
 /// store can no longer keep its promises, that is permanent.
 async fn watch_fitness(engines: Engines, health: HealthReporter) {
-    let mut fit = true;
+    let mut before = Fitness::Fit.status();
     loop {
-        match unfit(&engines) {
-            Some(error) if fit => tracing::error!("not serving from now on: {error}"),
-            None if !fit => tracing::info!("serving again"),
-            _ => {}
+        let fitness = Fitness::of(&engines);
+        if fitness.status() != before {
+            fitness.log();
         }
-        fit = unfit(&engines).is_none();
-        set_health(&health, status(&engines)).await;
+        before = fitness.status();
+        set_health(&health, &fitness).await;
         tokio::time::sleep(FITNESS_INTERVAL).await;
-    }
-}
-
-fn unfit(engines: &Engines) -> Option<crate::session::error::Error> {
-    engines.iter().find_map(|engine| engine.check().err())
-}
-
-fn status(engines: &Engines) -> ServingStatus {
-    match unfit(engines) {
-        None => ServingStatus::Serving,
-        Some(_) => ServingStatus::NotServing,
     }
 }
 

@@ -355,6 +355,42 @@ async fn sessions_move_where_nodes_have_no_names() {
     sessions_move("unknown-endpoint", 0).await;
 }
 
+/// They are to have names, and have none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_move_where_names_are_missing() {
+    sessions_move("hostname", 0).await;
+}
+
+/// The same where nodes differ by their addresses, as on machines of their own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_without_their_names_are_where_their_addresses_say() {
+    if is_missing() {
+        return;
+    }
+    let named = ["--cluster-preferred-endpoint-type", "hostname"];
+    let cluster = RedisCluster::on_one_port(&named);
+    let daemon = daemon_on(&cluster.url()).await;
+    wait_for_health(&daemon, ServingStatus::Serving).await;
+    let mut browsers = Vec::new();
+    for _ in 0..30 {
+        let created = daemon.try_write(set("{}")).await.expect("each slot has its server");
+        browsers.push(Browser::with(&created.set_cookie));
+    }
+    // "MOVED 42 ?:6379" names one of three servers.
+    let id = daemon.id(&browsers[0]).await;
+    let key = format!("sessiond:default:{id}");
+    let holds = |node: &&RedisServer| node.ask(&["GET", &key]).starts_with('$');
+    let from = cluster.nodes.iter().find(holds).expect("somebody holds it");
+    for to in cluster.nodes.iter().filter(|node| node.host != from.host) {
+        let from = cluster.nodes.iter().find(holds).expect("somebody holds it");
+        cluster.move_slot(&key, from, to);
+        assert_eq!(daemon.state(&browsers[0]).await, SessionState::Active);
+    }
+    for browser in &browsers {
+        assert_eq!(daemon.state(browser).await, SessionState::Active);
+    }
+}
+
 /// A slot moves to another server, key by key, while its sessions are used.
 async fn sessions_move(endpoints: &str, replicas: usize) {
     if is_missing() {

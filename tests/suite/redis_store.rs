@@ -504,13 +504,24 @@ async fn a_missing_permission_is_named() {
     unavailable(&limited.write(ID, update("{}")).await.expect_err("no SET"), "+set +setrange");
     let later = NOW + Duration::from_secs(50);
     let before = server.ask(&["GET", KEY]);
-    unavailable(&limited.touch(ID, touch(later)).await.expect_err("no SETRANGE"), "+set +setrange");
+    let touched = limited.touch(ID, touch(later)).await.expect("no SETRANGE, and yet GET");
+    assert!(!touched.expect("it is there").moved);
     assert_eq!(server.ask(&["GET", KEY]), before, "nothing is half done");
+    assert_told(
+        &limited.check().expect_err("no SET"),
+        StoreErrorKind::Unavailable,
+        "+set +setrange",
+    );
+    limited.check_reading().expect_err("it was never fit for use");
     assert!(limited.read(ID, Certainty::Current).await.expect("GET is allowed").is_some());
     assert!(limited.touch(ID, touch(NOW)).await.expect("nothing is due").is_some());
     assert!(life(&server) > 100_000, "and nothing ends early");
     server.ask(&["ACL", "SETUSER", "app", "+@all"]);
     assert!(limited.touch(ID, touch(later)).await.expect("it is allowed").expect("there").moved);
+    recovered(&limited).await;
+    server.ask(&["ACL", "SETUSER", "app", "-get"]);
+    let later = later + Duration::from_secs(50);
+    unavailable(&limited.touch(ID, touch(later)).await.expect_err("no GET"), "+get +set");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,10 +7,18 @@ pub(crate) use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::program::PATIENCE;
 
+/// What a probe of the service that holds the sessions asks for.
+pub(crate) const SESSIONS: &str = "sessiond.v1.SessionService";
+
 /// Watches until the daemon's health is `status`, for a bounded time.
 pub(crate) async fn becomes(channel: Channel, status: ServingStatus) {
+    of_service_becomes(channel, "", status).await;
+}
+
+/// The same for the health of one service.
+pub(crate) async fn of_service_becomes(channel: Channel, service: &str, status: ServingStatus) {
     let mut client = HealthClient::new(channel);
-    let watch = client.watch(HealthCheckRequest::default()).await;
+    let watch = client.watch(HealthCheckRequest { service: service.to_owned() }).await;
     let mut watch = watch.expect("probes are answered").into_inner();
     let watching = async {
         loop {
@@ -21,5 +29,5 @@ pub(crate) async fn becomes(channel: Channel, status: ServingStatus) {
         }
     };
     let watched = tokio::time::timeout(PATIENCE, watching).await;
-    watched.unwrap_or_else(|_| panic!("health should be {status:?} by now"));
+    watched.unwrap_or_else(|_| panic!("health of {service:?} should be {status:?} by now"));
 }
