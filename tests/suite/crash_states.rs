@@ -348,8 +348,11 @@ fn copy(directory: &Path) -> tempfile::TempDir {
     while let Some(folder) = folders.pop() {
         let inside = folder.strip_prefix(directory).expect("expected a path below the directory");
         std::fs::create_dir_all(copied.path().join(inside)).expect("created");
-        for entry in std::fs::read_dir(&folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
+        let entries = std::fs::read_dir(&folder).expect("a folder");
+        let mut paths: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
+        // The mark before the log, which goes on meanwhile: it must not say more than is copied.
+        paths.sort_by_key(|path| !path.ends_with("mark"));
+        for path in paths {
             if path.is_dir() {
                 folders.push(path);
             } else {

@@ -11,6 +11,7 @@ mod configuration;
 mod configuration_reference;
 mod conformance;
 mod crash_states;
+mod data_directory;
 mod destroying;
 mod documents;
 mod express;
