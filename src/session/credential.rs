@@ -1,7 +1,7 @@
 //! Credentials: turns what a request presents into the session ids that it proves.
 
 use super::{
-    cookie::{Cookie, candidates},
+    cookie::{Cookie, MAX_HEADER_LEN, candidates},
     foreign::ForeignId,
     id::{PublicId, SessionId, VerifierHash},
     token::Keyring,
@@ -83,6 +83,9 @@ impl Presented {
         match credential {
             Credential::Absent => {}
             Credential::Token(value) => presented.offer(value, keyring, adopts),
+            Credential::CookieHeader(header) if header.len() > MAX_HEADER_LEN => {
+                presented.absence = Absence::Invalid;
+            }
             Credential::CookieHeader(header) => {
                 for value in candidates(header, cookie.name()) {
                     presented.offer(value, keyring, adopts);

@@ -16,6 +16,9 @@ use super::id::{SessionId, are_same};
 const SIGNATURE_LEN: usize = 32;
 /// The length of 32 octets in base64 without padding.
 const SIGNATURE_TEXT_LEN: usize = 43;
+/// The most octets of a value that is looked at. A user agent keeps no longer cookie (RFC
+/// 6265bis, section 5.6).
+const MAX_VALUE_LEN: usize = 4096;
 
 /// A signing secret. Debug prints only the type. The memory is wiped when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
@@ -134,6 +137,9 @@ impl Keyring {
         value: &[u8],
         take: impl FnOnce(&[u8]) -> T,
     ) -> Option<(Authentic, T)> {
+        if value.len() > MAX_VALUE_LEN {
+            return None;
+        }
         let value: Cow<'_, [u8]> = match value.contains(&b'%') {
             true => percent_decode(value).into(),
             false => value.into(),
@@ -248,6 +254,17 @@ mod tests {
         // 43 characters carry 258 bits for 256: "Y" and "Z" decode to the same octets.
         let twin = format!("{id}.{}Z", &signature[..42]);
         assert!(keyring(&[secret]).verify(twin.as_bytes()).is_none());
+    }
+
+    #[test]
+    fn a_value_that_no_browser_keeps_is_not_looked_at() {
+        let keyring = keyring(&[]);
+        let value = |len: usize| {
+            let text = "x".repeat(len - 1 - SIGNATURE_TEXT_LEN);
+            format!("{text}.{}", BASE64.encode(signature(&keyring.keys[0], text.as_bytes())))
+        };
+        assert!(keyring.verify(value(MAX_VALUE_LEN).as_bytes()).is_some());
+        assert!(keyring.verify(value(MAX_VALUE_LEN + 1).as_bytes()).is_none());
     }
 
     #[test]
