@@ -27,6 +27,7 @@ const SOCKET_MODE: u32 = 0o660;
 
 /// After how much silence a connection is pinged, and how long the answer may take.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
+/// How long the answer to such a ping may take.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long to wait before accepting again if the system is out of descriptors or memory.
@@ -38,17 +39,23 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {problem}")]
 pub struct BindError {
+    /// As it is configured.
     pub address: String,
+    /// What the operator can do, or the system's error.
     pub problem: String,
 }
 
 /// A bound socket with a known address.
 pub enum Listener {
+    /// `TCP_NODELAY` is set on what it accepts.
     Tcp(TcpListener),
+    /// The file is removed when the listener is dropped.
     Unix(UnixListener, SocketFile),
 }
 
 impl Listener {
+    /// Removes the file of a unix socket that nobody listens on. Fails if the address is in use, or
+    /// if the system refuses it.
     pub async fn bind(address: &ListenAddr) -> Result<Self, BindError> {
         let failed = |error: io::Error| {
             let problem = match error.kind() {
@@ -120,8 +127,10 @@ impl Drop for SocketFile {
 pub(super) trait Accept: Send + 'static {
     /// A connection on its way to the serving thread. It is not registered with a runtime.
     type Moving: Send + 'static;
+    /// A connection on the serving thread.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
+    /// Waits for a connection. After an error the listener can be used again.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Moving, Peer)>> + Send;
 
     /// Registers the connection with the runtime of the current thread.

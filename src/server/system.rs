@@ -76,6 +76,7 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
+    /// Reads the wall clock. Nothing else in the process does.
     #[expect(clippy::disallowed_methods, reason = "the only place that reads the clock")]
     pub fn start() -> Self {
         let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
