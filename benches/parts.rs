@@ -35,7 +35,7 @@ use sessiond::{
         clock::{Clock, Moment},
         cookie::values,
         credential::Credential,
-        data::Data,
+        data::{Data, MAX_KEYS},
         engine::{Engine, WriteOptions},
         id::{PublicId, SessionId, VerifierHash},
         policy::Policy,
@@ -146,6 +146,25 @@ fn records(criterion: &mut Criterion) {
     });
     group.bench_function("merge", |bench| {
         bench.iter(|| black_box(&stored).merge(&[], &set).expect("objects"));
+    });
+    // As many as there may be, and the worst that a caller can send.
+    let keys = |count: usize| {
+        let members: Vec<_> = (0..count).map(|number| format!(r#""k{number}":0"#)).collect();
+        format!("{{{}}}", members.join(","))
+    };
+    let many = Bytes::from(keys(MAX_KEYS));
+    let stored = Data::parse(many.clone()).expect("JSON");
+    let one = Data::parse(r#"{"k7":[1,2,3]}"#.into()).expect("JSON");
+    let unset: Vec<_> = (0..1000).map(|number| format!("k{}", number * 4)).collect();
+    group.bench_function("parse, 4096 keys", |bench| {
+        bench.iter(|| Data::parse(black_box(many.clone())).expect("JSON"));
+    });
+    group.bench_function("merge, one key of 4096", |bench| {
+        bench.iter(|| black_box(&stored).merge(&[], &one).expect("objects"));
+    });
+    group.bench_function("merge, 1000 unset and 3000 set of 4096", |bench| {
+        let set = Data::parse(keys(3000).into()).expect("JSON");
+        bench.iter(|| black_box(&stored).merge(&unset, &set).expect("objects"));
     });
     group.finish();
 }

@@ -141,7 +141,10 @@ fn serve(config: Config, dev: bool) -> Result<(), Failure> {
         };
         tracing::warn!("running with --dev, not for production: {kept}");
     }
-    if let Err(problem) = raise_descriptor_limit(config.limits.max_connections) {
+    let unix = |address: &ListenAddr| matches!(address, ListenAddr::Unix(_));
+    let both = config.listen.grpc.iter().any(unix) && !config.listen.grpc.iter().all(unix);
+    let times = if both { 2 } else { 1 };
+    if let Err(problem) = raise_descriptor_limit(config.limits.max_connections, times) {
         tracing::warn!("{problem}");
     }
     // Before the store is opened, so that every stop from here on is a clean one.

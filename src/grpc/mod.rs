@@ -7,6 +7,7 @@
 //! | [`handler`] | what a listener does with a call |
 //! | [`session_service`] | the four operations as unary calls, and Pipeline |
 //! | [`admin_service`] | what operators call, as tonic serves it |
+//! | [`fields`] | the bound on the fields of a message |
 //! | [`messages`] | messages within HTTP/2 |
 //! | [`pipeline`] | many operations over one stream |
 //! | [`convert`] | messages to requests, and values to messages |
@@ -19,6 +20,7 @@ pub mod admin_service;
 mod answer;
 pub mod auth;
 mod convert;
+mod fields;
 pub mod handler;
 mod messages;
 pub mod pb;

@@ -22,6 +22,7 @@ use tonic::Status;
 use super::{
     answer,
     convert::GrpcOperation,
+    fields,
     messages::{self, BoxError, Messages},
     pb::SessionServiceMethod,
     pipeline::Pipeline,
@@ -103,6 +104,7 @@ impl SessionService {
     // A function of its own, so that the message is not kept while the store works.
     fn prepare<O: GrpcOperation>(&self, message: Bytes) -> Result<O, Status> {
         let mut request = O::Message::default();
+        fields::check_operation(O::KIND, &message)?;
         messages::decode(message, &mut request)?;
         let request = O::request(&mut request);
         Ok(operation::prepared(&self.engines, request, self.observer.as_ref())?)

@@ -25,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     config::Limits,
     jitter::jittered,
-    listen::{self, Accept, Connection, ConnectionLimit, Handed, Listener},
+    listen::{self, Accept, Connection, Handed, Listener, Prefaced},
+    places::{OpenCall, PlaceHandle, Places},
     workers::{Balance, RuntimeExecutors},
 };
 use crate::{grpc::handler::Handler, session::id::Entropy};
@@ -51,11 +52,29 @@ const FRAME_BYTES: u32 = 16 << 10;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The places of the listeners of one kind. Those of unix sockets are their own, so that what
+/// is on this machine gets in whatever comes over the network.
+pub(super) struct ListenerPlaces {
+    pub tcp: Places,
+    pub unix: Places,
+}
+
+impl ListenerPlaces {
+    /// `most` connections to all TCP addresses together, and as many to all unix sockets.
+    pub(super) fn new(listener: &'static str, most: usize) -> Self {
+        Self { tcp: Places::new(listener, most), unix: Places::new(listener, most) }
+    }
+
+    /// The number of open connections.
+    pub(super) fn open(&self) -> usize {
+        self.tcp.open() + self.unix.open()
+    }
+}
+
 /// The settings that all gRPC listeners share.
 pub(super) struct Gate {
     pub limits: Limits,
     pub tls: Option<TlsAcceptor>,
-    pub connections: ConnectionLimit,
     pub balance: Balance,
     /// Spreads the maximum ages of connections.
     pub entropy: Arc<dyn Entropy>,
@@ -69,16 +88,18 @@ impl Gate {
     pub(super) fn serve(
         &self,
         listener: Listener,
+        places: &ListenerPlaces,
         handler: &Arc<Handler>,
         workers: &RuntimeExecutors,
         serving: &mut JoinSet<()>,
     ) {
         match listener {
             Listener::Tcp(listener) => {
-                self.open(listener, self.tls.clone(), handler, workers, serving);
+                let tls = self.tls.clone();
+                self.open(listener, &places.tcp, tls, handler, workers, serving);
             }
             Listener::Unix(listener, file) => {
-                self.open((listener, file), None, handler, workers, serving);
+                self.open((listener, file), &places.unix, None, handler, workers, serving);
             }
         }
     }
@@ -86,6 +107,7 @@ impl Gate {
     fn open<A: Accept>(
         &self,
         listener: A,
+        places: &Places,
         tls: Option<TlsAcceptor>,
         handler: &Arc<Handler>,
         workers: &RuntimeExecutors,
@@ -104,8 +126,12 @@ impl Gate {
             };
             serving.spawn_on(server.serve::<A>(arrivals), runtime);
         }
-        let accept =
-            listen::accept(listener, self.connections.clone(), self.balance.clone(), queues);
+        let balance = self.balance.clone();
+        let accept = listen::accept(listener, places.clone(), move |moving, place| {
+            let (worker, placed) = balance.place();
+            // If the worker has ended, the daemon is stopping.
+            let _ = queues[worker].send(Handed::<A> { moving, place, placed });
+        });
         let stop = self.stopping.clone().cancelled_owned();
         serving.spawn(async move {
             tokio::select! {
@@ -150,7 +176,10 @@ impl ConnectionServer {
         while let Some(handed) = arrivals.recv().await {
             match handed.arrive() {
                 Ok(connection) => {
-                    drop(connections.spawn(self.clone().serve_connection(connection)))
+                    let (server, place) = (self.clone(), connection.handle());
+                    connections.spawn(async move {
+                        place.until_displaced(server.serve_connection(connection, &place)).await;
+                    });
                 }
                 Err(error) => tracing::warn!(%error, "cannot take over a connection"),
             }
@@ -159,23 +188,30 @@ impl ConnectionServer {
         while connections.join_next().await.is_some() {}
     }
 
-    async fn serve_connection<Io>(self, connection: Connection<Io>)
+    async fn serve_connection<Io>(self, connection: Connection<Io>, place: &PlaceHandle)
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Some(tls) = &self.tls else {
-            return self.serve_http2(connection).await;
+            return self.serve_http2(connection, place).await;
         };
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(connection)).await {
-            Ok(Ok(secured)) => self.serve_http2(secured).await,
+            Ok(Ok(secured)) => self.serve_http2(secured, place).await,
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),
         }
     }
 
-    /// Completes when the connection should accept no more calls: the daemon stops, or
-    /// the connection has reached its maximum age.
-    async fn closing(&self) {
+    /// Completes when the connection should accept no more calls: the daemon stops, the
+    /// connection has reached its maximum age, or it makes room for another one.
+    async fn closing(&self, place: &PlaceHandle) {
+        tokio::select! {
+            () = place.displaced() => {}
+            () = self.ending() => {}
+        }
+    }
+
+    async fn ending(&self) {
         let age = self.limits.max_connection_age.0;
         let Some(age) = age.map(|age| jittered(age, self.entropy.as_ref())) else {
             return self.stopping.cancelled().await;
@@ -184,16 +220,17 @@ impl ConnectionServer {
         let _ = tokio::time::timeout(age, self.stopping.cancelled()).await;
     }
 
-    async fn serve_http2<Io>(&self, io: Io)
+    async fn serve_http2<Io>(&self, io: Io, place: &PlaceHandle)
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let answer = service_fn(|request| self.handler.handle(request));
-        let executor = ConnectionExecutor::default();
+        let executor = ConnectionExecutor { calls: Arc::default(), place: place.clone() };
         let http = http2(&self.limits, executor.clone());
+        let io = Prefaced::new(io);
         let writer = TokioIo::new(CoalescingWriter(BufWriter::with_capacity(WRITE_BYTES, io)));
         let mut connection = pin!(http.serve_connection(writer, answer));
-        let mut closing = pin!(self.closing());
+        let mut closing = pin!(self.closing(place));
         let mut closed = false;
         let mut waiting = FuturesUnordered::new();
         let ended = poll_fn(|cx| {
@@ -259,8 +296,11 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for CoalescingWriter<Io> {
 /// All calls of a connection run on the connection's own task. So requests that arrive
 /// together are answered before anything is sent, and their answers leave together. And
 /// if the disk completes many of them at once, the task is woken once.
-#[derive(Clone, Default)]
-struct ConnectionExecutor(Arc<Mutex<Vec<Call>>>);
+#[derive(Clone)]
+struct ConnectionExecutor {
+    calls: Arc<Mutex<Vec<(Call, OpenCall)>>>,
+    place: PlaceHandle,
+}
 
 type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -269,7 +309,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, call: F) {
-        self.0.lock().push(Box::pin(call));
+        self.calls.lock().push((Box::pin(call), self.place.call_begins()));
     }
 }
 
@@ -278,14 +318,14 @@ impl ConnectionExecutor {
     /// `waiting`. Returns false if there was no new call.
     fn start_all(&self, waiting: &mut FuturesUnordered<PendingCall>) -> bool {
         let mut context = Context::from_waker(Waker::noop());
-        let calls = std::mem::take(&mut *self.0.lock());
+        let calls = std::mem::take(&mut *self.calls.lock());
         let any = !calls.is_empty();
-        for mut call in calls {
+        for (mut call, open) in calls {
             // If a call panics, only that call ends, as if it ran on its own task.
             let polled = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut context)));
             if polled.is_ok_and(|polled| polled.is_pending()) {
                 // `waiting` polls it again and so registers a waker.
-                waiting.push(PendingCall(call));
+                waiting.push(PendingCall { call, _open: open });
             }
         }
         any
@@ -293,13 +333,16 @@ impl ConnectionExecutor {
 }
 
 /// A call that was polled and is not complete yet.
-struct PendingCall(Call);
+struct PendingCall {
+    call: Call,
+    _open: OpenCall,
+}
 
 impl Future for PendingCall {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let polled = catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx)));
+        let polled = catch_unwind(AssertUnwindSafe(|| self.call.as_mut().poll(cx)));
         polled.unwrap_or(Poll::Ready(()))
     }
 }

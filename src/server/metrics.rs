@@ -15,10 +15,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{
-    listen::ConnectionLimit,
-    outages::{Outages, Work},
-};
+use super::outages::{Outages, Work};
 use crate::{
     service::{
         engines::Engines,
@@ -156,13 +153,8 @@ impl Metrics {
         Arc::new(MeasuredSource { source, verb, outages: Outages::new(engine) })
     }
 
-    /// The text that Prometheus reads.
-    pub fn to_text(
-        &self,
-        engines: &Engines,
-        connections: &ConnectionLimit,
-        watchers: &Watchers,
-    ) -> String {
+    /// The text that Prometheus reads. `connections` are open.
+    pub fn to_text(&self, engines: &Engines, connections: usize, watchers: &Watchers) -> String {
         for engine in engines.iter() {
             // Of a store that does not know there is no line, rather than a wrong one.
             if let Some(count) = engine.count() {
@@ -170,7 +162,7 @@ impl Metrics {
                 self.sessions.get_or_create(&label).set(count.try_into().unwrap_or(i64::MAX));
             }
         }
-        self.connections.set(connections.open().try_into().unwrap_or(i64::MAX));
+        self.connections.set(connections.try_into().unwrap_or(i64::MAX));
         self.watchers.set(watchers.count().try_into().unwrap_or(i64::MAX));
         self.watchers_dropped.inner().store(watchers.dropped(), Ordering::Relaxed);
         let mut text = String::new();

@@ -7,7 +7,8 @@
 //! | file | holds |
 //! |---|---|
 //! | [`config`] | defaults, file, environment, flags, and the rules that they must follow |
-//! | [`listen`], [`gate`] | sockets, the limit of connections, and their protocols |
+//! | [`listen`], [`gate`] | sockets, connections, and their protocols |
+//! | [`places`] | how many connections there may be, and which one makes room |
 //! | [`workers`] | the threads that serve connections |
 //! | [`grpc_server`] | the gRPC services of a listener |
 //! | [`cleanup`], [`jitter`] | the periodic cleanup, and times with jitter |
@@ -24,17 +25,18 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
     config::{AdoptChoice, Checked, Config, ConfigError, ListenAddr},
-    gate::Gate,
+    gate::{Gate, ListenerPlaces},
     grpc_server::GrpcServer,
-    listen::{BindError, ConnectionLimit, Listener},
+    listen::{BindError, Listener},
     metrics::Metrics,
+    scrape::Scraper,
     workers::{Balance, RuntimeExecutors},
 };
 use crate::{
@@ -63,7 +65,8 @@ pub mod listen;
 pub mod log;
 pub mod metrics;
 mod outages;
-pub mod scrape;
+mod places;
+mod scrape;
 pub mod system;
 mod tls;
 mod workers;
@@ -119,10 +122,9 @@ pub struct Server {
     database: Arc<dyn Database>,
     metrics: Arc<Metrics>,
     workers: RuntimeExecutors,
-    connections: ConnectionLimit,
     grpc: Vec<Listener>,
     admin: Vec<Listener>,
-    scrape: Option<TcpListener>,
+    scrape: Option<Scraper>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
@@ -156,7 +158,9 @@ impl Server {
         let scrape = match config.listen.metrics.0 {
             None => None,
             Some(address) => match Listener::bind(&ListenAddr::Tcp(address)).await? {
-                Listener::Tcp(listener) => Some(listener),
+                Listener::Tcp(listener) => {
+                    Some(Scraper::new(listener).map_err(StartError::Threads)?)
+                }
                 Listener::Unix(..) => None,
             },
         };
@@ -169,7 +173,6 @@ impl Server {
             metrics,
             workers: RuntimeExecutors::start(config.runtime.threads as usize)
                 .map_err(StartError::Threads)?,
-            connections: ConnectionLimit::new(config.limits.max_connections as usize),
             grpc: bind(&config.listen.grpc).await?,
             admin: bind(&config.listen.admin).await?,
             scrape,
@@ -182,7 +185,7 @@ impl Server {
     /// Known from the start, because the listeners are bound already.
     pub fn addresses(&self) -> Addresses {
         let all = |listeners: &[Listener]| listeners.iter().map(Listener::address).collect();
-        let scrape = self.scrape.as_ref().and_then(|listener| listener.local_addr().ok());
+        let scrape = self.scrape.as_ref().and_then(Scraper::address);
         Addresses {
             grpc: all(&self.grpc),
             admin: all(&self.admin),
@@ -220,26 +223,30 @@ impl Server {
         let mut fitness = JoinSet::new();
         fitness.spawn(watch_fitness(self.engines.clone(), health.clone()));
         background.spawn(mark_time(Arc::clone(&self.database), Arc::clone(&self.clock)));
-        if let Some(listener) = self.scrape {
+        let places = Arc::new([
+            ListenerPlaces::new("grpc", self.config.limits.max_connections as usize),
+            ListenerPlaces::new("admin", places::ADMIN_PLACES),
+        ]);
+        let connections = Arc::clone(&places);
+        let open = move || connections.iter().map(ListenerPlaces::open).sum::<usize>();
+        let scraping = self.scrape.map(|scraper| {
             let (metrics, engines) = (self.metrics, self.engines.clone());
-            let connections = self.connections.clone();
-            let watchers = self.watchers;
-            let page = Arc::new(move || metrics.to_text(&engines, &connections, &watchers));
-            background.spawn(scrape::serve(listener, page));
-        }
+            let (watchers, open) = (self.watchers, open.clone());
+            scraper.serve(move || metrics.to_text(&engines, open(), &watchers))
+        });
 
         let mut serving = JoinSet::new();
         let gate = Gate {
             limits: self.config.limits,
             tls: self.tls,
-            connections: self.connections.clone(),
             balance: Balance::between(self.workers.runtimes().count()),
             entropy: Arc::clone(&self.entropy),
             stopping: stopping.clone(),
         };
-        for (listeners, handler) in [(self.grpc, sessions), (self.admin, admin)] {
+        let handlers = [(self.grpc, sessions), (self.admin, admin)];
+        for (places, (listeners, handler)) in places.iter().zip(handlers) {
             for listener in listeners {
-                gate.serve(listener, &handler, &self.workers, &mut serving);
+                gate.serve(listener, places, &handler, &self.workers, &mut serving);
             }
         }
 
@@ -259,13 +266,15 @@ impl Server {
         let drained =
             tokio::time::timeout(grace.0, async { while serving.join_next().await.is_some() {} });
         if drained.await.is_err() {
-            let open = self.connections.open();
-            tracing::warn!(open, "connections are cut: they were still busy after {grace}");
+            tracing::warn!(
+                open = open(),
+                "connections are cut: they were still busy after {grace}"
+            );
         }
         serving.shutdown().await;
         background.shutdown().await;
         // The connections that were cut end with them.
-        drop(self.workers);
+        drop((self.workers, scraping));
         self.database.close(self.clock.now()).await
     }
 }

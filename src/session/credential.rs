@@ -102,6 +102,9 @@ impl Presented {
         match credential {
             Credential::Absent => {}
             Credential::Token(value) => presented.offer(candidate(value, adopts), keyring, adopts),
+            Credential::CookieHeader(header) if header.len() > cookie::MAX_HEADER_LEN => {
+                presented.absence = Absence::Invalid;
+            }
             Credential::CookieHeader(header) => {
                 let mut left = MAX_CANDIDATES;
                 for value in cookie::values(header, cookie.name()) {

@@ -24,6 +24,7 @@ mod lifetimes;
 mod listeners;
 mod messages_in_documents;
 mod pipelines;
+mod places;
 mod principals;
 mod processes;
 mod redis_connections;

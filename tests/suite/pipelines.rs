@@ -28,6 +28,7 @@ over_every_store!(
     operations_on_one_session_keep_their_order,
     every_operation_is_answered_once,
     a_bad_operation_does_not_end_the_stream,
+    too_many_keys_to_unset_are_a_fault_of_one_operation,
     flow_control_holds_a_sender_that_does_not_read,
     a_stopping_daemon_answers_what_it_took,
     a_deadline_ends_the_stream,
@@ -204,6 +205,30 @@ async fn a_bad_operation_does_not_end_the_stream(backend: Backend) {
 
 /// Answers are not read: the daemon must stop reading requests, and go on when
 /// they are.
+async fn too_many_keys_to_unset_are_a_fault_of_one_operation(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let browser = daemon.visitor(r#"{"a":1}"#).await;
+    let unset = |count| {
+        let unset = vec!["a".into(); count];
+        Operation::Write(WriteRequest { unset, credential: browser.credential(), ..set("{}") })
+    };
+    let requests = vec![
+        request(7, unset(1001)),
+        request(8, unset(200_000)),
+        request(9, resolve(&browser)),
+        request(10, unset(1000)),
+    ];
+    let answers = all(&daemon, requests).await;
+    for sequence in [7, 8] {
+        let Answer::Error(error) = &answers[&sequence] else {
+            panic!("expected operation {sequence} to be refused, found {:?}", answers[&sequence]);
+        };
+        assert!(error.message.contains("at most 1000 keys"), "{error:?}");
+    }
+    assert!(matches!(&answers[&9], Answer::Resolve(found) if found.session.is_some()));
+    assert!(matches!(&answers[&10], Answer::Write(_)), "1000 keys are taken");
+}
+
 async fn flow_control_holds_a_sender_that_does_not_read(backend: Backend) {
     let daemon = Daemon::with(backend, |config| config.limits.pipeline_in_flight = 8).await;
     let browser = daemon.visitor(&format!(r#"{{"a":"{}"}}"#, "x".repeat(30_000))).await;

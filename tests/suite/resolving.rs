@@ -29,6 +29,7 @@ over_every_store!(
     engines_are_worlds_of_their_own,
     a_touch_reads_no_data,
     any_octets_are_a_state,
+    a_header_that_no_server_takes_is_a_state,
 );
 
 async fn every_state_has_its_cause(backend: Backend) {
@@ -318,4 +319,19 @@ async fn any_octets_are_a_state(backend: Backend) {
     let last = cookie_header([b"\xff\xff; ", valid.as_bytes()].concat());
     let answer = daemon.resolve_with(ResolveRequest { credential: last, ..Default::default() });
     assert_eq!(answer.await.state(), SessionState::Active, "junk before it hides no cookie");
+}
+
+async fn a_header_that_no_server_takes_is_a_state(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let browser = daemon.visitor("{}").await;
+    let with_header_of = |len: usize| {
+        let own = browser.header();
+        let others = "x".repeat(len - own.len() - "others=; ".len());
+        let credential = cookie_header(format!("others={others}; {own}"));
+        ResolveRequest { credential, ..Default::default() }
+    };
+    let most = daemon.resolve_with(with_header_of(64 << 10)).await;
+    assert_eq!(most.state(), SessionState::Active);
+    let more = daemon.resolve_with(with_header_of((64 << 10) + 1)).await;
+    assert_eq!(more.state(), SessionState::Invalid, "more than 64 KiB are not looked at");
 }

@@ -36,6 +36,7 @@ over_every_store!(
     all_engines_are_exported_or_one,
     what_is_over_stays_behind,
     rubbish_is_refused_whole,
+    any_version_goes_on_to_the_next_daemon,
     a_page_token_is_good_for_its_question,
     watchers_hear_of_what_was_imported,
 );
@@ -267,6 +268,22 @@ async fn rubbish_is_refused_whole(backend: Backend) {
     assert_eq!(import(&there, &[ahead]).await, [1, 0, 0, 0]);
     let kept = export(&there, "").await.remove(0);
     assert_eq!(kept.create_time.expect("a time").seconds, 1_800_000_000, "it is now at the latest");
+}
+
+async fn any_version_goes_on_to_the_next_daemon(backend: Backend) {
+    let here = Daemon::start(backend).await;
+    let mut browser = here.visitor("{}").await;
+    let mut records = export(&here, "").await;
+    for version in [i64::MAX as u64, 1 << 62, (1 << 62) + 1] {
+        records[0].version = version;
+        let (there, next) = (Daemon::start(backend).await, Daemon::start(backend).await);
+        assert_eq!(import(&there, &records).await, [1, 0, 0, 0], "version {version}");
+        assert_eq!(import(&there, &records).await, [0, 0, 1, 0], "once more");
+        there.change(&mut browser, set(r#"{"n":1}"#)).await;
+        let exported = export(&there, "").await;
+        assert_eq!(import(&next, &exported).await, [1, 0, 0, 0], "version {version}, written to");
+        assert_eq!(data(&next.resolve(&browser).await), r#"{"n":1}"#);
+    }
 }
 
 async fn a_page_token_is_good_for_its_question(backend: Backend) {

@@ -1,10 +1,11 @@
 //! Write: creation, changes, versions, rolling, and requests that are refused.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sessiond::{
     grpc::pb::{Credential, SessionState, WriteRequest},
     server::config::{Backend, Size},
+    session::data::Data,
 };
 use tonic::Code;
 
@@ -32,6 +33,7 @@ over_every_store!(
     a_lower_limit_locks_nobody_out,
     a_message_over_the_limit_is_named,
     large_sessions_are_kept,
+    a_write_has_bounds,
 );
 
 async fn without_a_credential_it_creates(backend: Backend) {
@@ -292,6 +294,71 @@ async fn large_sessions_are_kept(backend: Backend) {
         let kept = data(&daemon.resolve(browser).await);
         assert!(kept.len() == text.len() + 6 && kept.starts_with(&text[..text.len() - 1]));
     }
+}
+
+/// What the bounds of one Write refuse would keep a thread busy for 20 to 90 ms.
+async fn a_write_has_bounds(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let mut browser = daemon.visitor(r#"{"a":1,"b":2}"#).await;
+    let unset = |count: usize| WriteRequest {
+        unset: (0..count).map(|number| number.to_string().into()).collect(),
+        ..Default::default()
+    };
+    let keys = |count: usize| {
+        let members: Vec<_> = (0..count).map(|number| format!("\"{number}\":0")).collect();
+        format!("{{{}}}", members.join(","))
+    };
+    let same_key = format!("{{{}\"a\":1}}", "\"a\":1,".repeat(150_000));
+    let empty_keys = WriteRequest { unset: vec![Default::default(); 500_000], ..set("{}") };
+    let deep = "[".repeat(60_000);
+    for (request, reason, field) in [
+        (unset(1001), "INVALID_ARGUMENT", "unset"),
+        (unset(100_000), "INVALID_ARGUMENT", "unset"),
+        (empty_keys, "INVALID_ARGUMENT", "unset"),
+        (set(&same_key), "DATA_TOO_LARGE", "set"),
+        (set(&keys(4097)), "INVALID_DATA", "set"),
+        (set(&deep), "INVALID_DATA", "set"),
+        // Checked on another thread.
+        (set(&format!("{{\"a\":\"{}\"", "x".repeat(60_000))), "INVALID_DATA", "set"),
+    ] {
+        for credential in [None, browser.credential()] {
+            let error = daemon.try_write(WriteRequest { credential, ..request.clone() }).await;
+            let error = error.expect_err("it is over a bound");
+            assert_fault(&error, Code::InvalidArgument, reason, Some(field));
+        }
+    }
+    daemon.change(&mut browser, unset(1000)).await;
+    daemon.change(&mut browser, set(&keys(4094))).await;
+    let credential = browser.credential();
+    let more = WriteRequest { credential, ..set(&keys(4095)) };
+    let error = daemon.try_write(more).await.expect_err("with a and b it has one key too many");
+    assert_fault(&error, Code::InvalidArgument, "INVALID_DATA", Some("set"));
+    let credential = browser.credential();
+    let others = WriteRequest { credential, unset: vec!["a".into()], ..set(&keys(4095)) };
+    daemon.write(others).await;
+}
+
+/// A merge once copied and hashed each key of the session. To check the text is the measure,
+/// so that the ratio depends on the machine as little as possible.
+#[test]
+fn a_small_change_of_many_keys_is_a_scan() {
+    let members: Vec<_> = (0..4096).map(|number| format!("\"k{number}\":0")).collect();
+    let text = format!("{{{}}}", members.join(","));
+    let stored = Data::parse(text.clone().into()).expect("an object");
+    let set = Data::parse(r#"{"k7":1}"#.into()).expect("an object");
+    let fastest = |work: &dyn Fn() -> usize| {
+        let time = || {
+            let started = Instant::now();
+            assert!(work() > 0);
+            started.elapsed()
+        };
+        (0..30).map(|_| time()).min().expect("some")
+    };
+    let check = || serde_json::from_str::<&serde_json::value::RawValue>(&text).expect("JSON");
+    let checked = fastest(&|| check().get().len());
+    let merged = fastest(&|| stored.merge(&[], &set).expect("objects").text().len());
+    let ratio = merged.as_secs_f64() / checked.as_secs_f64();
+    assert!(ratio < 4.0, "expected a scan, found {ratio:.1} times what it takes to check the text");
 }
 
 async fn data_of_one_principal_is_not_shown_to_another(backend: Backend) {
