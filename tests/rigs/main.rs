@@ -24,6 +24,7 @@
 //! Each prints one line with what it did and its seed; `SESSIOND_RIG_SEED`
 //! repeats a run.
 
+mod attacks;
 mod buggy;
 mod checker;
 mod churn;
