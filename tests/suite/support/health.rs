@@ -8,6 +8,7 @@ pub(crate) use tonic_health::pb::health_check_response::ServingStatus;
 use super::program::PATIENCE;
 
 /// What a probe of the service that holds the sessions asks for.
+#[allow(dead_code, reason = "the rigs include this file and ask for the daemon as a whole")]
 pub(crate) const SESSIONS: &str = "sessiond.v1.SessionService";
 
 /// Watches until the daemon's health is `status`, for a bounded time.
