@@ -201,7 +201,7 @@ mod tests {
 
     use super::*;
     use crate::session::{
-        cookie::CookieAttributes,
+        cookie::{CookieAttributes, MAX_HEADER_LEN},
         token::{Secret, Token},
     };
 
@@ -271,11 +271,11 @@ mod tests {
             (false, format!("{NAME}={};", forged(&"i".repeat(SessionId::TEXT_LEN)))),
             (true, format!("{NAME}={};", forged("x"))),
         ] {
-            let flood = junk.repeat((1 << 20) / junk.len());
+            let flood = junk.repeat((MAX_HEADER_LEN - Token::LEN - 100) / junk.len());
             let header = format!("{flood}{NAME}={}", token.expose());
             assert_eq!(presented(header.as_bytes(), adopts).proven().count(), 0);
         }
-        let valid = format!("{NAME}={};", token.expose()).repeat(10_000);
+        let valid = format!("{NAME}={};", token.expose()).repeat(500);
         let found = presented(valid.as_bytes(), true);
         assert_eq!(
             (found.proven().count(), found.foreign().len()),

@@ -9,7 +9,6 @@ use sessiond::{
     grpc::pb::{
         DestroyScope, ExportSessionsRequest, ImportSessionsRequest, PipelineRequest,
         ResolveRequest, ResolveResponse, SessionState, WriteRequest, pipeline_request::Operation,
-        session_service_client::SessionServiceClient,
     },
     server::config::{AdoptFrom, Backend, Config, SecretText, Span},
 };
@@ -23,7 +22,7 @@ use crate::{
     support::{
         browser::{Browser, cookie_header},
         daemon::{Daemon, SECRET, START, assert_fault, data, in_force, millis, set},
-        program::{PATIENCE, Program, run, stderr, stdout},
+        program::{PATIENCE, run, stderr, stdout},
         redis::{RedisServer, is_missing},
     },
 };
@@ -43,19 +42,20 @@ over_every_store!(
 );
 
 /// The application's Redis.
-struct There {
-    redis: RedisServer,
+pub(crate) struct There {
+    pub redis: RedisServer,
 }
 
-const ID: &str = "Zm9vYmFyYmF6cXV4XzAxMjM0NTY3ODlh";
-const ANN: &str = r#"{"cookie":{"originalMaxAge":1800000,"path":"/"},"user":"ann","visits":2}"#;
+pub(crate) const ID: &str = "Zm9vYmFyYmF6cXV4XzAxMjM0NTY3ODlh";
+pub(crate) const ANN: &str =
+    r#"{"cookie":{"originalMaxAge":1800000,"path":"/"},"user":"ann","visits":2}"#;
 
 impl There {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self { redis: RedisServer::start() }
     }
 
-    fn adopt(&self, config: &mut Config) {
+    pub(crate) fn adopt(&self, config: &mut Config) {
         let engine = config.engine.get_mut("default").expect("the default engine");
         engine.adopt.from = AdoptFrom::ExpressSession;
         engine.adopt.url = self.redis.url().parse().expect("a URL");
@@ -65,23 +65,23 @@ impl There {
         engine.adopt.connect_timeout = Span::secs(10);
     }
 
-    async fn daemon(&self, backend: Backend) -> Daemon {
+    pub(crate) async fn daemon(&self, backend: Backend) -> Daemon {
         Daemon::with(backend, |config| self.adopt(config)).await
     }
 
     /// Stores a session in the application's Redis for ten minutes, and returns its browser.
-    fn keep(&self, id: &str, record: &str) -> Browser {
+    pub(crate) fn keep(&self, id: &str, record: &str) -> Browser {
         let key = format!("sess:{id}");
         assert_eq!(self.redis.ask(&["SET", &key, record, "PX", "600000"]), "+OK\r\n");
         browser(id)
     }
 
-    fn record(&self, id: &str) -> String {
+    pub(crate) fn record(&self, id: &str) -> String {
         self.redis.ask(&["GET", &format!("sess:{id}")])
     }
 
     /// How often the application's sessions were read.
-    fn reads(&self) -> u64 {
+    pub(crate) fn reads(&self) -> u64 {
         let stats = self.redis.ask(&["INFO", "commandstats"]);
         let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_getrange:calls="));
         let calls = line.and_then(|line| line.split(',').next());
@@ -89,7 +89,7 @@ impl There {
     }
 }
 
-fn signed(id: &str) -> String {
+pub(crate) fn signed(id: &str) -> String {
     let mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).expect("any length will do");
     let signature = mac.chain_update(id).finalize().into_bytes();
     format!("{id}.{}", BASE64.encode(signature))
@@ -101,11 +101,11 @@ pub(crate) fn browser(id: &str) -> Browser {
     Browser { cookie: Some(format!("session=s%3A{value}")) }
 }
 
-fn id(answer: &ResolveResponse) -> &str {
+pub(crate) fn id(answer: &ResolveResponse) -> &str {
     &answer.session.as_ref().expect("a live session").id
 }
 
-async fn refused(daemon: &Daemon, browser: &Browser) -> Status {
+pub(crate) async fn refused(daemon: &Daemon, browser: &Browser) -> Status {
     let request = ResolveRequest { credential: browser.credential(), ..Default::default() };
     daemon.client.clone().resolve(request).await.expect_err("an unreadable session")
 }
@@ -495,164 +495,4 @@ async fn operations_by_both_cookies_keep_their_order(backend: Backend) {
     }
     assert_eq!(order, (1..=WRITES).collect::<Vec<_>>(), "expected the Writes in order");
     assert!(data(&daemon.resolve(&new).await).contains(&format!(r#""n":{WRITES}"#)));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_daemons_at_once_make_one_session() {
-    if is_missing() {
-        return;
-    }
-    let (there, shared) = (There::start(), RedisServer::start());
-    let start = || {
-        Daemon::with(Backend::Redis, |config| {
-            there.adopt(config);
-            config.store.redis.url = shared.url().parse().expect("a URL");
-        })
-    };
-    let daemons = [start().await, start().await];
-    for round in 0..20 {
-        let old = there.keep(&format!("round-{round}"), ANN);
-        let answers = join_all((0..6).map(|number| daemons[number % 2].resolve(&old))).await;
-        let listed = daemons[0].list("ann").await;
-        let [session] = &listed[..] else { panic!("expected one session: {listed:?}") };
-        for answer in &answers {
-            assert_eq!((answer.state(), id(answer)), (SessionState::Active, session.as_str()));
-        }
-        assert_eq!(daemons[1].destroy(&old).await.destroyed, 1);
-        assert_eq!(daemons[0].state(&old).await, SessionState::NotFound);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sessions_of_hyper_express_are_adopted() {
-    if is_missing() {
-        return;
-    }
-    let there = There::start();
-    let daemon = Daemon::with(Backend::Memory, |config| {
-        there.adopt(config);
-        let engine = config.engine.get_mut("default").expect("the default engine");
-        engine.adopt.from = AdoptFrom::HyperExpressSession;
-        engine.adopt.principal = "/user_id".to_owned();
-    })
-    .await;
-    // The application decides the shape of its ids.
-    let name = "65f2c9a0-5d5b-4f0e-9d0e-6f5c3d1c1b11";
-    let record = r#"{"user_id":9007199254740993,"cookie":"a biscuit","__cust_dur":3600000}"#;
-    there.redis.ask(&["SET", &format!("session:{name}"), record]);
-    let old = Browser { cookie: Some(format!("session={}", signed(name))) };
-    let answer = daemon.resolve(&old).await;
-    assert_eq!(data(&answer), r#"{"user_id":9007199254740993,"cookie":"a biscuit"}"#);
-    let session = answer.session.as_ref().expect("a live session");
-    assert_eq!(&*session.principal, b"9007199254740993");
-    assert_eq!(session.duration.expect("a duration").seconds, 3600);
-    let left = millis(session.expire_time.as_ref()) - START.unix_millis();
-    assert!(left >= 3_600_000, "expected the engine's duration: {left} ms");
-}
-
-/// A mark is kept long enough but not for ever, unless the application's record has no expiry.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn marks_are_swept() {
-    if is_missing() || in_force(Backend::Sled) != Backend::Sled {
-        return;
-    }
-    let there = There::start();
-    let daemon = Daemon::with(Backend::Sled, |config| {
-        there.adopt(config);
-        let engine = config.engine.get_mut("default").expect("the default engine");
-        engine.adopt.remember = Span::secs(3600);
-    })
-    .await;
-    let (short, long, endless) =
-        (there.keep("short", ANN), there.keep("long", ANN), there.keep("endless", ANN));
-    there.redis.ask(&["PEXPIRE", "sess:long", "7200000"]);
-    there.redis.ask(&["PERSIST", "sess:endless"]);
-    for browser in [&short, &long, &endless] {
-        assert_eq!(daemon.destroy(browser).await.destroyed, 1);
-    }
-    daemon.clock.advance(Duration::from_secs(3599));
-    daemon.cleanup().await;
-    assert_eq!(daemon.state(&short).await, SessionState::NotFound);
-    daemon.clock.advance(Duration::from_secs(1));
-    assert_eq!(daemon.cleanup().await, 0, "expected marks not to count as sessions");
-    assert_eq!(daemon.state(&short).await, SessionState::Active, "its mark is kept for one hour");
-    assert_eq!(daemon.state(&long).await, SessionState::NotFound, "its record has two hours left");
-    daemon.clock.advance(Duration::from_secs(400 * 24 * 3600));
-    daemon.cleanup().await;
-    assert_eq!(daemon.state(&endless).await, SessionState::NotFound);
-}
-
-/// Its session works. But no list finds it, so the operator gets a warning, once and without
-/// the name.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_name_that_cannot_be_a_principal_is_logged_once() {
-    if is_missing() {
-        return;
-    }
-    let there = There::start();
-    let settings = [
-        "--dev".to_owned(),
-        format!("--set=engine.default.cookie.secrets={SECRET}"),
-        "--set=engine.default.adopt.from=express-session".to_owned(),
-        format!("--set=engine.default.adopt.url={}", there.redis.url()),
-        "--set=engine.default.adopt.principal=/user".to_owned(),
-        "--set=engine.default.adopt.timeout=30s".to_owned(),
-    ];
-    let program = Program::serve(&settings.each_ref().map(String::as_str));
-    let address = format!("http://{}", program.address("grpc"));
-    let mut client = SessionServiceClient::connect(address).await.expect("the daemon answers");
-    for name in ["one", "two"] {
-        let long = "hunter2".repeat(40);
-        let browser = there.keep(name, &format!(r#"{{"cookie":{{}},"user":"{long}"}}"#));
-        let request = ResolveRequest { credential: browser.credential(), ..Default::default() };
-        let answer = client.resolve(request).await.expect("answered").into_inner();
-        assert_eq!(answer.state(), SessionState::Active, "expected the session to work");
-        assert!(answer.session.expect("a live session").principal.is_empty());
-    }
-    let (code, log) = tokio::task::spawn_blocking(|| program.stop()).await.expect("it ends");
-    assert_eq!(code, Some(0), "{log}");
-    let lines: Vec<_> = log.lines().filter(|line| line.contains("adopt.principal")).collect();
-    assert_eq!(lines.len(), 1, "expected one line for both: {log}");
-    for part in ["WARN", "/user", "280 bytes", "at most 256"] {
-        assert!(lines[0].contains(part), "expected {part:?} in {:?}", lines[0]);
-    }
-    assert!(!log.contains("hunter2"), "{log}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn few_rights_are_enough_there_and_without_them_nobody_is_logged_out() {
-    if is_missing() {
-        return;
-    }
-    let there = There::start();
-    let rights = ["ACL", "SETUSER", "old", "on", ">a-password", "~sess:*"];
-    let allowed = ["+getrange", "+pttl", "+time"];
-    assert_eq!(there.redis.ask(&[&rights[..], &allowed].concat()), "+OK\r\n");
-    let daemon = Daemon::with(Backend::Memory, |config| {
-        there.adopt(config);
-        let engine = config.engine.get_mut("default").expect("the default engine");
-        engine.adopt.username = "old".to_owned();
-        engine.adopt.password = SecretText("a-password".to_owned());
-    })
-    .await;
-    assert_eq!(daemon.state(&there.keep(ID, ANN)).await, SessionState::Active);
-    there.redis.ask(&["ACL", "SETUSER", "old", "-getrange"]);
-    let status = refused(&daemon, &there.keep("another", ANN)).await;
-    assert_fault(&status, Code::Unavailable, "STORE_UNAVAILABLE", None);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_adopted_unless_it_is_asked_for() {
-    if is_missing() {
-        return;
-    }
-    let there = There::start();
-    let daemon = Daemon::with(Backend::Memory, |config| {
-        there.adopt(config);
-        let engine = config.engine.get_mut("default").expect("the default engine");
-        engine.adopt.from = AdoptFrom::Off;
-    })
-    .await;
-    assert_eq!(daemon.state(&there.keep(ID, ANN)).await, SessionState::NotFound);
-    assert_eq!(there.reads(), 0);
 }

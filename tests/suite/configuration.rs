@@ -146,7 +146,7 @@ fn what_is_wrong_is_named_with_its_source_and_what_is_allowed() {
         ),
         (
             "[store.redis]\nurl = \"http://u:hunter2@a\"",
-            "store.redis.url in the file FILE: expected a URL such as \"redis://127.0.0.1:6379\", \"redis+sentinel://host:26379,host:26379/service\" or \"redis+cluster://host:6379,host:6379\"; rediss is the same over TLS, found something else",
+            "store.redis.url in the file FILE: expected a URL such as \"redis://127.0.0.1:6379\", \"redis+sentinel://host:26379,host:26379/service\", \"redis+cluster://host:6379,host:6379\" or \"redis+unix:///path\"; rediss is the same over TLS, found something else",
         ),
         (
             "[store.redis]\npassword = [\"hunter2\"]",

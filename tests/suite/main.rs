@@ -5,6 +5,7 @@
 
 mod administration;
 mod adoption;
+mod adoption_limits;
 mod boundaries;
 mod concurrency;
 mod configuration;

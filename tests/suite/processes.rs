@@ -175,7 +175,7 @@ async fn what_sled_says_is_in_the_log() {
     let before = create(&program, "{}").await;
     let (code, log) = program.stop();
     assert_eq!(code, Some(0));
-    assert!(!log.contains("sled::"), "expected no message of sled in {log}");
+    assert!(!log.contains(" sled::"), "expected no message of sled in {log}");
     fs::write(directory.path().join("data/conf"), "damaged").expect("written");
     let program = Program::serve_in(directory.path(), &[]);
     assert_eq!(state(&program, &before).await, SessionState::Active, "that file is not needed");
