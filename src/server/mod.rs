@@ -9,6 +9,7 @@
 //! | [`config`] | defaults, file, environment, flags, and the rules that they must follow |
 //! | [`listen`], [`gate`] | sockets, the limit of connections, and their protocols |
 //! | [`workers`] | the threads that serve connections |
+//! | [`http2`] | a connection, from its preface to its end |
 //! | [`grpc_server`] | the gRPC services of a listener |
 //! | [`cleanup`], [`jitter`] | the periodic cleanup, and times with jitter |
 //! | [`tls`] | certificates and keys |
@@ -24,10 +25,9 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
     config::{AdoptChoice, Checked, Config, ConfigError, ListenAddr},
@@ -39,7 +39,7 @@ use self::{
 };
 use crate::{
     grpc::auth::BearerAuth,
-    service::{engines::Engines, watchers::Watchers},
+    service::{engines::Engines, peer_memory::PeerMemory, watchers::Watchers},
     session::{
         adoption::{Adoption, Application},
         clock::Clock,
@@ -57,6 +57,7 @@ pub mod cleanup;
 pub mod config;
 mod gate;
 mod grpc_server;
+mod http2;
 mod jitter;
 pub mod listen;
 pub mod log;
@@ -72,6 +73,10 @@ mod workers;
 const TIME_MARK_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the stores are asked whether they can serve.
 const FITNESS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the process looks whether it keeps much memory that is free.
+const TRIM_INTERVAL: Duration = Duration::from_secs(2);
+/// Growth below this is not worth a look at the whole heap.
+const TRIM_FROM_BYTES: usize = 4 << 20;
 /// Follows the name of an engine, for the store with the marks of what it has adopted. No
 /// request can name such an engine.
 const MARKS: &str = "/adopted";
@@ -184,7 +189,7 @@ impl Server {
     /// means that this last sync, or an earlier one, has failed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), StoreError> {
         let stopping = CancellationToken::new();
-        let mut health = HealthReporter::new();
+        let (health, serving) = watch::channel(is_serving(&self.engines));
         let services = GrpcServer {
             limits: self.config.limits.clone(),
             slice: self.config.cleanup.slice as usize,
@@ -193,11 +198,10 @@ impl Server {
             engines: self.engines.clone(),
             watchers: Arc::clone(&self.watchers),
             observer: Arc::clone(&self.metrics) as _,
-            health: health.clone(),
+            serving,
             stopping: stopping.clone(),
         };
         let (sessions, admin) = (Arc::new(services.sessions()), Arc::new(services.admin()));
-        set_health(&health, status(&self.engines)).await;
 
         let mut background = JoinSet::new();
         for engine in self.engines.iter() {
@@ -207,8 +211,10 @@ impl Server {
             background.spawn(cleanup::run(Arc::clone(engine), interval, slice, entropy));
         }
         let mut fitness = JoinSet::new();
-        fitness.spawn(watch_fitness(self.engines.clone(), health.clone()));
+        let health = Arc::new(health);
+        fitness.spawn(watch_fitness(self.engines.clone(), Arc::clone(&health)));
         background.spawn(mark_time(Arc::clone(&self.database), Arc::clone(&self.clock)));
+        background.spawn(give_memory_back());
         if let Some(listener) = self.scrape {
             let (metrics, engines) = (self.metrics, self.engines.clone());
             let connections = self.connections.clone();
@@ -219,6 +225,7 @@ impl Server {
 
         let mut serving = JoinSet::new();
         let gate = Gate {
+            memory: PeerMemory::new(self.config.limits.max_held_bytes.as_usize()),
             limits: self.config.limits,
             tls: self.tls,
             connections: self.connections.clone(),
@@ -235,12 +242,8 @@ impl Server {
         stop.await;
         tracing::info!("stopping: no more connections are taken, what is in flight is finished");
         fitness.shutdown().await;
-        set_health(&health, ServingStatus::NotServing).await;
+        health.send_replace(false);
         stopping.cancel();
-        // Ends the streams that watch health, which would delay the stop.
-        for service in HEALTH_NAMES {
-            health.clear_service_status(service).await;
-        }
         let grace = self.config.runtime.shutdown_grace;
         let drained =
             tokio::time::timeout(grace.0, async { while serving.join_next().await.is_some() {} });
@@ -256,16 +259,6 @@ impl Server {
     }
 }
 
-/// The names that gRPC health answers to. The empty one is the daemon as a whole.
-const HEALTH_NAMES: [&str; 3] =
-    ["", "sessiond.v1.SessionService", "sessiond.v1.SessionAdminService"];
-
-async fn set_health(health: &HealthReporter, status: ServingStatus) {
-    for service in HEALTH_NAMES {
-        health.set_service_status(service, status).await;
-    }
-}
-
 /// Marks the time in the database, so that the clock does not go back at the next start.
 async fn mark_time(database: Arc<dyn Database>, clock: Arc<dyn Clock>) {
     loop {
@@ -276,9 +269,33 @@ async fn mark_time(database: Arc<dyn Database>, clock: Arc<dyn Clock>) {
     }
 }
 
+/// Gives memory back to the system after a peak.
+///
+/// When the resident memory has grown and grows no more, what is free of it is given back. What
+/// is still in use then is the measure for the next time: a store that fills its cache costs a
+/// few attempts.
+async fn give_memory_back() {
+    let mut in_use = usize::MAX;
+    let mut before = 0;
+    loop {
+        tokio::time::sleep(TRIM_INTERVAL).await;
+        let Ok(now) = system::resident_bytes() else {
+            return;
+        };
+        in_use = in_use.min(now);
+        let has_grown = now > in_use + TRIM_FROM_BYTES.max(in_use / 8);
+        if has_grown && now < before + TRIM_FROM_BYTES {
+            // It may take long enough to delay who connects.
+            let _ = tokio::task::spawn_blocking(system::give_back_freed_memory).await;
+            in_use = system::resident_bytes().unwrap_or(now);
+        }
+        before = now;
+    }
+}
+
 /// Keeps health as the stores report it: NOT_SERVING while a store cannot serve. If a
 /// store can no longer keep its promises, that is permanent.
-async fn watch_fitness(engines: Engines, health: HealthReporter) {
+async fn watch_fitness(engines: Engines, health: Arc<watch::Sender<bool>>) {
     let mut fit = true;
     loop {
         match unfit(&engines) {
@@ -286,8 +303,9 @@ async fn watch_fitness(engines: Engines, health: HealthReporter) {
             None if !fit => tracing::info!("serving again"),
             _ => {}
         }
-        fit = unfit(&engines).is_none();
-        set_health(&health, status(&engines)).await;
+        fit = is_serving(&engines);
+        // Watchers are told changes only.
+        health.send_if_modified(|serving| std::mem::replace(serving, fit) != fit);
         tokio::time::sleep(FITNESS_INTERVAL).await;
     }
 }
@@ -296,11 +314,8 @@ fn unfit(engines: &Engines) -> Option<crate::session::error::Error> {
     engines.iter().find_map(|engine| engine.check().err())
 }
 
-fn status(engines: &Engines) -> ServingStatus {
-    match unfit(engines) {
-        None => ServingStatus::Serving,
-        Some(_) => ServingStatus::NotServing,
-    }
+fn is_serving(engines: &Engines) -> bool {
+    unfit(engines).is_none()
 }
 
 async fn bind(addresses: &[ListenAddr]) -> Result<Vec<Listener>, BindError> {

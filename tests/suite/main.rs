@@ -21,6 +21,7 @@ mod large_records;
 mod lifetimes;
 mod listeners;
 mod messages_in_documents;
+mod peers;
 mod pipelines;
 mod principals;
 mod processes;
