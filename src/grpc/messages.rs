@@ -141,8 +141,11 @@ impl<B: RequestBody> Messages<B> {
             return Poll::Pending;
         }
         self.body.release(mem::take(&mut self.unreleased));
-        if self.held.is_none() {
-            match self.memory.hold(self.begun()) {
+        // How long it is may have become known only now.
+        let begun = self.begun();
+        if self.held.as_ref().is_none_or(|held| held.bytes() < begun) {
+            self.held = None;
+            match self.memory.hold(begun) {
                 Ok(held) => self.held = Some(held),
                 Err(fault) => return Poll::Ready(fault.into()),
             }
@@ -340,8 +343,11 @@ mod tests {
     async fn the_rest_of_a_message_can_come_and_is_counted() {
         let peer = Peer::unbounded();
         let (sender, released, mut messages) = sent(LIMIT, &peer);
-        sender.send(b"\0\0\0\0\x05hel").expect("the body is there");
-        assert!(poll_fn(|cx| messages.poll_next(cx)).now_or_never().is_none(), "it is not whole");
+        for part in [&b"\0\0"[..], b"\0\0\x05hel"] {
+            sender.send(part).expect("the body is there");
+            let next = poll_fn(|cx| messages.poll_next(cx)).now_or_never();
+            assert!(next.is_none(), "it is not whole");
+        }
         assert_eq!(released.load(Ordering::Relaxed), 8);
         assert_eq!(peer.memory.held(), PREFIX_LEN + 5);
         sender.send(b"lo").expect("the body is there");
@@ -357,7 +363,8 @@ mod tests {
         let others = peer.memory.count(FREE_BYTES);
         let (sender, _, mut messages) = sent(LIMIT, &peer);
         sender.send(b"\0\0\0\0\x05hel").expect("the body is there");
-        let refused = poll_fn(|cx| messages.poll_next(cx)).await.expect("an error").expect_err("full");
+        let refused =
+            poll_fn(|cx| messages.poll_next(cx)).await.expect("an error").expect_err("full");
         assert_eq!(refused.get_details_error_info().expect("a reason").reason, "OVERLOADED");
         drop(others);
     }

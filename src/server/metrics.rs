@@ -21,6 +21,7 @@ use crate::{
         engines::Engines,
         fault::Reason,
         observer::{Observer, OperationKind, Outcome},
+        peer_memory::PeerMemory,
         watchers::Watchers,
     },
     session::{
@@ -73,6 +74,7 @@ pub struct Metrics {
     rpcs: RpcMetrics,
     sessions: Family<OfEngine, Gauge>,
     connections: Gauge,
+    held_bytes: Gauge,
     watchers: Gauge,
     watchers_dropped: Counter,
     stores: StoreFamilies,
@@ -122,6 +124,13 @@ impl Metrics {
         );
         let connections = Gauge::default();
         registry.register("connections", "Open connections of gRPC clients", connections.clone());
+        let held_bytes = Gauge::default();
+        registry.register_with_unit(
+            "held",
+            "Bytes of limits.max_held_bytes in use",
+            Unit::Bytes,
+            held_bytes.clone(),
+        );
         let watchers = Gauge::default();
         registry.register("watchers", "Open WatchSessions streams", watchers.clone());
         let watchers_dropped = Counter::default();
@@ -137,7 +146,16 @@ impl Metrics {
                 .map(|kind| durations.get_or_create_owned(&OfRpc { rpc: kind.name() })),
         };
         let stores = StoreFamilies::register(&mut registry);
-        Arc::new(Self { registry, rpcs, sessions, connections, watchers, watchers_dropped, stores })
+        Arc::new(Self {
+            registry,
+            rpcs,
+            sessions,
+            connections,
+            held_bytes,
+            watchers,
+            watchers_dropped,
+            stores,
+        })
     }
 
     /// A store whose work is counted and timed, and whose failures are logged.
@@ -157,6 +175,7 @@ impl Metrics {
         &self,
         engines: &Engines,
         connections: &ConnectionLimit,
+        memory: &PeerMemory,
         watchers: &Watchers,
     ) -> String {
         for engine in engines.iter() {
@@ -167,6 +186,7 @@ impl Metrics {
             }
         }
         self.connections.set(connections.open().try_into().unwrap_or(i64::MAX));
+        self.held_bytes.set(memory.used().try_into().unwrap_or(i64::MAX));
         self.watchers.set(watchers.count().try_into().unwrap_or(i64::MAX));
         self.watchers_dropped.inner().store(watchers.dropped(), Ordering::Relaxed);
         let mut text = String::new();

@@ -15,6 +15,7 @@
 //! | [`tls`] | certificates and keys |
 //! | [`metrics`], [`scrape`] | the metrics, and the page that shows them |
 //! | [`outages`] | what the log says about a store that fails |
+//! | [`peak`] | when memory is worth giving back |
 //! | [`system`] | the system's clock and randomness |
 //! | [`log`] | the log |
 
@@ -35,11 +36,16 @@ use self::{
     grpc_server::GrpcServer,
     listen::{BindError, ConnectionLimit, Listener},
     metrics::Metrics,
+    peak::Peak,
     workers::{Balance, RuntimeExecutors},
 };
 use crate::{
     grpc::auth::BearerAuth,
-    service::{engines::Engines, peer_memory::PeerMemory, watchers::Watchers},
+    service::{
+        engines::Engines,
+        peer_memory::{FREE_BYTES, PeerMemory},
+        watchers::Watchers,
+    },
     session::{
         adoption::{Adoption, Application},
         clock::Clock,
@@ -63,6 +69,7 @@ pub mod listen;
 pub mod log;
 pub mod metrics;
 mod outages;
+mod peak;
 pub mod scrape;
 pub mod system;
 mod tls;
@@ -75,8 +82,6 @@ const TIME_MARK_INTERVAL: Duration = Duration::from_secs(10);
 const FITNESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the process looks whether it keeps much memory that is free.
 const TRIM_INTERVAL: Duration = Duration::from_secs(2);
-/// Growth below this is not worth a look at the whole heap.
-const TRIM_FROM_BYTES: usize = 4 << 20;
 /// Follows the name of an engine, for the store with the marks of what it has adopted. No
 /// request can name such an engine.
 const MARKS: &str = "/adopted";
@@ -189,6 +194,7 @@ impl Server {
     /// means that this last sync, or an earlier one, has failed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), StoreError> {
         let stopping = CancellationToken::new();
+        let memory = PeerMemory::new(self.config.limits.max_held_bytes.as_usize());
         let (health, serving) = watch::channel(is_serving(&self.engines));
         let services = GrpcServer {
             limits: self.config.limits.clone(),
@@ -214,18 +220,20 @@ impl Server {
         let health = Arc::new(health);
         fitness.spawn(watch_fitness(self.engines.clone(), Arc::clone(&health)));
         background.spawn(mark_time(Arc::clone(&self.database), Arc::clone(&self.clock)));
-        background.spawn(give_memory_back());
+        background.spawn(give_memory_back(self.connections.clone(), Arc::clone(&memory)));
         if let Some(listener) = self.scrape {
             let (metrics, engines) = (self.metrics, self.engines.clone());
             let connections = self.connections.clone();
             let watchers = self.watchers;
-            let page = Arc::new(move || metrics.to_text(&engines, &connections, &watchers));
+            let memory = Arc::clone(&memory);
+            let page =
+                Arc::new(move || metrics.to_text(&engines, &connections, &memory, &watchers));
             background.spawn(scrape::serve(listener, page));
         }
 
         let mut serving = JoinSet::new();
         let gate = Gate {
-            memory: PeerMemory::new(self.config.limits.max_held_bytes.as_usize()),
+            memory,
             limits: self.config.limits,
             tls: self.tls,
             connections: self.connections.clone(),
@@ -269,27 +277,22 @@ async fn mark_time(database: Arc<dyn Database>, clock: Arc<dyn Clock>) {
     }
 }
 
-/// Gives memory back to the system after a peak.
-///
-/// When the resident memory has grown and grows no more, what is free of it is given back. What
-/// is still in use then is the measure for the next time: a store that fills its cache costs a
-/// few attempts.
-async fn give_memory_back() {
-    let mut in_use = usize::MAX;
-    let mut before = 0;
+/// Gives memory back to the system after a peak: when the resident memory has grown and grows no
+/// more, and when peers hold much less than before.
+async fn give_memory_back(connections: ConnectionLimit, memory: Arc<PeerMemory>) {
+    let resident = system::resident_bytes;
+    let mut peak = Peak::default();
     loop {
         tokio::time::sleep(TRIM_INTERVAL).await;
-        let Ok(now) = system::resident_bytes() else {
+        let Ok(bytes) = resident() else {
             return;
         };
-        in_use = in_use.min(now);
-        let has_grown = now > in_use + TRIM_FROM_BYTES.max(in_use / 8);
-        if has_grown && now < before + TRIM_FROM_BYTES {
+        let held = memory.used() + connections.open() * FREE_BYTES;
+        if peak.is_over(bytes, held) {
             // It may take long enough to delay who connects.
             let _ = tokio::task::spawn_blocking(system::give_back_freed_memory).await;
-            in_use = system::resident_bytes().unwrap_or(now);
+            peak.given_back(resident().unwrap_or(bytes), held);
         }
-        before = now;
     }
 }
 

@@ -77,9 +77,8 @@ pub fn resident_bytes() -> io::Result<usize> {
     let statm = fs::read_to_string("/proc/self/statm")?;
     // proc_pid_statm(5): size, resident and more, in pages.
     let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
-    let unknown = || {
-        io::Error::new(io::ErrorKind::InvalidData, "/proc/self/statm has an unknown format")
-    };
+    let unknown =
+        || io::Error::new(io::ErrorKind::InvalidData, "/proc/self/statm has an unknown format");
     Ok(pages.ok_or_else(unknown)? * rustix::param::page_size())
 }
 

@@ -7,7 +7,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use parking_lot::Mutex;
@@ -26,11 +26,13 @@ const STEP_BYTES: usize = 16 << 10;
 pub struct PeerMemory {
     limit: usize,
     used: AtomicUsize,
+    /// Something was refused, and this was logged.
+    refuses: AtomicBool,
 }
 
 impl PeerMemory {
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicUsize::new(0) })
+        Arc::new(Self { limit, used: AtomicUsize::new(0), refuses: AtomicBool::new(false) })
     }
 
     /// How many bytes of the budget are in use.
@@ -42,6 +44,26 @@ impl PeerMemory {
     pub fn share(self: &Arc<Self>) -> Arc<Share> {
         let (held, drawn) = (AtomicUsize::new(0), Mutex::new(0));
         Arc::new(Share { memory: Arc::clone(self), held, drawn })
+    }
+
+    fn give_back(&self, less: usize) {
+        let before = self.used.fetch_sub(less, Ordering::Relaxed);
+        if before - less < self.limit / 2 {
+            self.refuses.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn refuse(&self) -> Fault {
+        if !self.refuses.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                limit_bytes = self.limit,
+                "limits.max_held_bytes is used up; calls of connections that hold more than \
+                 64 KiB are refused"
+            );
+        }
+        let problem = "the memory for requests and answers (limits.max_held_bytes) is used up; \
+                       try again later";
+        Fault::new(Reason::Overloaded, problem)
     }
 
     fn is_exceeded(&self) -> bool {
@@ -77,7 +99,7 @@ impl Share {
     /// its own [`FREE_BYTES`].
     pub fn admit(&self) -> Result<(), Fault> {
         let is_refused = self.held() > FREE_BYTES && self.memory.is_exceeded();
-        if is_refused { Err(used_up()) } else { Ok(()) }
+        if is_refused { Err(self.memory.refuse()) } else { Ok(()) }
     }
 
     /// Holds `bytes` more, or refuses with OVERLOADED if the budget is used up.
@@ -85,7 +107,7 @@ impl Share {
         let held = self.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if held > FREE_BYTES && !self.draw(held, true) {
             self.release(bytes);
-            return Err(used_up());
+            return Err(self.memory.refuse());
         }
         Ok(Held { share: Arc::clone(self), bytes })
     }
@@ -123,25 +145,19 @@ impl Share {
         let wanted = to_draw(before - bytes);
         let mut drawn = self.drawn.lock();
         let less = drawn.saturating_sub(wanted);
-        self.memory.used.fetch_sub(less, Ordering::Relaxed);
+        self.memory.give_back(less);
         *drawn -= less;
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.memory.used.fetch_sub(*self.drawn.get_mut(), Ordering::Relaxed);
+        self.memory.give_back(*self.drawn.get_mut());
     }
 }
 
 fn to_draw(held: usize) -> usize {
     held.saturating_sub(FREE_BYTES).next_multiple_of(STEP_BYTES)
-}
-
-fn used_up() -> Fault {
-    let problem = "the memory for requests and answers (limits.max_held_bytes) is used up; \
-                   try again later";
-    Fault::new(Reason::Overloaded, problem)
 }
 
 /// Bytes that a connection holds; given back when dropped.
@@ -152,6 +168,11 @@ pub struct Held {
 }
 
 impl Held {
+    /// How many they are.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Splits off `bytes` of them.
     pub fn split(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);

@@ -63,6 +63,9 @@ const FRAME_BYTES: u32 = 16 << 10;
 /// turn, and [`pace`] bounds how many these are. So only a call that nobody reads comes near.
 const DATA_FRAME_BUDGET: usize = 1 << 20;
 
+/// For how many calls that arrive together a connection keeps room.
+const KEPT_ARRIVALS: usize = 64;
+
 /// What an open call costs while it waits, its place in h2 included.
 const WAITING_CALL_BYTES: usize = 2 << 10;
 
@@ -222,6 +225,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Serving<'_, Io> {
                 self.waiting.push(WaitingCall { call, _held: held });
             }
         }
+        // After a burst.
+        self.arrived.shrink_to(KEPT_ARRIVALS);
         any
     }
 }

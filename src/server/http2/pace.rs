@@ -224,7 +224,8 @@ mod tests {
             frame(RST_STREAM, 0, &[0; 4]),
         ]
         .concat();
-        let expected = [(0, SETTINGS, 0), (5, DATA, END_STREAM), (300, DATA, 0), (4, RST_STREAM, 0)];
+        let expected =
+            [(0, SETTINGS, 0), (5, DATA, END_STREAM), (300, DATA, 0), (4, RST_STREAM, 0)];
         for piece in [1, 2, 7, 8, 9, 10, 64, stream.len()] {
             let mut heads = FrameHeads::after(b"preface".len());
             let mut found = Vec::new();
@@ -238,10 +239,12 @@ mod tests {
     /// How many of these frames are let through at once.
     fn at_once(head: FrameHead, streams: usize) -> usize {
         let mut toll = Toll::new();
-        (0..100_000).take_while(|_| {
-            toll.read(head, streams);
-            toll.left > 0.0
-        }).count()
+        (0..100_000)
+            .take_while(|_| {
+                toll.read(head, streams);
+                toll.left > 0.0
+            })
+            .count()
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use prost::Message;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -37,13 +38,6 @@ pub(crate) struct Frame {
     pub payload: Vec<u8>,
 }
 
-impl Frame {
-    /// The text that a payload holds, for messages and for headers without Huffman coding.
-    pub(crate) fn holds(&self, text: &str) -> bool {
-        self.payload.windows(text.len()).any(|part| part == text.as_bytes())
-    }
-}
-
 /// A frame as it is sent.
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let [_, a, b, c] = (payload.len() as u32).to_be_bytes();
@@ -73,7 +67,8 @@ pub(crate) fn call(stream: u32, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
         block.push(name);
         text(&mut block, value);
     }
-    for (name, value) in [("content-type", "application/grpc"), ("te", "trailers")].iter().chain(more)
+    for (name, value) in
+        [("content-type", "application/grpc"), ("te", "trailers")].iter().chain(more)
     {
         block.push(0x00);
         text(&mut block, name);
@@ -90,6 +85,63 @@ pub(crate) fn message(message: &impl Message) -> Vec<u8> {
 
 pub(crate) fn data(stream: u32, octets: &[u8]) -> Vec<u8> {
     frame(DATA, 0, stream, octets)
+}
+
+/// A peer that sends half a call, and understands the answer.
+pub(crate) struct HalfPeer(h2::client::SendRequest<Bytes>);
+
+/// A call of which the rest may follow.
+pub(crate) struct HalfCall {
+    answer: h2::client::ResponseFuture,
+    _rest: h2::SendStream<Bytes>,
+}
+
+impl HalfPeer {
+    pub(crate) async fn connect(address: &str) -> Self {
+        let address = address.trim_start_matches("http://");
+        let connection = TcpStream::connect(address).await.expect("the daemon listens");
+        let handshake = h2::client::handshake(connection).await;
+        let (requests, connection) = handshake.expect("it speaks HTTP/2");
+        tokio::spawn(connection);
+        Self(requests)
+    }
+
+    /// Begins a call with these octets of its request.
+    pub(crate) fn begin(&mut self, path: &str, octets: &[u8], more: &[(&str, &str)]) -> HalfCall {
+        let mut request = http::Request::post(format!("http://localhost{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        for (name, value) in more {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).expect("a valid request");
+        let begun = self.0.send_request(request, false);
+        let (answer, mut rest) = begun.expect("the connection is open");
+        rest.send_data(Bytes::copy_from_slice(octets), false).expect("the call is open");
+        HalfCall { answer, _rest: rest }
+    }
+}
+
+impl HalfCall {
+    /// The HTTP status and the gRPC status, once they come. The latter is OK if a message
+    /// was answered.
+    pub(crate) async fn answer(self) -> (http::StatusCode, tonic::Status) {
+        let answering = async {
+            let answer = self.answer.await.expect("an answer");
+            let early = tonic::Status::from_header_map(answer.headers());
+            let (head, mut body) = answer.into_parts();
+            while let Some(data) = body.data().await {
+                let data = data.expect("the answer goes on");
+                body.flow_control().release_capacity(data.len()).expect("it was received");
+            }
+            let trailers = body.trailers().await.expect("the answer ends");
+            let late = trailers.as_ref().and_then(tonic::Status::from_header_map);
+            let nothing = || tonic::Status::unknown("no status");
+            (head.status, early.or(late).unwrap_or_else(nothing))
+        };
+        let answered = tokio::time::timeout(PATIENCE, answering).await;
+        answered.expect("expected an answer by now")
+    }
 }
 
 /// A peer of a daemon.
@@ -115,7 +167,12 @@ impl RawPeer {
 
     /// Sends frames.
     pub(crate) async fn send(&mut self, frames: &[Vec<u8>]) {
-        self.connection.write_all(&frames.concat()).await.expect("the connection is open");
+        assert!(self.try_send(frames).await, "the connection is closed");
+    }
+
+    /// Sends frames. False: the connection is closed.
+    pub(crate) async fn try_send(&mut self, frames: &[Vec<u8>]) -> bool {
+        self.connection.write_all(&frames.concat()).await.is_ok()
     }
 
     /// The next frame; `None`: the connection is closed.
