@@ -1,4 +1,4 @@
-//! The Cookie header: any octets, and what they prove.
+//! The Cookie header: any octets, and the ids that they prove.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use sessiond::{
     session::{
         clock::{Clock, Moment},
-        cookie::{Cookie, CookieAttributes, MAX_CANDIDATES, candidates},
-        credential::{Absence, Credential},
+        cookie::{Cookie, CookieAttributes, values},
+        credential::{Absence, Credential, MAX_CANDIDATES},
         engine::Engine,
         id::Entropy,
         lifetime::{Granularity, Lifetime},
@@ -21,7 +21,7 @@ use super::token::{KEYRING, TOKENS, expand};
 
 pub(crate) const NAME: &str = "sid";
 
-/// A clock that stands still.
+/// A clock that never moves.
 pub(crate) struct Stopped;
 
 impl Clock for Stopped {
@@ -34,7 +34,7 @@ impl Clock for Stopped {
     fn follow(&self, _: Moment, _: Moment) {}
 }
 
-/// Different octets each time, the same for each input.
+/// Entropy that returns different octets for each call, and the same sequence for each input.
 #[derive(Default)]
 pub(crate) struct Counting(std::sync::atomic::AtomicU64);
 
@@ -46,7 +46,7 @@ impl Entropy for Counting {
     }
 }
 
-/// An engine whose cookie is called [`NAME`].
+/// An engine with cookies called [`NAME`].
 pub(crate) fn engine(store: Arc<dyn Store>) -> Engine {
     let cookie =
         Cookie::new(CookieAttributes { name: NAME.to_owned(), ..CookieAttributes::default() });
@@ -58,6 +58,7 @@ pub(crate) fn engine(store: Arc<dyn Store>) -> Engine {
             granularity: Granularity::Auto,
             absolute: None,
         },
+        roll_grace: Duration::from_secs(60),
         automatic_touch: true,
         max_data_bytes: 256,
         limit: None,
@@ -69,8 +70,7 @@ static ENGINE: LazyLock<Engine> = LazyLock::new(|| engine(Arc::new(MemoryStore::
 
 pub(crate) fn run(input: &[u8]) {
     let header = expand(input);
-    let found: Vec<_> = candidates(&header, NAME).collect();
-    assert!(found.len() <= MAX_CANDIDATES, "expected at most {MAX_CANDIDATES} candidates");
+    let found: Vec<_> = values(&header, NAME).collect();
     for value in &found {
         assert!(!value.contains(&b';'), "expected no separator within a value");
         let whole = header.as_ptr_range();
@@ -79,13 +79,17 @@ pub(crate) fn run(input: &[u8]) {
     }
 
     let presented = ENGINE.present(Credential::CookieHeader(&header));
-    // A value proves an id exactly if it does as a token by itself.
+    // A value in a header proves an id exactly if it does so as a token alone.
     let alone: Vec<_> = found
         .iter()
         .flat_map(|value| ENGINE.present(Credential::Token(value)).reach().collect::<Vec<_>>())
         .collect();
     let together: Vec<_> = presented.reach().collect();
-    assert_eq!(together, alone, "expected the ids of the candidates, in their order");
+    assert!(alone.starts_with(&together), "expected the ids of the candidates, in their order");
+    assert!(together.len() <= MAX_CANDIDATES, "expected at most {MAX_CANDIDATES} ids");
+    if found.len() <= MAX_CANDIDATES {
+        assert_eq!(together, alone, "expected the ids of all candidates");
+    }
     for proven in presented.proven() {
         let text = proven.id.to_text();
         let signed = TOKENS.iter().any(|token| token.expose().as_bytes().starts_with(&text));
@@ -94,12 +98,14 @@ pub(crate) fn run(input: &[u8]) {
     let nothing = presented.absence() == Absence::None;
     assert_eq!(nothing, found.is_empty(), "expected NONE exactly when there is no such cookie");
 
-    // A cookie after anything is found, unless too many stand before it.
+    // A cookie is found after any other text, unless too many candidates come before it.
     if found.len() < MAX_CANDIDATES {
         let mut longer = header.clone();
         longer.extend_from_slice(b"; sid=");
         longer.extend_from_slice(TOKENS[0].expose().as_bytes());
-        let last = candidates(&longer, NAME).last();
+        let last = values(&longer, NAME).last();
         assert_eq!(last, Some(TOKENS[0].expose().as_bytes()), "expected the cookie at the end");
+        let more = ENGINE.present(Credential::CookieHeader(&longer)).proven().count();
+        assert_eq!(more, presented.proven().count() + 1, "expected the id of that cookie");
     }
 }

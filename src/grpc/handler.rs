@@ -36,6 +36,7 @@ pub struct Handler {
     /// Which callers are admitted; `None`: all of them. Health is open to all, because
     /// probes carry no token.
     pub auth: Option<BearerAuth>,
+    /// Answers probes.
     pub health: HealthService,
     /// The service whose calls are answered here, without tonic.
     pub sessions: Option<SessionService>,
@@ -50,6 +51,7 @@ pub struct Handler {
 pub struct UnaryRequests {
     /// The name of the service.
     pub service: &'static str,
+    /// The largest request.
     pub max_message_bytes: usize,
 }
 

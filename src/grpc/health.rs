@@ -31,12 +31,29 @@ pub(super) const PREFIX: &str = "/grpc.health.v1.Health/";
 /// The largest request.
 const MAX_MESSAGE_BYTES: usize = 4 << 10;
 
+/// What can be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Serving {
+    /// All that the daemon does: what the empty name asks for.
+    pub whole: bool,
+    /// What its services do at least.
+    pub services: bool,
+}
+
 /// The service.
 pub struct HealthService {
-    /// The names of the services that it knows. They are healthy together.
+    /// The names of the services that it knows.
     pub services: Vec<&'static str>,
-    /// Whether they serve.
-    pub serving: watch::Receiver<bool>,
+    /// What they serve now.
+    pub serving: watch::Receiver<Serving>,
+}
+
+/// What a caller asks about.
+#[derive(Debug, Clone, Copy)]
+enum Asked {
+    Whole,
+    Service,
+    Unknown,
 }
 
 /// A call of the service.
@@ -60,9 +77,10 @@ impl HealthService {
     pub(super) async fn check<B: RequestBody>(&self, body: B, peer: &Peer) -> Response<Unary> {
         let checked = async {
             let _call = peer.health_call()?;
-            let knows = self.knows(body, peer).await?;
-            let unknown = || Status::not_found("the service is not known");
-            knows.then(|| encoded(status(*self.serving.borrow()))).ok_or_else(unknown)
+            match status(self.asked(body, peer).await?, *self.serving.borrow()) {
+                ServingStatus::ServiceUnknown => Err(Status::not_found("the service is not known")),
+                status => Ok(encoded(status)),
+            }
         };
         checked.await.map_or_else(Status::into_http, |message| begun(Unary::of(message)))
     }
@@ -74,9 +92,9 @@ impl HealthService {
         peer: &Peer,
     ) -> Result<HealthWatch, Status> {
         let call = peer.health_call()?;
-        let knows = self.knows(body, peer).await?;
         Ok(HealthWatch {
-            serving: knows.then(|| self.serving.clone()),
+            asked: self.asked(body, peer).await?,
+            serving: self.serving.clone(),
             told: None,
             changed: None,
             closing: Box::pin(peer.closing.clone().cancelled_owned()),
@@ -84,17 +102,26 @@ impl HealthService {
         })
     }
 
-    /// Reads the request. True: it is about a service that is known.
-    async fn knows<B: RequestBody>(&self, body: B, peer: &Peer) -> Result<bool, Status> {
+    /// Reads the request.
+    async fn asked<B: RequestBody>(&self, body: B, peer: &Peer) -> Result<Asked, Status> {
         let message = Messages::new(body, MAX_MESSAGE_BYTES, peer).only().await?;
         let mut request = HealthCheckRequest::default();
         messages::decode(message, &mut request)?;
-        Ok(self.services.contains(&request.service.as_str()))
+        Ok(match request.service.as_str() {
+            "" => Asked::Whole,
+            service if self.services.contains(&service) => Asked::Service,
+            _ => Asked::Unknown,
+        })
     }
 }
 
-fn status(serving: bool) -> ServingStatus {
-    if serving { ServingStatus::Serving } else { ServingStatus::NotServing }
+fn status(asked: Asked, serving: Serving) -> ServingStatus {
+    let serves = match asked {
+        Asked::Whole => serving.whole,
+        Asked::Service => serving.services,
+        Asked::Unknown => return ServingStatus::ServiceUnknown,
+    };
+    if serves { ServingStatus::Serving } else { ServingStatus::NotServing }
 }
 
 /// The message that tells a status, with its prefix.
@@ -108,9 +135,10 @@ fn encoded(status: ServingStatus) -> Bytes {
 
 /// The answers of a Watch: the status, and then its changes.
 pub(super) struct HealthWatch {
-    /// `None`: the service is not known. The stream stays open, as the protocol asks, because
+    /// The stream of a service that is not known stays open, too, as the protocol asks:
     /// elsewhere such a service may appear one day.
-    serving: Option<watch::Receiver<bool>>,
+    asked: Asked,
+    serving: watch::Receiver<Serving>,
     /// The status that was sent last.
     told: Option<ServingStatus>,
     /// Waits for the next change. False: there will be none.
@@ -123,21 +151,15 @@ impl HealthWatch {
     /// The next message, with its prefix; `None`: the stream must end.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
-            let now = match &mut self.serving {
-                Some(serving) => status(*serving.borrow_and_update()),
-                None => ServingStatus::ServiceUnknown,
-            };
+            let now = status(self.asked, *self.serving.borrow_and_update());
             if self.told.replace(now) != Some(now) {
                 return Poll::Ready(Some(encoded(now)));
             }
             if self.closing.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
-            let Some(serving) = &self.serving else {
-                return Poll::Pending;
-            };
             let changed = self.changed.get_or_insert_with(|| {
-                let mut serving = serving.clone();
+                let mut serving = self.serving.clone();
                 Box::pin(async move { serving.changed().await.is_ok() })
             });
             match changed.as_mut().poll(cx) {

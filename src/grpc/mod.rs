@@ -9,6 +9,7 @@
 //! | [`admin_service`] | what operators call, as tonic serves it |
 //! | [`peer`], [`patience`] | what the calls of a connection share, and how long they wait for it |
 //! | [`health`] | the health service |
+//! | [`fields`] | the bound on the fields of a message |
 //! | [`messages`] | messages within HTTP/2 |
 //! | [`body`] | what an answer is made of |
 //! | [`pipeline`] | many operations over one stream |
@@ -23,6 +24,7 @@ mod answer;
 pub mod auth;
 pub mod body;
 mod convert;
+mod fields;
 pub mod handler;
 pub mod health;
 mod messages;

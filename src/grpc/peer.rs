@@ -36,6 +36,7 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// A peer that has no call yet.
     pub fn new(memory: Arc<Share>, closing: CancellationToken, stall_timeout: Duration) -> Self {
         Self { memory, closing, stall_timeout, health_calls: Arc::default() }
     }

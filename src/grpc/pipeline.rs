@@ -27,6 +27,7 @@ use tonic::Status;
 use super::{
     answer,
     convert::GrpcOperation,
+    fields::{self, Excess},
     messages::{self, Messages},
     pb::{PipelineRequest, pipeline_request},
     peer::{Peer, RequestBody},
@@ -159,6 +160,11 @@ impl<B: RequestBody> Pipeline<B> {
     fn start(&mut self, message: Bytes, cx: &mut Context<'_>) {
         use pipeline_request::Operation as Of;
         let len = message.len();
+        match fields::check_pipelined(&message) {
+            Ok(()) => {}
+            Err(Excess::Unset { sequence, fault }) => return self.answer((sequence, Err(fault))),
+            Err(Excess::Fields(fault)) => return self.close(Err(fault.into())),
+        }
         let mut request = PipelineRequest::default();
         if let Err(status) = messages::decode(message, &mut request) {
             return self.close(Err(status));

@@ -21,6 +21,7 @@ use tonic::Status;
 use super::{
     answer,
     convert::GrpcOperation,
+    fields,
     messages::{self, Messages},
     pb::SessionServiceMethod,
     peer::{Peer, RequestBody},
@@ -37,8 +38,11 @@ const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// The service, over the engines of a daemon.
 pub struct SessionService {
+    /// The engines that requests may name.
     pub engines: Engines,
+    /// Is told how each operation ended, those of a pipeline included.
     pub observer: Arc<dyn Observer>,
+    /// Larger messages are refused before they are read. In bytes, without the frame's header.
     pub max_message_bytes: usize,
     /// Operations of one pipeline in flight.
     pub pipeline_in_flight: usize,
@@ -47,7 +51,9 @@ pub struct SessionService {
 /// A call of the service.
 #[derive(Debug, Clone, Copy)]
 pub enum Call {
+    /// One request and one answer. The kind is what the metrics count.
     Unary(OperationKind),
+    /// A stream of operations. It is not counted itself; its operations are.
     Pipeline,
 }
 
@@ -97,6 +103,7 @@ impl SessionService {
     // A function of its own, so that the message is not kept while the store works.
     fn prepare<O: GrpcOperation>(&self, message: Bytes) -> Result<O, Status> {
         let mut request = O::Message::default();
+        fields::check_operation(O::KIND, &message)?;
         messages::decode(message, &mut request)?;
         let request = O::request(&mut request);
         Ok(operation::prepared(&self.engines, request, self.observer.as_ref())?)

@@ -14,18 +14,37 @@ use super::{
     config::Limits,
     http2::Http2,
     jitter::jittered,
-    listen::{self, Accept, Connection, ConnectionLimit, Handed, Listener},
+    listen::{self, Accept, Connection, Handed, Listener, Prefaced},
+    places::{PlaceHandle, Places},
     workers::{Balance, RuntimeExecutors},
 };
 use crate::{grpc::handler::Handler, service::peer_memory::PeerMemory, session::id::Entropy};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The places of the listeners of one kind. Those of unix sockets are their own, so that what
+/// is on this machine gets in whatever comes over the network.
+pub(super) struct ListenerPlaces {
+    pub tcp: Places,
+    pub unix: Places,
+}
+
+impl ListenerPlaces {
+    /// `most` connections to all TCP addresses together, and as many to all unix sockets.
+    pub(super) fn new(listener: &'static str, most: usize) -> Self {
+        Self { tcp: Places::new(listener, most), unix: Places::new(listener, most) }
+    }
+
+    /// The number of open connections.
+    pub(super) fn open(&self) -> usize {
+        self.tcp.open() + self.unix.open()
+    }
+}
+
 /// The settings that all gRPC listeners share.
 pub(super) struct Gate {
     pub limits: Limits,
     pub tls: Option<TlsAcceptor>,
-    pub connections: ConnectionLimit,
     pub balance: Balance,
     /// What all peers together may make the daemon hold.
     pub memory: Arc<PeerMemory>,
@@ -41,16 +60,18 @@ impl Gate {
     pub(super) fn serve(
         &self,
         listener: Listener,
+        places: &ListenerPlaces,
         handler: &Arc<Handler>,
         workers: &RuntimeExecutors,
         serving: &mut JoinSet<()>,
     ) {
         match listener {
             Listener::Tcp(listener) => {
-                self.open(listener, self.tls.clone(), handler, workers, serving);
+                let tls = self.tls.clone();
+                self.open(listener, &places.tcp, tls, handler, workers, serving);
             }
             Listener::Unix(listener, file) => {
-                self.open((listener, file), None, handler, workers, serving);
+                self.open((listener, file), &places.unix, None, handler, workers, serving);
             }
         }
     }
@@ -58,6 +79,7 @@ impl Gate {
     fn open<A: Accept>(
         &self,
         listener: A,
+        places: &Places,
         tls: Option<TlsAcceptor>,
         handler: &Arc<Handler>,
         workers: &RuntimeExecutors,
@@ -79,8 +101,12 @@ impl Gate {
             };
             serving.spawn_on(server.serve::<A>(arrivals), runtime);
         }
-        let accept =
-            listen::accept(listener, self.connections.clone(), self.balance.clone(), queues);
+        let balance = self.balance.clone();
+        let accept = listen::accept(listener, places.clone(), move |moving, place| {
+            let (worker, placed) = balance.place();
+            // If the worker has ended, the daemon is stopping.
+            let _ = queues[worker].send(Handed::<A> { moving, place, placed });
+        });
         let stop = self.stopping.clone().cancelled_owned();
         serving.spawn(async move {
             tokio::select! {
@@ -106,7 +132,10 @@ impl ConnectionServer {
         while let Some(handed) = arrivals.recv().await {
             match handed.arrive() {
                 Ok(connection) => {
-                    drop(connections.spawn(self.clone().serve_connection(connection)))
+                    let (server, place) = (self.clone(), connection.handle());
+                    connections.spawn(async move {
+                        place.until_displaced(server.serve_connection(connection, &place)).await;
+                    });
                 }
                 Err(error) => tracing::warn!(%error, "cannot take over a connection"),
             }
@@ -115,27 +144,27 @@ impl ConnectionServer {
         while connections.join_next().await.is_some() {}
     }
 
-    async fn serve_connection<Io>(self, connection: Connection<Io>)
+    async fn serve_connection<Io>(self, connection: Connection<Io>, place: &PlaceHandle)
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Some(tls) = &self.tls else {
-            return self.serve_http2(connection).await;
+            return self.serve_http2(connection, place).await;
         };
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(connection)).await {
-            Ok(Ok(secured)) => self.serve_http2(secured).await,
+            Ok(Ok(secured)) => self.serve_http2(secured, place).await,
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),
         }
     }
 
-    async fn serve_http2<Io>(&self, io: Io)
+    async fn serve_http2<Io>(&self, io: Io, place: &PlaceHandle)
     where
         Io: AsyncRead + AsyncWrite + Unpin,
     {
         let age = self.http2.limits.max_connection_age.0;
         let age = age.map(|age| jittered(age, self.entropy.as_ref()));
-        if let Err(error) = self.http2.serve(io, age).await {
+        if let Err(error) = self.http2.serve(Prefaced::new(io), age, place).await {
             tracing::debug!(%error, "a connection failed");
         }
     }

@@ -15,7 +15,7 @@ use crate::{
         admin_service::SessionAdminService,
         auth::BearerAuth,
         handler::{Handler, UnaryRequests},
-        health::HealthService,
+        health::{HealthService, Serving},
         pb::{
             FILE_DESCRIPTOR_SET, SessionServiceMethod,
             session_admin_service_server::SessionAdminServiceServer,
@@ -28,9 +28,8 @@ use crate::{
 /// The size limit of a request for reflection.
 const MAX_REFLECTION_BYTES: usize = 4 << 10;
 
-/// The names that gRPC health answers to. The empty one is the daemon as a whole.
-const HEALTH_NAMES: [&str; 3] =
-    ["", "sessiond.v1.SessionService", "sessiond.v1.SessionAdminService"];
+/// The services that gRPC health knows by name, whatever the listener serves.
+const SERVICES: [&str; 2] = ["sessiond.v1.SessionService", "sessiond.v1.SessionAdminService"];
 
 /// What the gRPC services are made of.
 pub(super) struct GrpcServer {
@@ -43,7 +42,7 @@ pub(super) struct GrpcServer {
     pub watchers: Arc<Watchers>,
     pub observer: Arc<dyn Observer>,
     /// Whether the stores can serve.
-    pub serving: watch::Receiver<bool>,
+    pub serving: watch::Receiver<Serving>,
     /// Cancelled when the daemon stops: watching ends.
     pub stopping: CancellationToken,
 }
@@ -90,7 +89,7 @@ impl GrpcServer {
     }
 
     fn health(&self) -> HealthService {
-        HealthService { services: HEALTH_NAMES.to_vec(), serving: self.serving.clone() }
+        HealthService { services: SERVICES.to_vec(), serving: self.serving.clone() }
     }
 
     /// The services in `routes`, with reflection of the service `name`.

@@ -15,7 +15,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{listen::ConnectionLimit, outages::Outages};
+use super::outages::{Outages, Work};
 use crate::{
     service::{
         engines::Engines,
@@ -30,7 +30,7 @@ use crate::{
         foreign::{Foreign, ForeignId, Source},
         id::PublicId,
         record::{Claim, Record},
-        store::{Layer, Restored, Result, Store, StoreFuture, Swept, Verb},
+        store::{Layer, Removed, Restored, Result, Store, StoreFuture, Swept, Verb},
     },
 };
 
@@ -101,6 +101,7 @@ struct StoreFamilies {
 }
 
 impl Metrics {
+    /// All metrics, with names that begin with `sessiond_`. Counters of known labels start at 0.
     pub fn new() -> Arc<Self> {
         let mut registry = Registry::with_prefix("sessiond");
         let requests = Family::default();
@@ -170,11 +171,11 @@ impl Metrics {
         Arc::new(MeasuredSource { source, verb, outages: Outages::new(engine) })
     }
 
-    /// The text that Prometheus reads.
+    /// The text that Prometheus reads. `connections` are open.
     pub fn to_text(
         &self,
         engines: &Engines,
-        connections: &ConnectionLimit,
+        connections: usize,
         memory: &PeerMemory,
         watchers: &Watchers,
     ) -> String {
@@ -185,7 +186,7 @@ impl Metrics {
                 self.sessions.get_or_create(&label).set(count.try_into().unwrap_or(i64::MAX));
             }
         }
-        self.connections.set(connections.open().try_into().unwrap_or(i64::MAX));
+        self.connections.set(connections.try_into().unwrap_or(i64::MAX));
         self.held_bytes.set(memory.used().try_into().unwrap_or(i64::MAX));
         self.watchers.set(watchers.count().try_into().unwrap_or(i64::MAX));
         self.watchers_dropped.inner().store(watchers.dropped(), Ordering::Relaxed);
@@ -208,7 +209,7 @@ impl Observer for Metrics {
 }
 
 const FIRST_ABSENCE: usize = 2;
-const FIRST_REASON: usize = FIRST_ABSENCE + 5;
+const FIRST_REASON: usize = FIRST_ABSENCE + 6;
 const OUTCOMES: usize = FIRST_REASON + Reason::ALL.len();
 
 fn outcome_number(outcome: Outcome) -> usize {
@@ -227,7 +228,7 @@ fn outcome_name(outcome: Outcome) -> &'static str {
         Outcome::Absent(Absence::None) => "NONE",
         Outcome::Absent(Absence::Invalid) => "INVALID",
         Outcome::Absent(Absence::NotFound) => "NOT_FOUND",
-        Outcome::Absent(Absence::Superseded) => "SUPERSEDED",
+        Outcome::Absent(Absence::Superseded | Absence::JustSuperseded) => "SUPERSEDED",
         Outcome::Absent(Absence::Expired) => "EXPIRED",
         Outcome::Failed(reason) => reason.name(),
     }
@@ -312,6 +313,14 @@ fn verb_name(verb: Verb) -> &'static str {
     }
 }
 
+/// A touch that cannot move a deadline is a read.
+fn work_of(verb: Verb) -> Work {
+    match verb {
+        Verb::Create | Verb::Write | Verb::Destroy | Verb::Restore => Work::Changing,
+        Verb::Read | Verb::Touch | Verb::List | Verb::Cleanup | Verb::Scan => Work::Reading,
+    }
+}
+
 impl StoreMetrics {
     fn new(families: &StoreFamilies, engine: &str) -> Self {
         let label = OfEngine { engine: engine.to_owned() };
@@ -339,15 +348,20 @@ impl VerbMetrics {
         }
     }
 
-    async fn time<T>(&self, outages: &Outages, work: impl Future<Output = Result<T>>) -> Result<T> {
+    async fn time<T>(
+        &self,
+        outages: &Outages,
+        work: Work,
+        operation: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         let started = Instant::now();
-        let outcome = work.await;
+        let outcome = operation.await;
         self.duration.observe(started.elapsed().as_secs_f64());
         match &outcome {
-            Ok(_) => outages.worked(Instant::now),
+            Ok(_) => outages.worked(work, Instant::now),
             Err(error) => {
                 self.errors.inc();
-                outages.failed(error, Instant::now());
+                outages.failed(work, error, Instant::now());
             }
         }
         outcome
@@ -367,7 +381,7 @@ struct MeasuredSource<T> {
 
 impl<T: Source> Source for MeasuredSource<T> {
     fn fetch<'a>(&'a self, id: &'a ForeignId) -> BoxFuture<'a, Result<Option<Foreign>>> {
-        self.verb.time(&self.outages, self.source.fetch(id)).boxed()
+        self.verb.time(&self.outages, Work::Reading, self.source.fetch(id)).boxed()
     }
 }
 
@@ -389,7 +403,7 @@ impl Layer for Measured {
         operation: StoreFuture<'a, T>,
     ) -> StoreFuture<'a, T> {
         let StoreMetrics { verbs, outages, .. } = &self.metrics;
-        Box::pin(verbs[verb as usize].time(outages, operation))
+        Box::pin(verbs[verb as usize].time(outages, work_of(verb), operation))
     }
 
     fn recall(&self, id: PublicId) -> Option<Arc<Record>> {
@@ -404,8 +418,8 @@ impl Layer for Measured {
         Ok(created)
     }
 
-    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
-        let is_own = matches!(claim, Claim::Verifier(_));
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Removed>> {
+        let is_own = matches!(claim, Claim::Presented { .. });
         let removed = self.store.destroy(id, claim).await?;
         if removed.is_some() {
             self.metrics.destroyed.inc();
@@ -442,6 +456,7 @@ mod tests {
             Absence::NotFound,
             Absence::Superseded,
             Absence::Expired,
+            Absence::JustSuperseded,
         ];
         let outcomes = [Outcome::Active, Outcome::Created]
             .into_iter()

@@ -7,7 +7,8 @@
 //! | file | holds |
 //! |---|---|
 //! | [`config`] | defaults, file, environment, flags, and the rules that they must follow |
-//! | [`listen`], [`gate`] | sockets, the limit of connections, and their protocols |
+//! | [`listen`], [`gate`] | sockets, connections, and their protocols |
+//! | [`places`] | how many connections there may be, and which one makes room |
 //! | [`workers`] | the threads that serve connections |
 //! | [`http2`] | a connection, from its preface to its end |
 //! | [`grpc_server`] | the gRPC services of a listener |
@@ -26,21 +27,22 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use self::{
     config::{AdoptChoice, Checked, Config, ConfigError, ListenAddr},
-    gate::Gate,
+    gate::{Gate, ListenerPlaces},
     grpc_server::GrpcServer,
-    listen::{BindError, ConnectionLimit, Listener},
+    listen::{BindError, Listener},
     metrics::Metrics,
     peak::Peak,
+    scrape::Scraper,
     workers::{Balance, RuntimeExecutors},
 };
 use crate::{
-    grpc::auth::BearerAuth,
+    grpc::{auth::BearerAuth, health::Serving},
     service::{
         engines::Engines,
         peer_memory::{FREE_BYTES, PeerMemory},
@@ -50,6 +52,7 @@ use crate::{
         adoption::{Adoption, Application},
         clock::Clock,
         engine::Engine,
+        error::Error,
         id::Entropy,
         store::{Store, StoreError},
     },
@@ -70,7 +73,8 @@ pub mod log;
 pub mod metrics;
 mod outages;
 mod peak;
-pub mod scrape;
+mod places;
+mod scrape;
 pub mod system;
 mod tls;
 mod workers;
@@ -96,19 +100,25 @@ pub fn check(config: &Config) -> Result<Vec<String>, ConfigError> {
 /// Why a daemon could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The operator must change the configuration, or a file that it names.
     #[error("{0}")]
     Config(#[from] ConfigError),
+    /// The data directory or Redis.
     #[error("{0}")]
     Store(#[from] OpenError),
+    /// An address of `listen`.
     #[error("{0}")]
     Bind(#[from] BindError),
+    /// The system has no more threads.
     #[error("the threads that serve cannot start: {0}")]
     Threads(io::Error),
 }
 
 /// What a daemon takes from its surroundings.
 pub struct Surroundings {
+    /// Judges all deadlines. It is moved forward to what the database was written at.
     pub clock: Arc<dyn Clock>,
+    /// Makes the ids. Must be unpredictable.
     pub entropy: Arc<dyn Entropy>,
 }
 
@@ -122,10 +132,9 @@ pub struct Server {
     database: Arc<dyn Database>,
     metrics: Arc<Metrics>,
     workers: RuntimeExecutors,
-    connections: ConnectionLimit,
     grpc: Vec<Listener>,
     admin: Vec<Listener>,
-    scrape: Option<TcpListener>,
+    scrape: Option<Scraper>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
@@ -133,8 +142,11 @@ pub struct Server {
 /// Where a daemon listens, with the real ports.
 #[derive(Debug, Clone)]
 pub struct Addresses {
+    /// In the order of the configuration.
     pub grpc: Vec<ListenAddr>,
+    /// Empty: the admin service is off.
     pub admin: Vec<ListenAddr>,
+    /// `None`: off.
     pub metrics: Option<ListenAddr>,
 }
 
@@ -156,7 +168,9 @@ impl Server {
         let scrape = match config.listen.metrics.0 {
             None => None,
             Some(address) => match Listener::bind(&ListenAddr::Tcp(address)).await? {
-                Listener::Tcp(listener) => Some(listener),
+                Listener::Tcp(listener) => {
+                    Some(Scraper::new(listener).map_err(StartError::Threads)?)
+                }
                 Listener::Unix(..) => None,
             },
         };
@@ -169,7 +183,6 @@ impl Server {
             metrics,
             workers: RuntimeExecutors::start(config.runtime.threads as usize)
                 .map_err(StartError::Threads)?,
-            connections: ConnectionLimit::new(config.limits.max_connections as usize),
             grpc: bind(&config.listen.grpc).await?,
             admin: bind(&config.listen.admin).await?,
             scrape,
@@ -179,9 +192,10 @@ impl Server {
         })
     }
 
+    /// Known from the start, because the listeners are bound already.
     pub fn addresses(&self) -> Addresses {
         let all = |listeners: &[Listener]| listeners.iter().map(Listener::address).collect();
-        let scrape = self.scrape.as_ref().and_then(|listener| listener.local_addr().ok());
+        let scrape = self.scrape.as_ref().and_then(Scraper::address);
         Addresses {
             grpc: all(&self.grpc),
             admin: all(&self.admin),
@@ -195,7 +209,7 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), StoreError> {
         let stopping = CancellationToken::new();
         let memory = PeerMemory::new(self.config.limits.max_held_bytes.as_usize());
-        let (health, serving) = watch::channel(is_serving(&self.engines));
+        let (health, serving) = watch::channel(Fitness::of(&self.engines).serving());
         let services = GrpcServer {
             limits: self.config.limits.clone(),
             slice: self.config.cleanup.slice as usize,
@@ -220,50 +234,95 @@ impl Server {
         let health = Arc::new(health);
         fitness.spawn(watch_fitness(self.engines.clone(), Arc::clone(&health)));
         background.spawn(mark_time(Arc::clone(&self.database), Arc::clone(&self.clock)));
-        background.spawn(give_memory_back(self.connections.clone(), Arc::clone(&memory)));
-        if let Some(listener) = self.scrape {
+        let places = Arc::new([
+            ListenerPlaces::new("grpc", self.config.limits.max_connections as usize),
+            ListenerPlaces::new("admin", places::ADMIN_PLACES),
+        ]);
+        let connections = Arc::clone(&places);
+        let open = move || connections.iter().map(ListenerPlaces::open).sum::<usize>();
+        background.spawn(give_memory_back(open.clone(), Arc::clone(&memory)));
+        let scraping = self.scrape.map(|scraper| {
             let (metrics, engines) = (self.metrics, self.engines.clone());
-            let connections = self.connections.clone();
-            let watchers = self.watchers;
+            let (watchers, open) = (self.watchers, open.clone());
             let memory = Arc::clone(&memory);
-            let page =
-                Arc::new(move || metrics.to_text(&engines, &connections, &memory, &watchers));
-            background.spawn(scrape::serve(listener, page));
-        }
+            scraper.serve(move || metrics.to_text(&engines, open(), &memory, &watchers))
+        });
 
         let mut serving = JoinSet::new();
         let gate = Gate {
             memory,
             limits: self.config.limits,
             tls: self.tls,
-            connections: self.connections.clone(),
             balance: Balance::between(self.workers.runtimes().count()),
             entropy: Arc::clone(&self.entropy),
             stopping: stopping.clone(),
         };
-        for (listeners, handler) in [(self.grpc, sessions), (self.admin, admin)] {
+        let handlers = [(self.grpc, sessions), (self.admin, admin)];
+        for (places, (listeners, handler)) in places.iter().zip(handlers) {
             for listener in listeners {
-                gate.serve(listener, &handler, &self.workers, &mut serving);
+                gate.serve(listener, places, &handler, &self.workers, &mut serving);
             }
         }
 
         stop.await;
         tracing::info!("stopping: no more connections are taken, what is in flight is finished");
         fitness.shutdown().await;
-        health.send_replace(false);
+        health.send_replace(Serving::default());
         stopping.cancel();
         let grace = self.config.runtime.shutdown_grace;
         let drained =
             tokio::time::timeout(grace.0, async { while serving.join_next().await.is_some() {} });
         if drained.await.is_err() {
-            let open = self.connections.open();
-            tracing::warn!(open, "connections are cut: they were still busy after {grace}");
+            tracing::warn!(
+                open = open(),
+                "connections are cut: they were still busy after {grace}"
+            );
         }
         serving.shutdown().await;
         background.shutdown().await;
         // The connections that were cut end with them.
-        drop(self.workers);
+        drop((self.workers, scraping));
         self.database.close(self.clock.now()).await
+    }
+}
+
+/// What the stores can do, and why no more.
+enum Fitness {
+    Fit,
+    OnlyReads(Error),
+    Unfit(Error),
+}
+
+impl Fitness {
+    fn of(engines: &Engines) -> Self {
+        let failure = |check: fn(&Engine) -> Result<(), Error>| {
+            engines.iter().find_map(|engine| check(engine).err())
+        };
+        match (failure(Engine::check_reading), failure(Engine::check)) {
+            (Some(error), _) => Self::Unfit(error),
+            (None, Some(error)) => Self::OnlyReads(error),
+            (None, None) => Self::Fit,
+        }
+    }
+
+    /// Services also count as serving while they can only read.
+    fn serving(&self) -> Serving {
+        match self {
+            Self::Fit => Serving { whole: true, services: true },
+            Self::OnlyReads(_) => Serving { whole: false, services: true },
+            Self::Unfit(_) => Serving { whole: false, services: false },
+        }
+    }
+
+    /// The store has logged the cause.
+    fn log(&self) {
+        match self {
+            Self::Fit => tracing::info!("serving again"),
+            Self::OnlyReads(error) => {
+                tracing::error!("only what reads is served from now on: {error}");
+            }
+            Self::Unfit(error) => tracing::error!("not serving from now on: {error}"),
+        }
     }
 }
 
@@ -279,46 +338,37 @@ async fn mark_time(database: Arc<dyn Database>, clock: Arc<dyn Clock>) {
 
 /// Gives memory back to the system after a peak: when the resident memory has grown and grows no
 /// more, and when peers hold much less than before.
-async fn give_memory_back(connections: ConnectionLimit, memory: Arc<PeerMemory>) {
-    let resident = system::resident_bytes;
+async fn give_memory_back(open: impl Fn() -> usize, memory: Arc<PeerMemory>) {
     let mut peak = Peak::default();
     loop {
         tokio::time::sleep(TRIM_INTERVAL).await;
-        let Ok(bytes) = resident() else {
+        let Ok(resident) = system::resident_bytes() else {
             return;
         };
-        let held = memory.used() + connections.open() * FREE_BYTES;
-        if peak.is_over(bytes, held) {
+        let held = memory.used() + open() * FREE_BYTES;
+        if peak.is_over(resident, held) {
             // It may take long enough to delay who connects.
             let _ = tokio::task::spawn_blocking(system::give_back_freed_memory).await;
-            peak.given_back(resident().unwrap_or(bytes), held);
+            peak.given_back(system::resident_bytes().unwrap_or(resident), held);
         }
     }
 }
 
 /// Keeps health as the stores report it: NOT_SERVING while a store cannot serve. If a
 /// store can no longer keep its promises, that is permanent.
-async fn watch_fitness(engines: Engines, health: Arc<watch::Sender<bool>>) {
-    let mut fit = true;
+async fn watch_fitness(engines: Engines, health: Arc<watch::Sender<Serving>>) {
+    let mut before = Fitness::Fit.serving();
     loop {
-        match unfit(&engines) {
-            Some(error) if fit => tracing::error!("not serving from now on: {error}"),
-            None if !fit => tracing::info!("serving again"),
-            _ => {}
+        let fitness = Fitness::of(&engines);
+        let now = fitness.serving();
+        if now != before {
+            fitness.log();
         }
-        fit = is_serving(&engines);
+        before = now;
         // Watchers are told changes only.
-        health.send_if_modified(|serving| std::mem::replace(serving, fit) != fit);
+        health.send_if_modified(|serving| std::mem::replace(serving, now) != now);
         tokio::time::sleep(FITNESS_INTERVAL).await;
     }
-}
-
-fn unfit(engines: &Engines) -> Option<crate::session::error::Error> {
-    engines.iter().find_map(|engine| engine.check().err())
-}
-
-fn is_serving(engines: &Engines) -> bool {
-    unfit(engines).is_none()
 }
 
 async fn bind(addresses: &[ListenAddr]) -> Result<Vec<Listener>, BindError> {

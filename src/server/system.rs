@@ -19,20 +19,22 @@ use crate::session::{
     id::Entropy,
 };
 
-/// File descriptors besides connections: listeners, files, probes.
-const OTHER_DESCRIPTORS: u64 = 128;
+/// File descriptors besides the connections of `listen.grpc`: listeners, files, connections
+/// that wait or have spare places, and those to admin and metrics.
+const OTHER_DESCRIPTORS: u64 = 384;
 
 /// From this difference between two clocks on, a warning is logged.
 const WORTH_LOGGING: Duration = Duration::from_secs(1);
 
 /// Raises this process's soft limit of file descriptors to the hard limit. Returns an
-/// error if that is too few for `connections`.
-pub fn raise_descriptor_limit(connections: u32) -> Result<(), String> {
+/// error if that is too few for `connections`, `times` over: to TCP addresses, and to unix
+/// sockets.
+pub fn raise_descriptor_limit(connections: u32, times: u64) -> Result<(), String> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // If this fails, the current limit is checked below.
     let _ = setrlimit(Resource::Nofile, limit);
-    let wanted = u64::from(connections) + OTHER_DESCRIPTORS;
+    let wanted = u64::from(connections) * times + OTHER_DESCRIPTORS;
     match getrlimit(Resource::Nofile).current {
         Some(found) if found < wanted => Err(format!(
             "the process may open {found} descriptors, limits.max_connections = {connections} \
@@ -97,6 +99,7 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
+    /// Reads the wall clock. Nothing else in the process does.
     #[expect(clippy::disallowed_methods, reason = "the only place that reads the clock")]
     pub fn start() -> Self {
         let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

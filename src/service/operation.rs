@@ -19,12 +19,13 @@ use super::{
     answer::Answer,
     engines::Engines,
     fault::{Fault, Reason},
-    input::{self, RawDuration},
+    input::{self, RawDuration, Set},
     observer::{Observer, OperationKind, Outcome},
 };
 use crate::session::{
     Live, Lookup,
     credential::{Credential, Presented},
+    data::Data,
     engine::{Engine, ResolveOptions, WriteOptions},
     error::Error,
     principals::Scope,
@@ -35,7 +36,9 @@ use crate::session::{
 pub struct ResolveRequest<'r> {
     /// The engine's name; empty: [`DEFAULT`](super::engines::DEFAULT).
     pub engine: &'r [u8],
+    /// What the request presents. [`Credential::Absent`] is answered as a state.
     pub credential: Credential<'r>,
+    /// Whether to touch, and whether to create.
     pub options: ResolveOptions,
 }
 
@@ -43,6 +46,7 @@ pub struct ResolveRequest<'r> {
 pub struct TouchRequest<'r> {
     /// The engine's name; empty: [`DEFAULT`](super::engines::DEFAULT).
     pub engine: &'r [u8],
+    /// What the request presents. [`Credential::Absent`] is answered as a state.
     pub credential: Credential<'r>,
 }
 
@@ -56,10 +60,15 @@ pub struct WriteRequest<'r> {
     pub set: Bytes,
     /// Keys to remove.
     pub unset: &'r [Bytes],
+    /// Drop all data before `unset` and `set` apply.
     pub replace: bool,
+    /// Change the session only at this version. `Some(0)` is refused: versions begin at 1.
     pub if_version: Option<u64>,
+    /// Give the session a new id even if its principal stays the same.
     pub roll: bool,
+    /// The new owner, UTF-8 of at most 256 bytes. `None`: as it was. Empty: anonymous.
     pub principal: Option<&'r [u8]>,
+    /// The session's own idle timeout. `None`: as it was, or the engine's at a creation.
     pub duration: Option<RawDuration>,
 }
 
@@ -67,15 +76,21 @@ pub struct WriteRequest<'r> {
 pub struct DestroyRequest<'r> {
     /// The engine's name; empty: [`DEFAULT`](super::engines::DEFAULT).
     pub engine: &'r [u8],
+    /// What the request presents. [`Credential::Absent`] ends nothing.
     pub credential: Credential<'r>,
+    /// Which of the principal's sessions end.
     pub scope: Scope,
 }
 
 /// An operation whose request is valid.
 pub trait Operation: Sized + Send + 'static {
+    /// What a listener makes of its message. It may borrow from the message.
     type Request<'r>;
+    /// What the observer is told.
     const KIND: OperationKind;
 
+    /// Checks the request and the credential's signatures. Asks no store. Fails if a field has a
+    /// value that is not allowed.
     fn prepare(engines: &Engines, request: Self::Request<'_>) -> Result<Self, Fault>;
 
     /// What the credential proves: the sessions among which a pipeline keeps the order.
@@ -88,6 +103,7 @@ pub trait Operation: Sized + Send + 'static {
         None
     }
 
+    /// Asks the store. An error may leave an unknown outcome: see [`Fault`].
     fn run(self) -> impl Future<Output = Result<(Answer, Outcome), Error>> + Send;
 }
 
@@ -245,6 +261,8 @@ pub struct Write {
     presented: Presented,
     /// No credential was given.
     create: bool,
+    set: Set,
+    /// All but `set`.
     options: WriteOptions,
 }
 
@@ -260,16 +278,17 @@ impl Operation for Write {
         }
         let create = request.credential.is_none();
         let presented = engine.present(request.credential.unwrap_or(Credential::Absent));
+        let set = input::set(request.set, engine.max_data_bytes())?;
         let options = WriteOptions {
-            set: input::set(request.set)?,
-            unset: request.unset.iter().map(|key| input::unset(key)).collect::<Result<_, _>>()?,
+            set: Data::EMPTY,
+            unset: input::unset(request.unset)?,
             replace: request.replace,
             if_version: request.if_version.map(input::if_version).transpose()?,
             roll: request.roll,
             principal: request.principal.map(input::principal).transpose()?,
             duration: request.duration.map(input::duration).transpose()?,
         };
-        Ok(Self { engine, presented, create, options })
+        Ok(Self { engine, presented, create, set, options })
     }
 
     fn presented(&self) -> &Presented {
@@ -277,7 +296,8 @@ impl Operation for Write {
     }
 
     async fn run(self) -> Result<(Answer, Outcome), Error> {
-        let Self { engine, presented, create, options } = self;
+        let Self { engine, presented, create, set, options } = self;
+        let options = WriteOptions { set: set.checked().await?, ..options };
         let change = run_detached(engine.must_complete(), async move {
             if create {
                 engine.create(options).await

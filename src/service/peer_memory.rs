@@ -31,6 +31,7 @@ pub struct PeerMemory {
 }
 
 impl PeerMemory {
+    /// A budget of so many bytes.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { limit, used: AtomicUsize::new(0), refuses: AtomicBool::new(false) })
     }

@@ -11,10 +11,15 @@ use std::{
 pub struct Moment(u64);
 
 impl Moment {
+    /// The latest moment. Nothing happens after it.
+    pub const LAST: Self = Self(u64::MAX);
+
+    /// For a time that was stored or sent. The current time comes from a [`Clock`].
     pub const fn from_unix_millis(millis: u64) -> Self {
         Self(millis)
     }
 
+    /// Never negative: there is no moment before the epoch.
     pub const fn unix_millis(self) -> u64 {
         self.0
     }
@@ -29,6 +34,12 @@ impl Moment {
     pub fn since(self, earlier: Moment) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
+}
+
+/// The span, rounded up to whole milliseconds, in which stores and answers count. Up, because
+/// a session must not end early.
+pub fn whole_millis(span: Duration) -> Duration {
+    Duration::from_millis(millis(span))
 }
 
 /// The span in milliseconds, rounded up. Does not use `as_nanos`: dividing its 128 bits
@@ -63,6 +74,7 @@ impl From<Moment> for std::time::SystemTime {
 /// The clock that deadlines are judged by. It never goes backwards, even if an operator
 /// changes the wall clock. [`follow`](Self::follow) is the one exception.
 pub trait Clock: Send + Sync + 'static {
+    /// Not before any moment that it returned earlier.
     fn now(&self) -> Moment;
 
     /// Moves the clock forward to `moment`, if it is behind. Called once, before the clock

@@ -1,7 +1,7 @@
-//! All tests that look at sessiond from outside, as one binary.
+//! All tests that use sessiond from outside, as one binary.
 //!
-//! Most start a daemon in this process, with a clock that the test moves; some
-//! run the built program. All listen on port 0 and run in parallel.
+//! Most tests start a daemon in this process, with a clock that the test moves. Some run the
+//! built program. All listen on port 0 and run in parallel.
 
 mod administration;
 mod adoption;
@@ -11,6 +11,7 @@ mod configuration;
 mod configuration_reference;
 mod conformance;
 mod crash_states;
+mod data_directory;
 mod destroying;
 mod documents;
 mod express;
@@ -18,14 +19,18 @@ mod faults;
 mod frontends;
 mod golden;
 mod large_records;
+mod layouts;
 mod lifetimes;
 mod listeners;
 mod messages_in_documents;
 mod peers;
 mod pipelines;
+mod places;
 mod principals;
 mod processes;
+mod redis_connections;
 mod redis_daemon;
+mod redis_needs;
 mod redis_principals;
 mod redis_replicas;
 mod redis_scan;

@@ -1,5 +1,5 @@
-//! What is special about the redis store: its scripts, the life of its keys, and
-//! a Redis that refuses.
+//! The features of the redis store: its scripts, the expiry of its keys, and a Redis that
+//! refuses commands.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -13,8 +13,8 @@ use sessiond::{
         data::Data,
         id::{PublicId, VerifierHash},
         lifetime::{Granularity, Lifetime},
-        record::{Claim, Edit, Principal, Record, Touch, Update},
-        store::{Certainty, Store, StoreError, StoreErrorKind},
+        record::{Claim, Edit, Extension, Former, Principal, Record, Touch, Update},
+        store::{Certainty, Removed, Store, StoreError, StoreErrorKind},
     },
     store::{
         codec,
@@ -36,10 +36,11 @@ const LIFETIME: Lifetime = Lifetime {
     absolute: None,
 };
 pub(crate) const ID: PublicId = PublicId::from_bytes([0xfb; 12]);
-/// Of [`ID`], in the store called "default".
+/// The key of [`ID`] in the store called "default".
 pub(crate) const KEY: &str = "sessiond:default:-_v7-_v7-_v7-_v7";
 const VERIFIER: VerifierHash = VerifierHash::from_bytes([1; 32]);
-pub(crate) const OWN: Claim = Claim::Verifier(VERIFIER);
+const OTHER: VerifierHash = VerifierHash::from_bytes([9; 32]);
+pub(crate) const OWN: Claim = Claim::valid_id(VERIFIER);
 
 pub(crate) fn record() -> Record {
     Record {
@@ -50,6 +51,7 @@ pub(crate) fn record() -> Record {
         duration: None,
         principal: Principal::default(),
         data: Data::EMPTY,
+        extension: Default::default(),
     }
 }
 
@@ -70,6 +72,7 @@ pub(crate) fn update(text: &'static str) -> Arc<Update> {
             limit_bytes: 1 << 20,
         },
         next_verifier: VerifierHash::from_bytes([2; 32]),
+        roll_grace: Duration::from_secs(60),
         roll: false,
         principal: None,
         duration: None,
@@ -89,7 +92,7 @@ pub(crate) fn store(server: &RedisServer) -> RedisStore {
     store_with(server, |_| {})
 }
 
-/// Makes a user that may do this, see [`as_app`].
+/// Creates a user with these permissions, see [`as_app`].
 pub(crate) fn permit(server: &RedisServer, rules: &[&str]) {
     server.ask(&[&["ACL", "SETUSER", "app", "on", ">hunter2", "~sessiond:*"], rules].concat());
 }
@@ -99,7 +102,7 @@ pub(crate) fn as_app(options: &mut RedisOptions) {
     options.login.password = "hunter2".to_owned().into();
 }
 
-/// Holds a script on a real server against what is written here, over many cases.
+/// Compares a script on a real server with the rule in this test, over many cases.
 fn over_cases<V: std::fmt::Debug>(
     cases: u32,
     of: &impl Strategy<Value = V>,
@@ -119,7 +122,7 @@ pub(crate) async fn create(store: &RedisStore) {
     store.create(ID, record()).await.expect("the store works").expect("the id is free");
 }
 
-/// The error is of this kind, and the log says this.
+/// Checks that the error is of this kind, and that the log text contains `cause`.
 #[track_caller]
 pub(crate) fn assert_told(error: &StoreError, kind: StoreErrorKind, cause: &str) {
     let found = error.source().expect("a store error has a cause").to_string();
@@ -129,12 +132,12 @@ pub(crate) fn assert_told(error: &StoreError, kind: StoreErrorKind, cause: &str)
 
 fn encoded(record: &Record) -> Vec<u8> {
     let mut bytes = Vec::new();
-    codec::encode(record, &mut bytes);
+    codec::encode(record, codec::Layout::LATEST, &mut bytes);
     bytes
 }
 
 prop_compose! {
-    /// A record and a touch near all the edges that the rule has.
+    /// A record and a touch near all limits of the rule.
     fn record_and_touch()(
         duration in prop_oneof![1..2_000u64, 1..34_560_000_000u64],
         nanos in prop_oneof![Just(0), 1..1_000_000u32],
@@ -158,7 +161,7 @@ prop_compose! {
         let create_time = Moment::from_unix_millis(created);
         let now = created + age;
         let own = own.map(Duration::from_millis);
-        // Either about now, or about where a touch begins to matter.
+        // Either about now, or about the time at which a touch begins to have an effect.
         let base = match toward_promise {
             true => Moment::from_unix_millis(now) + lifetime.duration(own),
             false => Moment::from_unix_millis(now),
@@ -171,14 +174,17 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// A record and a claim that are about each other.
+    /// A record and a claim that may or may not match.
     fn record_and_claim()(
         whose in name(),
         claimed in prop_oneof![Just(None), name().prop_map(Some)],
         kind in 0..5,
-        verifier in prop_oneof![Just([1; 32]), any::<[u8; 32]>()],
+        verifier in prop_oneof![Just([1; 32]), Just([2; 32]), any::<[u8; 32]>()],
         flipped in prop::option::of(0..32usize),
         data in prop_oneof![Just("{}"), Just(r#"{"ann":"ann"}"#)],
+        former in prop::collection::vec((0..3u8, 0..4u64), 0..4),
+        rolled_after in 0..4u64,
+        unknown in prop_oneof![Just(&b""[..]), Just(&b"\xee\0\x02ab"[..])],
     ) -> (Record, Claim) {
         let principal = |name: &str| Principal::new(name.as_bytes()).expect("short");
         let mut presented = verifier;
@@ -186,13 +192,21 @@ prop_compose! {
             presented[at] ^= 1;
         }
         let claim = match kind {
-            0 | 1 => Claim::Verifier(VerifierHash::from_bytes(presented)),
+            0 | 1 => Claim::Presented {
+                verifier: VerifierHash::from_bytes(presented),
+                rolled_after: Moment::from_unix_millis(rolled_after),
+            },
             2 | 3 => Claim::Principal(principal(&claimed.unwrap_or_else(|| whose.clone()))),
             _ => Claim::Operator,
         };
         let data = Data::parse(bytes::Bytes::from_static(data.as_bytes())).expect("JSON");
         let verifier = VerifierHash::from_bytes(verifier);
-        (Record { verifier, principal: principal(&whose), data, ..record() }, claim)
+        let former = former.into_iter().map(|(octet, rolled)| Former {
+            verifier: VerifierHash::from_bytes([octet; 32]),
+            rolled: Moment::from_unix_millis(rolled),
+        });
+        let extension = Extension { former: former.collect(), unknown: unknown.into() };
+        (Record { verifier, principal: principal(&whose), data, extension, ..record() }, claim)
     }
 }
 
@@ -207,7 +221,7 @@ fn name() -> impl Strategy<Value = String> {
     ]
 }
 
-/// The other rule that is also written in a script.
+/// The other rule that is written a second time in a script.
 #[test]
 fn the_script_judges_a_claim_as_the_rule_does() {
     if is_missing() {
@@ -217,19 +231,20 @@ fn the_script_judges_a_claim_as_the_rule_does() {
     over_cases(1_000, &record_and_claim(), |server, runtime, store, (record, claim)| {
         ask_octets(server.port, &[b"SET", KEY.as_bytes(), &encoded(&record)]);
         let holds = claim.holds(&record);
+        let record = Arc::new(record);
         held.set(held.get() + u32::from(holds));
         let removed = runtime.block_on(store.destroy(ID, claim)).expect("the store works");
         let kept = runtime.block_on(store.read(ID, Certainty::Current)).expect("the store works");
         let (expected_removed, expected_kept) =
-            if holds { (Some(record), None) } else { (None, Some(record)) };
-        prop_assert_eq!(removed.as_deref(), expected_removed.as_ref());
-        prop_assert_eq!(kept.as_deref(), expected_kept.as_ref());
+            if holds { (Some(Removed::Record(record)), None) } else { (None, Some(record)) };
+        prop_assert_eq!(removed, expected_removed);
+        prop_assert_eq!(kept, expected_kept);
         Ok(())
     });
     assert!((200..800).contains(&held.get()), "both outcomes are common: {held:?} held");
 }
 
-/// Text, and all that looks like it.
+/// Valid and invalid UTF-8.
 fn text() -> impl Strategy<Value = Vec<u8>> {
     let pieces = ["a\0", "\u{80}", "\u{7ff}", "\u{800}", "\u{d7ff}", "\u{e000}", "\u{ffff}"];
     let pieces = pieces.into_iter().chain(["\u{10000}", "\u{fffff}", "\u{10ffff}"]);
@@ -252,31 +267,58 @@ fn text() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(cut, 0..3).prop_map(|pieces| pieces.concat())
 }
 
-/// What stays, and is told to be unreadable, is the same.
+/// An extension area, which may be malformed.
+fn area() -> impl Strategy<Value = Vec<u8>> {
+    let field = (0..3u8, prop_oneof![Just(0usize), Just(40), Just(80), 0..90usize], -1..2i16)
+        .prop_map(|(tag, len, off)| {
+            let claimed = (len as i16 + off).max(0) as u16;
+            [&[tag][..], &claimed.to_be_bytes(), &vec![1; len]].concat()
+        });
+    prop_oneof![
+        3 => Just(Vec::new()),
+        3 => prop::collection::vec(field, 0..3).prop_map(|fields| fields.concat()),
+        1 => prop::collection::vec(any::<u8>(), 0..50),
+    ]
+}
+
+/// A Destroy removes a record that cannot be decoded, with any claim.
 #[test]
-fn the_script_removes_what_can_be_decoded() {
+fn a_destroy_removes_what_cannot_be_decoded() {
     if is_missing() {
         return;
     }
     let readable = std::cell::Cell::new(0);
-    over_cases(2_000, &(text(), text()), |server, runtime, store, (principal, data)| {
+    let values = (text(), prop::option::of(area()), text(), any::<bool>());
+    over_cases(2_000, &values, |server, runtime, store, (principal, area, data, own)| {
         let mut octets = encoded(&record())[..codec::HEADER_LEN].to_vec();
+        octets[0] = if area.is_some() { 2 } else { 1 };
         octets.extend((principal.len() as u16).to_be_bytes());
-        octets.extend([principal, data].concat());
+        octets.extend(principal);
+        if let Some(area) = area {
+            octets.extend((area.len() as u16).to_be_bytes());
+            octets.extend(area);
+        }
+        octets.extend(data);
         ask_octets(server.port, &[b"SET", KEY.as_bytes(), &octets]);
         let decoded = codec::decode(octets.into()).ok();
         readable.set(readable.get() + u32::from(decoded.is_some()));
-        let removed = runtime.block_on(store.destroy(ID, OWN));
+        // Of a record that can be read, only its own id may end it.
+        let claim = if own { OWN } else { Claim::valid_id(OTHER) };
+        let removed = runtime.block_on(store.destroy(ID, claim)).expect("the store works");
+        let expected = match decoded {
+            None => Some(Removed::Unreadable),
+            Some(record) if own => Some(Removed::Record(Arc::new(record))),
+            Some(_) => None,
+        };
         let is_left = server.ask(&["EXISTS", KEY]) == ":1\r\n";
-        prop_assert_eq!(is_left, decoded.is_none());
-        let removed = removed.ok().flatten();
-        prop_assert_eq!(removed.as_deref(), decoded.as_ref());
+        prop_assert_eq!(is_left, expected.is_none());
+        prop_assert_eq!(removed, expected);
         Ok(())
     });
     assert!((400..1600).contains(&readable.get()), "both are common: {readable:?} readable");
 }
 
-/// A rule that is also written in a script.
+/// A rule that is written a second time in a script.
 #[test]
 fn the_script_judges_a_touch_as_the_rule_does() {
     if is_missing() {
@@ -297,10 +339,10 @@ fn the_script_judges_a_touch_as_the_rule_does() {
         prop_assert_eq!(kept, Some(Arc::new(after)));
         Ok(())
     });
-    assert!((200..1800).contains(&moved.get()), "both outcomes are common: {moved:?} moved");
+    assert!((200..1800).contains(&moved.get()), "expected both outcomes often, {moved:?} moved");
 }
 
-/// Milliseconds that the key has to live.
+/// The time to live of the key, in milliseconds.
 fn life(server: &RedisServer) -> i64 {
     let answer = server.ask(&["PTTL", KEY]);
     answer.trim().trim_start_matches(':').parse().expect("a number")
@@ -328,7 +370,7 @@ async fn a_key_lives_a_little_longer_than_its_session() {
     near(20_000 + 10_000 + 7_000);
 }
 
-/// Without anybody's help.
+/// Redis removes it without a cleanup.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_over_goes_by_itself() {
     if is_missing() {
@@ -369,15 +411,17 @@ async fn a_foreign_value_is_named_and_left_alone() {
         };
         unreadable(&store.read(ID, Certainty::Current).await.expect_err(cause));
         if set[2] != damaged {
-            // Of a record that is damaged at its end it would be right to begin.
+            // A record that is damaged at its end begins like a valid one.
             unreadable(&store.touch(ID, touch(NOW)).await.expect_err(cause));
         }
-        unreadable(&store.destroy(ID, OWN).await.expect_err(cause));
         unreadable(&store.write(ID, update("{}")).await.expect_err(cause));
         assert!(store.create(ID, record()).await.expect("the store works").is_none(), "{cause}");
         assert_eq!(server.ask(&["DUMP", KEY]), before, "{cause}: it is as it was");
+        // A Destroy needs no readable record.
+        let removed = store.destroy(ID, Claim::valid_id(OTHER)).await.expect("the store works");
+        assert_eq!(removed, Some(Removed::Unreadable), "{cause}: expected it to be ended");
+        assert_eq!(server.ask(&["EXISTS", KEY]), ":0\r\n", "{cause}: expected it to be gone");
     }
-    server.ask(&["DEL", KEY]);
     create(&store).await;
 }
 
@@ -428,7 +472,7 @@ async fn a_replica_is_refused_until_it_is_promoted() {
     recovered(&store).await;
 }
 
-/// The first answer that is none of a connection being made.
+/// The first error that does not come from opening a connection.
 async fn refusal(store: &RedisStore) -> Result<(), StoreError> {
     store.create(PublicId::from_bytes([5; 12]), record()).await.map(drop)
 }
@@ -460,13 +504,24 @@ async fn a_missing_permission_is_named() {
     unavailable(&limited.write(ID, update("{}")).await.expect_err("no SET"), "+set +setrange");
     let later = NOW + Duration::from_secs(50);
     let before = server.ask(&["GET", KEY]);
-    unavailable(&limited.touch(ID, touch(later)).await.expect_err("no SETRANGE"), "+set +setrange");
+    let touched = limited.touch(ID, touch(later)).await.expect("no SETRANGE, and yet GET");
+    assert!(!touched.expect("it is there").moved);
     assert_eq!(server.ask(&["GET", KEY]), before, "nothing is half done");
+    assert_told(
+        &limited.check().expect_err("no SET"),
+        StoreErrorKind::Unavailable,
+        "+set +setrange",
+    );
+    limited.check_reading().expect_err("it was never fit for use");
     assert!(limited.read(ID, Certainty::Current).await.expect("GET is allowed").is_some());
     assert!(limited.touch(ID, touch(NOW)).await.expect("nothing is due").is_some());
     assert!(life(&server) > 100_000, "and nothing ends early");
     server.ask(&["ACL", "SETUSER", "app", "+@all"]);
     assert!(limited.touch(ID, touch(later)).await.expect("it is allowed").expect("there").moved);
+    recovered(&limited).await;
+    server.ask(&["ACL", "SETUSER", "app", "-get"]);
+    let later = later + Duration::from_secs(50);
+    unavailable(&limited.touch(ID, touch(later)).await.expect_err("no GET"), "+get +set");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -511,7 +566,7 @@ async fn scripts_that_redis_forgot_are_sent_again() {
     assert!(store.destroy(ID, OWN).await.expect("the store works").is_some());
 }
 
-/// What different requests ask at the same time travels together.
+/// Commands of concurrent requests are sent together.
 #[tokio::test]
 async fn commands_of_different_requests_share_round_trips() {
     if is_missing() {
@@ -538,6 +593,6 @@ async fn commands_of_different_requests_share_round_trips() {
     }
     let after = counts();
     let [commands, reads] = [0, 1].map(|at| after[at] - before[at]);
-    assert!(commands >= AT_ONCE * ROUNDS, "each is a command: {commands}");
+    assert!(commands >= AT_ONCE * ROUNDS, "expected a command for each: {commands}");
     assert!(reads * 8 < commands, "expected far fewer reads than commands: {reads} of {commands}");
 }

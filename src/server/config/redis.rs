@@ -10,26 +10,46 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{ConfigError, SecretText, Span, files};
-use crate::store::redis::{Login, RedisOptions, RedisUrl, Target, Tls, Wait};
+use crate::store::codec::Layout;
+use crate::store::redis::{Login, RedisOptions, RedisUrl, Source, Target, Tls, Wait};
 
+/// `[store.redis]`: the Redis or Valkey that keeps the sessions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisConfig {
+    /// One server, Sentinels or a cluster, over TCP or TLS.
     pub url: RedisUrl,
+    /// An ACL user; empty: the default user.
     pub username: String,
+    /// The password, on the first line of a file. Empty: the next field counts.
     pub password_file: PathBuf,
+    /// The same, inline. Used if no file is named.
     pub password: SecretText,
+    /// For the Sentinels. The login of the servers is not sent to them.
     pub sentinel_username: String,
+    /// The password for the Sentinels, on the first line of a file. Empty: the next field counts.
     pub sentinel_password_file: PathBuf,
+    /// The same, inline. Used if no file is named.
     pub sentinel_password: SecretText,
+    /// What every key begins with: at most 64 characters.
     pub key_prefix: String,
+    /// The most time for one operation, its repetitions included; at most a minute.
     pub timeout: Span,
+    /// The most time until a connection can be used, and for the answer to a probe.
     pub connect_timeout: Span,
+    /// To each server. All requests share them.
     pub connections: u32,
+    /// Operations that may wait for Redis at a time. More are refused.
     pub max_pending: u32,
+    /// How long Redis keeps a record past its deadline.
     pub expiry_grace: Span,
+    /// Replicas that must have a change before it is acknowledged. 0: none.
     pub wait_replicas: u32,
+    /// The most time for one WAIT. A change may have to wait for two.
     pub wait_timeout: Span,
+    /// The layout of the records that are written.
+    pub record_layout: u8,
+    /// Used if the URL asks for TLS.
     pub tls: RedisTlsConfig,
 }
 
@@ -51,16 +71,21 @@ impl Default for RedisConfig {
             expiry_grace: Span::secs(60),
             wait_replicas: 0,
             wait_timeout: Span(Duration::from_millis(300)),
+            record_layout: Layout::LATEST as u8,
             tls: RedisTlsConfig::default(),
         }
     }
 }
 
+/// PEM files for connections to Redis over TLS.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisTlsConfig {
+    /// The CA of the servers' certificates; empty: those that the system trusts.
     pub ca_file: PathBuf,
+    /// A client certificate. Set it together with `key_file`.
     pub cert_file: PathBuf,
+    /// The key of that certificate.
     pub key_file: PathBuf,
 }
 
@@ -97,7 +122,16 @@ pub(super) fn check(redis: &RedisConfig) -> Result<(), ConfigError> {
         );
         return Err(ConfigError::new(key("wait_timeout"), problem));
     }
+    layout(redis)?;
     check_access("store.redis", redis)
+}
+
+fn layout(redis: &RedisConfig) -> Result<Layout, ConfigError> {
+    Layout::of(redis.record_layout).ok_or_else(|| {
+        let (latest, found) = (Layout::LATEST as u8, redis.record_layout);
+        let problem = format!("expected 1 to {latest}, found {found}");
+        ConfigError::new("store.redis.record_layout", problem)
+    })
 }
 
 /// Checks the access to a Redis. `table` is the table that configures it.
@@ -128,8 +162,59 @@ pub(super) fn check_access(table: &str, redis: &RedisConfig) -> Result<(), Confi
     Ok(())
 }
 
-/// Reads the files and builds the options of the store.
+/// Reads the files and builds the options of the store. Files are read again at each
+/// connection.
 pub(super) fn options(table: &str, redis: &RedisConfig) -> Result<RedisOptions, ConfigError> {
+    let login = |username: &str, name: &str, file: &Path, inline: &SecretText| {
+        let read = {
+            let key = format!("{table}.{name}");
+            let (file, inline) = (file.to_owned(), inline.clone());
+            move || password(&key, &file, &inline)
+        };
+        let password = source(read, [file])?;
+        Ok::<_, ConfigError>(Login { username: username.to_owned(), password })
+    };
+    let tls = {
+        let (table, files) = (table.to_owned(), redis.tls.clone());
+        move || tls(&table, &files)
+    };
+    let RedisTlsConfig { ca_file, cert_file, key_file } = &redis.tls;
+    Ok(RedisOptions {
+        url: redis.url.clone(),
+        login: login(&redis.username, "password_file", &redis.password_file, &redis.password)?,
+        sentinel_login: login(
+            &redis.sentinel_username,
+            "sentinel_password_file",
+            &redis.sentinel_password_file,
+            &redis.sentinel_password,
+        )?,
+        tls: source(tls, [ca_file, cert_file, key_file].map(PathBuf::as_path))?,
+        key_prefix: redis.key_prefix.clone(),
+        timeout: redis.timeout.0,
+        connect_timeout: redis.connect_timeout.0,
+        connections: redis.connections as usize,
+        max_pending: redis.max_pending as usize,
+        expiry_grace: redis.expiry_grace.0,
+        wait: (redis.wait_replicas > 0)
+            .then_some(Wait { replicas: redis.wait_replicas, timeout: redis.wait_timeout.0 }),
+        record_layout: layout(redis)?,
+    })
+}
+
+/// What `read` gives now, or `read` itself if it reads one of `files`.
+fn source<T>(
+    read: impl Fn() -> Result<T, ConfigError> + Send + Sync + 'static,
+    files: impl IntoIterator<Item: AsRef<Path>>,
+) -> Result<Source<T>, ConfigError> {
+    let now = read()?;
+    let has_file = files.into_iter().any(|file| !file.as_ref().as_os_str().is_empty());
+    Ok(match has_file {
+        true => Source::read(move || Ok(read()?)),
+        false => Source::Fixed(now),
+    })
+}
+
+fn tls(table: &str, files: &RedisTlsConfig) -> Result<Tls, ConfigError> {
     let pem = |name: &str, path: &Path| {
         if path.as_os_str().is_empty() {
             return Ok(Vec::new());
@@ -140,46 +225,16 @@ pub(super) fn options(table: &str, redis: &RedisConfig) -> Result<RedisOptions, 
         };
         fs::read(path).map_err(unreadable)
     };
-    Ok(RedisOptions {
-        url: redis.url.clone(),
-        login: Login {
-            username: redis.username.clone(),
-            password: password(table, "password_file", &redis.password_file, &redis.password)?,
-        },
-        sentinel_login: Login {
-            username: redis.sentinel_username.clone(),
-            password: password(
-                table,
-                "sentinel_password_file",
-                &redis.sentinel_password_file,
-                &redis.sentinel_password,
-            )?,
-        },
-        tls: Tls {
-            roots: pem("ca_file", &redis.tls.ca_file)?,
-            certificate: pem("cert_file", &redis.tls.cert_file)?,
-            key: pem("key_file", &redis.tls.key_file)?.into(),
-        },
-        key_prefix: redis.key_prefix.clone(),
-        timeout: redis.timeout.0,
-        connect_timeout: redis.connect_timeout.0,
-        connections: redis.connections as usize,
-        max_pending: redis.max_pending as usize,
-        expiry_grace: redis.expiry_grace.0,
-        wait: (redis.wait_replicas > 0)
-            .then_some(Wait { replicas: redis.wait_replicas, timeout: redis.wait_timeout.0 }),
+    Ok(Tls {
+        roots: pem("ca_file", &files.ca_file)?,
+        certificate: pem("cert_file", &files.cert_file)?,
+        key: pem("key_file", &files.key_file)?.into(),
     })
 }
 
 /// The password: the first line of the file, or else the value in the configuration.
-fn password(
-    table: &str,
-    name: &str,
-    file: &Path,
-    inline: &SecretText,
-) -> Result<Zeroizing<String>, ConfigError> {
-    let key = format!("{table}.{name}");
-    match files::read(&key, file)? {
+fn password(key: &str, file: &Path, inline: &SecretText) -> Result<Zeroizing<String>, ConfigError> {
+    match files::read(key, file)? {
         None => Ok(Zeroizing::new(inline.0.clone())),
         Some(text) => match files::lines(&text).next() {
             Some(line) => Ok(Zeroizing::new(line.to_owned())),

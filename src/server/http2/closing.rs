@@ -18,7 +18,8 @@ const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
 /// another connection and to move there.
 const STREAM_GRACE: Duration = Duration::from_secs(5);
 
-/// A connection is told to go when the daemon stops or when it has reached its age. Its
+/// A connection is told to go when the daemon stops, when it has reached its age, and when it is
+/// displaced (`places` cuts it soon). Its
 /// streams end then, at once if the daemon stops and otherwise after a grace, and a peer that
 /// does not go by itself is cut off when its calls are answered.
 pub(super) struct Closing {
@@ -54,8 +55,8 @@ impl Closing {
         }
     }
 
-    /// Ready once: when the peer is to be told to go.
-    pub(super) fn poll_goaway(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready once: when the peer is to be told to go, be it because its place is needed.
+    pub(super) fn poll_goaway(&mut self, cx: &mut Context<'_>, is_displaced: bool) -> Poll<()> {
         let stops = is_over(&mut self.stopping, cx);
         let is_old = is_over(&mut self.age, cx);
         if is_old {
@@ -64,7 +65,7 @@ impl Closing {
         if is_over(&mut self.grace, cx) {
             self.streams.cancel();
         }
-        let tells = (stops || is_old) && matches!(self.told, Told::Nothing);
+        let tells = (stops || is_old || is_displaced) && matches!(self.told, Told::Nothing);
         if tells {
             self.told = Told::ToGo(Box::pin(sleep(GOAWAY_TIMEOUT)));
         }

@@ -35,7 +35,10 @@ use self::{
     metered::{CoalescingWriter, Metered},
     pace::Pace,
 };
-use super::config::Limits;
+use super::{
+    config::Limits,
+    places::{OpenCall, PlaceHandle},
+};
 use crate::{
     grpc::{handler::Handler, peer::Peer},
     service::peer_memory::{Held, PeerMemory},
@@ -80,8 +83,14 @@ pub(super) struct Http2 {
 }
 
 impl Http2 {
-    /// Serves a connection until it ends. With an `age` it is told to go at that age.
-    pub(super) async fn serve<Io>(&self, io: Io, age: Option<Duration>) -> Result<(), h2::Error>
+    /// Serves a connection until it ends. It is told to go at this `age`, and when its place
+    /// is needed for another one.
+    pub(super) async fn serve<Io>(
+        &self,
+        io: Io,
+        age: Option<Duration>,
+        place: &PlaceHandle,
+    ) -> Result<(), h2::Error>
     where
         Io: AsyncRead + AsyncWrite + Unpin,
     {
@@ -109,6 +118,7 @@ impl Http2 {
             keep_alive,
             closing: Closing::new(&self.stopping, token, age),
             pace,
+            place,
             handler: &self.handler,
             peer,
             arrived: Vec::new(),
@@ -146,17 +156,18 @@ struct Serving<'s, Io> {
     keep_alive: KeepAlive,
     closing: Closing,
     pace: Arc<Pace>,
+    place: &'s PlaceHandle,
     handler: &'s Arc<Handler>,
     peer: Arc<Peer>,
     /// Calls that have arrived in this turn.
-    arrived: Vec<(Request<RecvStream>, SendResponse<Chunk>)>,
+    arrived: Vec<(Request<RecvStream>, SendResponse<Chunk>, OpenCall)>,
     waiting: FuturesUnordered<WaitingCall>,
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Serving<'_, Io> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         self.pace.begin_turn(self.waiting.len());
-        if self.closing.poll_goaway(cx).is_ready() {
+        if self.closing.poll_goaway(cx, self.place.is_leaving()).is_ready() {
             self.connection.graceful_shutdown();
         }
         if self.keep_alive.poll_dead(cx, &self.pace).is_ready() {
@@ -200,7 +211,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Serving<'_, Io> {
                     // A call that is cancelled already costs no more work.
                     let mut context = Context::from_waker(Waker::noop());
                     if respond.poll_reset(&mut context).is_pending() {
-                        self.arrived.push((request, respond));
+                        self.arrived.push((request, respond, self.place.call_begins()));
                     }
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
@@ -215,14 +226,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Serving<'_, Io> {
     fn start_all(&mut self) -> bool {
         let any = !self.arrived.is_empty();
         let mut context = Context::from_waker(Waker::noop());
-        for (request, respond) in self.arrived.drain(..) {
+        for (request, respond, open) in self.arrived.drain(..) {
             let mut call = Call::start(self.handler, request, respond, &self.peer);
             // If a call panics, only that call ends, as if it ran on its own task.
             let polled = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut context)));
             if polled.is_ok_and(|polled| polled.is_pending()) {
                 // `waiting` polls it again and so registers a waker.
                 let held = self.peer.memory.count(WAITING_CALL_BYTES);
-                self.waiting.push(WaitingCall { call, _held: held });
+                self.waiting.push(WaitingCall { call, _held: held, _open: open });
             }
         }
         // After a burst.
@@ -235,6 +246,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Serving<'_, Io> {
 struct WaitingCall {
     call: call::Running,
     _held: Held,
+    _open: OpenCall,
 }
 
 impl Future for WaitingCall {

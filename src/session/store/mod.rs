@@ -50,7 +50,8 @@ pub trait Store: BulkStore {
     /// memory: ask [`recall`](Self::recall) first.
     async fn read(&self, id: PublicId, certainty: Certainty) -> Result<Option<Arc<Record>>>;
 
-    /// Moves the deadline as `touch` says, and returns the record as it is then.
+    /// Moves the deadline as `touch` says, and returns the record as it is then. A store that
+    /// can read and takes no changes returns the record as it is, unmoved.
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>>;
 
     /// Keeps a new record. `None`, and nothing is stored, if `id` is taken.
@@ -60,8 +61,9 @@ pub trait Store: BulkStore {
     async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>>;
 
     /// Removes the record under `id` and returns it. `None`, and nothing is removed, if
-    /// there is none or if `claim` does not hold for it.
-    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>>;
+    /// there is none or if `claim` does not hold for it. Also removes a record that cannot be
+    /// read, whatever the claim is.
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Removed>>;
 
     /// Records of `principal` with an id above `after`, in the order of ids. Nothing if the
     /// principal is anonymous. Reads at most `limit` entries of the index, and at least one,
@@ -90,6 +92,12 @@ pub trait Store: BulkStore {
     /// An error if the store cannot serve until it is opened again, or until what it depends
     /// on is back. Never waits.
     fn check(&self) -> Result<()>;
+
+    /// The same, and no error if records can still be read: sessions go on then, although
+    /// changes are refused.
+    fn check_reading(&self) -> Result<()> {
+        self.check()
+    }
 
     /// How many records are kept, including expired ones that no cleanup has removed.
     /// `None`: the store does not know.
@@ -137,8 +145,19 @@ pub type Written = std::result::Result<Change, Refusal>;
 /// A record before and after a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
+    /// As the write found it.
     pub before: Arc<Record>,
+    /// As it is stored now.
     pub after: Arc<Record>,
+}
+
+/// What a destroy has removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// As it was at the moment of its removal.
+    Record(Arc<Record>),
+    /// A record that could not be read.
+    Unreadable,
 }
 
 /// Some records of a principal.
@@ -146,6 +165,8 @@ pub struct Change {
 pub struct Listed {
     /// Includes records whose deadline has passed, until a cleanup removes them.
     pub records: Vec<(PublicId, Arc<Record>)>,
+    /// Records that cannot be read and that belonged to the principal when they last could.
+    pub unreadable: Vec<PublicId>,
     /// Continue after this id. `None`: there are no more.
     pub next: Option<PublicId>,
 }
@@ -204,6 +225,8 @@ pub struct Swept {
 /// A record that a cleanup has removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expired {
+    /// It may be used again from now on.
     pub id: PublicId,
+    /// Whose session it was. Empty: anonymous.
     pub principal: Principal,
 }

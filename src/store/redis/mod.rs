@@ -37,8 +37,10 @@
 //! | [`servers`] | one server or a cluster: who is asked |
 //! | [`server`], [`link`] | one server, and a connection that is kept up |
 //! | [`wait_batcher`] | changes that wait for replicas |
-//! | [`cluster`] | who holds which slot |
+//! | [`cluster`], [`slots`] | who holds which slot |
 //! | [`connect`] | how connections are made, and how Sentinels are asked |
+//! | [`source`] | passwords and certificates, read at each connection |
+//! | [`needs`] | what is needed of a server, and what is missing there |
 //! | [`time`] | whose time it is |
 //! | [`failure`] | what can go wrong, and what it means |
 
@@ -49,10 +51,13 @@ mod database;
 mod failure;
 mod foreign;
 mod link;
+mod needs;
 mod principals;
 mod scan;
 mod server;
 mod servers;
+mod slots;
+mod source;
 mod time;
 mod url;
 mod wait_batcher;
@@ -76,10 +81,11 @@ use tokio::{
 
 use self::{
     command::{
-        Command, DESTROY, READ_FOR_GOOD, REPLACE, TOUCH, Verb, destroy_arguments, millis,
+        Command, DESTROY, READ_FOR_GOOD, REMOVE, REPLACE, TOUCH, Verb, destroy_arguments, millis,
         touch_arguments,
     },
     failure::Failure,
+    needs::Needs,
     servers::Servers,
     time::Timekeeper,
     work::{RuntimeExecutors, Turns},
@@ -87,33 +93,37 @@ use self::{
 pub use self::{
     connect::{Login, Tls},
     foreign::ForeignRedis,
+    source::{Source, SourceError},
     url::{Address, EXPECTED as EXPECTED_URL, RedisUrl, Target, UnfitUrl},
     wait_batcher::Wait,
 };
-use super::codec;
+use super::codec::{self, Layout};
 use crate::session::{
     clock::{Clock, Moment},
     id::PublicId,
     record::{Claim, Principal, Record, Touch, Update},
     store::{
-        BulkStore, Certainty, Change, Cursor, Listed, Restored, Result, Scanned, Store, StoreError,
-        StoreErrorKind, Swept, Touched, Written,
+        BulkStore, Certainty, Change, Cursor, Listed, Removed, Restored, Result, Scanned, Store,
+        StoreError, StoreErrorKind, Swept, Touched, Written,
     },
 };
 
 /// Where and how records are kept.
 #[derive(Clone)]
 pub struct RedisOptions {
+    /// The server or servers. Its own login counts where `login` is empty.
     pub url: RedisUrl,
     /// Replaces the login of the URL, unless it is empty.
     pub login: Login,
+    /// For the Sentinels, if they ask for one. The login of the URL is never sent to them.
     pub sentinel_login: Login,
     /// Used if the URL asks for TLS.
-    pub tls: Tls,
+    pub tls: Source<Tls>,
     /// Every key begins with it.
     pub key_prefix: String,
     /// The most time that one operation may take, with all its commands.
     pub timeout: Duration,
+    /// The most time until a connection can be used, with TLS and login. Also limits the probes.
     pub connect_timeout: Duration,
     /// Connections to each server.
     pub connections: usize,
@@ -123,6 +133,9 @@ pub struct RedisOptions {
     pub expiry_grace: Duration,
     /// Replicas that must confirm a change. `None`: none.
     pub wait: Option<Wait>,
+    /// The layout of the records that are written. An earlier one than the latest is for the
+    /// time in which daemons of an earlier release use the same Redis.
+    pub record_layout: Layout,
 }
 
 /// Redis with a store for each engine. A clone is another handle.
@@ -133,6 +146,7 @@ pub struct RedisDatabase {
 
 struct Shared {
     servers: Servers,
+    needs: Arc<Needs>,
     key_prefix: String,
     timeout: Duration,
     connect_timeout: Duration,
@@ -142,6 +156,7 @@ struct Shared {
     executors: RuntimeExecutors,
     /// Replicas have to confirm what is changed.
     waits: bool,
+    record_layout: Layout,
     /// For what a list confirms in the background.
     confirming: Arc<Semaphore>,
     /// Redis has refused a change for lack of memory.
@@ -152,10 +167,11 @@ impl RedisDatabase {
     /// Starts to connect, and keeps trying. Aligns `clock` with the time of Redis. Needs a
     /// tokio runtime.
     pub fn start(options: RedisOptions, clock: Arc<dyn Clock>) -> Self {
-        let probe_key = format!("{}:probe", options.key_prefix);
-        let servers = Servers::start(&options, Some(probe_key), Timekeeper::new(clock));
+        let needs = Arc::new(Needs::new(&options.key_prefix, options.wait.is_some()));
+        let servers = Servers::start(&options, Some(Arc::clone(&needs)), Timekeeper::new(clock));
         let shared = Shared {
             servers,
+            needs,
             key_prefix: options.key_prefix,
             timeout: options.timeout,
             connect_timeout: options.connect_timeout,
@@ -164,6 +180,7 @@ impl RedisDatabase {
             turns: Turns::new(),
             executors: RuntimeExecutors::default(),
             waits: options.wait.is_some(),
+            record_layout: options.record_layout,
             confirming: Arc::new(Semaphore::new(1)),
             full: AtomicBool::new(false),
         };
@@ -194,6 +211,7 @@ pub struct RedisStore {
 }
 
 const CONNECT: &str = "reach redis";
+const USE: &str = "use redis";
 const READ: &str = "read a record";
 const TOUCH_IT: &str = "touch a record";
 const CREATE: &str = "keep a new record";
@@ -296,7 +314,7 @@ impl RedisStore {
         // exist yet is one that is being created.
         self.index(id, &record, FIRST_VERSION, now).await?;
         let arguments =
-            vec![encode(&record), b"NX".to_vec(), b"PX".to_vec(), self.life(&record, now)];
+            vec![self.encode(&record), b"NX".to_vec(), b"PX".to_vec(), self.life(&record, now)];
         let verb = Verb::Plain("SET");
         let command = Command { verb, key: &key, arguments, durable: true };
         match self.run(doing, command).await? {
@@ -333,7 +351,7 @@ impl RedisStore {
                 // Again in each round: the entry may have been dropped since the last one.
                 self.index(id, &after, after.version, now).await?;
             }
-            let arguments = vec![header, encode(&after), self.life(&after, now)];
+            let arguments = vec![header, self.encode(&after), self.life(&after, now)];
             let verb = Verb::Script(&REPLACE);
             let command = Command { verb, key: &key, arguments, durable: true };
             stored = match self.run(doing, command).await? {
@@ -347,6 +365,12 @@ impl RedisStore {
             // Another daemon was faster, and may have more writers waiting.
             sleep(STEP_ASIDE.mul_f64(rand::random())).await;
         }
+    }
+
+    fn encode(&self, record: &Record) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        codec::encode(record, self.shared.record_layout, &mut bytes);
+        bytes
     }
 
     /// Whether a record that is at least as late as `record` is stored durably.
@@ -405,12 +429,6 @@ fn decode(bytes: Bytes, doing: &'static str, key: &str) -> Result<Record> {
     codec::decode(bytes).map_err(unreadable)
 }
 
-fn encode(record: &Record) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    codec::encode(record, &mut bytes);
-    bytes
-}
-
 #[async_trait]
 impl Store for RedisStore {
     /// With [`Certainty::Durable`], as many replicas confirm it as confirm a change.
@@ -427,17 +445,23 @@ impl Store for RedisStore {
             let arguments = touch_arguments(&touch, store.shared.expiry_grace);
             let verb = Verb::Script(&TOUCH);
             let command = Command { verb, key: &key, arguments, durable: false };
-            let (found, deadline) = match store.run(TOUCH_IT, command).await? {
-                Value::Array(answer) => {
+            let (found, deadline) = match store.shared.servers.run(&command).await {
+                Ok(Value::Array(answer)) => {
                     let [record, deadline] = <[_; 2]>::try_from(answer)
                         .map_err(|_| Failure::Absurd.while_doing(TOUCH_IT, &key))?;
                     let deadline = redis::from_redis_value::<u64>(deadline)
                         .map_err(|_| Failure::Absurd.while_doing(TOUCH_IT, &key))?;
-                    (record, Some(Moment::from_unix_millis(deadline)))
+                    (bytes(record, TOUCH_IT, &key)?, Some(Moment::from_unix_millis(deadline)))
                 }
-                found => (found, None),
+                Ok(found) => (bytes(found, TOUCH_IT, &key)?, None),
+                // Redis takes no changes, or not this one. What it can read is answered.
+                Err(why) if why.is_refused() => {
+                    let read = store.get(READ, &key, Certainty::Current).await;
+                    (read.map_err(|_| why.while_doing(TOUCH_IT, &key))?, None)
+                }
+                Err(why) => return Err(why.while_doing(TOUCH_IT, &key)),
             };
-            let Some(bytes) = bytes(found, TOUCH_IT, &key)? else {
+            let Some(bytes) = found else {
                 return Ok(None);
             };
             let mut record = decode(bytes, TOUCH_IT, &key)?;
@@ -465,30 +489,52 @@ impl Store for RedisStore {
         .await
     }
 
-    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Removed>> {
         self.bounded(DESTROY_IT, move |store| async move {
             let key = store.key(id);
-            let arguments = destroy_arguments(&claim, store.shared.waits);
-            let verb = Verb::Script(&DESTROY);
-            let command = Command { verb, key: &key, arguments, durable: true };
-            // If the record was removed, it is in an array.
-            let (found, removed) = match store.run(DESTROY_IT, command).await? {
-                Value::Array(answer) => {
-                    let [record] = <[_; 1]>::try_from(answer)
-                        .map_err(|_| Failure::Absurd.while_doing(DESTROY_IT, &key))?;
-                    (record, true)
+            let mut verb = &DESTROY;
+            let mut arguments = destroy_arguments(&claim, store.shared.waits);
+            loop {
+                let command =
+                    Command { verb: Verb::Script(verb), key: &key, arguments, durable: true };
+                let answer = match store.run(DESTROY_IT, command).await {
+                    // The key holds a value of another type.
+                    Err(error) if error.kind == StoreErrorKind::Unreadable => {
+                        let verb = Verb::Plain("DEL");
+                        let delete =
+                            Command { verb, key: &key, arguments: Vec::new(), durable: true };
+                        store.run(DESTROY_IT, delete).await?;
+                        return Ok(Some(Removed::Unreadable));
+                    }
+                    answer => answer?,
+                };
+                // If the record was removed, it is in an array.
+                let (found, removed) = match answer {
+                    Value::Array(answer) => {
+                        let [record] = <[_; 1]>::try_from(answer)
+                            .map_err(|_| Failure::Absurd.while_doing(DESTROY_IT, &key))?;
+                        (record, true)
+                    }
+                    found => (found, false),
+                };
+                let Some(bytes) = bytes(found, DESTROY_IT, &key)? else {
+                    return Ok(None);
+                };
+                match (decode(bytes.clone(), DESTROY_IT, &key), removed) {
+                    (Ok(record), true) => {
+                        store.unindex(id, &record);
+                        return Ok(Some(Removed::Record(Arc::new(record))));
+                    }
+                    (Err(_), true) => return Ok(Some(Removed::Unreadable)),
+                    (Ok(_), false) => return Ok(None),
+                    // Only this process can tell that it cannot be read. Again if it was
+                    // replaced in between.
+                    (Err(_), false) => {
+                        verb = &REMOVE;
+                        arguments = vec![bytes.to_vec()];
+                    }
                 }
-                found => (found, false),
-            };
-            let Some(bytes) = bytes(found, DESTROY_IT, &key)? else {
-                return Ok(None);
-            };
-            let record = decode(bytes, DESTROY_IT, &key)?;
-            if !removed {
-                return Ok(None);
             }
-            store.unindex(id, &record);
-            Ok(Some(Arc::new(record)))
         })
         .await
     }
@@ -515,7 +561,15 @@ impl Store for RedisStore {
     }
 
     fn check(&self) -> Result<()> {
-        self.shared.servers.check().map_err(|why| why.while_doing(CONNECT, ""))
+        self.shared.servers.check().map_err(|why| why.while_doing(USE, ""))
+    }
+
+    /// A Redis that has taken no changes since the start was never fit for use.
+    fn check_reading(&self) -> Result<()> {
+        if !self.shared.needs.were_met() {
+            return self.check();
+        }
+        self.shared.servers.check_reading().map_err(|why| why.while_doing(USE, ""))
     }
 
     /// To count the keys, Redis would have to read all of them.

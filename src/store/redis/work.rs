@@ -168,7 +168,7 @@ mod tests {
             clock::{Clock, Moment},
             store::StoreErrorKind,
         },
-        store::redis::{Login, RedisDatabase, RedisOptions, Tls},
+        store::redis::{Login, RedisDatabase, RedisOptions, Source},
     };
 
     struct Still;
@@ -189,13 +189,14 @@ mod tests {
             url: "redis://127.0.0.1:1".parse().expect("a URL"),
             login: Login::default(),
             sentinel_login: Login::default(),
-            tls: Tls::default(),
+            tls: Source::default(),
             key_prefix: "sessiond".to_owned(),
             timeout: Duration::from_secs(20),
             connect_timeout: Duration::from_secs(5),
             connections: 1,
             max_pending,
             expiry_grace: Duration::ZERO,
+            record_layout: crate::store::codec::Layout::LATEST,
             wait: None,
         };
         RedisDatabase::start(options, Arc::new(Still)).store("default")

@@ -17,13 +17,19 @@
 //! | [`committer`] | makes changes durable |
 //! | [`space`] | how full the disk is |
 //! | [`open`] | opens the data directory |
+//! | [`ownership`] | whose the data directory is, and who may read it |
+//! | [`mark`] | what is known to be on the disk |
+//! | [`log`] | reads sled's log |
 //! | [`snapshots`] | checks the files that sled keeps beside its log |
 //! | [`quarantine`] | moves a damaged database aside |
 //! | [`database`] | the database as the process runs it |
 
 mod committer;
 mod database;
+mod log;
+mod mark;
 mod open;
+mod ownership;
 mod principals;
 mod quarantine;
 mod records;
@@ -65,8 +71,8 @@ use crate::session::{
     id::PublicId,
     record::{Claim, Principal, Record, Touch, Update},
     store::{
-        BulkStore, Certainty, Cursor, Listed, Restored, Result, Scanned, Store, StoreError, Swept,
-        Touched, Written,
+        BulkStore, Certainty, Cursor, Listed, Removed, Restored, Result, Scanned, Store,
+        StoreError, Swept, Touched, Written,
     },
 };
 
@@ -86,9 +92,11 @@ pub struct SledOptions {
     pub max_pending: usize,
     /// If fewer bytes than this are free on the disk, creations and updates are refused.
     pub min_free_bytes: u64,
+    /// What an opening does with a database that is damaged beyond repair.
     pub on_damage: OnDamage,
     /// Of creations and updates.
     pub write: Durability,
+    /// Of the removal of a session.
     pub destroy: Durability,
     /// Of updates that roll the id.
     pub roll: Durability,
@@ -171,14 +179,18 @@ impl SledDatabase {
         let opened = open::open(&path, page_bytes, options.on_damage)?;
         let directory = |source| OpenError::Directory { path: path.clone(), source };
         let meta = opened.db.open_tree(META).map_err(|error| unreadable_database(&path, &error))?;
-        let committer =
-            Committer::start(sled::Db::clone(&opened.db), &path, options.flush_interval)
-                .map_err(directory)?;
+        let committer = Committer::start(
+            sled::Db::clone(&opened.db),
+            &path,
+            opened.high_water,
+            options.flush_interval,
+        );
+        let committer = committer.map_err(directory)?;
         let hot_bytes = options.cache_bytes - page_bytes;
         let items = (hot_bytes / 512).max(16) as usize;
         let shared = Arc::new(Shared {
             hot: Cache::with_weighter(items, hot_bytes, ByteWeight),
-            space: Space::new(path.clone(), options.min_free_bytes),
+            space: Space::new(File::open(&path).map_err(directory)?, options.min_free_bytes),
             options,
             committer,
             locks: Locks::new(),
@@ -383,7 +395,7 @@ impl Store for SledStore {
         .await
     }
 
-    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Removed>> {
         self.check()?;
         let level = self.options().destroy;
         // Also if there was no record: whoever removed it may have stopped waiting, or may
