@@ -24,6 +24,7 @@ use prost::Message;
 use sessiond::{
     grpc::{
         pb::{PipelineRequest, ResolveRequest, pipeline_request},
+        peer::{Peer, ReleasedWhenRead},
         session_service::SessionService,
     },
     server::{
@@ -48,7 +49,6 @@ use sessiond::{
     },
 };
 use tokio::runtime::Runtime;
-use tokio_util::sync::CancellationToken;
 
 #[path = "support/mod.rs"]
 mod support;
@@ -302,8 +302,8 @@ fn resolves(criterion: &mut Criterion) {
         observer: metrics,
         max_message_bytes: 64 << 10,
         pipeline_in_flight: 256,
-        stopping: CancellationToken::new(),
     };
+    let peer = Peer::unbounded();
 
     let mut group = criterion.benchmark_group("resolve");
     group.bench_function("present: scan and verify", |bench| {
@@ -331,8 +331,8 @@ fn resolves(criterion: &mut Criterion) {
         requests.iter().map(|request| framed(&request.encode_to_vec())).collect();
     group.bench_function("in the process, hot", |bench| {
         bench.to_async(&runtime).iter(async || {
-            let body = Full::new(unary[next(&turn, SESSIONS)].clone());
-            read(service.unary(OperationKind::Resolve, body).await).await
+            let body = ReleasedWhenRead(Full::new(unary[next(&turn, SESSIONS)].clone()));
+            read(service.unary(OperationKind::Resolve, body, &peer).await).await
         });
     });
     let streams: Vec<Bytes> = requests
@@ -349,8 +349,8 @@ fn resolves(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(PIPELINED as u64));
     group.bench_function("64 in one Pipeline", |bench| {
         bench.to_async(&runtime).iter(async || {
-            let body = Full::new(streams[next(&turn, streams.len())].clone());
-            read(service.pipeline(body)).await
+            let body = ReleasedWhenRead(Full::new(streams[next(&turn, streams.len())].clone()));
+            read(service.pipeline(body, &peer)).await
         });
     });
     group.finish();

@@ -19,11 +19,13 @@ use prost::Message;
 use sessiond::{
     grpc::{
         handler::Handler,
+        health::{HealthService, Serving},
         pb::{
             Credential, DestroyRequest, PipelineRequest, PipelineResponse, ResolveRequest,
             SessionState, TouchRequest, WriteRequest, credential::Kind,
             pipeline_request::Operation, pipeline_response::Result as Answer,
         },
+        peer::{Peer, ReleasedWhenRead},
         session_service::SessionService,
     },
     service::{
@@ -37,7 +39,7 @@ use sessiond::{
     },
     store::memory::MemoryStore,
 };
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 use tonic::{Code, Status, service::Routes};
 
 use super::cookie::{NAME, engine};
@@ -63,9 +65,17 @@ async fn drive(input: &[u8]) {
         observer: Arc::new(Unseen),
         max_message_bytes: 64 << 10,
         pipeline_in_flight: IN_FLIGHT,
-        stopping: CancellationToken::new(),
     };
-    let handler = Handler { auth: None, sessions: Some(service), routes: Routes::default() };
+    let handler = Handler {
+        auth: None,
+        health: HealthService {
+            services: Vec::new(),
+            serving: watch::channel(Serving::default()).1,
+        },
+        sessions: Some(service),
+        unary: None,
+        routes: Routes::default(),
+    };
     let handler = Arc::new(handler);
 
     let create = |sequence| PipelineRequest {
@@ -105,8 +115,9 @@ async fn call(handler: &Arc<Handler>, body: Vec<u8>) -> (Vec<PipelineResponse>, 
     let request = http::Request::post("/sessiond.v1.SessionService/Pipeline")
         .header("content-type", "application/grpc")
         .header("te", "trailers")
-        .body(Full::new(Bytes::from(body)));
-    let answer = handler.handle(request.expect("a valid request")).await.expect("infallible");
+        .body(ReleasedWhenRead(Full::new(Bytes::from(body))));
+    let request = request.expect("a valid request");
+    let answer = handler.handle(request, &Peer::unbounded()).await;
     // A stream without answers may end in the headers.
     let early = Status::from_header_map(answer.headers());
     let collected = answer.into_body().collect().await.expect("the body ends in order");

@@ -21,6 +21,7 @@ use crate::{
         engines::Engines,
         fault::Reason,
         observer::{Observer, OperationKind, Outcome},
+        peer_memory::PeerMemory,
         watchers::Watchers,
     },
     session::{
@@ -73,6 +74,7 @@ pub struct Metrics {
     rpcs: RpcMetrics,
     sessions: Family<OfEngine, Gauge>,
     connections: Gauge,
+    held_bytes: Gauge,
     watchers: Gauge,
     watchers_dropped: Counter,
     stores: StoreFamilies,
@@ -123,6 +125,13 @@ impl Metrics {
         );
         let connections = Gauge::default();
         registry.register("connections", "Open connections of gRPC clients", connections.clone());
+        let held_bytes = Gauge::default();
+        registry.register_with_unit(
+            "held",
+            "Bytes of limits.max_held_bytes in use",
+            Unit::Bytes,
+            held_bytes.clone(),
+        );
         let watchers = Gauge::default();
         registry.register("watchers", "Open WatchSessions streams", watchers.clone());
         let watchers_dropped = Counter::default();
@@ -138,7 +147,16 @@ impl Metrics {
                 .map(|kind| durations.get_or_create_owned(&OfRpc { rpc: kind.name() })),
         };
         let stores = StoreFamilies::register(&mut registry);
-        Arc::new(Self { registry, rpcs, sessions, connections, watchers, watchers_dropped, stores })
+        Arc::new(Self {
+            registry,
+            rpcs,
+            sessions,
+            connections,
+            held_bytes,
+            watchers,
+            watchers_dropped,
+            stores,
+        })
     }
 
     /// A store whose work is counted and timed, and whose failures are logged.
@@ -154,7 +172,13 @@ impl Metrics {
     }
 
     /// The text that Prometheus reads. `connections` are open.
-    pub fn to_text(&self, engines: &Engines, connections: usize, watchers: &Watchers) -> String {
+    pub fn to_text(
+        &self,
+        engines: &Engines,
+        connections: usize,
+        memory: &PeerMemory,
+        watchers: &Watchers,
+    ) -> String {
         for engine in engines.iter() {
             // Of a store that does not know there is no line, rather than a wrong one.
             if let Some(count) = engine.count() {
@@ -163,6 +187,7 @@ impl Metrics {
             }
         }
         self.connections.set(connections.try_into().unwrap_or(i64::MAX));
+        self.held_bytes.set(memory.used().try_into().unwrap_or(i64::MAX));
         self.watchers.set(watchers.count().try_into().unwrap_or(i64::MAX));
         self.watchers_dropped.inner().store(watchers.dropped(), Ordering::Relaxed);
         let mut text = String::new();

@@ -10,11 +10,13 @@
 //! | [`listen`], [`gate`] | sockets, connections, and their protocols |
 //! | [`places`] | how many connections there may be, and which one makes room |
 //! | [`workers`] | the threads that serve connections |
+//! | [`http2`] | a connection, from its preface to its end |
 //! | [`grpc_server`] | the gRPC services of a listener |
 //! | [`cleanup`], [`jitter`] | the periodic cleanup, and times with jitter |
 //! | [`tls`] | certificates and keys |
 //! | [`metrics`], [`scrape`] | the metrics, and the page that shows them |
 //! | [`outages`] | what the log says about a store that fails |
+//! | [`peak`] | when memory is worth giving back |
 //! | [`system`] | the system's clock and randomness |
 //! | [`log`] | the log |
 
@@ -25,10 +27,9 @@ use std::{
     time::Duration,
 };
 
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
     config::{AdoptChoice, Checked, Config, ConfigError, ListenAddr},
@@ -36,12 +37,17 @@ use self::{
     grpc_server::GrpcServer,
     listen::{BindError, Listener},
     metrics::Metrics,
+    peak::Peak,
     scrape::Scraper,
     workers::{Balance, RuntimeExecutors},
 };
 use crate::{
-    grpc::auth::BearerAuth,
-    service::{engines::Engines, watchers::Watchers},
+    grpc::{auth::BearerAuth, health::Serving},
+    service::{
+        engines::Engines,
+        peer_memory::{FREE_BYTES, PeerMemory},
+        watchers::Watchers,
+    },
     session::{
         adoption::{Adoption, Application},
         clock::Clock,
@@ -60,11 +66,13 @@ pub mod cleanup;
 pub mod config;
 mod gate;
 mod grpc_server;
+mod http2;
 mod jitter;
 pub mod listen;
 pub mod log;
 pub mod metrics;
 mod outages;
+mod peak;
 mod places;
 mod scrape;
 pub mod system;
@@ -76,6 +84,8 @@ mod workers;
 const TIME_MARK_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the stores are asked whether they can serve.
 const FITNESS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the process looks whether it keeps much memory that is free.
+const TRIM_INTERVAL: Duration = Duration::from_secs(2);
 /// Follows the name of an engine, for the store with the marks of what it has adopted. No
 /// request can name such an engine.
 const MARKS: &str = "/adopted";
@@ -198,7 +208,8 @@ impl Server {
     /// means that this last sync, or an earlier one, has failed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), StoreError> {
         let stopping = CancellationToken::new();
-        let mut health = HealthReporter::new();
+        let memory = PeerMemory::new(self.config.limits.max_held_bytes.as_usize());
+        let (health, serving) = watch::channel(Fitness::of(&self.engines).serving());
         let services = GrpcServer {
             limits: self.config.limits.clone(),
             slice: self.config.cleanup.slice as usize,
@@ -207,11 +218,10 @@ impl Server {
             engines: self.engines.clone(),
             watchers: Arc::clone(&self.watchers),
             observer: Arc::clone(&self.metrics) as _,
-            health: health.clone(),
+            serving,
             stopping: stopping.clone(),
         };
         let (sessions, admin) = (Arc::new(services.sessions()), Arc::new(services.admin()));
-        set_health(&health, &Fitness::of(&self.engines)).await;
 
         let mut background = JoinSet::new();
         for engine in self.engines.iter() {
@@ -221,7 +231,8 @@ impl Server {
             background.spawn(cleanup::run(Arc::clone(engine), interval, slice, entropy));
         }
         let mut fitness = JoinSet::new();
-        fitness.spawn(watch_fitness(self.engines.clone(), health.clone()));
+        let health = Arc::new(health);
+        fitness.spawn(watch_fitness(self.engines.clone(), Arc::clone(&health)));
         background.spawn(mark_time(Arc::clone(&self.database), Arc::clone(&self.clock)));
         let places = Arc::new([
             ListenerPlaces::new("grpc", self.config.limits.max_connections as usize),
@@ -229,14 +240,17 @@ impl Server {
         ]);
         let connections = Arc::clone(&places);
         let open = move || connections.iter().map(ListenerPlaces::open).sum::<usize>();
+        background.spawn(give_memory_back(open.clone(), Arc::clone(&memory)));
         let scraping = self.scrape.map(|scraper| {
             let (metrics, engines) = (self.metrics, self.engines.clone());
             let (watchers, open) = (self.watchers, open.clone());
-            scraper.serve(move || metrics.to_text(&engines, open(), &watchers))
+            let memory = Arc::clone(&memory);
+            scraper.serve(move || metrics.to_text(&engines, open(), &memory, &watchers))
         });
 
         let mut serving = JoinSet::new();
         let gate = Gate {
+            memory,
             limits: self.config.limits,
             tls: self.tls,
             balance: Balance::between(self.workers.runtimes().count()),
@@ -253,15 +267,8 @@ impl Server {
         stop.await;
         tracing::info!("stopping: no more connections are taken, what is in flight is finished");
         fitness.shutdown().await;
-        health.set_service_status(WHOLE, ServingStatus::NotServing).await;
-        for service in SERVICES {
-            health.set_service_status(service, ServingStatus::NotServing).await;
-        }
+        health.send_replace(Serving::default());
         stopping.cancel();
-        // Ends the streams that watch health, which would delay the stop.
-        for service in [WHOLE].into_iter().chain(SERVICES) {
-            health.clear_service_status(service).await;
-        }
         let grace = self.config.runtime.shutdown_grace;
         let drained =
             tokio::time::timeout(grace.0, async { while serving.join_next().await.is_some() {} });
@@ -278,11 +285,6 @@ impl Server {
         self.database.close(self.clock.now()).await
     }
 }
-
-/// The names that gRPC health answers to. The empty one is the daemon as a whole. The
-/// services also count as serving while they can only read.
-const WHOLE: &str = "";
-const SERVICES: [&str; 2] = ["sessiond.v1.SessionService", "sessiond.v1.SessionAdminService"];
 
 /// What the stores can do, and why no more.
 enum Fitness {
@@ -303,13 +305,12 @@ impl Fitness {
         }
     }
 
-    /// For the daemon as a whole, and for its services.
-    fn status(&self) -> [ServingStatus; 2] {
-        use ServingStatus::{NotServing, Serving};
+    /// Services also count as serving while they can only read.
+    fn serving(&self) -> Serving {
         match self {
-            Self::Fit => [Serving, Serving],
-            Self::OnlyReads(_) => [NotServing, Serving],
-            Self::Unfit(_) => [NotServing, NotServing],
+            Self::Fit => Serving { whole: true, services: true },
+            Self::OnlyReads(_) => Serving { whole: false, services: true },
+            Self::Unfit(_) => Serving { whole: false, services: false },
         }
     }
 
@@ -325,14 +326,6 @@ impl Fitness {
     }
 }
 
-async fn set_health(health: &HealthReporter, fitness: &Fitness) {
-    let [whole, services] = fitness.status();
-    health.set_service_status(WHOLE, whole).await;
-    for service in SERVICES {
-        health.set_service_status(service, services).await;
-    }
-}
-
 /// Marks the time in the database, so that the clock does not go back at the next start.
 async fn mark_time(database: Arc<dyn Database>, clock: Arc<dyn Clock>) {
     loop {
@@ -343,17 +336,37 @@ async fn mark_time(database: Arc<dyn Database>, clock: Arc<dyn Clock>) {
     }
 }
 
+/// Gives memory back to the system after a peak: when the resident memory has grown and grows no
+/// more, and when peers hold much less than before.
+async fn give_memory_back(open: impl Fn() -> usize, memory: Arc<PeerMemory>) {
+    let mut peak = Peak::default();
+    loop {
+        tokio::time::sleep(TRIM_INTERVAL).await;
+        let Ok(resident) = system::resident_bytes() else {
+            return;
+        };
+        let held = memory.used() + open() * FREE_BYTES;
+        if peak.is_over(resident, held) {
+            // It may take long enough to delay who connects.
+            let _ = tokio::task::spawn_blocking(system::give_back_freed_memory).await;
+            peak.given_back(system::resident_bytes().unwrap_or(resident), held);
+        }
+    }
+}
+
 /// Keeps health as the stores report it: NOT_SERVING while a store cannot serve. If a
 /// store can no longer keep its promises, that is permanent.
-async fn watch_fitness(engines: Engines, health: HealthReporter) {
-    let mut before = Fitness::Fit.status();
+async fn watch_fitness(engines: Engines, health: Arc<watch::Sender<Serving>>) {
+    let mut before = Fitness::Fit.serving();
     loop {
         let fitness = Fitness::of(&engines);
-        if fitness.status() != before {
+        let now = fitness.serving();
+        if now != before {
             fitness.log();
         }
-        before = fitness.status();
-        set_health(&health, &fitness).await;
+        before = now;
+        // Watchers are told changes only.
+        health.send_if_modified(|serving| std::mem::replace(serving, now) != now);
         tokio::time::sleep(FITNESS_INTERVAL).await;
     }
 }

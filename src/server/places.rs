@@ -339,16 +339,6 @@ impl PlaceHandle {
         OpenCall(Arc::clone(&self.0))
     }
 
-    /// Completes when the connection should send a GOAWAY and close. Poll it within
-    /// [`until_displaced`](Self::until_displaced), which wakes the task.
-    pub(super) async fn displaced(&self) {
-        poll_fn(|_| match self.is_leaving() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        })
-        .await;
-    }
-
     /// Serves the connection; cut off if it was displaced and does not close in time.
     pub(super) async fn until_displaced(&self, serving: impl Future<Output = ()>) {
         let mut serving = pin!(serving);
@@ -377,7 +367,9 @@ impl PlaceHandle {
         .await;
     }
 
-    fn is_leaving(&self) -> bool {
+    /// True if the connection should send a GOAWAY and close.
+    /// [`until_displaced`](Self::until_displaced) polls again when that changes.
+    pub(super) fn is_leaving(&self) -> bool {
         self.0.leaving.load(Ordering::Acquire)
     }
 }
@@ -531,7 +523,7 @@ mod tests {
         let started = Instant::now();
         let handle = place.handle();
         let serving = async {
-            handle.displaced().await;
+            poll_fn(|_| if handle.is_leaving() { Poll::Ready(()) } else { Poll::Pending }).await;
             std::future::pending::<()>().await;
         };
         let _newcomer = later(places.admit(peer(1)));

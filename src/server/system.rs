@@ -61,6 +61,29 @@ pub fn keep_little_freed_memory() {
 #[cfg(not(target_env = "gnu"))]
 pub fn keep_little_freed_memory() {}
 
+/// Gives freed memory back to the system, also what lies between memory in use: glibc itself
+/// gives back only what is free at the end. It takes milliseconds, and threads that allocate
+/// wait for some of them.
+#[cfg(target_env = "gnu")]
+pub fn give_back_freed_memory() {
+    // SAFETY: it takes a number, and what is in use stays where it is.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Does nothing: other allocators give it back by themselves.
+#[cfg(not(target_env = "gnu"))]
+pub fn give_back_freed_memory() {}
+
+/// The resident memory of this process, in bytes.
+pub fn resident_bytes() -> io::Result<usize> {
+    let statm = fs::read_to_string("/proc/self/statm")?;
+    // proc_pid_statm(5): size, resident and more, in pages.
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
+    let unknown =
+        || io::Error::new(io::ErrorKind::InvalidData, "/proc/self/statm has an unknown format");
+    Ok(pages.ok_or_else(unknown)? * rustix::param::page_size())
+}
+
 /// A clock that reads the wall clock once, at start, and then follows a monotonic clock
 /// that counts suspended time. If the wall clock steps while the daemon runs, no session
 /// expires by it.
@@ -197,6 +220,23 @@ mod tests {
         working.join().expect("it ends");
         assert!(own() >= before + Duration::from_millis(50), "{:?} after {before:?}", own());
         assert!(cpu_time(u32::MAX).is_err(), "there is no such process");
+    }
+
+    /// Small pieces with one in use at the end, as after many connections.
+    #[test]
+    #[cfg(target_env = "gnu")]
+    fn freed_memory_is_given_back() {
+        const PIECES: usize = 64 << 10;
+        let before = resident_bytes().expect("our own is there");
+        let mut pieces: Vec<_> = (0..PIECES).map(|_| vec![1_u8; 1 << 10]).collect();
+        let most = resident_bytes().expect("our own is there");
+        assert!(most > before + (PIECES << 10) / 2, "{before} bytes, then {most}");
+        let last = pieces.pop();
+        drop(pieces);
+        give_back_freed_memory();
+        let after = resident_bytes().expect("our own is there");
+        assert!(after < most - (PIECES << 10) / 2, "{most} bytes, then {after}");
+        drop(last);
     }
 
     #[test]

@@ -1,21 +1,25 @@
 //! What callers see when a store fails or waits.
 
 use std::{
+    convert::Infallible,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use futures_util::future::BoxFuture;
-use hyper::{server::conn::http2, service::service_fn};
+use http::Request;
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use sessiond::{
     grpc::{
         handler::Handler,
+        health::{HealthService, Serving},
         pb::{
             DestroyRequest, PipelineRequest, ResolveRequest, SessionState, TouchRequest,
             WriteRequest, pipeline_request::Operation,
             session_service_client::SessionServiceClient,
         },
+        peer::{Peer, ReleasedWhenRead},
         session_service::SessionService,
     },
     server::{
@@ -40,9 +44,11 @@ use sessiond::{
         store,
     },
 };
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, service::Routes, transport::Channel};
 use tonic_types::StatusExt;
 
@@ -89,11 +95,19 @@ async fn service() -> Service {
         observer: Arc::new(Nobody),
         max_message_bytes: 64 << 10,
         pipeline_in_flight: IN_FLIGHT,
-        stopping: CancellationToken::new(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let uri = format!("http://{}", listener.local_addr().expect("an address"));
-    let handler = Handler { auth: None, sessions: Some(service), routes: Routes::default() };
+    let handler = Handler {
+        auth: None,
+        health: HealthService {
+            services: Vec::new(),
+            serving: watch::channel(Serving::default()).1,
+        },
+        sessions: Some(service),
+        unary: None,
+        routes: Routes::default(),
+    };
     tokio::spawn(serve(listener, Arc::new(handler)));
     let client = SessionServiceClient::connect(uri).await.expect("the service is there");
     Service { client, engine, faults, clock }
@@ -103,7 +117,11 @@ async fn serve(listener: TcpListener, handler: Arc<Handler>) {
     while let Ok((connection, _)) = listener.accept().await {
         connection.set_nodelay(true).expect("it can be set");
         let handler = Arc::clone(&handler);
-        let answer = service_fn(move |request| handler.handle(request));
+        let peer = Peer::unbounded();
+        let answer = service_fn(move |request: Request<Incoming>| {
+            let answering = handler.handle(request.map(ReleasedWhenRead), &peer);
+            async { Ok::<_, Infallible>(answering.await) }
+        });
         let http = http2::Builder::new(TokioExecutor::new());
         tokio::spawn(http.serve_connection(TokioIo::new(connection), answer));
     }

@@ -24,6 +24,7 @@ mod layouts;
 mod lifetimes;
 mod listeners;
 mod messages_in_documents;
+mod peers;
 mod pipelines;
 mod places;
 mod principals;

@@ -50,16 +50,26 @@ pub(crate) fn interpreter() -> Result<PathBuf, String> {
 
 /// The command that starts the Python example, or why this machine cannot.
 pub(crate) fn python() -> Result<Command, String> {
+    python_script("examples/python-wsgi/app.py")
+}
+
+/// How to run a Python script with the packages of the example.
+pub(crate) fn python_script(script: &str) -> Result<Command, String> {
     let mut command = Command::new(interpreter()?);
-    command.arg(here("examples/python-wsgi/app.py"));
+    command.arg(here(script));
     Ok(command)
 }
 
 /// The command that starts the Node example, or why this machine cannot.
 pub(crate) fn node() -> Result<Command, String> {
+    node_script("examples/node-express/app.js")
+}
+
+/// How to run a Node script with the packages of the example.
+pub(crate) fn node_script(script: &str) -> Result<Command, String> {
     let home = packages("node", "examples/node-express", &["package.json"], "install")?;
     let mut command = Command::new("node");
-    command.arg(here("examples/node-express/app.js")).env("NODE_PATH", home.join("node_modules"));
+    command.arg(here(script)).env("NODE_PATH", home.join("node_modules"));
     Ok(command)
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod browser;
 pub(crate) mod daemon;
 pub(crate) mod ending;
 pub(crate) mod flaky;
+pub(crate) mod frames;
 pub(crate) mod frontend;
 pub(crate) mod health;
 pub(crate) mod markdown;
