@@ -293,7 +293,7 @@ impl Shared {
             let Gathered { waiting, sync_due, stopping } = self.gather(flush_interval, pause);
             let is_synced = |waiter: &Waiter| waiter.durability == Durability::Synced;
             let sync = stopping || sync_due || waiting.iter().any(is_synced);
-            let outcome = self.flush(db, log, sync);
+            let outcome = self.flush(db, log, sync, stopping || sync_due);
             pause = outcome.is_err();
             for waiter in waiting {
                 (waiter.done)(outcome.clone().map_err(Failure::into_error));
@@ -340,7 +340,14 @@ impl Shared {
         self.written_bytes.load(Ordering::SeqCst) - synced
     }
 
-    fn flush(&self, db: &sled::Db, log: &File, sync: bool) -> std::result::Result<(), Failure> {
+    /// With `is_due` the mark lists the segments anew.
+    fn flush(
+        &self,
+        db: &sled::Db,
+        log: &File,
+        sync: bool,
+        is_due: bool,
+    ) -> std::result::Result<(), Failure> {
         if let Some(failure) = self.failure.get() {
             return Err(failure.clone());
         }
@@ -348,20 +355,22 @@ impl Shared {
         let changed = self.changed.load(Ordering::SeqCst);
         let written = self.written_bytes.load(Ordering::SeqCst);
         let flushed = db.flush().map_err(|error| self.fail_flush(io::Error::other(error)))? as u64;
-        self.look()?;
-        self.flushed.store(changed, Ordering::SeqCst);
         self.written_bytes.fetch_add(flushed, Ordering::SeqCst);
         if !sync && self.unsynced_bytes() < SYNC_BYTES {
+            self.look()?;
+            self.flushed.store(changed, Ordering::SeqCst);
             return Ok(());
         }
         // Before the sync, which makes all of it safe.
         let end = written_end(db);
-        let segments = db.context.pagecache.log.iter_from(0).segments;
         log.sync_data().map_err(|error| self.fail_flush(error))?;
         self.look()?;
+        self.flushed.store(changed, Ordering::SeqCst);
         self.synced.store(changed, Ordering::SeqCst);
-        let numbers = segments.into_iter().map(|(number, offset)| (number.max(0) as u64, offset));
-        self.high_water.raise(end, numbers.collect());
+        self.high_water.raise(end, is_due, || {
+            let segments = db.context.pagecache.log.iter_from(0).segments;
+            segments.into_iter().map(|(number, offset)| (number.max(0) as u64, offset)).collect()
+        });
         self.synced_bytes.store(written + flushed, Ordering::SeqCst);
         let _queue = self.queue.lock();
         self.room.notify_all();

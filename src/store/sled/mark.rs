@@ -188,17 +188,29 @@ impl HighWater {
         Ok(Found::Whole(Self(Mutex::new(inner))))
     }
 
-    /// Marks that everything before `end` is on the disk. `segments` are those in use, as
-    /// they were before the sync.
-    pub(super) fn raise(&self, end: u64, segments: BTreeMap<u64, u64>) {
+    /// Marks that everything before `end` is on the disk. `in_use` lists the segments that are
+    /// in use. It is asked if it `is_due`, and when the log has come to another segment: before
+    /// that, none that was free can be in use again.
+    pub(super) fn raise(
+        &self,
+        end: u64,
+        is_due: bool,
+        in_use: impl FnOnce() -> BTreeMap<u64, u64>,
+    ) {
         let mut inner = self.0.lock();
         if inner.given_up {
             return;
         }
-        let unused = &inner.unused;
-        let is_in_use = |number: u64| number < end && !unused.contains(&number);
-        let segments = segments.into_iter().filter(|(number, _)| is_in_use(*number)).collect();
-        inner.mark = Mark { phase: Phase::Open, end, segments };
+        let before = &inner.mark;
+        let last_segment = |end: u64| normal(end.saturating_sub(1));
+        let has_moved = last_segment(before.end) != last_segment(end);
+        if is_due || has_moved || before.phase != Phase::Open {
+            let unused = &inner.unused;
+            let is_in_use = |number: u64| number < end && !unused.contains(&number);
+            let segments = in_use().into_iter().filter(|(number, _)| is_in_use(*number)).collect();
+            inner.mark = Mark { phase: Phase::Open, end, segments };
+        }
+        inner.mark.end = end;
         let slot = 1 + inner.sequence as usize % (SLOTS - 1);
         match inner.write(slot) {
             Ok(()) => inner.failed = false,
@@ -351,4 +363,109 @@ fn are_needed(reader: &mut Reader<'_>, found: &Log, end: u64, holes: &[Hole]) ->
         })?;
     }
     Ok(needed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::store::sled::open::{OnDamage, OpenError, Opened, open};
+
+    fn opened(path: &Path) -> Result<Opened, OpenError> {
+        open(path, 1 << 20, OnDamage::Refuse)
+    }
+
+    /// As the committer does it.
+    fn sync(opened: &Opened, path: &Path) {
+        opened.db.flush().expect("flushed");
+        let log = &opened.db.context.pagecache.log;
+        let end = (log.stable_offset() + 1) as u64;
+        File::open(path.join("db")).expect("a log").sync_data().expect("synced");
+        opened.high_water.raise(end, false, || {
+            let segments = log.iter_from(0).segments.into_iter();
+            segments.map(|(number, offset)| (number as u64, offset)).collect()
+        });
+    }
+
+    /// A database whose log was written several times over, and the marks that were there
+    /// meanwhile.
+    fn churned() -> (tempfile::TempDir, Vec<Vec<u8>>) {
+        let directory = tempfile::tempdir().expect("a scratch folder");
+        let database = opened(directory.path()).expect("it opens");
+        let mut marks = Vec::new();
+        for round in 0..40_u32 {
+            for number in 0..120_u32 {
+                // A part of them changes in each round.
+                if round == 0 || (number + round) % 3 == 0 {
+                    database
+                        .db
+                        .insert(number.to_be_bytes(), vec![round as u8; 60_000])
+                        .expect("taken");
+                }
+                if number % 20 == 0 {
+                    sync(&database, directory.path());
+                }
+            }
+            marks.push(fs::read(directory.path().join(MARK_FILE)).expect("a mark"));
+        }
+        let log = File::open(directory.path().join("db")).expect("a log");
+        let (_, last) = newest(&open_mark(directory.path())).expect("readable").expect("a mark");
+        let written = last.end / SEGMENT;
+        let places = log.metadata().expect("a size").len() / SEGMENT;
+        assert!(written > places + 5, "expected segments to be used again: {written} in {places}");
+        drop(database);
+        (directory, marks)
+    }
+
+    fn open_mark(path: &Path) -> File {
+        File::open(path.join(MARK_FILE)).expect("a mark")
+    }
+
+    fn missing_in(path: &Path) -> Option<String> {
+        let log = File::open(path.join("db")).expect("a log");
+        let found = Log::read(&log).expect("readable");
+        let (_, mark) = newest(&open_mark(path)).expect("readable").expect("a mark");
+        let covered = crate::store::sled::snapshots::covered(path).expect("readable");
+        missing(&log, &found, covered, &mark).expect("readable")
+    }
+
+    /// A loss of power may leave any older mark.
+    #[test]
+    fn an_older_mark_is_true_as_well() {
+        let (directory, marks) = churned();
+        let path = directory.path();
+        assert_eq!(missing_in(path), None, "after a clean stop");
+        for (number, mark) in marks.iter().enumerate() {
+            fs::write(path.join(MARK_FILE), mark).expect("written");
+            assert_eq!(missing_in(path), None, "with the mark after round {number}");
+        }
+        drop(opened(path).expect("it opens"));
+        assert_eq!(missing_in(path), None, "after another clean stop");
+    }
+
+    #[test]
+    fn the_newest_whole_slot_counts() {
+        let scratch = tempfile::NamedTempFile::new().expect("a file");
+        let file = scratch.reopen().expect("opened");
+        assert_eq!(newest(&file).expect("readable"), None, "of an empty file");
+        let mark =
+            |end| Mark { phase: Phase::Open, end, segments: [(end, 7), (end + 1, 9)].into() };
+        for (slot, sequence) in [(0, 4), (1, 6), (2, 5)] {
+            let at = (slot * SLOT_BYTES) as u64;
+            file.write_all_at(&mark(sequence).encode(sequence), at).expect("written");
+        }
+        for expected in [6, 5, 4] {
+            let found = newest(&file).expect("readable");
+            assert_eq!(found, Some((expected, mark(expected))));
+            let slot = match expected {
+                4 => 0,
+                6 => 1,
+                _ => 2,
+            };
+            file.write_all_at(b"\xff", (slot * SLOT_BYTES + 50) as u64).expect("torn");
+        }
+        assert_eq!(newest(&file).expect("readable"), None, "all are torn");
+        assert!(is_ours(&fs::read(scratch.path()).expect("readable")), "and yet ours");
+    }
 }
