@@ -6,7 +6,7 @@ use std::time::Duration;
 use sessiond::{
     session::{
         clock::{Clock, Moment},
-        cookie::{Cookie, CookieAttributes, values},
+        cookie::{Cookie, CookieAttributes, MAX_HEADER_LEN, values},
         credential::{Absence, Credential, MAX_CANDIDATES},
         engine::Engine,
         id::Entropy,
@@ -79,6 +79,11 @@ pub(crate) fn run(input: &[u8]) {
     }
 
     let presented = ENGINE.present(Credential::CookieHeader(&header));
+    if header.len() > MAX_HEADER_LEN {
+        let seen = (presented.absence(), presented.proven().count());
+        assert_eq!(seen, (Absence::Invalid, 0), "expected nothing of a header that is too long");
+        return;
+    }
     // A value in a header proves an id exactly if it does so as a token alone.
     let alone: Vec<_> = found
         .iter()
@@ -99,10 +104,10 @@ pub(crate) fn run(input: &[u8]) {
     assert_eq!(nothing, found.is_empty(), "expected NONE exactly when there is no such cookie");
 
     // A cookie is found after any other text, unless too many candidates come before it.
-    if found.len() < MAX_CANDIDATES {
-        let mut longer = header.clone();
-        longer.extend_from_slice(b"; sid=");
-        longer.extend_from_slice(TOKENS[0].expose().as_bytes());
+    let mut longer = header.clone();
+    longer.extend_from_slice(b"; sid=");
+    longer.extend_from_slice(TOKENS[0].expose().as_bytes());
+    if found.len() < MAX_CANDIDATES && longer.len() <= MAX_HEADER_LEN {
         let last = values(&longer, NAME).last();
         assert_eq!(last, Some(TOKENS[0].expose().as_bytes()), "expected the cookie at the end");
         let more = ENGINE.present(Credential::CookieHeader(&longer)).proven().count();
