@@ -140,5 +140,5 @@ impl Routed {
 }
 
 fn infallible(polled: Poll<Option<Result<Frame<Bytes>, std::convert::Infallible>>>) -> Polled {
-    polled.map(|frame| frame.map(|Ok(frame)| Ok(frame)))
+    polled.map(|frame| frame.map(|frame| frame.map_err(|never| match never {})))
 }

@@ -262,9 +262,12 @@ mod tests {
         Record { extension: Extension { former, unknown }, ..record() }
     }
 
+    /// The name of a file in tests/records, its layout, the record and the content.
+    type Kept = (&'static str, Layout, fn() -> Record, &'static [u8]);
+
     /// The records that earlier releases wrote, and this one writes. These files never change:
     /// stored records must stay readable forever.
-    const KEPT: [(&str, Layout, fn() -> Record, &[u8]); 3] = [
+    const KEPT: [Kept; 3] = [
         ("layout-1", Layout::One, record, include_bytes!("../../tests/records/layout-1")),
         ("layout-2", Layout::Two, record, include_bytes!("../../tests/records/layout-2")),
         (

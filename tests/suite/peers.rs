@@ -58,7 +58,7 @@ fn whole_call(stream: u32) -> Vec<u8> {
 
 async fn is_answered(peer: &mut RawPeer, stream: u32) {
     peer.send(&[whole_call(stream)]).await;
-    let ended = peer.to_end(&[stream]).await;
+    let ended = peer.until_end(&[stream]).await;
     let (octets, end) = &ended[&stream];
     assert_eq!((count(octets), end.kind), (1, HEADERS), "{end:?}");
 }
@@ -76,7 +76,7 @@ async fn many_small_messages_at_once_are_held_by_flow_control() {
         }
         frames.extend(streams.iter().map(|id| frame(DATA, END_STREAM, *id, b"")));
         peer.send(&frames).await;
-        let ended = peer.to_end(streams).await;
+        let ended = peer.until_end(streams).await;
         let answers: u64 = ended.values().map(|(octets, _)| count(octets)).sum();
         assert_eq!(answers, MANY, "over {} pipelines", streams.len());
     }
@@ -116,7 +116,7 @@ async fn a_message_may_come_octet_by_octet() {
     }
     frames.push(frame(DATA, END_STREAM, 1, b""));
     peer.send(&frames).await;
-    let ended = peer.to_end(&[1]).await;
+    let ended = peer.until_end(&[1]).await;
     assert_eq!(count(&ended[&1].0), 400);
 }
 
@@ -153,7 +153,7 @@ async fn calls_that_are_late_end_no_pipeline() {
         stream += 100;
         let timeout = [("grpc-timeout", "1n")];
         peer.send(&ids.iter().map(|id| call(*id, RESOLVE, &timeout)).collect::<Vec<_>>()).await;
-        peer.to_end(&ids).await;
+        peer.until_end(&ids).await;
         // The message was on its way.
         peer.send(&ids.iter().map(|id| data(*id, b"\0")).collect::<Vec<_>>()).await;
     }

@@ -208,7 +208,7 @@ impl RawPeer {
     }
 
     /// Reads until these streams have ended. Gives the octets of each one's DATA, and its end.
-    pub(crate) async fn to_end(&mut self, streams: &[u32]) -> BTreeMap<u32, (Vec<u8>, Frame)> {
+    pub(crate) async fn until_end(&mut self, streams: &[u32]) -> BTreeMap<u32, (Vec<u8>, Frame)> {
         let mut open: BTreeMap<u32, Vec<u8>> = streams.iter().map(|id| (*id, Vec::new())).collect();
         let mut ended = BTreeMap::new();
         while !open.is_empty() {
