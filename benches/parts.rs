@@ -26,13 +26,10 @@ use sessiond::{
         pb::{PipelineRequest, ResolveRequest, pipeline_request},
         session_service::SessionService,
     },
-    server::{
-        metrics::Metrics,
-        system::{SystemClock, SystemEntropy},
-    },
+    server::{clock::SystemClock, metrics::Metrics, system::SystemEntropy},
     service::{engines::Engines, observer::OperationKind},
     session::{
-        clock::{Clock, Moment},
+        clock::{Clock, Moment, WallOffset},
         cookie::candidates,
         credential::Credential,
         data::Data,
@@ -97,7 +94,8 @@ fn tokens_and_cookies(criterion: &mut Criterion) {
     }
     let (cookie, token) = (cookie(), keyring.sign(&id));
     group.bench_function("set-cookie", |bench| {
-        bench.iter(|| cookie.set(black_box(&token), NOW + LIFETIME.duration, NOW));
+        bench
+            .iter(|| cookie.set(black_box(&token), NOW + LIFETIME.duration, NOW, WallOffset::ZERO));
     });
     group.finish();
 }

@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::fault::{Fault, Reason};
 use crate::session::{
-    clock::Moment,
+    clock::WallTime,
     event::{Cause, Event, EventKind, EventSink},
     id::PublicId,
     record::Principal,
@@ -61,7 +61,7 @@ pub struct WatchedEvent {
     pub session: PublicId,
     /// The principal after the event; of a session that has ended, its last one.
     pub principal: Principal,
-    pub time: Moment,
+    pub time: WallTime,
     pub kind: WatchedKind,
 }
 

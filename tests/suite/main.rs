@@ -6,6 +6,7 @@
 mod administration;
 mod adoption;
 mod boundaries;
+mod clocks;
 mod concurrency;
 mod configuration;
 mod configuration_reference;
@@ -31,6 +32,7 @@ mod redis_scan;
 mod redis_store;
 mod redis_work;
 mod resolving;
+mod secret_files;
 mod support;
 mod transfer;
 mod watching;
