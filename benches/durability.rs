@@ -119,6 +119,7 @@ fn record() -> Record {
         duration: None,
         principal: Default::default(),
         data: data(b'x'),
+        extension: Default::default(),
     }
 }
 
@@ -142,6 +143,7 @@ async fn writes(store: &Arc<SledStore>, round: u32) -> f64 {
                         limit_bytes: 1 << 16,
                     },
                     next_verifier: VERIFIER,
+                    roll_grace: Duration::from_secs(60),
                     roll: false,
                     principal: None,
                     duration: None,

@@ -30,7 +30,7 @@ use sessiond::{
     service::{engines::Engines, observer::OperationKind},
     session::{
         clock::{Clock, Moment, WallOffset},
-        cookie::candidates,
+        cookie::values,
         credential::Credential,
         data::Data,
         engine::{Engine, WriteOptions},
@@ -40,7 +40,7 @@ use sessiond::{
         store::{Certainty, Store},
     },
     store::{
-        codec,
+        codec::{self, Layout},
         sled::{Durability, SledDatabase, SledOptions},
     },
 };
@@ -89,7 +89,7 @@ fn tokens_and_cookies(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("cookie");
     for (what, header) in [("scan, alone", &alone), ("scan, among others", &among)] {
         group.bench_function(what, |bench| {
-            bench.iter(|| candidates(black_box(header.as_bytes()), COOKIE).count());
+            bench.iter(|| values(black_box(header.as_bytes()), COOKIE).count());
         });
     }
     let (cookie, token) = (cookie(), keyring.sign(&id));
@@ -109,20 +109,21 @@ fn record() -> Record {
         duration: None,
         principal: Default::default(),
         data: Data::parse(data(DATA_BYTES).into()).expect("JSON"),
+        extension: Default::default(),
     }
 }
 
 fn records(criterion: &mut Criterion) {
     let record = record();
     let mut encoded = Vec::new();
-    codec::encode(&record, &mut encoded);
+    codec::encode(&record, Layout::LATEST, &mut encoded);
     let encoded = Bytes::from(encoded);
     let mut group = criterion.benchmark_group("record");
     group.bench_function("encode", |bench| {
         let mut bytes = Vec::new();
         bench.iter(|| {
             bytes.clear();
-            codec::encode(black_box(&record), &mut bytes);
+            codec::encode(black_box(&record), Layout::LATEST, &mut bytes);
             bytes.len()
         });
     });
@@ -257,6 +258,7 @@ fn resolves(criterion: &mut Criterion) {
         keyring: keyring(),
         cookie: cookie(),
         lifetime: LIFETIME,
+        roll_grace: Duration::from_secs(60),
         automatic_touch: true,
         max_data_bytes: 64 << 10,
     };

@@ -374,6 +374,7 @@ impl Rig {
                 duration: None,
                 principal: Default::default(),
                 data: data.clone(),
+                extension: Default::default(),
             };
             let store = Arc::clone(&store);
             async move {

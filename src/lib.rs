@@ -34,6 +34,9 @@
 //!
 //! ARCHITECTURE.md explains the details.
 
+// Here and not in Cargo.toml: tests, benchmarks and examples publish nothing.
+#![warn(missing_docs)]
+
 pub mod grpc;
 pub mod server;
 pub mod service;

@@ -31,19 +31,29 @@ async function call(response, method, message) {
     const done = (error, value) => (error ? reject(error) : resolve(value));
     sessiond[method](message, { deadline }, done);
   });
-  for (const value of answer.set_cookie) response.append('Set-Cookie', value);
+  // Of several values, the last one counts.
+  if (answer.set_cookie.length) response.set('Set-Cookie', answer.set_cookie);
   return answer;
+}
+
+// The session of a request, a new one if it has none, and the credential to go on with.
+async function open(response, credential) {
+  const { state, session, token } = await call(response, 'Resolve', { credential, create: true });
+  // SUPERSEDED: a login in a parallel request has just changed the id. The browser is about to
+  // get its cookie, so this response brings none. Sent again, the request has the new one.
+  if (!session) throw Object.assign(new Error(state), { code: grpc.status.ABORTED });
+  return { session, credential: token ? { token } : credential };
 }
 
 // Reads the session, changes its data, and writes them back: again when a parallel
 // request was faster.
-async function update(response, credential, change) {
+async function update(response, presented, change) {
   for (let attempt = 1; ; attempt++) {
-    const found = await call(response, 'Resolve', { credential });
-    const changed = change(found.session ? JSON.parse(found.session.data) : {});
-    const write = { set: JSON.stringify(changed) }; // Without a session it creates one.
+    const { session: before, credential } = await open(response, presented);
+    const changed = change(JSON.parse(before.data));
     // Only on top of what was read. Otherwise one of two parallel changes would be lost.
-    if (found.session) Object.assign(write, { credential, if_version: found.session.version });
+    const write = { credential, set: JSON.stringify(changed), if_version: before.version };
+    presented = credential;
     try {
       const { session } = await call(response, 'Write', write);
       return { ...changed, session };
@@ -83,10 +93,9 @@ app.post('/login', async ({ body, credential }, response) => {
   // A real application checks a password here.
   const user = text(body?.user);
   if (!user) return response.status(400).send('expected a user of at most 256 bytes\n');
+  const opened = await open(response, credential);
   // A new id: somebody who knows the old one must not be logged in with it.
-  const write = { principal: user, roll: true };
-  const { session } = await call(response, 'Resolve', { credential });
-  if (session) write.credential = credential; // Otherwise this Write creates a session.
+  const write = { credential: opened.credential, principal: user, roll: true };
   await call(response, 'Write', write);
   response.send(`user: ${user}\n`);
 });

@@ -25,17 +25,28 @@ RACES = {grpc.StatusCode.ABORTED, grpc.StatusCode.NOT_FOUND}
 TRY_LATER = RACES | {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
+class Superseded(Exception):
+    """A login in a parallel request has just changed the id.
+
+    The browser is about to get its cookie, so this response brings none. Sent again, the request has the new one.
+    """
+
+
+def open_session(call, credential):
+    """The session of a request, a new one if it has none, and the credential to go on with."""
+    found = call(sessiond.Resolve, pb.ResolveRequest(credential=credential, create=True))
+    if not found.HasField("session"):
+        raise Superseded
+    return found.session, pb.Credential(token=found.token) if found.token else credential
+
+
 def update(call, credential, change):
     """Reads the session, changes its data, and writes them back: again when a parallel request was faster."""
     for attempts_left in reversed(range(ATTEMPTS)):
-        found = call(sessiond.Resolve, pb.ResolveRequest(credential=credential))
-        data, write = {}, pb.WriteRequest()  # Without a session this Write creates one.
-        if found.HasField("session"):
-            data = json.loads(found.session.data)
-            # Only on top of what was read. Otherwise one of two parallel changes would be lost.
-            write = pb.WriteRequest(credential=credential, if_version=found.session.version)
-        changed = change(data)
-        write.set = json.dumps(changed)
+        session, credential = open_session(call, credential)
+        changed = change(json.loads(session.data))
+        # Only on top of what was read. Otherwise one of two parallel changes would be lost.
+        write = pb.WriteRequest(credential=credential, set=json.dumps(changed), if_version=session.version)
         try:
             return changed, call(sessiond.Write, write).session
         except grpc.RpcError as error:
@@ -68,11 +79,9 @@ def login(call, credential, environ):
     user = form(environ, "user")
     if not user:
         return "400 Bad Request", "expected a user of at most 256 bytes\n"
+    _, credential = open_session(call, credential)
     # A new id: somebody who knows the old one must not be logged in with it.
-    write = pb.WriteRequest(principal=user, roll=True)
-    if call(sessiond.Resolve, pb.ResolveRequest(credential=credential)).HasField("session"):
-        write.credential.CopyFrom(credential)  # Otherwise this Write creates a session.
-    call(sessiond.Write, write)
+    call(sessiond.Write, pb.WriteRequest(credential=credential, principal=user, roll=True))
     return "200 OK", f"user: {user}\n"
 
 
@@ -91,21 +100,24 @@ PAGES = {
 
 def app(environ, start_response):
     headers = [("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store")]
+    cookies = []
 
     def call(method, request):
         answer = method(request, timeout=TIMEOUT_SECONDS)
-        headers.extend(("Set-Cookie", value) for value in answer.set_cookie)
+        # Of several values, the last one counts.
+        cookies[:] = answer.set_cookie or cookies
         return answer
 
     page = PAGES.get((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
     credential = pb.Credential(cookie_header=environ.get("HTTP_COOKIE", ""))
     try:
         status, text = page(call, credential, environ) if page else ("404 Not Found", "")
-    except grpc.RpcError as error:
-        if error.code() not in TRY_LATER:
+    except (grpc.RpcError, Superseded) as error:
+        if isinstance(error, grpc.RpcError) and error.code() not in TRY_LATER:
             raise
         headers.append(("Retry-After", "1"))
         status, text = "503 Service Unavailable", "try again in a moment\n"
+    headers.extend(("Set-Cookie", value) for value in cookies)
     start_response(status, headers)
     return [text.encode()]
 

@@ -21,8 +21,8 @@ pub(crate) static KEYRING: LazyLock<Keyring> = LazyLock::new(|| keyring(&SECRETS
 /// A token of the first secret and one of the second.
 pub(crate) static TOKENS: LazyLock<[Token; 2]> = LazyLock::new(|| {
     [
-        keyring(&SECRETS[..1]).sign(&id(b"0123456789abcdefghijklmnopqrstuv")),
-        keyring(&SECRETS[1..]).sign(&id(b"Zm9vYmFyYmF6cXV4XzAxMjM0NTY3ODlh")),
+        keyring(&SECRETS[..1]).sign(&id(b"0123456789abcdefghijklmnopqrstuvwxyzABCD")),
+        keyring(&SECRETS[1..]).sign(&id(b"Zm9vYmFyYmF6cXV4XzAxMjM0NTY3ODlhYmNkZWZn")),
     ]
 });
 

@@ -285,7 +285,7 @@ mod tests {
             data::Data,
             engine::Destroyed,
             id::{SessionId, VerifierHash},
-            record::{Principal, Record},
+            record::{Extension, Principal, Record},
             token::{Keyring, Secret},
         },
     };
@@ -310,7 +310,9 @@ mod tests {
             Lookup::Absent(Absence::None) => pb::SessionState::None,
             Lookup::Absent(Absence::Invalid) => pb::SessionState::Invalid,
             Lookup::Absent(Absence::NotFound) => pb::SessionState::NotFound,
-            Lookup::Absent(Absence::Superseded) => pb::SessionState::Superseded,
+            Lookup::Absent(Absence::Superseded | Absence::JustSuperseded) => {
+                pb::SessionState::Superseded
+            }
             Lookup::Absent(Absence::Expired) => pb::SessionState::Expired,
         };
         state.into()
@@ -382,6 +384,7 @@ mod tests {
                         duration: None,
                         principal: Principal::new(principal.as_bytes()).expect("not too long"),
                         data: Data::from_stored(data.into()).expect("text"),
+                        extension: Extension::default(),
                     };
                     let id = PublicId::from_bytes(id);
                     let offset = WallOffset::from_millis(offset);
@@ -409,6 +412,7 @@ mod tests {
             Absence::NotFound,
             Absence::Superseded,
             Absence::Expired,
+            Absence::JustSuperseded,
         ]);
         prop_oneof![any_live().prop_map(Lookup::Live), absence.prop_map(Lookup::Absent)]
     }

@@ -17,6 +17,7 @@ pub struct BearerAuth {
 }
 
 impl BearerAuth {
+    /// Keeps only SHA-256 hashes of the tokens. Without tokens, every call is refused.
     pub fn new<'t>(tokens: impl IntoIterator<Item = &'t [u8]>) -> Self {
         Self { hashes: tokens.into_iter().map(|token| Sha256::digest(token).into()).collect() }
     }

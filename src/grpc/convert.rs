@@ -12,7 +12,7 @@ use crate::{
             Destroy, DestroyRequest, Operation, Resolve, ResolveRequest, Touch, TouchRequest,
             Write, WriteRequest,
         },
-        transfer::ImportRecord,
+        transfer::{ImportFormer, ImportRecord},
         watchers::{WatchedEvent, WatchedKind},
     },
     session::{
@@ -22,6 +22,7 @@ use crate::{
         engine::ResolveOptions,
         event::Cause,
         principals::Scope,
+        record::Former,
         transfer::{Entry, Kind},
     },
 };
@@ -119,7 +120,7 @@ pub(super) fn absence(absence: Absence) -> pb::SessionState {
         Absence::None => pb::SessionState::None,
         Absence::Invalid => pb::SessionState::Invalid,
         Absence::NotFound => pb::SessionState::NotFound,
-        Absence::Superseded => pb::SessionState::Superseded,
+        Absence::Superseded | Absence::JustSuperseded => pb::SessionState::Superseded,
         Absence::Expired => pb::SessionState::Expired,
     }
 }
@@ -189,6 +190,7 @@ pub(super) fn exported(
         duration: record.duration.map(duration),
         data: record.data.text().clone(),
         adoption_mark: *kind == Kind::Mark,
+        former: record.extension.former.iter().map(|one| former(one, offset)).collect(),
     }
 }
 
@@ -205,6 +207,21 @@ pub(super) fn imported(record: pb::SessionRecord) -> ImportRecord {
         idle_deadline: record.idle_deadline.map(raw_time),
         duration: record.duration.map(raw_duration),
         data: record.data,
+        former: record
+            .former
+            .into_iter()
+            .map(|former| ImportFormer {
+                verifier_sha256: former.verifier_sha256,
+                roll_time: former.roll_time.map(raw_time),
+            })
+            .collect(),
+    }
+}
+
+fn former(former: &Former, offset: WallOffset) -> pb::FormerVerifier {
+    pb::FormerVerifier {
+        verifier_sha256: bytes::Bytes::copy_from_slice(former.verifier.as_bytes()),
+        roll_time: Some(timestamp(offset.wall(former.rolled).min(LAST))),
     }
 }
 

@@ -1,5 +1,9 @@
 //! The messages, services and methods generated from `proto/`.
 
+// The contract explains all messages. What is generated beside them, such as the variants of
+// the methods, has no text there.
+#![allow(missing_docs)]
+
 use std::fmt;
 
 tonic::include_proto!("sessiond.v1");

@@ -37,8 +37,11 @@ const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// The service, over the engines of a daemon.
 pub struct SessionService {
+    /// The engines that requests may name.
     pub engines: Engines,
+    /// Is told how each operation ended, those of a pipeline included.
     pub observer: Arc<dyn Observer>,
+    /// Larger messages are refused before they are read. In bytes, without the frame's header.
     pub max_message_bytes: usize,
     /// Operations of one pipeline in flight.
     pub pipeline_in_flight: usize,
@@ -49,7 +52,9 @@ pub struct SessionService {
 /// A call of the service.
 #[derive(Debug, Clone, Copy)]
 pub enum Call {
+    /// One request and one answer. The kind is what the metrics count.
     Unary(OperationKind),
+    /// A stream of operations. It is not counted itself; its operations are.
     Pipeline,
 }
 

@@ -62,6 +62,7 @@ pub struct SystemClock<M = LinuxMachine> {
 }
 
 impl SystemClock {
+    /// Starts at the wall clock of this machine.
     pub fn start() -> Self {
         Self::over(LinuxMachine)
     }
@@ -99,12 +100,12 @@ impl<M: Machine> SystemClock<M> {
     }
 
     fn at(&self, since_boot: Duration) -> Moment {
-        let millis = whole_millis(since_boot);
+        let millis = millis_of(since_boot);
         Moment::from_unix_millis(millis.saturating_add_signed(self.origin.load(Ordering::Relaxed)))
     }
 
     fn set(&self, now: Moment, since_boot: Duration) {
-        let origin = now.unix_millis().wrapping_sub(whole_millis(since_boot)) as i64;
+        let origin = now.unix_millis().wrapping_sub(millis_of(since_boot)) as i64;
         self.origin.store(origin, Ordering::Relaxed);
     }
 
@@ -217,16 +218,16 @@ fn elapsed(then: &Evidence, now: &Evidence) -> Option<Duration> {
     let is_same_boot = then.boot.is_some() && then.boot == now.boot;
     if is_same_boot && now.since_boot >= then.since_boot {
         // Each cut to milliseconds, as the clock itself does.
-        let millis = whole_millis(now.since_boot) - whole_millis(then.since_boot);
+        let millis = millis_of(now.since_boot) - millis_of(then.since_boot);
         return Some(Duration::from_millis(millis));
     }
     let is_known = then.is_synchronized && now.is_synchronized && now.wall >= then.wall;
     is_known.then(|| now.wall.since(then.wall))
 }
 
-/// Does not use `as_millis`: dividing its 128 bits takes longer than the rest of reading the
+/// Cut to whole milliseconds, so that the clock is never ahead. Does not use `as_millis`: dividing its 128 bits takes longer than the rest of reading the
 /// clock.
-fn whole_millis(span: Duration) -> u64 {
+fn millis_of(span: Duration) -> u64 {
     span.as_secs().saturating_mul(1000).saturating_add(span.subsec_millis().into())
 }
 

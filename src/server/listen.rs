@@ -39,6 +39,7 @@ const LONGEST_BACKLOG: i32 = -1;
 
 /// After how much silence a connection is pinged, and how long the answer may take.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
+/// How long the answer to such a ping may take.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long to wait before accepting again if the system is out of descriptors or memory.
@@ -48,17 +49,23 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {problem}")]
 pub struct BindError {
+    /// As it is configured.
     pub address: String,
+    /// What the operator can do, or the system's error.
     pub problem: String,
 }
 
 /// A bound socket with a known address.
 pub enum Listener {
+    /// `TCP_NODELAY` is set on what it accepts.
     Tcp(TcpListener),
+    /// The file is removed when the listener is dropped.
     Unix(UnixListener, SocketFile),
 }
 
 impl Listener {
+    /// Removes the file of a unix socket that nobody listens on. Fails if the address is in use, or
+    /// if the system refuses it.
     pub async fn bind(address: &ListenAddr) -> Result<Self, BindError> {
         let failed = |error: io::Error| {
             let problem = match error.kind() {
@@ -144,8 +151,10 @@ impl Drop for SocketFile {
 pub trait Accept: Send + 'static {
     /// A connection on its way to the serving thread. It is not registered with a runtime.
     type Moving: Send + 'static;
+    /// A connection on the serving thread.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
+    /// Waits for a connection. After an error the listener can be used again.
     fn accept(&self) -> impl Future<Output = io::Result<Self::Moving>> + Send;
 
     /// Registers the connection with the runtime of the current thread.
@@ -191,6 +200,7 @@ pub struct ConnectionLimit {
 }
 
 impl ConnectionLimit {
+    /// `most` is the number of places. 0 would let nobody in.
     pub fn new(most: usize) -> Self {
         Self { places: Arc::new(Semaphore::new(most)), most, full: Arc::default() }
     }

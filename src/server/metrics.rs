@@ -29,7 +29,7 @@ use crate::{
         foreign::{Foreign, ForeignId, Source},
         id::PublicId,
         record::{Claim, Record},
-        store::{Layer, Restored, Result, Store, StoreFuture, Swept, Verb},
+        store::{Layer, Removed, Restored, Result, Store, StoreFuture, Swept, Verb},
     },
 };
 
@@ -99,6 +99,7 @@ struct StoreFamilies {
 }
 
 impl Metrics {
+    /// All metrics, with names that begin with `sessiond_`. Counters of known labels start at 0.
     pub fn new() -> Arc<Self> {
         let mut registry = Registry::with_prefix("sessiond");
         let requests = Family::default();
@@ -188,7 +189,7 @@ impl Observer for Metrics {
 }
 
 const FIRST_ABSENCE: usize = 2;
-const FIRST_REASON: usize = FIRST_ABSENCE + 5;
+const FIRST_REASON: usize = FIRST_ABSENCE + 6;
 const OUTCOMES: usize = FIRST_REASON + Reason::ALL.len();
 
 fn outcome_number(outcome: Outcome) -> usize {
@@ -207,7 +208,7 @@ fn outcome_name(outcome: Outcome) -> &'static str {
         Outcome::Absent(Absence::None) => "NONE",
         Outcome::Absent(Absence::Invalid) => "INVALID",
         Outcome::Absent(Absence::NotFound) => "NOT_FOUND",
-        Outcome::Absent(Absence::Superseded) => "SUPERSEDED",
+        Outcome::Absent(Absence::Superseded | Absence::JustSuperseded) => "SUPERSEDED",
         Outcome::Absent(Absence::Expired) => "EXPIRED",
         Outcome::Failed(reason) => reason.name(),
     }
@@ -384,8 +385,8 @@ impl Layer for Measured {
         Ok(created)
     }
 
-    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
-        let is_own = matches!(claim, Claim::Verifier(_));
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Removed>> {
+        let is_own = matches!(claim, Claim::Presented { .. });
         let removed = self.store.destroy(id, claim).await?;
         if removed.is_some() {
             self.metrics.destroyed.inc();
@@ -422,6 +423,7 @@ mod tests {
             Absence::NotFound,
             Absence::Superseded,
             Absence::Expired,
+            Absence::JustSuperseded,
         ];
         let outcomes = [Outcome::Active, Outcome::Created]
             .into_iter()

@@ -89,19 +89,25 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
 /// Why a daemon could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The operator must change the configuration, or a file that it names.
     #[error("{0}")]
     Config(#[from] ConfigError),
+    /// The data directory or Redis.
     #[error("{0}")]
     Store(#[from] OpenError),
+    /// An address of `listen`.
     #[error("{0}")]
     Bind(#[from] BindError),
+    /// The system has no more threads.
     #[error("the threads that serve cannot start: {0}")]
     Threads(io::Error),
 }
 
 /// What a daemon takes from its surroundings.
 pub struct Surroundings {
+    /// Judges all deadlines. It is moved forward to what the database was written at.
     pub clock: Arc<dyn Clock>,
+    /// Makes the ids. Must be unpredictable.
     pub entropy: Arc<dyn Entropy>,
 }
 
@@ -127,8 +133,11 @@ pub struct Server {
 /// Where a daemon listens, with the real ports.
 #[derive(Debug, Clone)]
 pub struct Addresses {
+    /// In the order of the configuration.
     pub grpc: Vec<ListenAddr>,
+    /// Empty: the admin service is off.
     pub admin: Vec<ListenAddr>,
+    /// `None`: off.
     pub metrics: Option<ListenAddr>,
 }
 
@@ -181,6 +190,7 @@ impl Server {
         &self.advice
     }
 
+    /// Known from the start, because the listeners are bound already.
     pub fn addresses(&self) -> Addresses {
         let all = |listeners: &[Listener]| listeners.iter().map(Listener::address).collect();
         let scrape = self.scrape.as_ref().and_then(|listener| listener.local_addr().ok());

@@ -29,16 +29,22 @@ pub struct Marked {
 /// Why there is no mark to show or to reset.
 #[derive(Debug, thiserror::Error)]
 pub enum MarkError {
+    /// The configuration, or a file that it names, cannot be used.
     #[error("{0}")]
     Config(#[from] ConfigError),
+    /// The database does not open: it is in use, or damaged.
     #[error("{0}")]
     Store(#[from] OpenError),
+    /// The new mark is not on the disk.
     #[error("{0}")]
     Sync(#[from] StoreError),
+    /// The store in use keeps no mark.
     #[error("the {0} store keeps no mark of the time; there is nothing to reset")]
     NoMarks(&'static str),
+    /// No daemon was ever started there.
     #[error("there is no data directory {0}; the clock begins with the first start")]
     NoDirectory(String),
+    /// No daemon has marked the time there yet.
     #[error("the time was not marked yet; the clock begins with the next start")]
     NotMarked,
 }

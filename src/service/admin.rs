@@ -22,6 +22,7 @@ const MOST_IDS: usize = 1000;
 
 /// The calls of operators, over the engines of a daemon.
 pub struct AdminService {
+    /// The engines that calls may name. With an empty name, some calls mean all of them.
     pub engines: Engines,
     /// Entries that one slice of a cleanup looks at.
     pub slice: usize,

@@ -20,6 +20,7 @@ impl Clone for Engines {
 }
 
 impl Engines {
+    /// The engines by the name that requests give. The order of names is the order of an export.
     pub fn new(engines: BTreeMap<String, Arc<Engine>>) -> Self {
         Self { by_name: Arc::new(engines) }
     }
@@ -43,6 +44,7 @@ impl Engines {
         self.by_name.range::<str, _>(above).next().map(|(_, engine)| engine)
     }
 
+    /// All engines, in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Engine>> {
         self.by_name.values()
     }

@@ -13,28 +13,49 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Why a call failed, for programs to act upon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
+    /// A field has a value that is not allowed. Nothing was done.
     InvalidArgument,
+    /// The new data is not a JSON object, or has too many levels. Nothing was done.
     InvalidData,
+    /// The data would exceed the engine's `max_data_bytes`. Nothing was done.
     DataTooLarge,
+    /// The message cannot be decoded. It was refused before it was read.
     MalformedMessage,
+    /// The message exceeds `limits.max_message_bytes`. It was refused before it was read.
     MessageTooLarge,
+    /// The message is compressed. It was refused before it was read.
     CompressionUnsupported,
+    /// No engine of that name is configured.
     UnknownEngine,
+    /// The credential of a Write is not live. Nothing was done.
     SessionGone,
+    /// Another Write came first (`if_version`). Nothing was done.
     VersionMismatch,
+    /// The principal has as many sessions as the engine allows. Nothing was done.
     TooManySessions,
+    /// `limits.max_watchers` streams are open already.
     TooManyWatchers,
+    /// The watcher fell behind by more than `limits.watch_queue` events and was dropped.
     WatcherTooSlow,
+    /// Too many operations wait for the store. An operation on several sessions may be done in
+    /// part.
     Overloaded,
+    /// The store has no room for creations and changes. Reading and ending sessions still works.
     StoreFull,
+    /// The store failed. The operation may have taken effect.
     StoreUnavailable,
+    /// The stored record is damaged. The log has the cause.
     RecordUnreadable,
+    /// The daemon stops. The operation was not applied.
     ShuttingDown,
+    /// The call has no bearer token, and the daemon asks for one.
     TokenRequired,
+    /// The bearer token is not one that the daemon knows.
     TokenUnknown,
 }
 
 impl Reason {
+    /// Every reason, for a counter of each that exists before its first failure.
     pub const ALL: [Reason; 19] = [
         Self::InvalidArgument,
         Self::InvalidData,
@@ -111,17 +132,21 @@ impl Reason {
 /// Why a call failed, as its caller may know it. Holds no secret, token or session data.
 #[derive(Debug)]
 pub struct Fault {
+    /// Decides the code that a protocol answers.
     pub reason: Reason,
+    /// For the caller's log: what happened, what was expected, what to do.
     pub message: String,
     /// The field of the request that is at fault.
     pub field: Option<&'static str>,
 }
 
 impl Fault {
+    /// A fault of the whole request.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self { reason, message: message.into(), field: None }
     }
 
+    /// A fault of one field of the request.
     pub fn at(reason: Reason, field: &'static str, message: impl Into<String>) -> Self {
         Self { field: Some(field), ..Self::new(reason, message) }
     }

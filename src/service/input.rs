@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::fault::{Fault, Reason};
 use crate::session::{
-    clock::WallTime,
+    clock::{WallTime, whole_millis},
     data::{Data, DataError},
     lifetime::MAX_DURATION,
     record::Principal,
@@ -16,14 +16,18 @@ use crate::session::{
 /// A duration as a caller gives it: any numbers may come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RawDuration {
+    /// May be negative or too large for a [`Duration`].
     pub seconds: i64,
+    /// May be negative, or a second and more.
     pub nanos: i32,
 }
 
 /// A time since the Unix epoch as a caller gives it: any numbers may come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RawTime {
+    /// Negative: before the epoch.
     pub seconds: i64,
+    /// May be negative, or a second and more.
     pub nanos: i32,
 }
 
@@ -68,13 +72,14 @@ pub(super) fn owner(name: &[u8]) -> Result<Principal, Fault> {
     principal(name)
 }
 
-/// A session's own idle timeout.
+/// A session's own idle timeout, in whole milliseconds.
 pub(super) fn duration(RawDuration { seconds, nanos }: RawDuration) -> Result<Duration, Fault> {
     let whole = u64::try_from(seconds).ok();
     let rest = u32::try_from(nanos).ok().filter(|nanos| *nanos < NANOS_PER_SECOND);
     let duration = whole.zip(rest).map(|(whole, rest)| Duration::new(whole, rest));
     let valid = duration.filter(|duration| !duration.is_zero() && *duration <= MAX_DURATION);
-    valid.ok_or_else(|| {
+    // Rounded here, so that every store and every answer agree.
+    valid.map(whole_millis).ok_or_else(|| {
         let most = MAX_DURATION.as_secs();
         let problem = format!(
             "expected more than zero and at most {most} s, found {seconds} s and {nanos} ns"

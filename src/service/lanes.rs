@@ -12,6 +12,7 @@ use crate::session::credential::Reach;
 /// An operation's place in the order of arrival.
 pub type Ticket = u64;
 
+/// The operations of one pipeline that are not answered yet, each with those it waits for.
 #[derive(Default)]
 pub struct Lanes {
     /// The last operation in each lane.

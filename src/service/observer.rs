@@ -8,13 +8,18 @@ use crate::session::credential::Absence;
 /// The operations, as they are counted. One within a pipeline counts as its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OperationKind {
+    /// Also one that creates or adopts a session.
     Resolve,
+    /// A Touch of its own. The touch within a Resolve is not counted.
     Touch,
+    /// Also one that creates a session.
     Write,
+    /// Of any scope, counted once.
     Destroy,
 }
 
 impl OperationKind {
+    /// Every kind, for a counter of each that exists before its first operation.
     pub const ALL: [Self; 4] = [Self::Resolve, Self::Touch, Self::Write, Self::Destroy];
 
     /// The name in every protocol and in the metrics.
@@ -33,8 +38,11 @@ impl OperationKind {
 pub enum Outcome {
     /// The session is live; after a Destroy: it was live until now.
     Active,
+    /// A session was created, by a Write or by a Resolve with `create`.
     Created,
+    /// No live session. This is not a failure.
     Absent(Absence),
+    /// The caller got an error.
     Failed(Reason),
 }
 

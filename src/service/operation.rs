@@ -35,7 +35,9 @@ use crate::session::{
 pub struct ResolveRequest<'r> {
     /// The engine's name; empty: [`DEFAULT`](super::engines::DEFAULT).
     pub engine: &'r [u8],
+    /// What the request presents. [`Credential::Absent`] is answered as a state.
     pub credential: Credential<'r>,
+    /// Whether to touch, and whether to create.
     pub options: ResolveOptions,
 }
 
@@ -43,6 +45,7 @@ pub struct ResolveRequest<'r> {
 pub struct TouchRequest<'r> {
     /// The engine's name; empty: [`DEFAULT`](super::engines::DEFAULT).
     pub engine: &'r [u8],
+    /// What the request presents. [`Credential::Absent`] is answered as a state.
     pub credential: Credential<'r>,
 }
 
@@ -56,10 +59,15 @@ pub struct WriteRequest<'r> {
     pub set: Bytes,
     /// Keys to remove.
     pub unset: &'r [Bytes],
+    /// Drop all data before `unset` and `set` apply.
     pub replace: bool,
+    /// Change the session only at this version. `Some(0)` is refused: versions begin at 1.
     pub if_version: Option<u64>,
+    /// Give the session a new id even if its principal stays the same.
     pub roll: bool,
+    /// The new owner, UTF-8 of at most 256 bytes. `None`: as it was. Empty: anonymous.
     pub principal: Option<&'r [u8]>,
+    /// The session's own idle timeout. `None`: as it was, or the engine's at a creation.
     pub duration: Option<RawDuration>,
 }
 
@@ -67,15 +75,21 @@ pub struct WriteRequest<'r> {
 pub struct DestroyRequest<'r> {
     /// The engine's name; empty: [`DEFAULT`](super::engines::DEFAULT).
     pub engine: &'r [u8],
+    /// What the request presents. [`Credential::Absent`] ends nothing.
     pub credential: Credential<'r>,
+    /// Which of the principal's sessions end.
     pub scope: Scope,
 }
 
 /// An operation whose request is valid.
 pub trait Operation: Sized + Send + 'static {
+    /// What a listener makes of its message. It may borrow from the message.
     type Request<'r>;
+    /// What the observer is told.
     const KIND: OperationKind;
 
+    /// Checks the request and the credential's signatures. Asks no store. Fails if a field has a
+    /// value that is not allowed.
     fn prepare(engines: &Engines, request: Self::Request<'_>) -> Result<Self, Fault>;
 
     /// What the credential proves: the sessions among which a pipeline keeps the order.
@@ -88,6 +102,7 @@ pub trait Operation: Sized + Send + 'static {
         None
     }
 
+    /// Asks the store. An error may leave an unknown outcome: see [`Fault`].
     fn run(self) -> impl Future<Output = Result<(Answer, Outcome), Error>> + Send;
 }
 

@@ -19,7 +19,7 @@ use crate::session::{
     engine::Engine,
     id::{PublicId, VerifierHash},
     lifetime::MAX_DURATION,
-    record::Record,
+    record::{Extension, Former, Record},
     store::Cursor,
     transfer::{Entry, Exported, Imported, Kind, Position},
 };
@@ -69,24 +69,46 @@ pub struct ExportPage {
 pub struct ImportRecord {
     /// The engine's name; empty: [`DEFAULT`](super::engines::DEFAULT).
     pub engine: String,
+    /// A mark is dropped where the engine does not adopt.
     pub kind: Kind,
     /// The text of a public id.
     pub id: String,
+    /// SHA-256 of the verifier: 32 bytes.
     pub verifier_sha256: Bytes,
+    /// At least 1.
     pub version: u64,
+    /// UTF-8 of at most 256 bytes. Empty: anonymous.
     pub principal: Bytes,
+    /// `None` is refused. A time after now is taken for now.
     pub create_time: Option<RawTime>,
+    /// When the session ends, unless its absolute timeout comes first. `None` is refused.
     pub idle_deadline: Option<RawTime>,
+    /// The session's own idle timeout. `None`: that of the engine that imports it.
     pub duration: Option<RawDuration>,
+    /// A JSON object.
     pub data: Bytes,
+    /// The secret halves that were rolled, the latest one last.
+    pub former: Vec<ImportFormer>,
+}
+
+/// A verifier that was replaced by a roll.
+pub struct ImportFormer {
+    /// Expected to have 32 bytes.
+    pub verifier_sha256: Bytes,
+    /// When it was replaced.
+    pub roll_time: Option<RawTime>,
 }
 
 /// What became of imported records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ImportCounts {
+    /// Nothing was stored under the id.
     pub created: u32,
+    /// The record was a later state than the stored one.
     pub replaced: u32,
+    /// The stored record is as late or later.
     pub kept: u32,
+    /// The record's time is over, or it is a mark and the engine does not adopt.
     pub dropped: u32,
 }
 
@@ -195,11 +217,7 @@ fn entry(record: ImportRecord, engine: &Engine) -> Result<Entry, String> {
     let id = PublicId::from_text(record.id.as_bytes()).ok_or_else(|| {
         format!("id: expected {} characters of base64url, a public id", PublicId::TEXT_LEN)
     })?;
-    let verifier = record.verifier_sha256.as_ref().try_into().map(VerifierHash::from_bytes);
-    let verifier = verifier.map_err(|_| {
-        let found = record.verifier_sha256.len();
-        format!("verifier_sha256: expected {} bytes, found {found}", VerifierHash::LEN)
-    })?;
+    let hash = verifier("verifier_sha256", &record.verifier_sha256)?;
     if !(1..=i64::MAX as u64).contains(&record.version) {
         return Err("version: expected at least 1 and less than 2^63".to_owned());
     }
@@ -214,13 +232,23 @@ fn entry(record: ImportRecord, engine: &Engine) -> Result<Entry, String> {
             MAX_DURATION.as_secs() * 2
         ));
     }
+    if record.former.len() > Extension::MAX_FORMER {
+        let (most, found) = (Extension::MAX_FORMER, record.former.len());
+        return Err(format!("former: expected at most {most}, found {found}"));
+    }
+    let former = record.former.iter().map(|former| {
+        let verifier = verifier("former.verifier_sha256", &former.verifier_sha256)?;
+        let rolled = moment("former.roll_time", former.roll_time)?.min(now);
+        Ok(Former { verifier, rolled })
+    });
+    let former = former.collect::<Result<_, String>>()?;
     let named = |field| move |fault: Fault| format!("{field}: {}", fault.message);
     let duration = record.duration.map(input::duration).transpose();
     Ok(Entry {
         kind,
         id,
         record: Arc::new(Record {
-            verifier,
+            verifier: hash,
             version: record.version,
             // It may come from a clock that is ahead of ours; the absolute lifetime
             // counts from it.
@@ -229,7 +257,15 @@ fn entry(record: ImportRecord, engine: &Engine) -> Result<Entry, String> {
             duration: duration.map_err(named("duration"))?,
             principal: input::principal(&record.principal).map_err(named("principal"))?,
             data,
+            extension: Extension { former, unknown: Bytes::new() },
         }),
+    })
+}
+
+fn verifier(field: &str, sha256: &[u8]) -> Result<VerifierHash, String> {
+    sha256.try_into().map(VerifierHash::from_bytes).map_err(|_| {
+        let found = sha256.len();
+        format!("{field}: expected {} bytes, found {found}", VerifierHash::LEN)
     })
 }
 

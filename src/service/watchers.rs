@@ -58,22 +58,29 @@ struct Watcher {
 pub struct WatchedEvent {
     /// The engine's name.
     pub engine: String,
+    /// Its public id, which is no credential.
     pub session: PublicId,
     /// The principal after the event; of a session that has ended, its last one.
     pub principal: Principal,
+    /// When it happened, by the wall clock.
     pub time: WallTime,
+    /// What happened.
     pub kind: WatchedKind,
 }
 
 /// An [`EventKind`] that waits in a queue.
 #[derive(Debug, Clone)]
 pub enum WatchedKind {
+    /// By a Write, by a Resolve with `create`, or by an adoption.
     Created,
     /// `former` is the principal before that.
     Rolled {
+        /// Empty: it was anonymous.
         former: Principal,
     },
+    /// It was live until then.
     Destroyed(Cause),
+    /// A cleanup removed it. The deadline may have passed some time before.
     Expired,
 }
 
@@ -97,6 +104,7 @@ impl From<&Event<'_>> for WatchedEvent {
 /// Which events a watcher gets. A field that is `None` admits every event.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
+    /// The engine's name.
     pub engine: Option<String>,
     /// The principal before or after the event.
     pub principal: Option<Principal>,

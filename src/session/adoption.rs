@@ -24,9 +24,9 @@ use super::{
     foreign::{Foreign, ForeignId, Source},
     id::{PublicId, SessionId},
     lifetime::MAX_DURATION,
-    record::{Claim, Principal, Record},
+    record::{Claim, Extension, Principal, Record},
     sessions::Sessions,
-    store::{self, Certainty, Store, StoreError},
+    store::{self, Certainty, Store, StoreError, StoreErrorKind},
 };
 
 /// What an engine needs to adopt sessions.
@@ -39,6 +39,7 @@ pub struct Adoption {
 
 /// The application whose sessions are adopted.
 pub struct Application {
+    /// Where its records are. Is only read.
     pub source: Arc<dyn Source>,
     /// The minimum lifetime of a mark. A mark lives longer if the application's record had
     /// longer to live.
@@ -55,37 +56,59 @@ impl Adoption {
 
     /// Adopts the sessions of the application's ids in a credential. Returns the ids that
     /// the credential then proves here, or `None` if there are none.
+    ///
+    /// Fails if a record cannot be read, unless another one was adopted. With
+    /// [`Purpose::End`] such a record is used up: it can be ended, and is never adopted.
     pub(super) async fn adopt(
         &self,
         sessions: &Sessions,
         foreign: &[ForeignId],
+        purpose: Purpose,
     ) -> Result<Option<Vec<Proven>>> {
         let mut proven = Vec::new();
-        let Self { marks, from: Some(from) } = self else {
+        let Some(from) = &self.from else {
             return Ok(None);
         };
+        let mut unreadable = None;
         for foreign in foreign {
-            // The application's ids can have the same form as ours. If the id has a record
-            // here, live or not, it is ours.
-            if let Some(own) = SessionId::from_text(foreign.expose().as_bytes())
-                && sessions.store.read(own.public(), Certainty::Current).await?.is_some()
-            {
-                continue;
+            match self.adopt_one(sessions, foreign, from).await {
+                Ok(adopted) => proven.extend(adopted),
+                Err(error) if !error.is_unreadable() => return Err(error),
+                Err(_) if purpose == Purpose::End => self.use_up(sessions, foreign).await?,
+                Err(error) => unreadable = unreadable.or(Some(error)),
             }
-            let derived = foreign.derived();
-            // Durable: if the mark were lost after its session ended or was rolled, the
-            // application's record would be adopted a second time.
-            let adopted = match marks.read(derived.public(), Certainty::Durable).await? {
-                Some(mark) => Some(marked(&mark)?),
-                None => self.take_over(sessions, foreign, from).await?,
-            };
-            proven.extend(adopted.map(|session| {
-                let id = derived.with_public(session);
-                // Outdated, so that the browser's cookie is replaced.
-                Proven { verifier: id.verifier_hash(), id, outdated: true }
-            }));
         }
-        Ok((!proven.is_empty()).then_some(proven))
+        match unreadable {
+            Some(error) if proven.is_empty() => Err(error),
+            _ => Ok((!proven.is_empty()).then_some(proven)),
+        }
+    }
+
+    async fn adopt_one(
+        &self,
+        sessions: &Sessions,
+        foreign: &ForeignId,
+        from: &Application,
+    ) -> Result<Option<Proven>> {
+        // The application's ids can have the same form as ours. If the id has a record
+        // here, live or not, it is ours.
+        if let Some(own) = SessionId::from_text(foreign.expose().as_bytes())
+            && has_record(sessions, own.public()).await?
+        {
+            return Ok(None);
+        }
+        let derived = foreign.derived();
+        // Durable: if the mark were lost after its session ended or was rolled, the
+        // application's record would be adopted a second time.
+        let adopted = match self.marks.read(derived.public(), Certainty::Durable).await? {
+            Some(mark) => Some(marked(&mark)?),
+            None => self.take_over(sessions, foreign, from).await?,
+        };
+        Ok(adopted.map(|session| {
+            let id = derived.with_public(session);
+            // Outdated, so that the browser's cookie is replaced.
+            Proven { verifier: id.verifier_hash(), id, outdated: true }
+        }))
     }
 
     /// Creates a session from the application's record, then the mark that leads to it.
@@ -104,25 +127,58 @@ impl Adoption {
         let now = sessions.clock.now();
         let (derived, life) = (foreign.derived(), found.life);
         let (session, record) = create_adopted(sessions, &derived, found, now).await?;
-        let mark = Record {
-            verifier: derived.verifier_hash(),
-            version: 1,
-            create_time: now,
-            // A record without an end gets a mark without an end.
-            deadline: now + life.map_or(Duration::MAX, |life| life.max(from.remember)),
-            duration: None,
-            principal: Principal::default(),
-            data: mark_data(session),
-        };
+        // A record without an end gets a mark without an end.
+        let remember = life.map_or(Duration::MAX, |life| life.max(from.remember));
+        let mark = mark(&derived, session, now, remember);
         if self.marks.create(derived.public(), mark).await?.is_some() {
             sessions.emit(session, &record.principal, now, EventKind::Created);
             return Ok(Some(session));
         }
         // Another request created the mark first. If this destroy fails, the session
         // cannot be reached and expires.
-        let _ = sessions.store.destroy(session, Claim::Verifier(record.verifier)).await;
+        let _ = sessions.store.destroy(session, Claim::valid_id(record.verifier)).await;
         let mark = self.marks.read(derived.public(), Certainty::Durable).await?;
         Ok(mark.map(|mark| marked(&mark)).transpose()?)
+    }
+
+    /// Creates a mark that leads to no session. It has no end, because nobody knows when the
+    /// application's record has one.
+    async fn use_up(&self, sessions: &Sessions, foreign: &ForeignId) -> Result<()> {
+        let derived = foreign.derived();
+        let nowhere = SessionId::generate(sessions.entropy.as_ref()).public();
+        let mark = mark(&derived, nowhere, sessions.clock.now(), Duration::MAX);
+        self.marks.create(derived.public(), mark).await?;
+        Ok(())
+    }
+}
+
+/// What a session is adopted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To be used.
+    Use,
+    /// To be ended at once, so what is in it does not matter.
+    End,
+}
+
+fn mark(derived: &SessionId, session: PublicId, now: Moment, remember: Duration) -> Record {
+    Record {
+        verifier: derived.verifier_hash(),
+        version: 1,
+        create_time: now,
+        deadline: now + remember,
+        duration: None,
+        principal: Principal::default(),
+        data: mark_data(session),
+        extension: Extension::default(),
+    }
+}
+
+/// Whether there is a record under the id, be it readable or not.
+async fn has_record(sessions: &Sessions, id: PublicId) -> Result<bool> {
+    match sessions.store.read(id, Certainty::Current).await {
+        Err(error) if error.kind == StoreErrorKind::Unreadable => Ok(true),
+        found => Ok(found?.is_some()),
     }
 }
 
@@ -144,6 +200,7 @@ async fn create_adopted(
         duration,
         principal: found.principal,
         data: found.data,
+        extension: Extension::default(),
     };
     loop {
         let id = SessionId::generate(sessions.entropy.as_ref()).public();
@@ -178,15 +235,8 @@ mod tests {
     #[test]
     fn a_mark_leads_to_its_session() {
         let session = PublicId::from_bytes([7; 12]);
-        let mut mark = Record {
-            verifier: SessionId::derived(b"x").verifier_hash(),
-            version: 1,
-            create_time: Moment::from_unix_millis(0),
-            deadline: Moment::from_unix_millis(1),
-            duration: None,
-            principal: Principal::default(),
-            data: mark_data(session),
-        };
+        let now = Moment::from_unix_millis(0);
+        let mut mark = mark(&SessionId::derived(b"x"), session, now, Duration::from_millis(1));
         assert_eq!(marked(&mark).expect("a mark"), session);
         mark.data = Data::EMPTY;
         marked(&mark).expect_err("no mark");

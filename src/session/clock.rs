@@ -17,10 +17,15 @@ use std::{
 pub struct Moment(u64);
 
 impl Moment {
+    /// The latest moment. Nothing happens after it.
+    pub const LAST: Self = Self(u64::MAX);
+
+    /// For a time that was stored or sent. The current time comes from a [`Clock`].
     pub const fn from_unix_millis(millis: u64) -> Self {
         Self(millis)
     }
 
+    /// Never negative: there is no moment before the epoch.
     pub const fn unix_millis(self) -> u64 {
         self.0
     }
@@ -35,6 +40,12 @@ impl Moment {
     pub fn since(self, earlier: Moment) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
+}
+
+/// The span, rounded up to whole milliseconds, in which stores and answers count. Up, because
+/// a session must not end early.
+pub fn whole_millis(span: Duration) -> Duration {
+    Duration::from_millis(millis(span))
 }
 
 /// The span in milliseconds, rounded up. Does not use `as_nanos`: dividing its 128 bits
@@ -65,10 +76,12 @@ impl fmt::Debug for Moment {
 pub struct WallTime(u64);
 
 impl WallTime {
+    /// For what a clock shows, or a time that was sent.
     pub const fn from_unix_millis(millis: u64) -> Self {
         Self(millis)
     }
 
+    /// Never negative: there is no time before the epoch.
     pub const fn unix_millis(self) -> u64 {
         self.0
     }
@@ -109,10 +122,12 @@ impl WallOffset {
     /// The two clocks show the same.
     pub const ZERO: Self = Self(0);
 
+    /// For an offset that was stored.
     pub const fn from_millis(millis: i64) -> Self {
         Self(millis)
     }
 
+    /// Positive if the wall clock is ahead.
     pub const fn millis(self) -> i64 {
         self.0
     }
@@ -151,6 +166,7 @@ pub struct TimeMark {
 /// What the clocks of the machine showed at the moment of a mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Evidence {
+    /// What the wall clock showed.
     pub wall: WallTime,
     /// The wall clock was known to be right, because it follows a time server.
     pub is_synchronized: bool,
@@ -165,6 +181,7 @@ pub struct Evidence {
 ///
 /// A clock without a wall clock beside it implements only `now` and `follow`.
 pub trait Clock: Send + Sync + 'static {
+    /// Not before any moment that it returned earlier.
     fn now(&self) -> Moment;
 
     /// How to show a moment of this clock to people and to other programs.

@@ -13,9 +13,6 @@ use super::{
     token::Token,
 };
 
-/// The most cookies of one name that are read from a header. Further ones are ignored.
-pub const MAX_CANDIDATES: usize = 8;
-
 /// The longest time a user agent keeps a cookie (RFC 6265bis, section 5.5).
 pub const MAX_AGE_LIMIT: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
@@ -25,18 +22,17 @@ pub const MAX_AGE_LIMIT: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 const MAX_COOKIE_LEN: usize = 4096;
 const MAX_ATTRIBUTE_LEN: usize = 1024;
 
-/// The cookie-values of the cookies called `name`, in the header's order.
+/// The cookie-values of the cookies called `name`, in the header's order. The header is scanned
+/// as far as the iterator is read.
 ///
 /// The header is hostile input, so any octets are accepted. Names match exactly. Only SP and
 /// HTAB are trimmed. A pair of double quotes around a value is removed (RFC 6265bis, section
 /// 4.1.1).
-pub fn candidates<'h>(header: &'h [u8], name: &'h str) -> impl Iterator<Item = &'h [u8]> {
-    pairs(header)
-        .filter_map(move |pair| {
-            let equals = pair.iter().position(|&octet| octet == b'=')?;
-            (trim(&pair[..equals]) == name.as_bytes()).then(|| unquote(trim(&pair[equals + 1..])))
-        })
-        .take(MAX_CANDIDATES)
+pub fn values<'h>(header: &'h [u8], name: &'h str) -> impl Iterator<Item = &'h [u8]> {
+    pairs(header).filter_map(move |pair| {
+        let equals = pair.iter().position(|&octet| octet == b'=')?;
+        (trim(&pair[..equals]) == name.as_bytes()).then(|| unquote(trim(&pair[equals + 1..])))
+    })
 }
 
 /// The parts of the header between semicolons.
@@ -66,8 +62,11 @@ fn unquote(value: &[u8]) -> &[u8] {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SameSite {
+    /// None, not even a link from another site.
     Strict,
+    /// Only navigations of the whole page with a safe method, such as a link.
     Lax,
+    /// All of them. User agents require Secure with it.
     None,
     /// No SameSite attribute: the user agent's default applies.
     Unset,
@@ -86,21 +85,28 @@ pub enum CookieFormat {
 /// The attributes of a session cookie, not yet checked; see [`Cookie::new`].
 #[derive(Debug, Clone)]
 pub struct CookieAttributes {
+    /// A token of RFC 9110. A prefix such as `__Host-` requires certain attributes.
     pub name: String,
     /// Empty: no Domain attribute; the cookie belongs to the host that set it.
     pub domain: String,
     /// Empty: no Path attribute; the path is the directory of the request that set it.
     pub path: String,
+    /// Sent over encrypted connections only. Required by SameSite=None and by Partitioned.
     pub secure: bool,
+    /// Scripts cannot read it.
     pub http_only: bool,
+    /// Which requests from other sites carry it.
     pub same_site: SameSite,
+    /// A separate cookie for each top-level site (CHIPS). Requires Secure.
     pub partitioned: bool,
     /// Whether Max-Age and Expires are sent. If not, the browser decides when the cookie ends.
     pub persistent: bool,
+    /// How values are written. Every spelling is read.
     pub format: CookieFormat,
 }
 
 impl CookieAttributes {
+    /// Its prefix ties the cookie to one host, to HTTPS and to the path "/".
     pub const DEFAULT_NAME: &str = "__Host-session";
 }
 
@@ -126,7 +132,9 @@ impl Default for CookieAttributes {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{key}: {problem}")]
 pub struct CookieError {
+    /// The name of the field in [`CookieAttributes`].
     pub key: &'static str,
+    /// What was expected. Quotes the name at most.
     pub problem: String,
 }
 
@@ -142,6 +150,7 @@ pub struct Cookie {
 }
 
 impl Cookie {
+    /// Fails if a user agent would refuse the cookie: RFC 6265bis, sections 4.1 and 5.6.
     pub fn new(attributes: CookieAttributes) -> Result<Self, CookieError> {
         check(&attributes)?;
         let cookie = Self {
@@ -163,6 +172,7 @@ impl Cookie {
         Ok(cookie)
     }
 
+    /// The cookie-name, compared exactly.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -346,7 +356,7 @@ mod tests {
     };
 
     fn found(header: &str) -> Vec<&str> {
-        candidates(header.as_bytes(), "sid")
+        values(header.as_bytes(), "sid")
             .map(|value| std::str::from_utf8(value).expect("test headers are text"))
             .collect()
     }
@@ -361,14 +371,9 @@ mod tests {
         assert_eq!(found("sid=a\u{a0}; \u{a0}sid=b"), ["a\u{a0}"], "only SP and HTAB are trimmed");
     }
 
-    #[test]
-    fn candidates_are_bounded() {
-        assert_eq!(found(&"sid=x;".repeat(1000)).len(), MAX_CANDIDATES);
-    }
-
     fn token() -> Token {
         let keyring = Keyring::new(&[Secret::new([7; 32])]).expect("long enough");
-        keyring.sign(&SessionId::from_text(&[b'A'; 32]).expect("base64url"))
+        keyring.sign(&SessionId::from_text(&[b'A'; SessionId::TEXT_LEN]).expect("base64url"))
     }
 
     const NOW: Moment = Moment::from_unix_millis(1_000_000_000_000);
@@ -449,7 +454,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_header_is_scanned(header in any::<Vec<u8>>(), name in "[a-z]{1,3}") {
-            for value in candidates(&header, &name) {
+            for value in values(&header, &name) {
                 prop_assert!(!value.contains(&b';'));
             }
         }
@@ -461,7 +466,7 @@ mod tests {
             after in "[^;]{0,40}",
         ) {
             let header = format!("{}; the-one={value}; {after}", before.join("; "));
-            let all: Vec<_> = candidates(header.as_bytes(), "the-one").collect();
+            let all: Vec<_> = values(header.as_bytes(), "the-one").collect();
             prop_assert!(all.contains(&value.as_bytes()), "{:?}", header);
         }
     }

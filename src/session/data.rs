@@ -19,19 +19,30 @@ pub struct Data(Bytes);
 /// Why a text cannot be session data. The message quotes nothing of the text.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum DataError {
+    /// Not JSON, or cut short.
     #[error("expected a JSON object, found invalid JSON at line {line}, column {column}")]
-    Syntax { line: usize, column: usize },
+    Syntax {
+        /// Counted from 1.
+        line: usize,
+        /// In octets, counted from 1. 0: at the beginning of the line.
+        column: usize,
+    },
+    /// Not UTF-8.
     #[error("expected a JSON object, found octets that are not UTF-8")]
     Encoding,
+    /// Valid JSON, such as an array or null, that has no members.
     #[error("expected a JSON object, found another JSON value")]
     NotAnObject,
+    /// More than [`MAX_DEPTH`] levels.
     #[error("expected at most {MAX_DEPTH} levels of arrays and objects")]
     TooDeep,
+    /// A top-level key cannot be compared with others as text.
     #[error("a key holds an unpaired surrogate, which no text can")]
     BadKey,
 }
 
 impl Data {
+    /// An object without members, not an absent text.
     pub const EMPTY: Data = Data(Bytes::from_static(b"{}"));
 
     /// Checks that `text` is a JSON object with at most [`MAX_DEPTH`] levels.

@@ -11,7 +11,7 @@
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use super::{
-    adoption::Adoption,
+    adoption::{Adoption, Purpose},
     clock::{Clock, Moment, WallOffset},
     cookie::SetCookie,
     credential::{Absence, Credential, Presented, Proven},
@@ -21,9 +21,9 @@ use super::{
     id::{Entropy, PublicId, SessionId},
     policy::Policy,
     principals::{LoginLimit, Page, Scope, Target, Turn},
-    record::{Claim, Edit, Principal, Record, Refusal, Update},
+    record::{Claim, Edit, Extension, Principal, Record, Refusal, Update},
     sessions::{Ended, Live, Lookup, News, Sessions},
-    store::{Expired, Store, Swept},
+    store::{Expired, Store, StoreErrorKind, Swept},
 };
 
 /// Sessions of one kind: a policy and a store. Each engine has a store of its own, so engines
@@ -46,13 +46,18 @@ pub struct ResolveOptions {
 /// What a Write changes.
 #[derive(Clone)]
 pub struct WriteOptions {
+    /// Members to set, after `unset` has applied.
     pub set: Data,
+    /// Top-level keys to remove. Unknown ones are ignored.
     pub unset: Vec<String>,
+    /// Drop all data before `unset` and `set` apply.
     pub replace: bool,
     /// Write only if the session is at this version. Creating a session with it is an
     /// [`Error::InvalidArgument`].
     pub if_version: Option<NonZeroU64>,
+    /// Give the session a new id even if its principal stays the same.
     pub roll: bool,
+    /// The new owner; another one than before always rolls. `None`: as it was.
     pub principal: Option<Principal>,
     /// The session's own idle timeout.
     pub duration: Option<Duration>,
@@ -84,6 +89,7 @@ pub struct Destroyed {
 }
 
 impl Engine {
+    /// An engine without adoption, whose events go nowhere.
     pub fn new(
         name: &str,
         policy: Policy,
@@ -107,6 +113,7 @@ impl Engine {
         Self { sessions: Sessions { events, ..self.sessions }, ..self }
     }
 
+    /// The name in the configuration, by which requests choose the engine.
     pub fn name(&self) -> &str {
         &self.sessions.engine
     }
@@ -126,6 +133,7 @@ impl Engine {
         Ok(self.sessions.store.check()?)
     }
 
+    /// The current time of the engine's clock, by which deadlines are judged.
     pub fn now(&self) -> Moment {
         self.sessions.clock.now()
     }
@@ -171,7 +179,9 @@ impl Engine {
     /// Finds the session of a request, or says why there is none.
     pub async fn resolve(&self, presented: &Presented, options: ResolveOptions) -> Result<Lookup> {
         match self.find_or_adopt(presented, self.slides(options)).await? {
-            Lookup::Absent(_) if options.create => {
+            // Whoever rolled the id sends the browser its new cookie. One of a new session
+            // would overwrite that.
+            Lookup::Absent(absence) if options.create && absence != Absence::JustSuperseded => {
                 self.create(WriteOptions::default()).await.map(Lookup::Live)
             }
             lookup => Ok(lookup),
@@ -193,7 +203,7 @@ impl Engine {
             ));
         }
         let edit = self.edit(&options);
-        let data = edit.apply(&Data::EMPTY).map_err(|refusal| refused(refusal, None))?;
+        let data = edit.apply(&Data::EMPTY, false).map_err(|refusal| refused(refusal, None))?;
         let turn = self.turn(options.principal.as_ref()).await;
         if let Some(turn) = &turn {
             turn.refuse_newest(&self.sessions, None).await?;
@@ -209,6 +219,7 @@ impl Engine {
                 duration: options.duration,
                 principal: options.principal.clone().unwrap_or_default(),
                 data: data.clone(),
+                extension: Extension::default(),
             };
             // If the id is taken (a chance of one in 2^96 for each stored session), another
             // one is generated.
@@ -236,7 +247,7 @@ impl Engine {
             Err(Error::SessionGone) => {}
             outcome => return outcome,
         }
-        match self.adopt(presented).await? {
+        match self.adopt(presented, Purpose::Use).await? {
             None => Err(Error::SessionGone),
             Some(adopted) => self.write_known(&Presented::adopted(adopted), &options).await,
         }
@@ -244,6 +255,7 @@ impl Engine {
 
     async fn write_known(&self, presented: &Presented, options: &WriteOptions) -> Result<Live> {
         let turn = self.turn(options.principal.as_ref()).await;
+        let mut readable = Ok(());
         for proven in presented.proven() {
             if let Some(turn) = &turn {
                 turn.refuse_newest(&self.sessions, Some(proven)).await?;
@@ -263,11 +275,19 @@ impl Engine {
                 if_version: options.if_version.map(NonZeroU64::get),
                 edit: self.edit(options),
                 next_verifier: next.verifier_hash(),
+                roll_grace: self.sessions.policy.roll_grace,
                 roll: options.roll,
                 principal: options.principal.clone(),
                 duration: options.duration,
             });
-            match self.sessions.store.write(proven.public(), update).await? {
+            let written = match self.sessions.store.write(proven.public(), update).await {
+                Err(error) if error.kind == StoreErrorKind::Unreadable => {
+                    readable = Err(error);
+                    continue;
+                }
+                written => written?,
+            };
+            match written {
                 None | Some(Err(Refusal::Superseded | Refusal::Expired)) => {}
                 Some(Err(refusal)) => return Err(refused(refusal, options.if_version)),
                 Some(Ok(change)) => {
@@ -292,6 +312,7 @@ impl Engine {
                 }
             }
         }
+        readable?;
         Err(Error::SessionGone)
     }
 
@@ -301,9 +322,13 @@ impl Engine {
     /// credential is still valid and the caller can try again.
     pub async fn destroy(&self, presented: &Presented, scope: Scope) -> Result<Destroyed> {
         // A session that is not adopted yet is adopted first, so that it can be ended.
-        match self.adopt(presented).await? {
-            None => self.destroy_known(presented, scope).await,
-            Some(adopted) => self.destroy_known(&presented.and(adopted), scope).await,
+        match self.adopt(presented, Purpose::End).await {
+            Ok(Some(adopted)) => self.destroy_known(&presented.and(adopted), scope).await,
+            Ok(None) => self.destroy_known(presented, scope).await,
+            // The mark that leads to the session cannot be read. The cookie is deleted all the
+            // same, so that the browser is not locked out.
+            Err(error) if error.is_unreadable() => self.destroy_known(presented, scope).await,
+            Err(error) => Err(error),
         }
     }
 
@@ -319,8 +344,7 @@ impl Engine {
         let mut was_live = false;
         for proven in presented.proven() {
             let id = proven.public();
-            let mut ended =
-                self.sessions.end(id, Claim::Verifier(proven.verifier), Cause::Owner).await?;
+            let mut ended = self.sessions.end_own(proven).await?;
             let own = own.iter().find(|own| own.id == id && !own.principal.is_anonymous());
             if let (None, Some(own)) = (ended, own) {
                 // Its id was rolled in the meantime. It must end all the same.
@@ -391,7 +415,7 @@ impl Engine {
             Lookup::Absent(absence) => absence,
             live => return Ok(live),
         };
-        let Some(adopted) = self.adopt(presented).await? else {
+        let Some(adopted) = self.adopt(presented, Purpose::Use).await? else {
             return Ok(Lookup::Absent(absence));
         };
         Ok(match self.sessions.find(&Presented::adopted(adopted), slide).await? {
@@ -402,10 +426,10 @@ impl Engine {
 
     /// Adopts the sessions of the application's ids in a credential. Returns the ids that the
     /// credential then proves here, or `None` if there are none.
-    async fn adopt(&self, presented: &Presented) -> Result<Option<Vec<Proven>>> {
+    async fn adopt(&self, presented: &Presented, purpose: Purpose) -> Result<Option<Vec<Proven>>> {
         match &self.adoption {
             Some(adoption) if presented.may_be_adopted() => {
-                adoption.adopt(&self.sessions, presented.foreign()).await
+                adoption.adopt(&self.sessions, presented.foreign(), purpose).await
             }
             _ => Ok(None),
         }

@@ -12,19 +12,24 @@ use super::{clock::WallTime, id::PublicId, record::Principal};
 pub struct Event<'a> {
     /// The engine's name.
     pub engine: &'a str,
+    /// Its public id, which is no credential.
     pub session: PublicId,
     /// The principal after the event; of a session that has ended, its last one.
     pub principal: &'a Principal,
+    /// When it happened, by the wall clock.
     pub time: WallTime,
+    /// What happened.
     pub kind: EventKind<'a>,
 }
 
 /// What can happen to a session.
 #[derive(Debug, Clone, Copy)]
 pub enum EventKind<'a> {
+    /// By a Write, by a Resolve with `create`, or by an adoption.
     Created,
     /// Its id was rolled; `former` is the principal before that.
     Rolled {
+        /// Empty: it was anonymous.
         former: &'a Principal,
     },
     /// It was ended while it was live.

@@ -1,4 +1,5 @@
-//! Session ids: 24 random bytes. 12 are public; 12 are secret and called the verifier.
+//! Session ids: 30 random bytes. 12 are public; 18 are secret and called the verifier. OWASP
+//! ASVS 5.0 (7.2.3) wants at least 128 bits that nobody can guess; the verifier has 144.
 //!
 //! The public half is the key of the record. A record keeps only the hash of the verifier,
 //! so a leaked store holds no usable id. Rolling an id replaces the verifier and keeps the
@@ -22,6 +23,7 @@ pub trait Entropy: Send + Sync + 'static {
 pub struct PublicId([u8; 12]);
 
 impl PublicId {
+    /// In octets.
     pub const LEN: usize = 12;
     /// Octets of the text form.
     pub const TEXT_LEN: usize = 16;
@@ -30,10 +32,12 @@ impl PublicId {
     /// The last id in order.
     pub const MOST: Self = Self([0xff; 12]);
 
+    /// For an id that was stored or sent. New ones come from [`SessionId::generate`].
     pub const fn from_bytes(bytes: [u8; 12]) -> Self {
         Self(bytes)
     }
 
+    /// The form in which stores keep it.
     pub const fn as_bytes(&self) -> &[u8; 12] {
         &self.0
     }
@@ -73,12 +77,15 @@ impl fmt::Debug for PublicId {
 pub struct VerifierHash([u8; 32]);
 
 impl VerifierHash {
+    /// In octets.
     pub const LEN: usize = 32;
 
+    /// For a hash that was stored or sent.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
+    /// The form in which stores keep it.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -123,13 +130,19 @@ const DERIVATION: &[u8] = b"sessiond: the id of an application\0";
 #[derive(Clone)]
 pub struct SessionId {
     public: PublicId,
-    verifier: [u8; 12],
+    verifier: Verifier,
 }
 
-impl SessionId {
-    /// Octets of the text form, as many as npm's `uid-safe` makes of 24 bytes.
-    pub const TEXT_LEN: usize = 32;
+const VERIFIER_LEN: usize = 18;
+const ID_LEN: usize = PublicId::LEN + VERIFIER_LEN;
 
+type Verifier = [u8; VERIFIER_LEN];
+
+impl SessionId {
+    /// Octets of the text form.
+    pub const TEXT_LEN: usize = 40;
+
+    /// A new id for a new session.
     pub fn generate(entropy: &dyn Entropy) -> Self {
         let mut public = [0; 12];
         entropy.fill(&mut public);
@@ -138,7 +151,7 @@ impl SessionId {
 
     /// A new id for the session `public`, with a new verifier.
     pub fn rolled(public: PublicId, entropy: &dyn Entropy) -> Self {
-        let mut verifier = [0; 12];
+        let mut verifier = [0; VERIFIER_LEN];
         entropy.fill(&mut verifier);
         Self { public, verifier }
     }
@@ -147,10 +160,7 @@ impl SessionId {
     /// is the key of a record about that text. The verifier proves knowledge of the text.
     pub fn derived(text: &[u8]) -> Self {
         let digest = Sha256::new().chain_update(DERIVATION).chain_update(text).finalize();
-        let mut id = Self { public: PublicId([0; 12]), verifier: [0; 12] };
-        id.public.0.copy_from_slice(&digest[..12]);
-        id.verifier.copy_from_slice(&digest[12..24]);
-        id
+        Self::from_bytes(digest.first_chunk().expect("a digest of 32 bytes has 30"))
     }
 
     /// The same verifier with another public half.
@@ -158,36 +168,42 @@ impl SessionId {
         Self { public, ..self.clone() }
     }
 
+    /// The half that is the key of the record and safe to log.
     pub fn public(&self) -> PublicId {
         self.public
     }
 
+    /// SHA-256 of the secret half, as a record keeps it.
     pub fn verifier_hash(&self) -> VerifierHash {
         VerifierHash(Sha256::digest(self.verifier).into())
     }
 
-    /// 32 characters of base64url.
+    fn from_bytes(bytes: &[u8; ID_LEN]) -> Self {
+        let mut id = Self { public: PublicId::LEAST, verifier: [0; VERIFIER_LEN] };
+        let (public, verifier) = bytes.split_at(PublicId::LEN);
+        id.public.0.copy_from_slice(public);
+        id.verifier.copy_from_slice(verifier);
+        id
+    }
+
+    /// 40 characters of base64url.
     pub fn to_text(&self) -> [u8; Self::TEXT_LEN] {
-        let mut bytes = [0; 24];
-        bytes[..12].copy_from_slice(&self.public.0);
-        bytes[12..].copy_from_slice(&self.verifier);
+        let mut bytes = [0; ID_LEN];
+        bytes[..PublicId::LEN].copy_from_slice(&self.public.0);
+        bytes[PublicId::LEN..].copy_from_slice(&self.verifier);
         let mut text = [0; Self::TEXT_LEN];
-        BASE64URL.encode_slice(bytes, &mut text).expect("24 bytes are 32 characters of base64url");
+        BASE64URL.encode_slice(bytes, &mut text).expect("30 bytes are 40 characters of base64url");
         text
     }
 
-    /// `None` if `text` is not 32 characters of base64url.
+    /// `None` if `text` is not 40 characters of base64url.
     pub fn from_text(text: &[u8]) -> Option<Self> {
         if text.len() != Self::TEXT_LEN {
             return None;
         }
-        let mut bytes = [0; 24];
+        let mut bytes = [0; ID_LEN];
         BASE64URL.decode_slice_unchecked(text, &mut bytes).ok()?;
-        let (public, verifier) = bytes.split_at(12);
-        Some(Self {
-            public: PublicId(public.try_into().ok()?),
-            verifier: verifier.try_into().ok()?,
-        })
+        Some(Self::from_bytes(&bytes))
     }
 }
 
@@ -242,9 +258,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_round_trips(bytes in any::<[u8; 24]>()) {
+        fn text_round_trips(bytes in any::<[u8; ID_LEN]>()) {
             let text = BASE64URL.encode(bytes);
-            let id = SessionId::from_text(text.as_bytes()).expect("any 24 bytes are an id");
+            let id = SessionId::from_text(text.as_bytes()).expect("any 30 bytes are an id");
             prop_assert_eq!(id.to_text().to_vec(), text.as_bytes());
             prop_assert_eq!(id.public().to_string(), &text[..16]);
             prop_assert_eq!(PublicId::from_text(&text.as_bytes()[..16]), Some(id.public()));

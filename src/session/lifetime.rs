@@ -13,11 +13,14 @@ pub const MAX_DURATION: Duration = MAX_AGE_LIMIT;
 pub enum Granularity {
     /// A 64th of the idle timeout, at most 60 s.
     Auto,
+    /// At most the idle timeout; a longer one is cut to it.
     Fixed(Duration),
 }
 
 impl Granularity {
+    /// The part of the idle timeout that [`Auto`](Self::Auto) takes.
     pub const AUTO_FRACTION: u32 = 64;
+    /// The most that [`Auto`](Self::Auto) takes.
     pub const AUTO_LIMIT: Duration = Duration::from_secs(60);
 
     /// The granularity for an idle timeout of `duration`; never more than `duration`.
@@ -32,6 +35,7 @@ impl Granularity {
 /// The times in a record that decide when its session ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Times {
+    /// The absolute timeout counts from here.
     pub create_time: Moment,
     /// When the session ends, unless its absolute timeout comes first.
     pub deadline: Moment,
@@ -44,6 +48,7 @@ pub struct Times {
 pub struct Lifetime {
     /// The idle timeout (OWASP), unless the session has its own.
     pub duration: Duration,
+    /// How far ahead deadlines are stored.
     pub granularity: Granularity,
     /// The absolute timeout (OWASP), counted from creation. No touch extends it.
     pub absolute: Option<Duration>,
@@ -60,6 +65,7 @@ impl Lifetime {
         times.deadline.min(self.end(times.create_time))
     }
 
+    /// At its deadline a session has expired already.
     pub fn has_expired(&self, times: Times, now: Moment) -> bool {
         now >= self.expire_time(times)
     }

@@ -104,9 +104,11 @@ impl Turn<'_> {
             return Ok(());
         };
         if let Some(proven) = newest {
-            match sessions.live(proven).await? {
-                Some(record) if record.principal != *self.principal => {}
-                _ => return Ok(()),
+            match sessions.live(proven).await {
+                Ok(Some(record)) if record.principal != *self.principal => {}
+                // The write itself refuses it.
+                Err(error) if error.is_unreadable() => return Ok(()),
+                live => return live.map(drop),
             }
         }
         if sessions.list(self.principal, None, max).await?.sessions.len() < max {
@@ -182,7 +184,12 @@ impl Sessions {
     pub(super) async fn own(&self, presented: &Presented) -> Result<Vec<Own>> {
         let mut own = Vec::new();
         for proven in presented.proven() {
-            if let Some(record) = self.live(proven).await? {
+            let live = match self.live(proven).await {
+                // Of whom it is, nobody knows. Its own end needs no record.
+                Err(error) if error.is_unreadable() => None,
+                live => live?,
+            };
+            if let Some(record) = live {
                 own.push(Own { id: proven.public(), principal: record.principal.clone() });
             }
         }
@@ -230,7 +237,7 @@ impl Sessions {
         let (mut count, mut after, mut outcome) = (0, None, Ok(()));
         loop {
             let listed = self.store.list(principal.clone(), after, SLICE, certainty).await?;
-            let ids = listed.records.into_iter().map(|(id, _)| id);
+            let ids = listed.records.into_iter().map(|(id, _)| id).chain(listed.unreadable);
             let ids: Vec<_> = ids.filter(|id| meant(*id)).collect();
             match self.end_each(&ids, &claim, cause).await {
                 Ok(ended) => count += ended,

@@ -21,6 +21,7 @@ pub struct Record {
     pub verifier: VerifierHash,
     /// 1 at creation; each update adds 1.
     pub version: u64,
+    /// The absolute timeout counts from here.
     pub create_time: Moment,
     /// When the session ends, unless its absolute timeout comes first.
     pub deadline: Moment,
@@ -28,10 +29,58 @@ pub struct Record {
     pub duration: Option<Duration>,
     /// The owner of the session; empty: anonymous.
     pub principal: Principal,
+    /// A JSON object with the bytes that were written.
     pub data: Data,
+    /// Empty for most records.
+    pub extension: Extension,
+}
+
+/// Fields of a record that few records have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extension {
+    /// The verifiers that were rolled most recently, the latest one last. At most
+    /// [`MAX_FORMER`](Self::MAX_FORMER), and only those of rolls with a `roll_grace`.
+    pub former: Vec<Former>,
+    /// Fields that a later release has written, in the encoding of the store. Each change
+    /// keeps them as they are.
+    pub unknown: Bytes,
+}
+
+/// A verifier that was replaced by a roll.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Former {
+    /// Of the id that was valid until then.
+    pub verifier: VerifierHash,
+    /// When it was replaced.
+    pub rolled: Moment,
+}
+
+impl Extension {
+    /// The most former verifiers that a record keeps. A login rolls once; a second factor or
+    /// a parallel request may roll once more.
+    pub const MAX_FORMER: usize = 4;
+
+    /// The size beyond that of the type itself, in bytes.
+    fn heap_size(&self) -> usize {
+        self.former.len() * size_of::<Former>() + self.unknown.len()
+    }
+
+    /// The same after a roll at `now`. A verifier that was rolled before `rolled_after`
+    /// proves nothing any more, so it is dropped.
+    fn rolled(&self, verifier: VerifierHash, now: Moment, rolled_after: Moment) -> Self {
+        let kept = self.former.iter().copied().filter(|former| former.rolled > rolled_after);
+        let mut former: Vec<_> = kept.collect();
+        if now > rolled_after {
+            former.push(Former { verifier, rolled: now });
+        }
+        let excess = former.len().saturating_sub(Self::MAX_FORMER);
+        former.drain(..excess);
+        Self { former, unknown: self.unknown.clone() }
+    }
 }
 
 impl Record {
+    /// What [`Lifetime`] needs to judge the record.
     pub fn times(&self) -> Times {
         let &Self { create_time, deadline, duration, .. } = self;
         Times { create_time, deadline, duration }
@@ -39,7 +88,15 @@ impl Record {
 
     /// The size of the record in memory, in bytes, without the overhead of allocation.
     pub fn size(&self) -> usize {
-        size_of::<Self>() + self.principal.as_bytes().len() + self.data.text().len()
+        size_of::<Self>()
+            + self.principal.as_bytes().len()
+            + self.data.text().len()
+            + self.extension.heap_size()
+    }
+
+    /// Whether the id was rolled after this moment.
+    pub fn was_rolled_after(&self, moment: Moment) -> bool {
+        self.extension.former.last().is_some_and(|former| former.rolled > moment)
     }
 
     /// Whether this is a later state of the session than `stored`. A Write makes a new
@@ -55,6 +112,7 @@ impl Record {
 pub struct Principal(Bytes);
 
 impl Principal {
+    /// In bytes.
     pub const MAX_LEN: usize = 256;
 
     /// `None` if it is not UTF-8, or longer than [`MAX_LEN`](Self::MAX_LEN) bytes.
@@ -69,6 +127,7 @@ impl Principal {
         &self.0
     }
 
+    /// Anonymous sessions are in no list and have no limit.
     pub fn is_anonymous(&self) -> bool {
         self.0.is_empty()
     }
@@ -80,11 +139,18 @@ impl std::fmt::Debug for Principal {
     }
 }
 
-/// The right by which a session is ended. It holds for expired sessions too.
+/// The right by which a session is ended. It holds for expired sessions too. Of a record that
+/// cannot be read nothing can be compared, so there every claim holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
-    /// The caller presented the session's valid id.
-    Verifier(VerifierHash),
+    /// The caller presented an id of the session: the valid one, or one that was rolled
+    /// after a moment. A logout that was sent before a roll must not be lost.
+    Presented {
+        /// Of the presented id.
+        verifier: VerifierHash,
+        /// An id that was rolled at this moment or before proves nothing.
+        rolled_after: Moment,
+    },
     /// The session belongs to this principal.
     Principal(Principal),
     /// An operator named the session.
@@ -92,10 +158,19 @@ pub enum Claim {
 }
 
 impl Claim {
+    /// The claim of the valid id alone.
+    pub const fn valid_id(verifier: VerifierHash) -> Self {
+        Self::Presented { verifier, rolled_after: Moment::LAST }
+    }
+
     /// Whether this claim allows ending `stored`.
     pub fn holds(&self, stored: &Record) -> bool {
         match self {
-            Self::Verifier(verifier) => stored.verifier == *verifier,
+            Self::Presented { verifier, rolled_after } => {
+                let was_valid =
+                    |former: &Former| former.verifier == *verifier && former.rolled > *rolled_after;
+                stored.verifier == *verifier || stored.extension.former.iter().any(was_valid)
+            }
             Self::Principal(principal) => stored.principal == *principal,
             Self::Operator => true,
         }
@@ -107,7 +182,9 @@ impl Claim {
 pub struct Touch {
     /// The verifier hash of the presented id. A replaced id must not keep a session alive.
     pub verifier: VerifierHash,
+    /// The engine's rules, which judge the deadline.
     pub lifetime: Lifetime,
+    /// The engine's time, not the store's.
     pub now: Moment,
 }
 
@@ -126,16 +203,23 @@ impl Touch {
 pub struct Update {
     /// The verifier hash of the presented id.
     pub verifier: VerifierHash,
+    /// The engine's rules, which judge the deadline.
     pub lifetime: Lifetime,
+    /// The engine's time, not the store's.
     pub now: Moment,
     /// Apply only if the record is at this version.
     pub if_version: Option<u64>,
+    /// What happens to the data.
     pub edit: Edit,
     /// The verifier hash of the new id, used if the id is rolled.
     pub next_verifier: VerifierHash,
+    /// How long the id from before a roll can still end the session.
+    pub roll_grace: Duration,
     /// Roll even if the principal stays the same.
     pub roll: bool,
+    /// The new owner; another one than before always rolls. `None`: as it was.
     pub principal: Option<Principal>,
+    /// The session's own idle timeout from now on. `None`: as it was.
     pub duration: Option<Duration>,
 }
 
@@ -144,7 +228,9 @@ pub struct Update {
 pub struct Edit {
     /// Remove all data first.
     pub replace: bool,
+    /// Top-level keys to remove before `set` applies.
     pub unset: Vec<String>,
+    /// Members to set.
     pub set: Data,
     /// The maximum size of the result in bytes. Data that was larger before may keep its size.
     pub limit_bytes: usize,
@@ -162,10 +248,10 @@ impl std::fmt::Debug for Edit {
 }
 
 impl Edit {
-    /// The data after this edit. Fails if the result is too large, or if the data cannot be
-    /// merged.
-    pub fn apply(&self, stored: &Data) -> Result<Data, Refusal> {
-        let base = if self.replace { &Data::EMPTY } else { stored };
+    /// The data after this edit. `replace`: as if [`replace`](Self::replace) were set. Fails if
+    /// the result is too large, or if the data cannot be merged.
+    pub fn apply(&self, stored: &Data, replace: bool) -> Result<Data, Refusal> {
+        let base = if self.replace || replace { &Data::EMPTY } else { stored };
         let data = if self.unset.is_empty() && self.set == Data::EMPTY {
             base.clone()
         } else {
@@ -188,9 +274,17 @@ pub enum Refusal {
     /// The session has expired.
     Expired,
     /// The session is not at the version of `if_version`.
-    VersionMismatch { current: u64 },
+    VersionMismatch {
+        /// The version that is stored.
+        current: u64,
+    },
     /// The data would be too large.
-    TooLarge { len_bytes: usize, limit_bytes: usize },
+    TooLarge {
+        /// Of the JSON text after the change.
+        len_bytes: usize,
+        /// [`Edit::limit_bytes`].
+        limit_bytes: usize,
+    },
     /// The new data cannot be merged with the stored data.
     Data(DataError),
 }
@@ -207,8 +301,10 @@ impl Update {
         if self.if_version.is_some_and(|version| version != stored.version) {
             return Err(Refusal::VersionMismatch { current: stored.version });
         }
-        let data = self.edit.apply(&stored.data)?;
         let new_principal = self.principal.as_ref().filter(|new| **new != stored.principal);
+        // What one principal has stored must not be shown to another one.
+        let replace = new_principal.is_some() && !stored.principal.is_anonymous();
+        let data = self.edit.apply(&stored.data, replace)?;
         let duration = self.duration.or(stored.duration);
         let mut record = Record {
             verifier: stored.verifier,
@@ -218,9 +314,12 @@ impl Update {
             duration,
             principal: new_principal.unwrap_or(&stored.principal).clone(),
             data,
+            extension: stored.extension.clone(),
         };
         if self.roll || new_principal.is_some() {
             record.verifier = self.next_verifier;
+            let rolled_after = self.now.before(self.roll_grace);
+            record.extension = stored.extension.rolled(stored.verifier, self.now, rolled_after);
         }
         if duration != stored.duration {
             // Only this change may also make the deadline earlier.

@@ -14,14 +14,16 @@ use super::{
     id::{Entropy, PublicId, SessionId},
     policy::Policy,
     record::{Claim, Principal, Record, Touch},
-    store::{Certainty, Store, Touched},
+    store::{self, Certainty, Removed, Store, StoreErrorKind, Touched},
     token::Token,
 };
 
 /// A session as callers see it.
 #[derive(Debug, Clone)]
 pub struct Session {
+    /// Public: not a credential.
     pub id: PublicId,
+    /// Shared with the store, so it is not copied.
     pub record: Arc<Record>,
     /// When it ends, unless it is touched before.
     pub expire_time: Moment,
@@ -46,6 +48,7 @@ impl Session {
 /// What the browser must be sent. If both fields are empty, nothing.
 #[derive(Debug, Default)]
 pub struct CookieUpdate {
+    /// The value of one Set-Cookie line.
     pub set_cookie: Option<SetCookie>,
     /// The new token, if it differs from the one presented.
     pub token: Option<Token>,
@@ -54,7 +57,9 @@ pub struct CookieUpdate {
 /// A live session, and what its browser must be sent.
 #[derive(Debug)]
 pub struct Live {
+    /// The session after the operation.
     pub session: Session,
+    /// Empty unless the browser must learn something.
     pub cookie: CookieUpdate,
     /// Whether this operation created the session.
     pub is_new: bool,
@@ -63,7 +68,9 @@ pub struct Live {
 /// The live session of a credential, or why there is none.
 #[derive(Debug)]
 pub enum Lookup {
+    /// The first presented session that is live.
     Live(Live),
+    /// Why there is none. The most specific reason if there are several ids.
     Absent(Absence),
 }
 
@@ -115,25 +122,42 @@ impl Sessions {
         (!presented.may_be_adopted()).then_some(Lookup::Absent(absence))
     }
 
-    /// Finds the first presented session that is live, and touches it if `slide`.
+    /// Finds the first presented session that is live, and touches it if `slide`. Goes past a
+    /// record that cannot be read, which is the outcome only if no session is live.
     pub(super) async fn find(&self, presented: &Presented, slide: bool) -> Result<Lookup> {
         let mut absence = presented.absence();
+        let mut readable = Ok(());
         for proven in presented.proven() {
             let now = self.clock.now();
-            let found = if slide {
-                let touch =
-                    Touch { verifier: proven.verifier, lifetime: self.policy.lifetime, now };
-                self.store.touch(proven.public(), touch).await?
-            } else {
-                let record = self.store.read(proven.public(), Certainty::Current).await?;
-                record.map(|record| Touched { record, moved: false })
+            let found = match self.look_up(proven, slide, now).await {
+                Err(error) if error.kind == StoreErrorKind::Unreadable => {
+                    readable = Err(error);
+                    continue;
+                }
+                found => found?,
             };
             match self.judge(proven, found, now) {
                 Lookup::Absent(why) => absence = absence.max(why),
                 live => return Ok(live),
             }
         }
+        readable?;
         Ok(Lookup::Absent(absence))
+    }
+
+    async fn look_up(
+        &self,
+        proven: &Proven,
+        slide: bool,
+        now: Moment,
+    ) -> store::Result<Option<Touched>> {
+        let id = proven.public();
+        if slide {
+            let touch = Touch { verifier: proven.verifier, lifetime: self.policy.lifetime, now };
+            return self.store.touch(id, touch).await;
+        }
+        let record = self.store.read(id, Certainty::Current).await?;
+        Ok(record.map(|record| Touched { record, moved: false }))
     }
 
     /// Decides whether the record that was found is the live session of the proven id.
@@ -141,16 +165,24 @@ impl Sessions {
         let Some(Touched { record, moved }) = found else {
             return Lookup::Absent(Absence::NotFound);
         };
+        let has_expired = self.has_expired(&record, now);
         if record.verifier != proven.verifier {
-            return Lookup::Absent(Absence::Superseded);
+            let just = !has_expired && record.was_rolled_after(self.rolled_after(now));
+            let absence = if just { Absence::JustSuperseded } else { Absence::Superseded };
+            return Lookup::Absent(absence);
         }
-        if self.has_expired(&record, now) {
+        if has_expired {
             return Lookup::Absent(Absence::Expired);
         }
         let session = self.session(proven.public(), record);
         let news = News { token: proven.outdated, deadline: moved };
         let cookie = self.cookie_update(&session, &proven.id, news, now);
         Lookup::Live(Live { session, cookie, is_new: false })
+    }
+
+    /// An id that was rolled after this moment can still end its session.
+    pub(super) fn rolled_after(&self, now: Moment) -> Moment {
+        now.before(self.policy.roll_grace)
     }
 
     /// Reads the live record of a proven id. `None` if the id was rolled, or if the session is
@@ -166,7 +198,15 @@ impl Sessions {
             .filter(|record| record.verifier == proven.verifier && !self.has_expired(record, now)))
     }
 
+    /// Ends the session of a proven id, which may have been rolled a moment before.
+    pub(super) async fn end_own(&self, proven: &Proven) -> Result<Option<Ended>> {
+        let rolled_after = self.rolled_after(self.clock.now());
+        let claim = Claim::Presented { verifier: proven.verifier, rolled_after };
+        self.end(proven.public(), claim, Cause::Owner).await
+    }
+
     /// Ends one session, if the claim holds, and emits the event. `None` if nothing was ended.
+    /// A record that cannot be read counts as live.
     pub(super) async fn end(
         &self,
         id: PublicId,
@@ -174,15 +214,19 @@ impl Sessions {
         cause: Cause,
     ) -> Result<Option<Ended>> {
         let now = self.clock.now();
-        let Some(record) = self.store.destroy(id, claim).await? else {
-            return Ok(None);
+        let anonymous = Principal::default();
+        let removed = self.store.destroy(id, claim).await?;
+        let (ended, kind, principal) = match &removed {
+            None => return Ok(None),
+            Some(Removed::Record(record)) if self.has_expired(record, now) => {
+                (Ended::Expired, EventKind::Expired, &record.principal)
+            }
+            Some(Removed::Record(record)) => {
+                (Ended::Live, EventKind::Destroyed(cause), &record.principal)
+            }
+            Some(Removed::Unreadable) => (Ended::Live, EventKind::Destroyed(cause), &anonymous),
         };
-        let (ended, kind) = if self.has_expired(&record, now) {
-            (Ended::Expired, EventKind::Expired)
-        } else {
-            (Ended::Live, EventKind::Destroyed(cause))
-        };
-        self.emit(id, &record.principal, now, kind);
+        self.emit(id, principal, now, kind);
         Ok(Some(ended))
     }
 

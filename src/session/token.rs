@@ -3,7 +3,7 @@
 //! A token is `id + "." + base64(HMAC-SHA256(secret, id))`, in the standard alphabet without
 //! padding. The first secret signs. All secrets verify.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, ops::RangeInclusive};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD_NO_PAD as BASE64};
 use hmac::{Hmac, KeyInit, Mac};
@@ -16,6 +16,11 @@ use super::id::{SessionId, are_same};
 const SIGNATURE_LEN: usize = 32;
 /// The length of 32 octets in base64 without padding.
 const SIGNATURE_TEXT_LEN: usize = 43;
+/// What express-session writes before a token.
+const PREFIX: &[u8] = b"s:";
+/// The length of an id of express-session: npm's `uid-safe` makes it of 24 bytes. An application
+/// that moved here has such cookies out, whether its sessions are adopted or not.
+const EXPRESS_ID_LEN: usize = 32;
 
 /// A signing secret. Debug prints only the type. The memory is wiped when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
@@ -26,14 +31,17 @@ impl Secret {
     /// (RFC 2104, section 3).
     pub const MIN_SIGNING_LEN: usize = 32;
 
+    /// Any octets. [`Keyring::new`] checks the length.
     pub fn new(secret: impl Into<Vec<u8>>) -> Self {
         Self(Zeroizing::new(secret.into()))
     }
 
+    /// In octets.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
+    /// A keyring refuses an empty secret.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -50,6 +58,7 @@ impl fmt::Debug for Secret {
 pub struct Token(String);
 
 impl Token {
+    /// In octets: the id, a dot and the signature.
     pub const LEN: usize = SessionId::TEXT_LEN + 1 + SIGNATURE_TEXT_LEN;
 
     /// The token itself. Send it to its owner and use it nowhere else.
@@ -67,16 +76,25 @@ impl fmt::Debug for Token {
 /// Why a keyring cannot be made from the secrets.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KeyringError {
+    /// There must be at least one secret, because there is no default.
     #[error("no secret is given; `sessiond secret` prints a fresh one")]
     Empty,
+    /// The first secret is shorter than [`Secret::MIN_SIGNING_LEN`].
     #[error(
         "the first secret signs and is {len} bytes long, at least {} are needed; \
          `sessiond secret` prints a fresh one",
         Secret::MIN_SIGNING_LEN
     )]
-    TooShortToSign { len: usize },
+    TooShortToSign {
+        /// In octets.
+        len: usize,
+    },
+    /// An empty secret would let anybody sign.
     #[error("secret number {position} is empty")]
-    EmptySecret { position: usize },
+    EmptySecret {
+        /// Counted from 1.
+        position: usize,
+    },
 }
 
 /// The content of a verified token.
@@ -110,6 +128,7 @@ impl Keyring {
         Ok(Self { keys: secrets.iter().map(key).collect() })
     }
 
+    /// Signs with the first secret.
     pub fn sign(&self, id: &SessionId) -> Token {
         let text = id.to_text();
         let mut token = String::with_capacity(Token::LEN);
@@ -124,30 +143,61 @@ impl Keyring {
     ///
     /// `None` if it is malformed, or not signed by a known secret.
     pub fn verify(&self, value: &[u8]) -> Option<Authentic> {
-        self.verify_and(value, |_| ()).map(|(authentic, ())| authentic)
+        self.verify_signed(&Signed::parse(value, 0..=usize::MAX)?)
     }
 
-    /// Like [`verify`](Self::verify), but also passes the signed text to `take` and returns its
-    /// result.
-    pub fn verify_and<T>(
-        &self,
-        value: &[u8],
-        take: impl FnOnce(&[u8]) -> T,
-    ) -> Option<(Authentic, T)> {
-        let value: Cow<'_, [u8]> = match value.contains(&b'%') {
-            true => percent_decode(value).into(),
-            false => value.into(),
+    pub(super) fn verify_signed(&self, signed: &Signed<'_>) -> Option<Authentic> {
+        let (text, given) = (signed.text(), &signed.signature);
+        let matched = self.keys.iter().position(|key| are_same(&signature(key, text), given))?;
+        Some(Authentic { id: SessionId::from_text(text), outdated: matched != 0 })
+    }
+}
+
+/// What has the shape of a token: a text, a dot and a signature, in any of the four spellings.
+/// Nothing is verified yet, and nothing was hashed.
+pub(super) struct Signed<'v> {
+    /// Decoded, without prefix.
+    token: Cow<'v, [u8]>,
+    signature: [u8; SIGNATURE_LEN],
+}
+
+impl<'v> Signed<'v> {
+    /// `None` if `value` has another shape, or if the length of its text is not in `text_len`.
+    /// A value that is too long is not read.
+    pub(super) fn parse(value: &'v [u8], text_len: RangeInclusive<usize>) -> Option<Self> {
+        let longest = text_len.end().saturating_add(PREFIX.len() + 1 + SIGNATURE_TEXT_LEN);
+        if value.len() > longest.saturating_mul("%2B".len()) {
+            return None;
+        }
+        let mut token: Cow<'_, [u8]> = match memchr::memchr(b'%', value) {
+            Some(_) => percent_decode(value).into(),
+            None => value.into(),
         };
-        let signed = value.strip_prefix(b"s:").unwrap_or(&value);
-        let (text, dot_and_given) =
-            signed.split_at_checked(signed.len().checked_sub(1 + SIGNATURE_TEXT_LEN)?)?;
-        let given = dot_and_given.strip_prefix(b".")?;
-        let mut bytes = [0; SIGNATURE_LEN];
+        if token.starts_with(PREFIX) {
+            match &mut token {
+                Cow::Borrowed(value) => *value = &value[PREFIX.len()..],
+                Cow::Owned(value) => drop(value.drain(..PREFIX.len())),
+            }
+        }
+        let len = token.len().checked_sub(1 + SIGNATURE_TEXT_LEN)?;
+        let given = token[len..].strip_prefix(b".").filter(|_| text_len.contains(&len))?;
+        let mut signature = [0; SIGNATURE_LEN];
         // Strict: refuses padding, dots and stray bits in the last character.
-        BASE64.decode_slice_unchecked(given, &mut bytes).ok()?;
-        let matched = self.keys.iter().position(|key| are_same(&signature(key, text), &bytes))?;
-        let authentic = Authentic { id: SessionId::from_text(text), outdated: matched != 0 };
-        Some((authentic, take(text)))
+        BASE64.decode_slice_unchecked(given, &mut signature).ok()?;
+        Some(Self { token, signature })
+    }
+
+    /// The text that is signed, if the signature is authentic.
+    pub(super) fn text(&self) -> &[u8] {
+        &self.token[..self.token.len() - 1 - SIGNATURE_TEXT_LEN]
+    }
+
+    /// Whether the text has the form of a session id: one that is made here, or one of
+    /// express-session.
+    pub(super) fn is_of_an_id(&self) -> bool {
+        let text = self.text();
+        [SessionId::TEXT_LEN, EXPRESS_ID_LEN].contains(&text.len())
+            && text.iter().all(|&octet| octet.is_ascii_alphanumeric() || b"-_".contains(&octet))
     }
 }
 
@@ -178,8 +228,14 @@ mod tests {
         Keyring::new(&secrets).expect("the first secret is long enough")
     }
 
-    // Made with Node's crypto, as cookie-signature 1.2.2 does it.
-    const VECTORS: [(&str, &str, &str); 2] = [
+    // Made with Node's crypto, as cookie-signature 1.2.2 does it. The first text has the form of
+    // a session id.
+    const VECTORS: [(&str, &str, &str); 3] = [
+        (
+            "s3Cur3",
+            "0123456789abcdefghijklmnopqrstuvwxyz0000",
+            "Zn+KQqlQk+RXJEUhE0aov0ZG8EZy/JQsmd3qfn7/KXc",
+        ),
         (
             "s3Cur3",
             "0123456789abcdefghijklmnopqrstuv",
@@ -216,8 +272,9 @@ mod tests {
                 let verified = keyring.verify(value.as_bytes());
                 let verified = verified.unwrap_or_else(|| panic!("{value} should verify"));
                 assert!(verified.outdated, "an older secret signed {value}");
-                let id_text = verified.id.expect("the id is ours").to_text();
-                assert_eq!(id_text.as_slice(), id.as_bytes());
+                let found = verified.id.map(|id| id.to_text().to_vec());
+                let ours = (id.len() == SessionId::TEXT_LEN).then(|| id.as_bytes().to_vec());
+                assert_eq!(found, ours, "expected a text of our form to be an id, found {id}");
             }
         }
     }
@@ -227,7 +284,7 @@ mod tests {
         let (secret, id, signature) = VECTORS[0];
         let keyring = keyring(&[secret]);
         for (why, value) in [
-            ("last character changed", format!("{id}.{}Z", &signature[..42])),
+            ("last character changed", format!("{id}.{}d", &signature[..42])),
             ("no dot", format!("{id}{signature}")),
             ("padded with =", format!("{id}.{signature}=")),
             ("empty signature", format!("{id}.")),
@@ -245,8 +302,8 @@ mod tests {
     #[test]
     fn stray_bits_in_the_last_character_are_refused() {
         let (secret, id, signature) = VECTORS[0];
-        // 43 characters carry 258 bits for 256: "Y" and "Z" decode to the same octets.
-        let twin = format!("{id}.{}Z", &signature[..42]);
+        // 43 characters carry 258 bits for 256: "c" and "d" decode to the same octets.
+        let twin = format!("{id}.{}d", &signature[..42]);
         assert!(keyring(&[secret]).verify(twin.as_bytes()).is_none());
     }
 
@@ -270,6 +327,46 @@ mod tests {
     }
 
     #[test]
+    fn a_shape_is_judged_without_a_secret() {
+        let (_, id, signature) = VECTORS[0];
+        let own = "i".repeat(SessionId::TEXT_LEN);
+        let of_an_id = |value: &str| {
+            Signed::parse(value.as_bytes(), 1..=300).map(|signed| signed.is_of_an_id())
+        };
+        for value in [
+            format!("{id}.{signature}"),
+            format!("{own}.{signature}"),
+            format!("s:{own}.{signature}"),
+            format!("s%3A{own}.{}", signature.replace('/', "%2f").replace('+', "%2b")),
+            format!("{own}%2e{signature}"),
+        ] {
+            assert_eq!(of_an_id(&value), Some(true), "{value}");
+        }
+        for value in [
+            format!("{}.{signature}", &own[1..]),
+            format!("a{own}.{signature}"),
+            format!("65f2c9a0-5d5b-4f0e-9d0e-6f5c3d1c1b11.{signature}"),
+            format!("{}+.{signature}", &own[1..]),
+            format!("x.{signature}"),
+        ] {
+            assert_eq!(of_an_id(&value), Some(false), "only another application's: {value}");
+        }
+        for value in [
+            String::new(),
+            own.clone(),
+            format!("{own}{signature}"),
+            format!(".{signature}"),
+            format!("{own}.{signature}="),
+            format!("{own}.{}", &signature[1..]),
+            format!("{own}.{}-", &signature[..42]),
+            format!("{}.{signature}", "x".repeat(301)),
+            format!("{}{own}.{signature}", "%41".repeat(301)),
+        ] {
+            assert_eq!(of_an_id(&value), None, "{value}");
+        }
+    }
+
+    #[test]
     fn debug_shows_no_secret() {
         let secret = Secret::new(LONG);
         assert_eq!(format!("{secret:?} {:?}", keyring(&[])), "Secret Keyring");
@@ -282,14 +379,16 @@ mod tests {
         }
 
         #[test]
-        fn own_tokens_verify_and_changed_ones_do_not(bytes in any::<[u8; 24]>(), at in 0..Token::LEN, flip in 1u8..) {
+        fn own_tokens_verify_and_changed_ones_do_not(bytes in prop::array::uniform30(any::<u8>()), at in 0..Token::LEN, flip in 1u8..) {
             let keyring = keyring(&["an older secret"]);
             let text = base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(bytes);
-            let id = SessionId::from_text(text.as_bytes()).expect("24 bytes");
+            let id = SessionId::from_text(text.as_bytes()).expect("30 bytes");
             let token = keyring.sign(&id);
             prop_assert_eq!(token.expose().len(), Token::LEN);
             let verified = keyring.verify(token.expose().as_bytes()).expect("own token");
             prop_assert!(!verified.outdated);
+            let signed = Signed::parse(token.expose().as_bytes(), 1..=SessionId::TEXT_LEN);
+            prop_assert!(signed.is_some_and(|signed| signed.is_of_an_id()));
             let mut changed = token.expose().as_bytes().to_vec();
             changed[at] ^= flip;
             prop_assert!(keyring.verify(&changed).is_none());

@@ -28,6 +28,7 @@ const SLICE: usize = 100;
 /// The kind of an exported record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// A record that a credential can lead to.
     Session,
     /// Maps an application's id to the session that was adopted.
     Mark,
@@ -36,20 +37,25 @@ pub enum Kind {
 /// A record and its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
+    /// Says which of the engine's two stores the record is in.
     pub kind: Kind,
+    /// Of a mark: derived from the application's id.
     pub id: PublicId,
+    /// As it was at some moment during the export.
     pub record: Arc<Record>,
 }
 
 /// The position of an export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
+    /// Sessions come first, then marks.
     pub kind: Kind,
     /// `None`: the beginning.
     pub cursor: Option<Cursor>,
 }
 
 impl Position {
+    /// Before the first session.
     pub const START: Self = Self { kind: Kind::Session, cursor: None };
 }
 
@@ -67,6 +73,7 @@ pub struct Exported {
 /// The result of importing an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Imported {
+    /// Nothing was stored under the id.
     Created,
     /// The entry was a later state than the stored record and replaced it.
     Replaced,

@@ -1,11 +1,10 @@
 //! The binary encoding of a record, for stores that keep bytes.
 //!
-//! The first octet is the version of the layout, for releases that must read an
-//! earlier layout. Layout 1, integers big-endian:
+//! The first octet is the version of the layout. Layout 2, integers big-endian:
 //!
 //! | octets | field |
 //! |---|---|
-//! | 1 | 1, the version of this layout |
+//! | 1 | 2, the version of this layout |
 //! | 32 | SHA-256 of the verifier |
 //! | 8 | version of the session |
 //! | 8 | create time, ms since the Unix epoch |
@@ -13,7 +12,21 @@
 //! | 8 | the session's own idle timeout in ms; 0 if it has none |
 //! | 2 | length of the principal |
 //! | … | principal, UTF-8 |
+//! | 2 | length of the extension area |
+//! | … | extension area: fields, each a tag (1), a length (2) and a value |
 //! | … | data, JSON text, to the end |
+//!
+//! Layout 1 has no extension area. Both are read; [`Layout::LATEST`] is written, unless a
+//! store is told otherwise.
+//!
+//! | tag | value |
+//! |---|---|
+//! | 1 | former verifiers, the latest one last: SHA-256 (32), and when it was rolled, ms (8) |
+//!
+//! Releases share a store while they are upgraded one by one. So a new field is an extension:
+//! an earlier release reads, touches, changes and ends such a record, and keeps the field as
+//! it is. What an extension cannot express takes a new layout. Then one release reads it, and
+//! only the next one writes it.
 
 use std::time::Duration;
 
@@ -23,34 +36,76 @@ use crate::session::{
     clock::Moment,
     data::Data,
     id::VerifierHash,
-    record::{Principal, Record},
+    record::{Extension, Former, Principal, Record},
 };
 
-const LAYOUT: u8 = 1;
+/// A version of the layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Layout {
+    /// Has no extension area: what would be in it is left out.
+    One = 1,
+    /// Has an extension area.
+    Two = 2,
+}
+
+impl Layout {
+    /// The layout that this release writes.
+    pub const LATEST: Self = Self::Two;
+
+    /// `None`: this release does not know it.
+    pub fn of(octet: u8) -> Option<Self> {
+        [Self::One, Self::Two].into_iter().find(|layout| *layout as u8 == octet)
+    }
+}
+
+/// The greatest version of the layout that this release reads.
+pub(super) const LATEST: u8 = Layout::LATEST as u8;
 /// Length of the header: all fields before the length of the principal.
 pub const HEADER_LEN: usize = 1 + VerifierHash::LEN + 4 * 8;
 /// Offset of the deadline.
-pub const DEADLINE_AT: usize = 1 + VerifierHash::LEN + 2 * 8;
-/// Length of the shortest possible record.
-pub const RECORD_MIN_LEN: usize = HEADER_LEN + 2;
+pub(super) const DEADLINE_AT: usize = 1 + VerifierHash::LEN + 2 * 8;
+/// Length of the shortest possible record, which has layout 1.
+pub(super) const RECORD_MIN_LEN: usize = HEADER_LEN + 2;
+/// The tag of the former verifiers.
+pub(super) const FORMER_TAG: u8 = 1;
+/// Length of a former verifier.
+pub(super) const FORMER_LEN: usize = VerifierHash::LEN + 8;
 
 /// Why bytes are not a record.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum DecodeError {
-    #[error("the record has layout {found}; this version reads layout {LAYOUT}")]
-    UnknownLayout { found: u8 },
+    /// Another release wrote it.
+    #[error("the record has layout {found}; this version reads the layouts up to {LATEST}")]
+    UnknownLayout {
+        /// The first octet of the record.
+        found: u8,
+    },
+    /// It ends before its last field.
     #[error("the record is truncated: it has only {len} bytes")]
-    CutShort { len: usize },
+    CutShort {
+        /// Of the whole record.
+        len: usize,
+    },
+    /// The principal or the data.
     #[error("the record contains text that is not UTF-8")]
     NotText,
+    /// A field of it is longer than the area, or has another length than it must.
+    #[error("the extension area of the record is malformed")]
+    BadExtension,
 }
 
-/// Appends the record to `bytes`.
-pub fn encode(record: &Record, bytes: &mut Vec<u8>) {
+/// Appends the record to `bytes`, in this layout.
+pub fn encode(record: &Record, layout: Layout, bytes: &mut Vec<u8>) {
     let principal = record.principal.as_bytes();
     let data = record.data.text();
-    bytes.reserve_exact(RECORD_MIN_LEN + principal.len() + data.len());
-    bytes.put_u8(LAYOUT);
+    let extension_len = match layout {
+        Layout::One => None,
+        Layout::Two => Some(extension_len(&record.extension)),
+    };
+    let room = extension_len.map_or(0, |len| 2 + usize::from(len));
+    bytes.reserve_exact(RECORD_MIN_LEN + principal.len() + room + data.len());
+    bytes.put_u8(layout as u8);
     bytes.put_slice(record.verifier.as_bytes());
     bytes.put_u64(record.version);
     bytes.put_u64(record.create_time.unix_millis());
@@ -59,41 +114,118 @@ pub fn encode(record: &Record, bytes: &mut Vec<u8>) {
     let principal_len = u16::try_from(principal.len());
     bytes.put_u16(principal_len.expect("a principal is at most 256 bytes long"));
     bytes.put_slice(principal);
+    if let Some(len) = extension_len {
+        bytes.put_u16(len);
+        put_extension(&record.extension, bytes);
+    }
     bytes.put_slice(data);
 }
 
+/// What precedes the value of a field.
+const FIELD_HEADER_LEN: usize = 1 + 2;
+
+/// The former verifiers that are written. None if the fields of a later release leave no room
+/// for them.
+fn former(extension: &Extension) -> &[Former] {
+    let len = FIELD_HEADER_LEN + extension.former.len() * FORMER_LEN + extension.unknown.len();
+    if len > usize::from(u16::MAX) { &[] } else { &extension.former }
+}
+
+fn extension_len(extension: &Extension) -> u16 {
+    let former = match former(extension).len() {
+        0 => 0,
+        count => FIELD_HEADER_LEN + count * FORMER_LEN,
+    };
+    let len = u16::try_from(former + extension.unknown.len());
+    len.expect("unknown fields were read from an area that had room for them")
+}
+
+fn put_extension(extension: &Extension, bytes: &mut Vec<u8>) {
+    let former = former(extension);
+    if !former.is_empty() {
+        bytes.put_u8(FORMER_TAG);
+        let len = u16::try_from(former.len() * FORMER_LEN);
+        bytes.put_u16(len.expect("it is within the area, whose length has 16 bits"));
+        for Former { verifier, rolled } in former {
+            bytes.put_slice(verifier.as_bytes());
+            bytes.put_u64(rolled.unix_millis());
+        }
+    }
+    bytes.put_slice(&extension.unknown);
+}
+
+/// Fails if the bytes are not a complete record of a known layout. The data is not parsed: it was
+/// checked when it came in.
 pub fn decode(mut bytes: Bytes) -> Result<Record, DecodeError> {
     let len = bytes.len();
-    let cut_short = DecodeError::CutShort { len };
-    match bytes.first() {
-        None => return Err(cut_short),
-        Some(&LAYOUT) => {}
-        Some(&found) => return Err(DecodeError::UnknownLayout { found }),
-    }
+    let cut_short = || DecodeError::CutShort { len };
+    let layout = *bytes.first().ok_or_else(cut_short)?;
+    let layout = Layout::of(layout).ok_or(DecodeError::UnknownLayout { found: layout })?;
     if len < RECORD_MIN_LEN {
-        return Err(cut_short);
+        return Err(cut_short());
     }
     bytes.advance(1);
-    let mut verifier = [0; VerifierHash::LEN];
-    bytes.copy_to_slice(&mut verifier);
+    let verifier = get_verifier(&mut bytes);
     let version = bytes.get_u64();
     let create_time = Moment::from_unix_millis(bytes.get_u64());
     let deadline = Moment::from_unix_millis(bytes.get_u64());
     let duration = Some(bytes.get_u64()).filter(|millis| *millis != 0).map(Duration::from_millis);
-    let principal_len = usize::from(bytes.get_u16());
-    if bytes.len() < principal_len {
-        return Err(cut_short);
-    }
-    let principal = bytes.split_to(principal_len);
+    let principal = get_chunk(&mut bytes).ok_or_else(cut_short)?;
+    let extension = match layout {
+        Layout::One => Extension::default(),
+        Layout::Two => {
+            let area = get_chunk(&mut bytes).ok_or_else(cut_short)?;
+            get_extension(area).ok_or(DecodeError::BadExtension)?
+        }
+    };
     Ok(Record {
-        verifier: VerifierHash::from_bytes(verifier),
+        verifier,
         version,
         create_time,
         deadline,
         duration,
         principal: Principal::new(&principal).ok_or(DecodeError::NotText)?,
         data: Data::from_stored(bytes).ok_or(DecodeError::NotText)?,
+        extension,
     })
+}
+
+/// A length of two octets, and that many octets.
+fn get_chunk(bytes: &mut Bytes) -> Option<Bytes> {
+    let len = usize::from(bytes.try_get_u16().ok()?);
+    (len <= bytes.len()).then(|| bytes.split_to(len))
+}
+
+fn get_verifier(bytes: &mut Bytes) -> VerifierHash {
+    let mut verifier = [0; VerifierHash::LEN];
+    bytes.copy_to_slice(&mut verifier);
+    VerifierHash::from_bytes(verifier)
+}
+
+/// `None`: it is malformed.
+fn get_extension(mut area: Bytes) -> Option<Extension> {
+    let mut extension = Extension::default();
+    let mut unknown = Vec::new();
+    while area.has_remaining() {
+        let whole = area.clone();
+        let tag = area.get_u8();
+        let mut value = get_chunk(&mut area)?;
+        if tag != FORMER_TAG {
+            unknown.put_slice(&whole[..whole.len() - area.len()]);
+            continue;
+        }
+        if value.len() % FORMER_LEN != 0 {
+            return None;
+        }
+        while value.has_remaining() {
+            let verifier = get_verifier(&mut value);
+            let rolled = Moment::from_unix_millis(value.get_u64());
+            extension.former.push(Former { verifier, rolled });
+        }
+    }
+    // Copied, because a slice would keep the whole record in memory.
+    extension.unknown = unknown.into();
+    Some(extension)
 }
 
 /// Rounds up, because a session must not end early.
@@ -116,56 +248,99 @@ mod tests {
             duration: Some(Duration::from_secs(1800)),
             principal: Principal::new("zoë".as_bytes()).expect("short"),
             data: Data::parse(Bytes::from_static(br#"{"n":9007199254740993}"#)).expect("JSON"),
+            extension: Extension::default(),
         }
     }
 
-    /// A record as version 0.1.0 wrote it. These bytes never change: stored
-    /// records must stay readable forever.
-    const LAYOUT_1: &[u8] = b"\x01\
-        \x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\
-        \x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f\
-        \x00\x00\x00\x00\x00\x00\x00\x07\
-        \x00\x00\x01\x8b\xcf\xe5\x68\x00\
-        \x00\x00\x01\x8b\xd0\x01\x4d\x1d\
-        \x00\x00\x00\x00\x00\x1b\x77\x40\
-        \x00\x04zo\xc3\xab\
-        {\"n\":9007199254740993}";
+    fn rolled() -> Record {
+        let former = |octet, millis| Former {
+            verifier: VerifierHash::from_bytes([octet; 32]),
+            rolled: Moment::from_unix_millis(millis),
+        };
+        let former = vec![former(0xa0, 1_700_000_000_001), former(0xb0, 1_700_000_000_002)];
+        let unknown = Bytes::from_static(b"\xee\x00\x03new\xef\x00\x00");
+        Record { extension: Extension { former, unknown }, ..record() }
+    }
+
+    /// The records that earlier releases wrote, and this one writes. These files never change:
+    /// stored records must stay readable forever.
+    const KEPT: [(&str, Layout, fn() -> Record, &[u8]); 3] = [
+        ("layout-1", Layout::One, record, include_bytes!("../../tests/records/layout-1")),
+        ("layout-2", Layout::Two, record, include_bytes!("../../tests/records/layout-2")),
+        (
+            "layout-2-extended",
+            Layout::Two,
+            rolled,
+            include_bytes!("../../tests/records/layout-2-extended"),
+        ),
+    ];
 
     #[test]
-    fn layout_1_stays_readable() {
-        assert_eq!(decode(Bytes::from_static(LAYOUT_1)), Ok(record()));
+    fn every_layout_stays_readable() {
+        for (name, _, record, bytes) in KEPT {
+            assert_eq!(decode(Bytes::from_static(bytes)), Ok(record()), "tests/records/{name}");
+        }
     }
 
     #[test]
-    fn layout_1_is_what_is_written() {
-        let mut written = b"before".to_vec();
-        encode(&record(), &mut written);
-        assert_eq!(written.strip_prefix(b"before"), Some(LAYOUT_1));
+    fn every_layout_is_written_as_it_was() {
+        for (name, layout, record, bytes) in KEPT {
+            let mut written = b"before".to_vec();
+            encode(&record(), layout, &mut written);
+            let written = written.strip_prefix(b"before");
+            assert_eq!(written, Some(bytes), "tests/records/{name}");
+        }
+    }
+
+    #[test]
+    fn fields_of_a_later_release_stay_where_they_can() {
+        // A field of this release between two of a later one.
+        let mut mixed = Vec::new();
+        encode(&record(), Layout::Two, &mut mixed);
+        let area = [b"\xee\x00\x03new\x01\x00\x28".as_slice(), &[7; 40], b"\xef\x00\x00"].concat();
+        let at = RECORD_MIN_LEN + "zoë".len();
+        let len = u16::try_from(area.len()).expect("short").to_be_bytes();
+        mixed.splice(at..at + 2, [len.as_slice(), &area].concat());
+        let read = decode(mixed.into()).expect("it is well-formed");
+        assert_eq!(read.extension.unknown, Bytes::from_static(b"\xee\x00\x03new\xef\x00\x00"));
+        assert_eq!(read.extension.former.len(), 1, "expected the field of this release");
+        let mut again = Vec::new();
+        encode(&read, Layout::Two, &mut again);
+        assert_eq!(decode(again.into()), Ok(read), "expected nothing to be lost");
     }
 
     #[test]
     fn damage_is_named() {
+        let layout_1 = KEPT[0].3;
         let found = decode(Bytes::from_static(b"\x09rest"));
         assert_eq!(found, Err(DecodeError::UnknownLayout { found: 9 }));
-        let found = decode(Bytes::from_static(&LAYOUT_1[..RECORD_MIN_LEN + 2]));
+        let found = decode(Bytes::from_static(&layout_1[..RECORD_MIN_LEN + 2]));
         assert_eq!(found, Err(DecodeError::CutShort { len: RECORD_MIN_LEN + 2 }));
         assert_eq!(decode(Bytes::new()), Err(DecodeError::CutShort { len: 0 }));
-        let mut broken = LAYOUT_1.to_vec();
+        let mut broken = layout_1.to_vec();
         *broken.last_mut().expect("not empty") = 0xff;
         assert_eq!(decode(broken.into()), Err(DecodeError::NotText));
+        let mut broken = KEPT[2].3.to_vec();
+        // The length of the first field.
+        broken[RECORD_MIN_LEN + "zoë".len() + 2 + 2] -= 1;
+        assert_eq!(decode(broken.into()), Err(DecodeError::BadExtension));
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_judged_without_a_panic(bytes in any::<Vec<u8>>(), known in any::<bool>()) {
+        fn any_bytes_are_judged_without_a_panic(
+            bytes in any::<Vec<u8>>(),
+            known in prop::option::of(prop_oneof![Just(Layout::One), Just(Layout::Two)]),
+        ) {
             let mut bytes = bytes;
-            if let (true, Some(first)) = (known, bytes.first_mut()) {
-                *first = LAYOUT;
+            if let (Some(layout), Some(first)) = (known, bytes.first_mut()) {
+                *first = layout as u8;
             }
             if let Ok(record) = decode(bytes.clone().into()) {
+                let layout = Layout::of(bytes[0]).expect("it was decoded");
                 let mut again = Vec::new();
-                encode(&record, &mut again);
-                prop_assert_eq!(again, bytes);
+                encode(&record, layout, &mut again);
+                prop_assert_eq!(decode(again.into()), Ok(record));
             }
         }
     }

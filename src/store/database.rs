@@ -62,6 +62,7 @@ pub trait Open: fmt::Debug + Send + Sync {
 pub struct OpenError(Box<dyn Error + Send + Sync>);
 
 impl OpenError {
+    /// The text must say what is wrong and what to do.
     pub fn new(problem: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self(problem.into())
     }

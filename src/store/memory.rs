@@ -15,8 +15,8 @@ use crate::session::{
     id::PublicId,
     record::{Claim, Principal, Record, Touch, Update},
     store::{
-        BulkStore, Certainty, Change, Cursor, Expired, Listed, Restored, Result, Scanned, Store,
-        Swept, Touched, Written,
+        BulkStore, Certainty, Change, Cursor, Expired, Listed, Removed, Restored, Result, Scanned,
+        Store, Swept, Touched, Written,
     },
 };
 
@@ -148,10 +148,10 @@ impl Store for MemoryStore {
         })
     }
 
-    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Removed>> {
         let mut state = self.state.lock();
         let holds = state.records.get(&id).is_some_and(|kept| claim.holds(&kept.record));
-        Ok(if holds { state.remove(id) } else { None })
+        Ok(if holds { state.remove(id).map(Removed::Record) } else { None })
     }
 
     async fn list(

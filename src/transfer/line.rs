@@ -3,7 +3,7 @@
 //! ```text
 //! {"sessiond_export":1,"engine":"","export_time":"2026-01-31T09:00:00.000Z"}
 //! {"engine":"default","id":"…","verifier_sha256":"…","version":3,"principal":"ann",
-//!  "create_time":"…","idle_deadline":"…","duration_millis":3600000,"data":{…}}
+//!  "create_time":"…","idle_deadline":"…","duration_millis":3600000,"former":[…],"data":{…}}
 //! {"cursor":"…","so_far":{"record_count":1,"unreadable_count":0,"engines":["default"]}}
 //! {"end":{"record_count":1,"unreadable_count":0,"engines":["default"]}}
 //! ```
@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as BASE64URL};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::value::RawValue;
-use sessiond::grpc::pb::SessionRecord;
+use sessiond::grpc::pb::{self, SessionRecord};
 
 /// The version of the format that is written and read.
 const LAYOUT: u32 = 1;
@@ -92,7 +92,19 @@ struct RecordLine {
     duration_millis: Option<u64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     adoption_mark: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    former: Vec<FormerVerifier>,
     data: Box<RawValue>,
+}
+
+/// A verifier that was rolled.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FormerVerifier {
+    #[serde(with = "base64url")]
+    verifier_sha256: Vec<u8>,
+    #[serde(with = "time")]
+    roll_time: SystemTime,
 }
 
 /// Tells the kinds of lines apart.
@@ -152,6 +164,14 @@ impl Line {
             duration: line.duration_millis.map(duration),
             data: String::from(Box::<str>::from(line.data)).into(),
             adoption_mark: line.adoption_mark,
+            former: line
+                .former
+                .into_iter()
+                .map(|former| pb::FormerVerifier {
+                    verifier_sha256: former.verifier_sha256.into(),
+                    roll_time: Some(former.roll_time.into()),
+                })
+                .collect(),
         })))
     }
 
@@ -180,6 +200,14 @@ fn line(record: &SessionRecord) -> Result<RecordLine, Unfit> {
     // JSON strings hold no raw line breaks, so these are white space between members.
     let data = RawValue::from_string(data.replace(['\n', '\r'], " "));
     let own = record.duration.map(Duration::try_from).transpose();
+    let former: Result<_, Unfit> = record
+        .former
+        .iter()
+        .map(|former| {
+            let verifier_sha256 = former.verifier_sha256.to_vec();
+            Ok(FormerVerifier { verifier_sha256, roll_time: moment(former.roll_time)? })
+        })
+        .collect();
     Ok(RecordLine {
         engine: record.engine.clone(),
         id: record.id.clone(),
@@ -192,6 +220,7 @@ fn line(record: &SessionRecord) -> Result<RecordLine, Unfit> {
             .map_err(|_| unfit("an invalid duration"))?
             .map(|own| own.as_millis().try_into().unwrap_or(u64::MAX)),
         adoption_mark: record.adoption_mark,
+        former: former?,
         data: data.map_err(|_| unfit("data that is not JSON"))?,
     })
 }
@@ -276,6 +305,10 @@ mod tests {
             duration: Some(duration(1500)),
             data: r#"{"n":9007199254740993.10}"#.into(),
             adoption_mark: false,
+            former: vec![pb::FormerVerifier {
+                verifier_sha256: vec![8; 32].into(),
+                roll_time: time(1_700_000_900),
+            }],
         }
     }
 
@@ -293,16 +326,23 @@ mod tests {
     fn the_format_of_a_record_is_stable() {
         let text = Line::Record(Box::new(record())).to_text().expect("a line");
         let verifier = BASE64URL.encode([7; 32]);
+        let former = BASE64URL.encode([8; 32]);
         let expected = format!(
             "{{\"engine\":\"default\",\"id\":\"AAAAAAAAAAAAAAAA\",\"verifier_sha256\":\"{verifier}\",\
              \"version\":3,\"principal\":\"zoë\",\"create_time\":\"2023-11-14T22:13:20.250Z\",\
              \"idle_deadline\":\"2023-11-14T22:43:20.250Z\",\"duration_millis\":1500,\
+             \"former\":[{{\"verifier_sha256\":\"{former}\",\"roll_time\":\"2023-11-14T22:28:20.250Z\"}}],\
              \"data\":{{\"n\":9007199254740993.10}}}}\n"
         );
         assert_eq!(text, expected);
         assert!(there_and_back(record()) == record(), "parsing inverts writing");
-        let plain =
-            SessionRecord { principal: "".into(), duration: None, adoption_mark: true, ..record() };
+        let plain = SessionRecord {
+            principal: "".into(),
+            duration: None,
+            adoption_mark: true,
+            former: Vec::new(),
+            ..record()
+        };
         assert!(there_and_back(plain.clone()) == plain);
     }
 

@@ -9,7 +9,8 @@ use sessiond::session::{
     id::{PublicId, VerifierHash},
     record::{Claim, Principal, Record, Refusal, Touch, Update},
     store::{
-        Certainty, Change, Layer, Listed, Result, Store, StoreFuture, Swept, Touched, Verb, Written,
+        Certainty, Change, Layer, Listed, Removed, Result, Store, StoreFuture, Swept, Touched,
+        Verb, Written,
     },
 };
 use tokio::sync::RwLock;
@@ -42,8 +43,11 @@ pub(crate) enum Bug {
     StaleRead,
     /// A Destroy answers before it takes effect.
     DestroyAnswersEarly,
-    /// A Destroy with an id from before a roll destroys the session.
+    /// A Destroy with an id from before a roll destroys the session, however long ago that
+    /// was.
     DestroyWithAnyId,
+    /// A Destroy with an id that was rolled a moment before ends nothing.
+    DestroyMissesTheRolled,
     /// A cleanup trusts its index, in which a touch moves no entry.
     CleanupTakesTheLiving,
     /// A revocation does not check whose session it is.
@@ -56,7 +60,7 @@ pub(crate) enum Bug {
 
 impl Bug {
     /// The bugs that show in the history of one session.
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::TouchRecreates,
         Self::TouchWritesBackStaleData,
         Self::TouchRevives,
@@ -70,6 +74,7 @@ impl Bug {
         Self::StaleRead,
         Self::DestroyAnswersEarly,
         Self::DestroyWithAnyId,
+        Self::DestroyMissesTheRolled,
         Self::CleanupTakesTheLiving,
         Self::RevokeTakesAnybodys,
         Self::RevokeLooksFirst,
@@ -131,7 +136,7 @@ impl Gated {
         let stored = self.store.read(id, Certainty::Current).await?;
         let Some(record) = make(stored.as_deref()) else { return Ok(None) };
         if let Some(stored) = stored {
-            self.store.destroy(id, Claim::Verifier(stored.verifier)).await?;
+            self.store.destroy(id, Claim::valid_id(stored.verifier)).await?;
         }
         self.store.create(id, record).await
     }
@@ -335,7 +340,7 @@ impl Layer for Buggy {
         Ok(written)
     }
 
-    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Removed>> {
         match self.bug {
             Some(Bug::DestroyAnswersEarly) => {
                 let found = self.inner().read(id, Certainty::Current).await?;
@@ -346,10 +351,17 @@ impl Layer for Buggy {
                     }
                     inner.destroy(id, holding).await
                 });
-                Ok(found.filter(|record| claim.holds(record)))
+                Ok(found.filter(|record| claim.holds(record)).map(Removed::Record))
             }
-            Some(Bug::DestroyWithAnyId) if matches!(claim, Claim::Verifier(_)) => {
+            Some(Bug::DestroyWithAnyId) if matches!(claim, Claim::Presented { .. }) => {
                 self.inner().destroy(id, Claim::Operator).await
+            }
+            Some(Bug::DestroyMissesTheRolled) => {
+                let claim = match claim {
+                    Claim::Presented { verifier, .. } => Claim::valid_id(verifier),
+                    other => other,
+                };
+                self.inner().destroy(id, claim).await
             }
             Some(Bug::RevokeTakesAnybodys) if matches!(claim, Claim::Principal(_)) => {
                 self.inner().destroy(id, Claim::Operator).await
@@ -395,7 +407,7 @@ impl Layer for Buggy {
             due.sort_unstable();
             for id in due {
                 if let Some(record) = self.inner().read(id, Certainty::Current).await? {
-                    self.inner().destroy(id, Claim::Verifier(record.verifier)).await?;
+                    self.inner().destroy(id, Claim::valid_id(record.verifier)).await?;
                 }
             }
         }

@@ -80,7 +80,8 @@ impl OneSession<'_> {
             Deed::Resolve { held, peek } => model.resolve(rules, now, &shown(*held), *peek),
             Deed::Replace { held } => {
                 let absent = model.resolve(rules, now, &shown(*held), false);
-                return matches!(absent, Answer::Absent(_)).then_some(model);
+                let creates = matches!(absent, Answer::Absent(why) if why != Why::JustSuperseded);
+                return creates.then_some(model);
             }
             Deed::Touch(held) => model.touch(rules, now, &shown(*held)),
             Deed::Write(held, change) => model.write(rules, now, &shown(*held), change),

@@ -49,6 +49,7 @@ const RULES: Rules = Rules {
     duration: 300,
     granularity: Some(0),
     absolute: Some(2_000),
+    roll_grace: 25,
     automatic_touch: true,
     persistent: true,
     max_data_bytes: 120,

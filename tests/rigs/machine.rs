@@ -22,7 +22,7 @@ use crate::{
     steps::{DURATIONS, Guess, KEYS, PRINCIPALS, Piece, Request, Step, VALUES, Who},
 };
 
-/// Cookies of one name that an engine looks at.
+/// Cookies of one name and of a token's shape that an engine looks at.
 const MAX_CANDIDATES: usize = 8;
 
 /// Where a store comes from.
@@ -134,7 +134,8 @@ impl<W: World> Machine<W> {
                 let presented = engine.present(credential.as_credential());
                 let resolved = self.at(rig::resolve(engine, &presented, resolve)).await;
                 let mut expected = self.model.resolve(&self.rules, self.now, &shown, *peek);
-                if *create && matches!(expected, Answer::Absent(_)) {
+                let creates = |why| *create && why != Why::JustSuperseded;
+                if matches!(expected, Answer::Absent(why) if creates(why)) {
                     let change = self.numbered(Change::default());
                     let number = self.names.next_session();
                     expected = self.model.create(&self.rules, self.now, number, &change);
@@ -401,9 +402,12 @@ impl<W: World> Machine<W> {
             Who::Cookies(pieces) => {
                 let mut header = format!("other=1; {COOKIE_NAME}x=2; {COOKIE_NAME}");
                 let mut passed_over = shown.clone();
-                for (at, piece) in pieces.iter().enumerate() {
-                    let shown = if at < MAX_CANDIDATES { &mut shown } else { &mut passed_over };
+                let mut candidates = 0;
+                for piece in pieces {
+                    let counts = candidates < MAX_CANDIDATES;
+                    let shown = if counts { &mut shown } else { &mut passed_over };
                     let value = self.piece(*piece, true, shown);
+                    candidates += usize::from(is_shaped(*piece) && !value.is_empty());
                     header.push_str(&format!(";{COOKIE_NAME}={value}"));
                 }
                 Offer::Header(header)
@@ -453,9 +457,18 @@ impl<W: World> Machine<W> {
             0 => String::new(),
             1 => id.to_owned(),
             2 => format!("{}{signature}", &id[1..]),
-            _ => format!("{id}{}=", signature),
+            3 => format!("{id}{signature}="),
+            // Of the shape of a token.
+            FORGED.. => format!("{id}.{}A", "b".repeat(42)),
         }
     }
+}
+
+/// The kind of junk that has the shape of a token.
+const FORGED: u8 = 4;
+
+fn is_shaped(piece: Piece) -> bool {
+    !matches!(piece, Piece::Junk(..FORGED))
 }
 
 fn kind_of(answer: &Answer) -> &'static str {
@@ -478,6 +491,7 @@ fn kind_of(answer: &Answer) -> &'static str {
         Answer::Absent(Why::NotFound) => "not found",
         Answer::Absent(Why::Superseded) => "superseded",
         Answer::Absent(Why::Expired) => "expired",
+        Answer::Absent(Why::JustSuperseded) => "just superseded",
     }
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct Rules {
     /// `None`: a 64th of the duration, at most a minute.
     pub granularity: Option<Millis>,
     pub absolute: Option<Millis>,
+    /// How long a rolled token can still end its session.
+    pub roll_grace: Millis,
     pub automatic_touch: bool,
     pub persistent: bool,
     pub max_data_bytes: usize,
@@ -59,7 +61,12 @@ pub(crate) struct Session {
     pub deadline: Millis,
     /// The one token that is valid.
     pub current: TokenNumber,
+    /// Those before it, and when each was rolled.
+    pub former: Vec<(TokenNumber, Millis)>,
 }
+
+/// The former tokens that a session keeps.
+const MAX_FORMER: usize = 4;
 
 impl Session {
     pub(crate) fn duration(&self, rules: &Rules) -> Millis {
@@ -93,10 +100,25 @@ impl Session {
         }
     }
 
+    fn is_in_grace(rules: &Rules, now: Millis, rolled: Millis) -> bool {
+        now < rolled + rules.roll_grace
+    }
+
+    /// Whether a Destroy with `token` ends it.
+    fn is_ended_by(&self, rules: &Rules, now: Millis, token: TokenNumber) -> bool {
+        let was_valid = |(former, rolled): &(TokenNumber, Millis)| {
+            *former == token && Self::is_in_grace(rules, now, *rolled)
+        };
+        self.current == token || self.former.iter().any(was_valid)
+    }
+
     /// Why `token` does not open it.
     fn refuses(&self, rules: &Rules, now: Millis, token: TokenNumber) -> Option<Why> {
         if token != self.current {
-            Some(Why::Superseded)
+            let rolled = self.former.last().map(|(_, rolled)| *rolled);
+            let just = rolled.is_some_and(|rolled| Self::is_in_grace(rules, now, rolled));
+            let live = !self.is_over(rules, now);
+            Some(if just && live { Why::JustSuperseded } else { Why::Superseded })
         } else if self.is_over(rules, now) {
             Some(Why::Expired)
         } else {
@@ -105,14 +127,21 @@ impl Session {
     }
 
     fn write(&mut self, rules: &Rules, now: Millis, change: &Change) -> Result<(), Answer> {
-        self.data = change.edited(&self.data, rules)?;
-        self.version += 1;
         let other_principal =
             change.principal.as_ref().is_some_and(|principal| *principal != self.principal);
+        let not_theirs = other_principal && !self.principal.is_empty();
+        self.data = change.edited(&self.data, not_theirs, rules)?;
+        self.version += 1;
         if let Some(principal) = &change.principal {
             self.principal.clone_from(principal);
         }
         if change.roll || other_principal {
+            self.former.retain(|(_, rolled)| Self::is_in_grace(rules, now, *rolled));
+            if rules.roll_grace > 0 {
+                self.former.push((self.current, now));
+            }
+            let excess = self.former.len().saturating_sub(MAX_FORMER);
+            self.former.drain(..excess);
             self.current = change.next_token;
         }
         match change.duration {
@@ -145,9 +174,10 @@ impl Change {
     fn edited(
         &self,
         before: &BTreeMap<String, String>,
+        drop: bool,
         rules: &Rules,
     ) -> Result<BTreeMap<String, String>, Answer> {
-        let mut data = if self.replace { BTreeMap::new() } else { before.clone() };
+        let mut data = if self.replace || drop { BTreeMap::new() } else { before.clone() };
         for key in &self.unset {
             data.remove(key);
         }
@@ -176,6 +206,8 @@ pub(crate) enum Why {
     NotFound,
     Superseded,
     Expired,
+    /// Superseded by a roll that is still in grace.
+    JustSuperseded,
 }
 
 /// An authentic token as it is presented.
@@ -270,7 +302,7 @@ impl Model {
         number: SessionNumber,
         change: &Change,
     ) -> Answer {
-        let data = match change.edited(&BTreeMap::new(), rules) {
+        let data = match change.edited(&BTreeMap::new(), false, rules) {
             Ok(data) => data,
             Err(refusal) => return refusal,
         };
@@ -285,6 +317,7 @@ impl Model {
             created: now,
             deadline: 0,
             current: change.next_token,
+            former: Vec::new(),
         };
         session.deadline = session.far_deadline(rules, now);
         let told = told(rules, now, &session, true, true);
@@ -384,7 +417,7 @@ impl Model {
         }
         for held in &shown.held {
             let Some(session) = self.sessions.get(&held.session) else { continue };
-            if session.current == held.token {
+            if session.is_ended_by(rules, now, held.token) {
                 count += u32::from(!session.is_over(rules, now));
                 self.sessions.remove(&held.session);
             }

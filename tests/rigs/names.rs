@@ -153,6 +153,7 @@ pub(crate) fn why(absence: Absence) -> Why {
         Absence::NotFound => Why::NotFound,
         Absence::Superseded => Why::Superseded,
         Absence::Expired => Why::Expired,
+        Absence::JustSuperseded => Why::JustSuperseded,
     }
 }
 

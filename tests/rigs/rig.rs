@@ -120,6 +120,7 @@ pub(crate) fn engine(
             granularity,
             absolute: rules.absolute.map(Duration::from_millis),
         },
+        roll_grace: Duration::from_millis(rules.roll_grace),
         automatic_touch: rules.automatic_touch,
         max_data_bytes: rules.max_data_bytes,
         limit: rules.limit.map(|limit| Limit {

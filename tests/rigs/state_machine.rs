@@ -181,7 +181,7 @@ impl World for Spoiled {
 }
 
 /// Those that need no second client to show.
-const SEQUENTIAL: [Bug; 11] = [
+const SEQUENTIAL: [Bug; 12] = [
     Bug::TouchRevives,
     Bug::WriteRecreates,
     Bug::VersionCheckSkipped,
@@ -190,6 +190,7 @@ const SEQUENTIAL: [Bug; 11] = [
     Bug::OldIdStaysValid,
     Bug::DestroyAnswersEarly,
     Bug::DestroyWithAnyId,
+    Bug::DestroyMissesTheRolled,
     Bug::CleanupTakesTheLiving,
     Bug::RevokeTakesAnybodys,
     Bug::ListForgetsLogins,

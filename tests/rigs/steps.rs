@@ -86,7 +86,7 @@ fn piece() -> impl Strategy<Value = Piece> {
     prop_oneof![
         10 => (0..1000usize, 0..5u8).prop_map(|(at, spelling)| Piece::Newest(at, spelling)),
         5 => (0..1000usize).prop_map(Piece::Any),
-        1 => (0..4u8).prop_map(Piece::Junk),
+        2 => (0..5u8).prop_map(Piece::Junk),
         1 => Just(Piece::Stranger),
     ]
 }
@@ -160,21 +160,25 @@ pub(crate) fn rules() -> impl Strategy<Value = Rules> {
         prop::sample::select(vec![64_000, 100_001, 6_400_000]),
         prop::sample::select(vec![None, Some(0), Some(7_000), Some(900_000)]),
         prop::option::of(Just(300_000)),
+        prop::sample::select(vec![0, 5_000, 60_000]),
         prop::bool::weighted(0.8),
         any::<bool>(),
         prop::option::weighted(0.5, (1..3usize, any::<bool>())),
     )
-        .prop_map(|(duration, granularity, absolute, automatic_touch, persistent, limit)| {
-            Rules {
-                limit: limit.map(|(sessions, end_idlest)| Limit { sessions, end_idlest }),
-                duration,
-                granularity,
-                absolute,
-                automatic_touch,
-                persistent,
-                max_data_bytes: 48,
-            }
-        })
+        .prop_map(
+            |(duration, granularity, absolute, roll_grace, automatic_touch, persistent, limit)| {
+                Rules {
+                    limit: limit.map(|(sessions, end_idlest)| Limit { sessions, end_idlest }),
+                    duration,
+                    granularity,
+                    absolute,
+                    roll_grace,
+                    automatic_touch,
+                    persistent,
+                    max_data_bytes: 48,
+                }
+            },
+        )
 }
 
 pub(crate) fn durability() -> impl Strategy<Value = Durability> {

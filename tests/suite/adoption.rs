@@ -9,6 +9,7 @@ use sessiond::{
     grpc::pb::{
         DestroyScope, ExportSessionsRequest, ImportSessionsRequest, PipelineRequest,
         ResolveRequest, ResolveResponse, SessionState, WriteRequest, pipeline_request::Operation,
+        session_service_client::SessionServiceClient,
     },
     server::config::{AdoptFrom, Backend, Config, SecretText, Span},
 };
@@ -22,7 +23,7 @@ use crate::{
     support::{
         browser::{Browser, cookie_header},
         daemon::{Daemon, SECRET, START, assert_fault, data, in_force, millis, set},
-        program::{PATIENCE, run, stderr, stdout},
+        program::{PATIENCE, Program, run, stderr, stdout},
         redis::{RedisServer, is_missing},
     },
 };
@@ -34,7 +35,9 @@ over_every_store!(
     an_old_cookie_is_good_for_every_operation,
     many_requests_at_once_make_one_session,
     a_rolled_session_is_not_reached_by_the_old_cookie,
+    whatever_express_writes_keeps_its_owner,
     rubbish_is_an_error_and_stays_as_it_is,
+    a_logout_needs_no_readable_record,
     an_outage_there_is_no_logout,
     operations_by_both_cookies_keep_their_order,
 );
@@ -326,8 +329,56 @@ async fn a_rolled_session_is_not_reached_by_the_old_cookie(backend: Backend) {
     let new = Browser::with(&rolled.set_cookie);
     assert_eq!(daemon.state(&new).await, SessionState::Active);
     assert_eq!(daemon.state(&old).await, SessionState::Superseded);
+    // A logout from before the roll, until the grace ends.
+    daemon.clock.advance(Duration::from_secs(60));
     assert_eq!(daemon.destroy(&old).await.destroyed, 0);
     assert_eq!(daemon.state(&new).await, SessionState::Active, "a replay ends nothing");
+    let credential = new.credential();
+    let rolled = daemon.write(WriteRequest { credential, roll: true, ..Default::default() }).await;
+    assert_eq!(daemon.destroy(&new).await.destroyed, 1, "expected a late logout to hold");
+    let newest = Browser::with(&rolled.set_cookie);
+    assert_eq!(daemon.state(&newest).await, SessionState::NotFound, "expected it to be ended");
+}
+
+/// `JSON.stringify` writes half an emoji as an escape, and any number that it read.
+async fn whatever_express_writes_keeps_its_owner(backend: Backend) {
+    if is_missing() {
+        return;
+    }
+    let there = There::start();
+    let daemon = Daemon::with(backend, |config| {
+        there.adopt(config);
+        let engine = config.engine.get_mut("default").expect("the default engine");
+        engine.adopt.principal = "/passport/user".to_owned();
+    })
+    .await;
+    let odd = [
+        r#""nick":"ab\ud83d""#,
+        r#""deep":[{"a":{"b":["\udc00"]}}]"#,
+        r#""deep":{"\ud83d":1}"#,
+        r#""n":1e999"#,
+        r#""n":[[-1e999]]"#,
+    ];
+    for (number, odd) in odd.iter().enumerate() {
+        let record = format!(
+            r#"{{"cookie":{{"originalMaxAge":600000,"expires":"2001-01-01T00:00:00.000Z"}},"passport":{{"user":"ann"}},{odd}}}"#
+        );
+        let answer = daemon.resolve(&there.keep(&format!("odd-{number}"), &record)).await;
+        let session = answer.session.as_ref().expect("a live session");
+        assert_eq!(&*session.principal, b"ann", "beside {odd}");
+        assert_eq!(session.duration.expect("a duration").seconds, 600, "beside {odd}");
+        assert_eq!(data(&answer), format!(r#"{{"passport":{{"user":"ann"}},{odd}}}"#));
+    }
+    assert_eq!(daemon.revoke("ann", &[]).await, odd.len() as u32, "log out everywhere ends all");
+
+    // passport serializes the id of a user as the number that it is in the database.
+    let numbers = ["7", "9007199254740993", "340282366920938463463374607431768211456"];
+    for number in numbers {
+        let record =
+            format!(r#"{{"cookie":{{"originalMaxAge":null}},"passport":{{"user":{number}}}}}"#);
+        let answer = daemon.resolve(&there.keep(&format!("number-{number}"), &record)).await;
+        assert_eq!(answer.session.expect("a live session").principal, number.as_bytes());
+    }
 }
 
 async fn rubbish_is_an_error_and_stays_as_it_is(backend: Backend) {
@@ -337,9 +388,14 @@ async fn rubbish_is_an_error_and_stays_as_it_is(backend: Backend) {
     let there = There::start();
     let daemon = there.daemon(backend).await;
     let large = format!(r#"{{"text":"{}"}}"#, "x".repeat(100 << 10));
-    for (name, record) in
-        [("no-json", "a:1:{s:4:\"user\"}"), ("cut", &ANN[..20]), ("list", "[1]"), ("large", &large)]
-    {
+    for (name, record) in [
+        ("no-json", "a:1:{s:4:\"user\"}"),
+        ("cut", &ANN[..20]),
+        ("list", "[1]"),
+        ("large", &large),
+        ("half-a-name", r#"{"cookie":{},"user":"ann\ud83d"}"#),
+        ("half-a-key", r#"{"cookie":{},"user":"ann","\ud83d":1}"#),
+    ] {
         let browser = there.keep(name, record);
         let found = there.record(name);
         assert_fault(&refused(&daemon, &browser).await, Code::DataLoss, "RECORD_UNREADABLE", None);
@@ -353,7 +409,30 @@ async fn rubbish_is_an_error_and_stays_as_it_is(backend: Backend) {
     assert_fault(&status, Code::DataLoss, "RECORD_UNREADABLE", None);
     assert!(!status.message().contains("hash"), "an id is a secret: {status:?}");
     assert_eq!(there.redis.ask(&["TYPE", "sess:hash"]), "+hash\r\n");
-    assert_eq!(daemon.list("ann").await.len(), 4, "and nothing else was made");
+    assert_eq!(daemon.list("ann").await.len(), 6, "and nothing else was made");
+    // One that cannot be read stands in nobody's way.
+    let good = there.keep("good", ANN).header();
+    let both = cookie_header(format!("{}; {good}", browser("hash").header()));
+    let both = daemon.resolve_with(ResolveRequest { credential: both, ..Default::default() }).await;
+    assert_eq!(both.state(), SessionState::Active);
+}
+
+/// Otherwise a user whose record cannot be read could not get rid of its cookie.
+async fn a_logout_needs_no_readable_record(backend: Backend) {
+    if is_missing() {
+        return;
+    }
+    let there = There::start();
+    let daemon = there.daemon(backend).await;
+    for (name, scope) in [("this", DestroyScope::This), ("all", DestroyScope::All)] {
+        let browser = there.keep(name, "rubbish");
+        let answer = daemon.destroy_scope(&browser, scope).await;
+        assert_eq!((answer.destroyed, answer.set_cookie.len()), (0, 1), "the cookie is deleted");
+        there.keep(name, ANN);
+        assert_eq!(daemon.state(&browser).await, SessionState::NotFound, "it has ended for good");
+        assert!(there.record(name).contains("ann"), "the record there is as it was");
+    }
+    assert!(daemon.list("ann").await.is_empty());
 }
 
 async fn an_outage_there_is_no_logout(backend: Backend) {
@@ -500,6 +579,42 @@ async fn marks_are_swept() {
     daemon.clock.advance(Duration::from_secs(400 * 24 * 3600));
     daemon.cleanup().await;
     assert_eq!(daemon.state(&endless).await, SessionState::NotFound);
+}
+
+/// Its session goes on. But no list finds it, so the operator is told: once, and not who it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_cannot_be_a_principal_is_logged_once() {
+    if is_missing() {
+        return;
+    }
+    let there = There::start();
+    let settings = [
+        "--dev".to_owned(),
+        format!("--set=engine.default.cookie.secrets={SECRET}"),
+        "--set=engine.default.adopt.from=express-session".to_owned(),
+        format!("--set=engine.default.adopt.url={}", there.redis.url()),
+        "--set=engine.default.adopt.principal=/user".to_owned(),
+        "--set=engine.default.adopt.timeout=30s".to_owned(),
+    ];
+    let program = Program::serve(&settings.each_ref().map(String::as_str));
+    let address = format!("http://{}", program.address("grpc"));
+    let mut client = SessionServiceClient::connect(address).await.expect("the daemon answers");
+    for name in ["one", "two"] {
+        let long = "hunter2".repeat(40);
+        let browser = there.keep(name, &format!(r#"{{"cookie":{{}},"user":"{long}"}}"#));
+        let request = ResolveRequest { credential: browser.credential(), ..Default::default() };
+        let answer = client.resolve(request).await.expect("answered").into_inner();
+        assert_eq!(answer.state(), SessionState::Active, "nobody is locked out");
+        assert!(answer.session.expect("a live session").principal.is_empty());
+    }
+    let (code, log) = tokio::task::spawn_blocking(|| program.stop()).await.expect("it ends");
+    assert_eq!(code, Some(0), "{log}");
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("adopt.principal")).collect();
+    assert_eq!(lines.len(), 1, "expected one line for both: {log}");
+    for part in ["WARN", "/user", "280 bytes", "at most 256"] {
+        assert!(lines[0].contains(part), "expected {part:?} in {:?}", lines[0]);
+    }
+    assert!(!log.contains("hunter2"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

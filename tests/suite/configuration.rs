@@ -274,6 +274,10 @@ fn what_can_not_work_together_is_refused() {
             "engine.default.adopt.principal: expected \"\" or a JSON pointer such as \"/passport/user\", found \"user\"",
         ),
         (
+            vec![("engine.default.adopt.principal", "/a~2b")],
+            "engine.default.adopt.principal: expected \"~0\" for a \"~\" in a name, and \"~1\" for a \"/\", found \"/a~2b\"",
+        ),
+        (
             vec![("engine.default.adopt.remember", "401days")],
             "engine.default.adopt.remember: expected at most 400days, found",
         ),

@@ -11,7 +11,7 @@ use sessiond::{
         id::{PublicId, VerifierHash},
         lifetime::{Granularity, Lifetime},
         record::{Claim, Edit, Principal, Record, Touch, Update},
-        store::{Certainty, Store},
+        store::{Certainty, Removed, Store},
     },
     store::sled::{Durability, IndexEntries, SledDatabase, SledOptions, SledStore},
 };
@@ -39,6 +39,7 @@ fn record(name: &str) -> Record {
         duration: None,
         principal: principal(name),
         data: Data::EMPTY,
+        extension: Default::default(),
     }
 }
 
@@ -214,6 +215,7 @@ async fn every_change_takes_its_entry_along() {
             if_version: None,
             edit: Edit { replace: false, unset: vec![], set: Data::EMPTY, limit_bytes: 100 },
             next_verifier: VerifierHash::from_bytes([1; 32]),
+            roll_grace: Duration::from_secs(60),
             roll: false,
             principal: Some(principal(name)),
             duration: None,
@@ -227,7 +229,7 @@ async fn every_change_takes_its_entry_along() {
     assert_eq!(entries(), IndexEntries { principals: 3, ..WHOLE }, "it is nobody's now");
     give("ann").await;
     assert_eq!(entries(), WHOLE);
-    for claim in [Claim::Verifier(VerifierHash::from_bytes([1; 32])), Claim::Operator] {
+    for claim in [Claim::valid_id(VerifierHash::from_bytes([1; 32])), Claim::Operator] {
         store.destroy(id(1), claim.clone()).await.expect("it works").expect("it is there");
         assert_eq!(entries(), IndexEntries { expiry: 4, principals: 3 }, "{claim:?}");
         store.create(id(1), record("ann")).await.expect("it works").expect("it is free");
@@ -295,7 +297,7 @@ async fn a_sweep_that_meets_a_session_mends_its_entry() {
     assert_eq!(listed(&store, "bob").await, [], "bob's has expired");
 }
 
-/// A record that cannot be read stays, and so does its entry.
+/// A record that cannot be read stays, and so does its entry, until it is ended.
 #[tokio::test]
 async fn an_unreadable_record_keeps_its_entry() {
     let directory = tempfile::tempdir().expect("a scratch folder");
@@ -307,7 +309,16 @@ async fn an_unreadable_record_keeps_its_entry() {
     sweep(&store).await;
     assert_eq!(listed(&store, "ann").await, [id(1), id(3)], "the others are listed");
     assert_eq!(store.index_entries().expect("counted"), WHOLE, "nothing is thrown away");
-    store.destroy(id(2), Claim::Operator).await.expect_err("it is damaged");
+    let page = store.list(principal("ann"), None, 9, Certainty::Current).await.expect("it works");
+    assert_eq!(page.unreadable, [id(2)], "expected it to be named apart");
+    let stranger = Claim::valid_id(VerifierHash::from_bytes([9; 32]));
+    let removed = store.destroy(id(2), stranger).await.expect("it needs no readable record");
+    assert_eq!(removed, Some(Removed::Unreadable), "expected it to be ended");
+    assert_eq!(store.read(id(2), Certainty::Current).await.expect("it works"), None);
+    assert_eq!(listed(&store, "ann").await, [id(1), id(3)], "the others are listed");
+    store.cleanup(DEADLINE + Duration::from_secs(7 * 24 * 3600), 1000).await.expect("it works");
+    let left = store.index_entries().expect("counted");
+    assert_eq!((left.expiry, left.principals), (0, 0), "expected no entry of it to be left");
 }
 
 /// What is with the operating system at this moment: a crash leaves no more.

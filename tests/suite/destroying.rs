@@ -1,7 +1,9 @@
 //! Destroy: what it ends, and that nothing brings it back.
 
+use std::time::Duration;
+
 use sessiond::{
-    grpc::pb::{DestroyRequest, ResolveRequest, SessionState, WriteRequest},
+    grpc::pb::{DestroyRequest, DestroyScope, ResolveRequest, SessionState, WriteRequest},
     server::config::Backend,
 };
 use tonic::Code;
@@ -10,7 +12,7 @@ use crate::{
     over_every_store,
     support::{
         browser::{Browser, cookie_header},
-        daemon::{Daemon, assert_fault, set},
+        daemon::{Daemon, assert_fault, login, set},
     },
 };
 
@@ -20,7 +22,15 @@ over_every_store!(
     writes_under_way_bring_nothing_back,
     every_session_of_the_header_ends,
     there_are_three_scopes,
+    a_logout_from_before_a_roll_holds,
+    a_roll_and_a_logout_at_once_leave_nothing,
+    the_grace_of_a_roll_ends,
+    a_former_id_speaks_for_no_principal,
 );
+
+fn rolled() -> WriteRequest {
+    WriteRequest { roll: true, ..set("{}") }
+}
 
 fn scope_of(line: &str) -> Vec<&str> {
     let attributes = line.split("; ").skip(1);
@@ -114,4 +124,70 @@ async fn there_are_three_scopes(backend: Backend) {
     let error = daemon.client.clone().destroy(request).await.expect_err("there is no scope 9");
     assert_fault(&error, Code::InvalidArgument, "INVALID_ARGUMENT", Some("scope"));
     assert_eq!(daemon.state(&browser).await, SessionState::Active, "nothing was ended");
+}
+
+async fn a_logout_from_before_a_roll_holds(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let mut browser = daemon.visitor("{}").await;
+    let first = browser.clone();
+    daemon.change(&mut browser, rolled()).await;
+    let second = browser.clone();
+    daemon.change(&mut browser, login("ann")).await;
+    for (former, which) in [(&second, "second"), (&first, "first")] {
+        assert_eq!(daemon.state(former).await, SessionState::Superseded, "the {which} id");
+        assert_eq!(daemon.touch(former).await.state(), SessionState::Superseded, "the {which} id");
+    }
+    let destroyed = daemon.destroy(&first).await;
+    let found = (destroyed.destroyed, destroyed.set_cookie.len());
+    assert_eq!(found, (1, 1), "expected the logout to end the session and to delete the cookie");
+    assert_eq!(daemon.state(&browser).await, SessionState::NotFound, "expected nothing to live on");
+    assert_eq!(daemon.list("ann").await, [""; 0], "expected nothing of ann to live on");
+}
+
+/// Two requests of a browser: one rolls the id, the other one logs out.
+async fn a_roll_and_a_logout_at_once_leave_nothing(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    for round in 0..40 {
+        let browser = daemon.visitor("{}").await;
+        let write = WriteRequest { credential: browser.credential(), ..rolled() };
+        let (written, destroyed) =
+            tokio::join!(daemon.try_write(write), daemon.try_destroy(&browser));
+        assert_eq!(destroyed.expect("answered").destroyed, 1, "round {round}");
+        if let Ok(written) = written {
+            let rolled = Browser::with(&written.set_cookie);
+            let state = daemon.state(&rolled).await;
+            assert_eq!(state, SessionState::NotFound, "round {round}: expected nothing to live on");
+        }
+    }
+}
+
+async fn the_grace_of_a_roll_ends(backend: Backend) {
+    let daemon = Daemon::with(backend, |config| {
+        let engine = config.engine.get_mut("default").expect("the default engine");
+        engine.roll_grace = "10s".parse().expect("a duration");
+    })
+    .await;
+    let mut browser = daemon.visitor("{}").await;
+    let before = browser.clone();
+    daemon.change(&mut browser, rolled()).await;
+    daemon.clock.advance(Duration::from_secs(10));
+    let destroyed = daemon.destroy(&before).await;
+    let found = (destroyed.destroyed, destroyed.set_cookie.len());
+    assert_eq!(found, (0, 1), "expected the old id to end nothing after the grace");
+    assert_eq!(daemon.state(&browser).await, SessionState::Active);
+}
+
+/// Only a live session does, so a former id ends its own session and no other one.
+async fn a_former_id_speaks_for_no_principal(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let other = daemon.login("ann").await;
+    let mut browser = daemon.visitor("{}").await;
+    let before = browser.clone();
+    daemon.change(&mut browser, login("ann")).await;
+    let destroyed = daemon.destroy_scope(&before, DestroyScope::Others).await;
+    assert_eq!(destroyed.destroyed, 0, "expected no others to be ended");
+    let destroyed = daemon.destroy_scope(&before, DestroyScope::All).await;
+    assert_eq!(destroyed.destroyed, 1, "expected its own session to be ended");
+    assert_eq!(daemon.state(&browser).await, SessionState::NotFound);
+    assert_eq!(daemon.state(&other).await, SessionState::Active, "expected the other to live on");
 }

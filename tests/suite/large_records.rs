@@ -32,6 +32,7 @@ fn record() -> Record {
         duration: None,
         principal: Principal::new(&[b'a'; Principal::MAX_LEN]).expect("the longest"),
         data: Data::parse(Bytes::from(data)).expect("an object"),
+        extension: Default::default(),
     }
 }
 

@@ -19,6 +19,7 @@ mod faults;
 mod frontends;
 mod golden;
 mod large_records;
+mod layouts;
 mod lifetimes;
 mod listeners;
 mod messages_in_documents;

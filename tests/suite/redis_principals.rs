@@ -47,6 +47,7 @@ fn record(name: &str) -> Record {
         duration: None,
         principal: principal(name),
         data: Data::EMPTY,
+        extension: Default::default(),
     }
 }
 
@@ -58,6 +59,7 @@ fn update(name: &str) -> Update {
         if_version: None,
         edit: Edit { replace: false, unset: vec![], set: Data::EMPTY, limit_bytes: 1000 },
         next_verifier: VerifierHash::from_bytes([1; 32]),
+        roll_grace: Duration::from_secs(60),
         roll: false,
         principal: Some(principal(name)),
         duration: None,
@@ -119,7 +121,7 @@ fn put_entry(server: &RedisServer, key: &str, id: PublicId, version: u64, writte
 
 fn put_record(server: &RedisServer, id: PublicId, record: &Record) {
     let mut bytes = Vec::new();
-    codec::encode(record, &mut bytes);
+    codec::encode(record, codec::Layout::LATEST, &mut bytes);
     let key = format!("sessiond:default:{id}");
     assert_eq!(ask_octets(server.port, &[b"SET", key.as_bytes(), &bytes]), b"+OK\r\n");
 }

@@ -41,6 +41,7 @@ fn record(version: u64) -> Record {
         duration: None,
         principal: ann(),
         data: Data::EMPTY,
+        extension: Default::default(),
     }
 }
 

@@ -13,8 +13,8 @@ use sessiond::{
         data::Data,
         id::{PublicId, VerifierHash},
         lifetime::{Granularity, Lifetime},
-        record::{Claim, Edit, Principal, Record, Touch, Update},
-        store::{Certainty, Store, StoreError, StoreErrorKind},
+        record::{Claim, Edit, Extension, Former, Principal, Record, Touch, Update},
+        store::{Certainty, Removed, Store, StoreError, StoreErrorKind},
     },
     store::{
         codec,
@@ -39,7 +39,8 @@ pub(crate) const ID: PublicId = PublicId::from_bytes([0xfb; 12]);
 /// Of [`ID`], in the store called "default".
 pub(crate) const KEY: &str = "sessiond:default:-_v7-_v7-_v7-_v7";
 const VERIFIER: VerifierHash = VerifierHash::from_bytes([1; 32]);
-pub(crate) const OWN: Claim = Claim::Verifier(VERIFIER);
+const OTHER: VerifierHash = VerifierHash::from_bytes([9; 32]);
+pub(crate) const OWN: Claim = Claim::valid_id(VERIFIER);
 
 pub(crate) fn record() -> Record {
     Record {
@@ -50,6 +51,7 @@ pub(crate) fn record() -> Record {
         duration: None,
         principal: Principal::default(),
         data: Data::EMPTY,
+        extension: Default::default(),
     }
 }
 
@@ -70,6 +72,7 @@ pub(crate) fn update(text: &'static str) -> Arc<Update> {
             limit_bytes: 1 << 20,
         },
         next_verifier: VerifierHash::from_bytes([2; 32]),
+        roll_grace: Duration::from_secs(60),
         roll: false,
         principal: None,
         duration: None,
@@ -129,7 +132,7 @@ pub(crate) fn assert_told(error: &StoreError, kind: StoreErrorKind, cause: &str)
 
 fn encoded(record: &Record) -> Vec<u8> {
     let mut bytes = Vec::new();
-    codec::encode(record, &mut bytes);
+    codec::encode(record, codec::Layout::LATEST, &mut bytes);
     bytes
 }
 
@@ -176,9 +179,12 @@ prop_compose! {
         whose in name(),
         claimed in prop_oneof![Just(None), name().prop_map(Some)],
         kind in 0..5,
-        verifier in prop_oneof![Just([1; 32]), any::<[u8; 32]>()],
+        verifier in prop_oneof![Just([1; 32]), Just([2; 32]), any::<[u8; 32]>()],
         flipped in prop::option::of(0..32usize),
         data in prop_oneof![Just("{}"), Just(r#"{"ann":"ann"}"#)],
+        former in prop::collection::vec((0..3u8, 0..4u64), 0..4),
+        rolled_after in 0..4u64,
+        unknown in prop_oneof![Just(&b""[..]), Just(&b"\xee\0\x02ab"[..])],
     ) -> (Record, Claim) {
         let principal = |name: &str| Principal::new(name.as_bytes()).expect("short");
         let mut presented = verifier;
@@ -186,13 +192,21 @@ prop_compose! {
             presented[at] ^= 1;
         }
         let claim = match kind {
-            0 | 1 => Claim::Verifier(VerifierHash::from_bytes(presented)),
+            0 | 1 => Claim::Presented {
+                verifier: VerifierHash::from_bytes(presented),
+                rolled_after: Moment::from_unix_millis(rolled_after),
+            },
             2 | 3 => Claim::Principal(principal(&claimed.unwrap_or_else(|| whose.clone()))),
             _ => Claim::Operator,
         };
         let data = Data::parse(bytes::Bytes::from_static(data.as_bytes())).expect("JSON");
         let verifier = VerifierHash::from_bytes(verifier);
-        (Record { verifier, principal: principal(&whose), data, ..record() }, claim)
+        let former = former.into_iter().map(|(octet, rolled)| Former {
+            verifier: VerifierHash::from_bytes([octet; 32]),
+            rolled: Moment::from_unix_millis(rolled),
+        });
+        let extension = Extension { former: former.collect(), unknown: unknown.into() };
+        (Record { verifier, principal: principal(&whose), data, extension, ..record() }, claim)
     }
 }
 
@@ -217,13 +231,14 @@ fn the_script_judges_a_claim_as_the_rule_does() {
     over_cases(1_000, &record_and_claim(), |server, runtime, store, (record, claim)| {
         ask_octets(server.port, &[b"SET", KEY.as_bytes(), &encoded(&record)]);
         let holds = claim.holds(&record);
+        let record = Arc::new(record);
         held.set(held.get() + u32::from(holds));
         let removed = runtime.block_on(store.destroy(ID, claim)).expect("the store works");
         let kept = runtime.block_on(store.read(ID, Certainty::Current)).expect("the store works");
         let (expected_removed, expected_kept) =
-            if holds { (Some(record), None) } else { (None, Some(record)) };
-        prop_assert_eq!(removed.as_deref(), expected_removed.as_ref());
-        prop_assert_eq!(kept.as_deref(), expected_kept.as_ref());
+            if holds { (Some(Removed::Record(record)), None) } else { (None, Some(record)) };
+        prop_assert_eq!(removed, expected_removed);
+        prop_assert_eq!(kept, expected_kept);
         Ok(())
     });
     assert!((200..800).contains(&held.get()), "both outcomes are common: {held:?} held");
@@ -252,25 +267,52 @@ fn text() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(cut, 0..3).prop_map(|pieces| pieces.concat())
 }
 
-/// What stays, and is told to be unreadable, is the same.
+/// An extension area, which may be malformed.
+fn area() -> impl Strategy<Value = Vec<u8>> {
+    let field = (0..3u8, prop_oneof![Just(0usize), Just(40), Just(80), 0..90usize], -1..2i16)
+        .prop_map(|(tag, len, off)| {
+            let claimed = (len as i16 + off).max(0) as u16;
+            [&[tag][..], &claimed.to_be_bytes(), &vec![1; len]].concat()
+        });
+    prop_oneof![
+        3 => Just(Vec::new()),
+        3 => prop::collection::vec(field, 0..3).prop_map(|fields| fields.concat()),
+        1 => prop::collection::vec(any::<u8>(), 0..50),
+    ]
+}
+
+/// A record that cannot be read is removed, whoever asks.
 #[test]
-fn the_script_removes_what_can_be_decoded() {
+fn a_destroy_removes_what_cannot_be_decoded() {
     if is_missing() {
         return;
     }
     let readable = std::cell::Cell::new(0);
-    over_cases(2_000, &(text(), text()), |server, runtime, store, (principal, data)| {
+    let values = (text(), prop::option::of(area()), text(), any::<bool>());
+    over_cases(2_000, &values, |server, runtime, store, (principal, area, data, own)| {
         let mut octets = encoded(&record())[..codec::HEADER_LEN].to_vec();
+        octets[0] = if area.is_some() { 2 } else { 1 };
         octets.extend((principal.len() as u16).to_be_bytes());
-        octets.extend([principal, data].concat());
+        octets.extend(principal);
+        if let Some(area) = area {
+            octets.extend((area.len() as u16).to_be_bytes());
+            octets.extend(area);
+        }
+        octets.extend(data);
         ask_octets(server.port, &[b"SET", KEY.as_bytes(), &octets]);
         let decoded = codec::decode(octets.into()).ok();
         readable.set(readable.get() + u32::from(decoded.is_some()));
-        let removed = runtime.block_on(store.destroy(ID, OWN));
+        // Of a record that can be read, only its own id may end it.
+        let claim = if own { OWN } else { Claim::valid_id(OTHER) };
+        let removed = runtime.block_on(store.destroy(ID, claim)).expect("the store works");
+        let expected = match decoded {
+            None => Some(Removed::Unreadable),
+            Some(record) if own => Some(Removed::Record(Arc::new(record))),
+            Some(_) => None,
+        };
         let is_left = server.ask(&["EXISTS", KEY]) == ":1\r\n";
-        prop_assert_eq!(is_left, decoded.is_none());
-        let removed = removed.ok().flatten();
-        prop_assert_eq!(removed.as_deref(), decoded.as_ref());
+        prop_assert_eq!(is_left, expected.is_none());
+        prop_assert_eq!(removed, expected);
         Ok(())
     });
     assert!((400..1600).contains(&readable.get()), "both are common: {readable:?} readable");
@@ -372,12 +414,14 @@ async fn a_foreign_value_is_named_and_left_alone() {
             // Of a record that is damaged at its end it would be right to begin.
             unreadable(&store.touch(ID, touch(NOW)).await.expect_err(cause));
         }
-        unreadable(&store.destroy(ID, OWN).await.expect_err(cause));
         unreadable(&store.write(ID, update("{}")).await.expect_err(cause));
         assert!(store.create(ID, record()).await.expect("the store works").is_none(), "{cause}");
         assert_eq!(server.ask(&["DUMP", KEY]), before, "{cause}: it is as it was");
+        // It needs no readable record.
+        let removed = store.destroy(ID, Claim::valid_id(OTHER)).await.expect("the store works");
+        assert_eq!(removed, Some(Removed::Unreadable), "{cause}: expected it to be ended");
+        assert_eq!(server.ask(&["EXISTS", KEY]), ":0\r\n", "{cause}: expected it to be gone");
     }
-    server.ask(&["DEL", KEY]);
     create(&store).await;
 }
 

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use sessiond::{
-    grpc::pb::{ResolveRequest, SessionState, TouchRequest, WriteRequest},
+    grpc::pb::{DestroyRequest, ResolveRequest, SessionState, TouchRequest, WriteRequest},
     server::config::{Backend, SecretText},
-    session::{cookie::CookieFormat, token::Token},
+    session::{cookie::CookieFormat, id::SessionId, token::Token},
 };
 
 use crate::{
@@ -20,7 +20,9 @@ over_every_store!(
     every_state_has_its_cause,
     nothing_is_stored_for_a_visitor,
     create_makes_a_session_with_an_id_of_its_own,
+    create_makes_nothing_in_the_grace_of_a_roll,
     the_first_live_cookie_wins,
+    junk_before_a_cookie_does_not_hide_it,
     a_token_is_a_credential,
     all_four_spellings_are_read,
     an_older_secret_is_signed_again,
@@ -105,6 +107,37 @@ async fn create_makes_a_session_with_an_id_of_its_own(backend: Backend) {
     assert_eq!(daemon.state(&browser).await, SessionState::NotFound);
 }
 
+/// A request that was sent before a login must not bring a cookie that replaces the login's.
+async fn create_makes_nothing_in_the_grace_of_a_roll(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let create = |credential| ResolveRequest { credential, create: true, ..Default::default() };
+    let mut browser = daemon.visitor("{}").await;
+    let before = browser.clone();
+    let over = daemon.visitor("{}").await;
+    daemon.clock.advance(Duration::from_secs(20 * 60));
+    daemon.change(&mut browser, WriteRequest { roll: true, ..set("{}") }).await;
+    daemon.clock.advance(Duration::from_secs(15 * 60));
+    assert_eq!(daemon.state(&over).await, SessionState::Expired);
+    let later = daemon.visitor("{}").await;
+    daemon.change(&mut browser, WriteRequest { roll: true, ..set("{}") }).await;
+    for elapsed in [0, 59_999] {
+        daemon.clock.advance(Duration::from_millis(elapsed));
+        for header in [before.header(), format!("{}; {}", over.header(), before.header())] {
+            let answer = daemon.resolve_with(create(cookie_header(header))).await;
+            let found = (answer.state(), answer.set_cookie.len(), answer.token.len());
+            let expected = (SessionState::Superseded, 0, 0);
+            assert_eq!(found, expected, "state, cookies and token {elapsed} ms after the roll");
+        }
+        let both = cookie_header(format!("{}; {}", before.header(), later.header()));
+        let answer = daemon.resolve_with(create(both)).await;
+        assert_eq!(answer.state(), SessionState::Active, "expected the one that is live");
+    }
+    daemon.clock.advance(Duration::from_millis(1));
+    let answer = daemon.resolve_with(create(before.credential())).await;
+    assert_eq!(answer.state(), SessionState::Created, "expected a session after the grace");
+    assert_eq!(daemon.state(&browser).await, SessionState::Active);
+}
+
 async fn the_first_live_cookie_wins(backend: Backend) {
     let daemon = Daemon::start(backend).await;
     let one = daemon.visitor(r#"{"n":1}"#).await.header();
@@ -120,10 +153,41 @@ async fn the_first_live_cookie_wins(backend: Backend) {
     assert_eq!(data(&resolve(format!("{dead}; session=junk; {one}; {two}")).await), r#"{"n":1}"#);
     let none_live = resolve(format!("session=junk; {dead}; session=x")).await;
     assert_eq!(none_live.state(), SessionState::NotFound, "the most telling state is given");
-    let junk = "session=junk; ".repeat(7);
-    assert_eq!(resolve(format!("{junk}{one}")).await.state(), SessionState::Active, "the eighth");
-    let flood = "session=junk; ".repeat(8);
+    let forged = format!("session={}.{}A; ", "f".repeat(SessionId::TEXT_LEN), "f".repeat(42));
+    let flood = forged.repeat(7);
+    assert_eq!(resolve(format!("{flood}{one}")).await.state(), SessionState::Active, "the eighth");
+    let flood = forged.repeat(8);
     assert_eq!(resolve(format!("{flood}{one}")).await.state(), SessionState::Invalid, "the ninth");
+}
+
+/// Junk cookies of the name, which any site below the same domain can set, lock nobody out.
+async fn junk_before_a_cookie_does_not_hide_it(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let browser = daemon.visitor(r#"{"n":1}"#).await;
+    let cookie = browser.header();
+    let (_, token) = cookie.split_once('=').expect("a pair");
+    for junk in [
+        "junk",
+        "",
+        "s%3Aabc.def",
+        "\"",
+        &"x".repeat(Token::LEN),
+        &token[1..],
+        &token[..Token::LEN - 1],
+    ] {
+        let header = format!("{}{cookie}", format!("session={junk}; ").repeat(100));
+        let credential = cookie_header(header);
+        let answer = daemon.resolve_with(ResolveRequest { credential, ..Default::default() }).await;
+        assert_eq!(answer.state(), SessionState::Active, "behind 100 of {junk:?}");
+    }
+    let junk = "session=junk; ".repeat(8);
+    let credential = cookie_header(format!("{junk}{cookie}"));
+    let write = WriteRequest { credential, ..set(r#"{"n":2}"#) };
+    assert_eq!(daemon.write(write).await.session.expect("the session").version, 2);
+    let credential = cookie_header(format!("{junk}{cookie}"));
+    let destroy = DestroyRequest { credential, ..Default::default() };
+    let destroyed = daemon.client.clone().destroy(destroy).await.expect("answered").into_inner();
+    assert_eq!(destroyed.destroyed, 1, "a logout ends the session behind the junk");
 }
 
 async fn a_token_is_a_credential(backend: Backend) {

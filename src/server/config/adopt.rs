@@ -16,22 +16,37 @@ use crate::{
     store::redis::{RedisOptions, RedisUrl},
 };
 
+/// `[engine.NAME.adopt]`: where an application keeps the sessions that are adopted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdoptConfig {
+    /// The library that wrote them, or off.
     pub from: AdoptFrom,
+    /// The application's Redis. A replica is enough.
     pub url: RedisUrl,
+    /// An ACL user; empty: the default user.
     pub username: String,
+    /// The password, on the first line of a file. Empty: the next field counts.
     pub password_file: PathBuf,
+    /// The same, inline. Used if no file is named.
     pub password: SecretText,
+    /// For the Sentinels. The login of the servers is not sent to them.
     pub sentinel_username: String,
+    /// The password for the Sentinels, on the first line of a file. Empty: the next field counts.
     pub sentinel_password_file: PathBuf,
+    /// The same, inline. Used if no file is named.
     pub sentinel_password: SecretText,
+    /// What comes before the id in the application's keys; "auto": the library's usual prefix.
     pub key_prefix: String,
+    /// A JSON Pointer (RFC 6901); empty: adopted sessions are anonymous.
     pub principal: String,
+    /// The least time for which an old cookie is remembered as adopted; at most 400 days.
     pub remember: Span,
+    /// The most time for one look into the application's store.
     pub timeout: Span,
+    /// The most time until a connection can be used.
     pub connect_timeout: Span,
+    /// Used if the URL asks for TLS.
     pub tls: RedisTlsConfig,
 }
 
@@ -61,8 +76,11 @@ impl Default for AdoptConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdoptFrom {
+    /// No session is adopted. Old marks are still swept.
     Off,
+    /// Sessions of express-session, kept by connect-redis.
     ExpressSession,
+    /// Sessions of hyper-express-session, kept as in its documentation.
     HyperExpressSession,
 }
 
@@ -82,8 +100,11 @@ impl AdoptFrom {
 /// Which sessions an engine adopts, and how.
 #[derive(Debug)]
 pub struct AdoptChoice {
+    /// How to reach the application's Redis.
     pub redis: RedisOptions,
+    /// How to read its records.
     pub reading: Reading,
+    /// The least time for which an old cookie is remembered as adopted.
     pub remember: std::time::Duration,
 }
 
@@ -108,6 +129,14 @@ pub(super) fn check(
     if !adopt.principal.is_empty() && !adopt.principal.starts_with('/') {
         let problem = format!(
             "expected \"\" or a JSON pointer such as \"/passport/user\", found {:?}",
+            adopt.principal
+        );
+        return Err(ConfigError::new(key("principal"), problem));
+    }
+    // RFC 6901, section 3. What is written otherwise would name nothing.
+    if adopt.principal.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1'])) {
+        let problem = format!(
+            "expected \"~0\" for a \"~\" in a name, and \"~1\" for a \"/\", found {:?}",
             adopt.principal
         );
         return Err(ConfigError::new(key("principal"), problem));

@@ -28,12 +28,18 @@ macro_rules! backends {
         /// `store.backend`.
         #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
         pub enum Backend {
-            $(#[serde(rename = $name)] $backend,)+
+            $(
+                #[doc = concat!("`\"", $name, "\"` in the configuration.")]
+                #[serde(rename = $name)]
+                $backend,
+            )+
         }
 
         impl Backend {
+            /// Every backend that is compiled in.
             pub const ALL: &[Self] = &[$(Self::$backend,)+];
 
+            /// What the backend is called and what it needs.
             pub fn kind(self) -> Kind {
                 match self {
                     $(Self::$backend => Kind { name: $name, $($field: $value,)+ },)+

@@ -52,6 +52,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
+    /// `problem` says what was found and what is allowed. The loading adds the source.
     pub fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { key: key.into(), source: String::new(), problem: problem.into() }
     }

@@ -37,26 +37,42 @@ mod redis;
 mod sled;
 mod text;
 
+/// The configuration file, with the defaults for what it leaves out. `config/sessiond.toml`
+/// explains every key. Values that depend on each other are not checked yet; see [`check`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// Addresses, TLS and access.
     pub listen: Listen,
+    /// By name. Empty: one engine with the default name and the default rules.
     pub engine: BTreeMap<String, EngineConfig>,
+    /// Where sessions are kept.
     pub store: StoreConfig,
+    /// How expired sessions are removed.
     pub cleanup: CleanupConfig,
+    /// What callers may take up at most.
     pub limits: Limits,
+    /// Threads, and how the process ends.
     pub runtime: RuntimeConfig,
+    /// What is logged, and how.
     pub log: LogConfig,
 }
 
+/// `[listen]`: where the daemon is called, and by whom.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Listen {
+    /// For SessionService and health. Port 0 takes a free port.
     pub grpc: Vec<ListenAddr>,
+    /// For SessionAdminService. Empty: it is not served.
     pub admin: Vec<ListenAddr>,
+    /// For Prometheus, over plain HTTP.
     pub metrics: AddrOrOff,
+    /// Whether gRPC server reflection is served, in v1 and v1alpha.
     pub reflection: bool,
+    /// For the TCP addresses of `grpc` and `admin`.
     pub tls: TlsConfig,
+    /// Whom callers of `grpc` and `admin` must prove to be.
     pub auth: AuthConfig,
 }
 
@@ -77,32 +93,49 @@ fn loopback(port: u16) -> ListenAddr {
     ListenAddr::Tcp(([127, 0, 0, 1], port).into())
 }
 
+/// `[listen.tls]`: PEM files. All empty: no TLS.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
+    /// The certificate and its chain. Set it together with `key_file`.
     pub cert_file: PathBuf,
+    /// The key of that certificate.
     pub key_file: PathBuf,
+    /// The CA that must have signed the certificates of clients. Empty: none are asked for.
     pub client_ca_file: PathBuf,
 }
 
+/// `[listen.auth]`: bearer tokens.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
+    /// One token on each line. Empty: no token is asked for.
     pub token_file: PathBuf,
 }
 
+/// `[engine.NAME]`: the rules of one kind of session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineConfig {
+    /// The idle timeout; at most 400 days.
     pub duration: Span,
+    /// Whether Resolve moves the deadline.
     pub automatic_touch: bool,
+    /// How far ahead deadlines are stored; auto: a 64th of `duration`, at most 60 s.
     pub touch_granularity: SpanOrAuto,
+    /// The absolute timeout, counted from the creation.
     pub absolute_duration: SpanOrNone,
+    /// How long after a roll the former id can still end the session.
+    pub roll_grace: SpanOrNone,
+    /// The most data of a session, as JSON text.
     pub max_data_bytes: Size,
     /// 0: unlimited.
     pub max_sessions_per_principal: u32,
+    /// What happens to a login above `max_sessions_per_principal`.
     pub on_limit: OnLimit,
+    /// The session cookie and the secrets that sign it.
     pub cookie: CookieConfig,
+    /// Sessions that are taken over from an application.
     pub adopt: AdoptConfig,
 }
 
@@ -113,6 +146,7 @@ impl Default for EngineConfig {
             automatic_touch: true,
             touch_granularity: SpanOrAuto(None),
             absolute_duration: SpanOrNone(None),
+            roll_grace: SpanOrNone(Some(std::time::Duration::from_secs(60))),
             max_data_bytes: Size::kib(64),
             max_sessions_per_principal: 0,
             on_limit: OnLimit::RefuseNewest,
@@ -122,19 +156,31 @@ impl Default for EngineConfig {
     }
 }
 
+/// `[engine.NAME.cookie]`: the attributes of RFC 6265bis, and the secrets.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CookieConfig {
+    /// A prefix such as `__Host-` requires certain attributes.
     pub name: String,
+    /// Empty: this host only.
     pub domain: String,
+    /// Empty: the directory of the request that set the cookie.
     pub path: String,
+    /// Sent over encrypted connections only.
     pub secure: bool,
+    /// Scripts cannot read it.
     pub http_only: bool,
+    /// Which requests from other sites carry it.
     pub same_site: SameSite,
+    /// A separate cookie for each top-level site (CHIPS).
     pub partitioned: bool,
+    /// Whether Max-Age and Expires are sent.
     pub persistent: bool,
+    /// How values are written. Every spelling is read.
     pub format: CookieFormat,
+    /// One secret on each line: the first signs, all verify. Empty: only `secrets`.
     pub secret_file: PathBuf,
+    /// The same, inline. They come after those of the file.
     pub secrets: Vec<SecretText>,
 }
 
@@ -157,11 +203,15 @@ impl Default for CookieConfig {
     }
 }
 
+/// `[store]`: where sessions are kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
+    /// Only the table of this backend counts.
     pub backend: Backend,
+    /// Used if the backend is sled.
     pub sled: SledConfig,
+    /// Used if the backend is redis.
     pub redis: RedisConfig,
 }
 
@@ -171,10 +221,13 @@ impl Default for StoreConfig {
     }
 }
 
+/// `[cleanup]`: the removal of expired sessions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CleanupConfig {
+    /// The time between two sweeps, give or take a tenth.
     pub interval: Span,
+    /// The most entries that one slice of a sweep looks at. Requests run between slices.
     pub slice: u32,
 }
 
@@ -184,16 +237,25 @@ impl Default for CleanupConfig {
     }
 }
 
+/// `[limits]`: what callers may take up at most.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
+    /// To `grpc` and `admin` together. More wait until one closes.
     pub max_connections: u32,
+    /// When a client is told to open a new connection, give or take a tenth.
     pub max_connection_age: SpanOrNone,
+    /// Calls at a time on one connection. More wait in the client.
     pub max_concurrent_streams: u32,
+    /// The largest request. Must leave room for the data of every engine.
     pub max_message_bytes: Size,
+    /// The most metadata of one call.
     pub max_header_bytes: Size,
+    /// Operations of one Pipeline in flight. Flow control holds the rest.
     pub pipeline_in_flight: u32,
+    /// Streams of WatchSessions at a time. More are refused.
     pub max_watchers: u32,
+    /// Events that a watcher may be behind before it is dropped.
     pub watch_queue: u32,
 }
 
@@ -212,10 +274,13 @@ impl Default for Limits {
     }
 }
 
+/// `[runtime]`: threads, and how the process ends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RuntimeConfig {
+    /// Threads that serve requests. 0: one for each core.
     pub threads: u32,
+    /// How long a stop waits for calls in flight before it cuts them.
     pub shutdown_grace: Span,
 }
 
@@ -225,10 +290,13 @@ impl Default for RuntimeConfig {
     }
 }
 
+/// `[log]`: what goes to standard error.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
+    /// Less severe lines are left out.
     pub level: LogLevel,
+    /// How a line is written.
     pub format: LogFormat,
 }
 
@@ -238,20 +306,29 @@ impl Default for LogConfig {
     }
 }
 
+/// Severity, as `tracing` grades it. The libraries below never log less than warnings.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
+    /// What an operator must look at: something does not work.
     Error,
+    /// Also what may need an operator's attention.
     Warn,
+    /// Also starts, stops and what was found at the start.
     Info,
+    /// Also what helps to find out why something happened.
     Debug,
+    /// Everything.
     Trace,
 }
 
+/// How a line of the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
+    /// For a terminal or a journal.
     Text,
+    /// One JSON object in each line.
     Json,
 }
 

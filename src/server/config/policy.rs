@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::Path,
+    time::Duration,
 };
 
 use zeroize::Zeroizing;
@@ -14,6 +15,7 @@ use super::{
 };
 use crate::{
     session::{
+        clock::whole_millis,
         cookie,
         cookie::{Cookie, CookieAttributes},
         lifetime::{Granularity, Lifetime, MAX_DURATION},
@@ -28,9 +30,13 @@ const MOST_ENGINES: usize = (u16::MAX / 2) as usize;
 /// What a message needs beside the data: the Cookie header and field names.
 const MESSAGE_OVERHEAD_BYTES: u64 = 64 << 10;
 
+/// A request is on its way for seconds. Each former id can end the session meanwhile.
+const MAX_ROLL_GRACE: Duration = Duration::from_secs(3600);
+
 /// The rules that a configuration makes.
 #[derive(Debug)]
 pub struct Checked {
+    /// By name. Every engine is in here.
     pub engines: BTreeMap<String, Policy>,
     /// Of the engines that adopt sessions.
     pub adoptions: BTreeMap<String, AdoptChoice>,
@@ -186,9 +192,12 @@ fn policy(
         return Err(ConfigError::new(format!("engine.{name}"), problem));
     }
     let lifetime = Lifetime {
-        duration: engine.duration.0,
-        granularity: engine.touch_granularity.0.map_or(Granularity::Auto, Granularity::Fixed),
-        absolute: engine.absolute_duration.0,
+        duration: whole_millis(engine.duration.0),
+        granularity: engine
+            .touch_granularity
+            .0
+            .map_or(Granularity::Auto, |fixed| Granularity::Fixed(whole_millis(fixed))),
+        absolute: engine.absolute_duration.0.map(whole_millis),
     };
     if lifetime.duration > MAX_DURATION {
         let problem = format!("expected at most 400days, found {}", engine.duration);
@@ -203,6 +212,10 @@ fn policy(
         );
         return Err(ConfigError::new(key("touch_granularity"), problem));
     }
+    if engine.roll_grace.0.is_some_and(|grace| grace > MAX_ROLL_GRACE) {
+        let problem = format!("expected at most 1h, found {}", engine.roll_grace);
+        return Err(ConfigError::new(key("roll_grace"), problem));
+    }
     let secrets = secrets(name, engine, warnings, report)?;
     let keyring = Keyring::new(&secrets)
         .map_err(|error| ConfigError::new(key("cookie.secret_file"), error.to_string()))?;
@@ -215,6 +228,7 @@ fn policy(
         cookie,
         lifetime,
         automatic_touch: engine.automatic_touch,
+        roll_grace: engine.roll_grace.0.unwrap_or_default(),
         max_data_bytes: engine.max_data_bytes.as_usize(),
         limit: (engine.max_sessions_per_principal > 0).then_some(Limit {
             sessions: engine.max_sessions_per_principal as usize,

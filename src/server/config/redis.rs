@@ -10,26 +10,46 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{ConfigError, SecretText, Span, files};
+use crate::store::codec::Layout;
 use crate::store::redis::{Login, RedisOptions, RedisUrl, Target, Tls, Wait};
 
+/// `[store.redis]`: the Redis or Valkey that keeps the sessions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisConfig {
+    /// One server, Sentinels or a cluster, over TCP or TLS.
     pub url: RedisUrl,
+    /// An ACL user; empty: the default user.
     pub username: String,
+    /// The password, on the first line of a file. Empty: the next field counts.
     pub password_file: PathBuf,
+    /// The same, inline. Used if no file is named.
     pub password: SecretText,
+    /// For the Sentinels. The login of the servers is not sent to them.
     pub sentinel_username: String,
+    /// The password for the Sentinels, on the first line of a file. Empty: the next field counts.
     pub sentinel_password_file: PathBuf,
+    /// The same, inline. Used if no file is named.
     pub sentinel_password: SecretText,
+    /// What every key begins with: at most 64 characters.
     pub key_prefix: String,
+    /// The most time for one operation, its repetitions included; at most a minute.
     pub timeout: Span,
+    /// The most time until a connection can be used, and for the answer to a probe.
     pub connect_timeout: Span,
+    /// To each server. All requests share them.
     pub connections: u32,
+    /// Operations that may wait for Redis at a time. More are refused.
     pub max_pending: u32,
+    /// How long Redis keeps a record past its deadline.
     pub expiry_grace: Span,
+    /// Replicas that must have a change before it is acknowledged. 0: none.
     pub wait_replicas: u32,
+    /// The most time for one WAIT. A change may have to wait for two.
     pub wait_timeout: Span,
+    /// The layout of the records that are written.
+    pub record_layout: u8,
+    /// Used if the URL asks for TLS.
     pub tls: RedisTlsConfig,
 }
 
@@ -51,16 +71,21 @@ impl Default for RedisConfig {
             expiry_grace: Span::secs(60),
             wait_replicas: 0,
             wait_timeout: Span(Duration::from_millis(300)),
+            record_layout: Layout::LATEST as u8,
             tls: RedisTlsConfig::default(),
         }
     }
 }
 
+/// PEM files for connections to Redis over TLS.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisTlsConfig {
+    /// The CA of the servers' certificates; empty: those that the system trusts.
     pub ca_file: PathBuf,
+    /// A client certificate. Set it together with `key_file`.
     pub cert_file: PathBuf,
+    /// The key of that certificate.
     pub key_file: PathBuf,
 }
 
@@ -97,7 +122,16 @@ pub(super) fn check(redis: &RedisConfig) -> Result<(), ConfigError> {
         );
         return Err(ConfigError::new(key("wait_timeout"), problem));
     }
+    layout(redis)?;
     check_access("store.redis", redis)
+}
+
+fn layout(redis: &RedisConfig) -> Result<Layout, ConfigError> {
+    Layout::of(redis.record_layout).ok_or_else(|| {
+        let (latest, found) = (Layout::LATEST as u8, redis.record_layout);
+        let problem = format!("expected 1 to {latest}, found {found}");
+        ConfigError::new("store.redis.record_layout", problem)
+    })
 }
 
 /// Checks the access to a Redis. `table` is the table that configures it.
@@ -168,6 +202,7 @@ pub(super) fn options(table: &str, redis: &RedisConfig) -> Result<RedisOptions, 
         expiry_grace: redis.expiry_grace.0,
         wait: (redis.wait_replicas > 0)
             .then_some(Wait { replicas: redis.wait_replicas, timeout: redis.wait_timeout.0 }),
+        record_layout: layout(redis)?,
     })
 }
 

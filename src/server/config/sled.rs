@@ -7,16 +7,25 @@ use serde::{Deserialize, Serialize};
 use super::{ConfigError, Size, SizeOrNone, Span};
 use crate::store::sled::{Durability, OnDamage, SledOptions};
 
+/// `[store.sled]`: the database in the process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SledConfig {
+    /// The data directory, created if it does not exist. One daemon owns it.
     pub path: PathBuf,
+    /// Memory for records and pages. The process takes more; `config/sessiond.toml` has the sum.
     pub cache_bytes: Size,
+    /// The longest that a buffered change stays in memory.
     pub flush_interval: Span,
+    /// Threads that work on the disk.
     pub threads: u32,
+    /// Operations that may wait for these threads at a time. More are refused.
     pub max_pending: u32,
+    /// With less than this free on the disk, creations and changes are refused.
     pub min_free_bytes: SizeOrNone,
+    /// What happens to a database that is damaged beyond repair.
     pub on_damage: OnDamage,
+    /// When changes are acknowledged.
     pub durability: DurabilityConfig,
 }
 
@@ -35,11 +44,15 @@ impl Default for SledConfig {
     }
 }
 
+/// `[store.sled.durability]`: when a change is acknowledged. Touches are always buffered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DurabilityConfig {
+    /// Of creations and changes.
     pub write: Durability,
+    /// Of the removal of a session.
     pub destroy: Durability,
+    /// Of changes that roll the id.
     pub roll: Durability,
 }
 

@@ -55,6 +55,7 @@ pub struct Unfit(&'static str);
 pub struct Span(pub Duration);
 
 impl Span {
+    /// A default. Zero is not refused here, as it is in a text.
     pub const fn secs(secs: u64) -> Self {
         Self(Duration::from_secs(secs))
     }
@@ -127,14 +128,17 @@ span_or!(
 pub struct Size(pub u64);
 
 impl Size {
+    /// In units of 1024 bytes.
     pub const fn kib(kib: u64) -> Self {
         Self(kib << 10)
     }
 
+    /// In units of 1024 KiB.
     pub const fn mib(mib: u64) -> Self {
         Self(mib << 20)
     }
 
+    /// The most that the platform can address, if the number is larger.
     pub fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
@@ -190,7 +194,9 @@ as_text!(SizeOrNone, "\"none\" or a size such as \"64MiB\", more than zero");
 /// An address to listen on: an IP address and port, or a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddr {
+    /// Port 0 takes a free port.
     Tcp(SocketAddr),
+    /// The path of the socket's file, which is created with the mode 0660.
     Unix(PathBuf),
 }
 

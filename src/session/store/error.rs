@@ -2,11 +2,13 @@
 
 use std::{error::Error, fmt};
 
+/// Absence is no error: an operation that finds nothing returns `Ok`.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
 /// A store failed. The text names the operation. The source is the cause, for the log.
 #[derive(Debug)]
 pub struct StoreError {
+    /// What the caller can do about it.
     pub kind: StoreErrorKind,
     doing: &'static str,
     source: Box<dyn Error + Send + Sync>,

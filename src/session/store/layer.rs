@@ -5,7 +5,8 @@ use std::{pin::Pin, sync::Arc};
 use async_trait::async_trait;
 
 use super::{
-    BulkStore, Certainty, Cursor, Listed, Restored, Result, Scanned, Store, Swept, Touched, Written,
+    BulkStore, Certainty, Cursor, Listed, Removed, Restored, Result, Scanned, Store, Swept,
+    Touched, Written,
 };
 use crate::session::{
     clock::Moment,
@@ -19,18 +20,28 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a
 /// The operations of a store that may wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verb {
+    /// [`Store::read`]
     Read,
+    /// [`Store::touch`]
     Touch,
+    /// [`Store::create`]
     Create,
+    /// [`Store::write`]
     Write,
+    /// [`Store::destroy`]
     Destroy,
+    /// [`Store::list`]
     List,
+    /// [`Store::cleanup`]
     Cleanup,
+    /// [`BulkStore::scan`]
     Scan,
+    /// [`BulkStore::restore`]
     Restore,
 }
 
 impl Verb {
+    /// Every verb, for a counter of each.
     pub const ALL: [Self; 9] = [
         Self::Read,
         Self::Touch,
@@ -70,30 +81,38 @@ pub trait Layer: Send + Sync + 'static {
         operation
     }
 
+    /// See [`Store::recall`]. Does not pass through [`around`](Self::around), because it never
+    /// waits.
     fn recall(&self, id: PublicId) -> Option<Arc<Record>> {
         self.inner().recall(id)
     }
 
+    /// See [`Store::read`].
     async fn read(&self, id: PublicId, certainty: Certainty) -> Result<Option<Arc<Record>>> {
         self.inner().read(id, certainty).await
     }
 
+    /// See [`Store::touch`].
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
         self.inner().touch(id, touch).await
     }
 
+    /// See [`Store::create`].
     async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {
         self.inner().create(id, record).await
     }
 
+    /// See [`Store::write`].
     async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
         self.inner().write(id, update).await
     }
 
-    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+    /// See [`Store::destroy`].
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Removed>> {
         self.inner().destroy(id, claim).await
     }
 
+    /// See [`Store::list`].
     async fn list(
         &self,
         principal: Principal,
@@ -104,22 +123,27 @@ pub trait Layer: Send + Sync + 'static {
         self.inner().list(principal, after, limit, certainty).await
     }
 
+    /// See [`Store::cleanup`].
     async fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
         self.inner().cleanup(now, limit).await
     }
 
+    /// See [`BulkStore::scan`].
     async fn scan(&self, from: Option<Cursor>, limit: usize) -> Result<Scanned> {
         self.inner().scan(from, limit).await
     }
 
+    /// See [`BulkStore::restore`].
     async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
         self.inner().restore(id, record, now).await
     }
 
+    /// See [`Store::check`]. Does not pass through [`around`](Self::around).
     fn check(&self) -> Result<()> {
         self.inner().check()
     }
 
+    /// See [`Store::count`]. Does not pass through [`around`](Self::around).
     fn count(&self) -> Option<u64> {
         self.inner().count()
     }
@@ -147,7 +171,7 @@ impl<L: Layer> Store for L {
         self.around(Verb::Write, Layer::write(self, id, update)).await
     }
 
-    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Removed>> {
         self.around(Verb::Destroy, Layer::destroy(self, id, claim)).await
     }
 

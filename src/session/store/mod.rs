@@ -60,8 +60,9 @@ pub trait Store: BulkStore {
     async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>>;
 
     /// Removes the record under `id` and returns it. `None`, and nothing is removed, if
-    /// there is none or if `claim` does not hold for it.
-    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>>;
+    /// there is none or if `claim` does not hold for it. Also removes a record that cannot be
+    /// read, whatever the claim is.
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Removed>>;
 
     /// Records of `principal` with an id above `after`, in the order of ids. Nothing if the
     /// principal is anonymous. Reads at most `limit` entries of the index, and at least one,
@@ -137,8 +138,19 @@ pub type Written = std::result::Result<Change, Refusal>;
 /// A record before and after a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
+    /// As the write found it.
     pub before: Arc<Record>,
+    /// As it is stored now.
     pub after: Arc<Record>,
+}
+
+/// What a destroy has removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// As it was at the moment of its removal.
+    Record(Arc<Record>),
+    /// A record that could not be read.
+    Unreadable,
 }
 
 /// Some records of a principal.
@@ -146,6 +158,8 @@ pub struct Change {
 pub struct Listed {
     /// Includes records whose deadline has passed, until a cleanup removes them.
     pub records: Vec<(PublicId, Arc<Record>)>,
+    /// Records that cannot be read and that belonged to the principal when they last could.
+    pub unreadable: Vec<PublicId>,
     /// Continue after this id. `None`: there are no more.
     pub next: Option<PublicId>,
 }
@@ -204,6 +218,8 @@ pub struct Swept {
 /// A record that a cleanup has removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expired {
+    /// It may be used again from now on.
     pub id: PublicId,
+    /// Whose session it was. Empty: anonymous.
     pub principal: Principal,
 }

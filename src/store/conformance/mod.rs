@@ -81,6 +81,8 @@ pub async fn check(store: Arc<dyn Store>, expiry: Expiry) {
     records::refuses_without_a_change(store.as_ref()).await;
     records::destroys_durably(store.as_ref()).await;
     records::destroys_by_claim(store.as_ref()).await;
+    records::destroys_by_a_former_id(store.as_ref()).await;
+    records::keeps_unknown_fields(store.as_ref()).await;
     listing::lists_a_principal_in_pages(store.as_ref()).await;
     listing::follows_changes_of_the_principal(store.as_ref()).await;
     listing::lists_what_stays_during_changes(store.as_ref()).await;

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
+
 use super::{
     answered, create, found,
     sample::{
@@ -10,8 +12,9 @@ use super::{
     stored,
 };
 use crate::session::{
-    record::{Claim, Edit, Principal, Record, Refusal, Touch, Update},
-    store::{Change, Store},
+    clock::Moment,
+    record::{Claim, Edit, Extension, Former, Principal, Record, Refusal, Touch, Update},
+    store::{Change, Removed, Store},
 };
 
 /// The change of a write that must succeed.
@@ -101,7 +104,8 @@ pub(super) async fn destroys_durably(store: &dyn Store) {
     assert_eq!(destroy(9).await, None, "expected None with another verifier");
     assert!(stored(store, id(5)).await.is_some(), "expected the record to stay");
     let removed = destroy(1).await;
-    assert_eq!(removed.as_deref(), Some(&record()), "expected the removed record");
+    let expected = Removed::Record(Arc::new(record()));
+    assert_eq!(removed, Some(expected), "expected the removed record");
     assert_eq!(destroy(1).await, None, "expected None, because it is destroyed already");
     assert_eq!(stored(store, id(5)).await, None, "expected the record to be gone");
     let touched = answered(store.touch(id(5), touch(NOW)).await);
@@ -125,6 +129,65 @@ pub(super) async fn destroys_by_claim(store: &dyn Store) {
     let removed = destroy(Claim::Operator).await;
     assert!(removed.is_some(), "expected the operator to remove any record");
     assert_eq!(destroy(Claim::Operator).await, None, "expected None, because it is gone");
+}
+
+/// An id that was rolled a moment before still ends the session, and nothing else does.
+pub(super) async fn destroys_by_a_former_id(store: &dyn Store) {
+    let rolled = async |number, rolls: u8| {
+        create(store, id(number), record()).await;
+        for octet in 1..=rolls {
+            let update = Update {
+                verifier: verifier(octet),
+                next_verifier: verifier(octet + 1),
+                roll: true,
+                ..update(NOW + Duration::from_secs(octet.into()))
+            };
+            let written = found(store.write(id(number), Arc::new(update)).await);
+            written.expect("expected the write to roll the id");
+        }
+    };
+    let destroy = async |number, octet, rolled_after: Moment| {
+        let claim = Claim::Presented { verifier: verifier(octet), rolled_after };
+        answered(store.destroy(id(number), claim).await)
+    };
+    let at = |secs| NOW + Duration::from_secs(secs);
+    rolled(270, 2).await;
+    for (octet, rolled_after) in [(1, at(1)), (2, at(2)), (9, NOW)] {
+        let destroyed = destroy(270, octet, rolled_after).await;
+        assert_eq!(destroyed, None, "expected None for verifier {octet}, rolled too long ago");
+    }
+    let kept = stored(store, id(270)).await.expect("expected the record to stay");
+    let former = |octet, secs| Former { verifier: verifier(octet), rolled: at(secs) };
+    assert_eq!(kept.extension.former, [former(1, 1), former(2, 2)], "expected both rolls");
+    assert!(destroy(270, 1, NOW).await.is_some(), "expected the first id to end the session");
+    assert_eq!(stored(store, id(270)).await, None, "expected the record to be gone");
+    rolled(270, 2).await;
+    assert!(destroy(270, 2, at(1)).await.is_some(), "expected the former id to end the session");
+    rolled(270, 1).await;
+    assert!(destroy(270, 2, Moment::LAST).await.is_some(), "expected the valid id to end it");
+    // Only some are kept.
+    let most = Extension::MAX_FORMER as u8;
+    rolled(270, most + 1).await;
+    assert_eq!(destroy(270, 1, NOW).await, None, "expected the oldest of too many to be dropped");
+    assert!(destroy(270, 2, NOW).await.is_some(), "expected the others to be kept");
+}
+
+/// A change keeps what a later release has written.
+pub(super) async fn keeps_unknown_fields(store: &dyn Store) {
+    let unknown = Bytes::from_static(b"\xee\x00\x03new");
+    let extension = Extension { unknown: unknown.clone(), ..Extension::default() };
+    create(store, id(280), Record { extension, ..record() }).await;
+    let found_unknown = async || {
+        let record = stored(store, id(280)).await.expect("expected the record to be there");
+        record.extension.unknown.clone()
+    };
+    assert_eq!(found_unknown().await, unknown, "expected them after a create");
+    found(store.touch(id(280), touch(NOW + DURATION / 2)).await);
+    assert_eq!(found_unknown().await, unknown, "expected them after a touch");
+    let roll = Update { roll: true, ..update(NOW) };
+    found(store.write(id(280), Arc::new(roll)).await).expect("expected the write to succeed");
+    assert_eq!(found_unknown().await, unknown, "expected them after a write");
+    assert!(answered(store.destroy(id(280), own(2)).await).is_some(), "expected it to be ended");
 }
 
 /// Many writers on one record: each version is given once, and no write is lost.

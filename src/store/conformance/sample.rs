@@ -14,8 +14,13 @@ use crate::session::{
 
 /// When [`record`] was created.
 pub const NOW: Moment = Moment::from_unix_millis(1_000_000);
+/// The idle timeout of [`LIFETIME`].
 pub const DURATION: Duration = Duration::from_secs(100);
+/// The granularity of [`LIFETIME`]: a touch within it moves nothing.
 pub const GRANULARITY: Duration = Duration::from_secs(10);
+/// How long the id from before a roll can still end the session.
+pub const ROLL_GRACE: Duration = Duration::from_secs(60);
+/// The rules that the touches and updates of the suite carry. There is no absolute timeout.
 pub const LIFETIME: Lifetime =
     Lifetime { duration: DURATION, granularity: Granularity::Fixed(GRANULARITY), absolute: None };
 
@@ -26,13 +31,14 @@ pub fn id(number: u32) -> PublicId {
     PublicId::from_bytes(bytes)
 }
 
+/// A different hash for each octet. No verifier belongs to it.
 pub fn verifier(octet: u8) -> VerifierHash {
     VerifierHash::from_bytes([octet; 32])
 }
 
 /// The claim of the session whose verifier is [`verifier`].
 pub fn own(octet: u8) -> Claim {
-    Claim::Verifier(verifier(octet))
+    Claim::valid_id(verifier(octet))
 }
 
 /// # Panics
@@ -59,6 +65,7 @@ pub fn record() -> Record {
         duration: None,
         principal: principal("ann"),
         data: json(r#"{"a":1,"b":2}"#),
+        extension: Default::default(),
     }
 }
 
@@ -72,6 +79,7 @@ pub fn update(now: Moment) -> Update {
         if_version: None,
         edit: Edit { replace: false, unset: vec![], set: json(r#"{"a":3}"#), limit_bytes: 1000 },
         next_verifier: verifier(2),
+        roll_grace: ROLL_GRACE,
         roll: false,
         principal: None,
         duration: None,

@@ -17,7 +17,7 @@ use crate::{
         lifetime::Granularity,
         record::{Claim, Principal, Touch},
     },
-    store::codec::{DEADLINE_AT, HEADER_LEN, RECORD_MIN_LEN},
+    store::codec::{DEADLINE_AT, FORMER_LEN, FORMER_TAG, HEADER_LEN, LATEST, RECORD_MIN_LEN},
 };
 
 /// A command on one key.
@@ -102,7 +102,7 @@ pub(super) static TOUCH: LazyLock<Script> = LazyLock::new(|| {
         r"local record = redis.call('GET', KEYS[1])
 if not record or #record < {RECORD_MIN_LEN} then return record end
 local layout, verifier, _, created, deadline, own = struct.unpack('>Bc32I8I8I8I8', record)
-if layout ~= 1 or verifier ~= ARGV[1] then return record end
+if layout < 1 or layout > {LATEST} or verifier ~= ARGV[1] then return record end
 local now, duration, granularity = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 if own > 0 then
   duration = own
@@ -177,60 +177,82 @@ return record"
 });
 
 /// Removes the record and returns it in an array, if the claim holds. Otherwise
-/// it returns the stored value.
+/// it returns the stored value, as it does with a record that it cannot take
+/// apart: see [`REMOVE`].
 ///
-/// A record that cannot be decoded stays. Only text that is not ASCII needs the
-/// full check: each UTF-8 sequence becomes a blank, and nothing may be left.
+/// A verifier that was rolled is in the extension area of layout 2.
 pub(super) static DESTROY: LazyLock<Script> = LazyLock::new(|| {
     Script::new(format!(
         r"{WRITE_NOTHING}
-local function is_text(text)
-  for run in string.gmatch(text, '[\128-\255]+') do
-    for _, sequence in ipairs({{
-      '[\194-\223][\128-\191]',
-      '\224[\160-\191][\128-\191]', '[\225-\236\238\239][\128-\191][\128-\191]', '\237[\128-\159][\128-\191]',
-      '\240[\144-\191][\128-\191][\128-\191]', '[\241-\243][\128-\191][\128-\191][\128-\191]',
-      '\244[\128-\143][\128-\191][\128-\191]',
-    }}) do run = string.gsub(run, sequence, ' ') end
-    if string.find(run, '[\128-\255]') then return false end
+local function was_rolled(record, at)
+  if #record < at + 1 then return false end
+  local stop = at + 2 + struct.unpack('>H', record, at)
+  at = at + 2
+  if #record < stop - 1 then return false end
+  while at + 3 <= stop do
+    local tag, size = struct.unpack('>BH', record, at)
+    at = at + 3
+    if at + size > stop then return false end
+    if tag == {FORMER_TAG} then
+      for former = at, at + size - {FORMER_LEN}, {FORMER_LEN} do
+        local verifier, rolled = struct.unpack('>c32I8', record, former)
+        if verifier == ARGV[2] and rolled > tonumber(ARGV[4]) then return true end
+      end
+    end
+    at = at + size
   end
-  return true
+  return false
 end
 local is_waited_for = ARGV[3] == '{WAITED_FOR}'
 local record = redis.call('GET', KEYS[1])
 if not record and is_waited_for then write_nothing(record) end
 if not record or #record < {RECORD_MIN_LEN} then return record end
 local layout, verifier, _, length = struct.unpack('>Bc32c32H', record)
-if layout ~= 1 or length > {longest} or #record < {RECORD_MIN_LEN} + length then return record end
-local principal = string.sub(record, {RECORD_MIN_LEN} + 1, {RECORD_MIN_LEN} + length)
+if layout < 1 or layout > {LATEST} or length > {longest} or #record < {RECORD_MIN_LEN} + length then return record end
 local holds = ARGV[1] == '{OPERATOR}'
-  or ARGV[1] == '{VERIFIER}' and verifier == ARGV[2]
-  or ARGV[1] == '{PRINCIPAL}' and principal == ARGV[2]
+  or ARGV[1] == '{PRESENTED}' and (verifier == ARGV[2] or layout > 1 and was_rolled(record, {RECORD_MIN_LEN} + length + 1))
+  or ARGV[1] == '{PRINCIPAL}' and string.sub(record, {RECORD_MIN_LEN} + 1, {RECORD_MIN_LEN} + length) == ARGV[2]
 if not holds then
   if is_waited_for then write_nothing(record) end
   return record
 end
-if not is_text(principal) or not is_text(string.sub(record, {RECORD_MIN_LEN} + length + 1)) then return record end
 redis.call('DEL', KEYS[1])
 return {{record}}",
         longest = Principal::MAX_LEN
     ))
 });
 
-const VERIFIER: &str = "verifier";
+/// Removes this value and returns it in an array. If there is another one, it
+/// returns that.
+pub(super) static REMOVE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"local record = redis.call('GET', KEYS[1])
+if record ~= ARGV[1] then return record end
+redis.call('DEL', KEYS[1])
+return {record}"
+            .to_owned(),
+    )
+});
+
+const PRESENTED: &str = "presented";
 const PRINCIPAL: &str = "principal";
 const OPERATOR: &str = "operator";
 const WAITED_FOR: &str = "waited for";
 
 /// Arguments of [`DESTROY`]. `is_waited_for`: a WAIT follows it.
 pub(super) fn destroy_arguments(claim: &Claim, is_waited_for: bool) -> Vec<Vec<u8>> {
+    let mut rolled_after = Moment::LAST;
     let (kind, value) = match claim {
-        Claim::Verifier(verifier) => (VERIFIER, verifier.as_bytes().to_vec()),
+        Claim::Presented { verifier, rolled_after: moment } => {
+            rolled_after = *moment;
+            (PRESENTED, verifier.as_bytes().to_vec())
+        }
         Claim::Principal(principal) => (PRINCIPAL, principal.as_bytes().to_vec()),
         Claim::Operator => (OPERATOR, Vec::new()),
     };
     let waited_for = if is_waited_for { WAITED_FOR } else { "" };
-    vec![kind.as_bytes().to_vec(), value, waited_for.as_bytes().to_vec()]
+    let rolled_after = rolled_after.unix_millis().to_string().into_bytes();
+    vec![kind.as_bytes().to_vec(), value, waited_for.as_bytes().to_vec(), rolled_after]
 }
 
 /// Whole milliseconds, rounded up as [`Moment`] does when it adds.

@@ -37,15 +37,20 @@ pub(super) struct Access {
 /// PEM texts. Empty means the system's roots, and no client certificate.
 #[derive(Clone, Default)]
 pub struct Tls {
+    /// The CAs that may sign a server's certificate.
     pub roots: Vec<u8>,
+    /// The client's certificate, with its chain.
     pub certificate: Vec<u8>,
+    /// The key of that certificate.
     pub key: Zeroizing<Vec<u8>>,
 }
 
 /// Empty fields mean no credentials.
 #[derive(Clone, Default)]
 pub struct Login {
+    /// Empty: the default user.
     pub username: String,
+    /// Empty: no AUTH is sent.
     pub password: Zeroizing<String>,
 }
 

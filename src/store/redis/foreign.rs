@@ -4,7 +4,10 @@
 //! reads it: the user needs no write permission, and a replica is enough.
 //! [`Reading::read`] turns the value into a session.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -18,7 +21,7 @@ use super::{
     time::Timekeeper,
 };
 use crate::session::{
-    foreign::{Foreign, ForeignId, Reading, Source},
+    foreign::{Foreign, ForeignId, Nameless, Reading, Source},
     store::{Result, StoreError},
 };
 
@@ -29,6 +32,8 @@ pub struct ForeignRedis {
     reading: Reading,
     timeout: Duration,
     pending: Semaphore,
+    /// A session was adopted without its principal, and this was logged.
+    nameless: AtomicBool,
 }
 
 const WAITING: &str = "too many sessions are being read from the application's redis";
@@ -48,6 +53,7 @@ impl ForeignRedis {
             reading,
             timeout: options.timeout,
             pending: Semaphore::new(options.max_pending),
+            nameless: AtomicBool::new(false),
         }
     }
 
@@ -75,7 +81,25 @@ impl ForeignRedis {
             _ => return Err(self.failed(&Failure::Absurd)),
         };
         let unfit = |why| StoreError::unreadable(FETCH, why);
-        Ok(Some(self.reading.read(Bytes::from(text), life).map_err(unfit)?))
+        let (found, nameless) = self.reading.read(Bytes::from(text), life).map_err(unfit)?;
+        if let Some(nameless) = nameless {
+            self.tell(nameless);
+        }
+        Ok(Some(found))
+    }
+
+    /// Once, because it is likely to be the same with every session of the application.
+    fn tell(&self, found: Nameless) {
+        if !self.nameless.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                key_prefix = self.key_prefix,
+                pointer = self.reading.principal,
+                %found,
+                "a session of the application is adopted as anonymous, because adopt.principal \
+                 finds no principal in it; \"log out everywhere\" will miss it, and it is not \
+                 logged again"
+            );
+        }
     }
 
     async fn ask(

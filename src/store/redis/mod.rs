@@ -76,7 +76,7 @@ use tokio::{
 
 use self::{
     command::{
-        Command, DESTROY, READ_FOR_GOOD, REPLACE, TOUCH, Verb, destroy_arguments, millis,
+        Command, DESTROY, READ_FOR_GOOD, REMOVE, REPLACE, TOUCH, Verb, destroy_arguments, millis,
         touch_arguments,
     },
     failure::Failure,
@@ -90,23 +90,25 @@ pub use self::{
     url::{Address, EXPECTED as EXPECTED_URL, RedisUrl, Target, UnfitUrl},
     wait_batcher::Wait,
 };
-use super::codec;
+use super::codec::{self, Layout};
 use crate::session::{
     clock::{Clock, Moment},
     id::PublicId,
     record::{Claim, Principal, Record, Touch, Update},
     store::{
-        BulkStore, Certainty, Change, Cursor, Listed, Restored, Result, Scanned, Store, StoreError,
-        StoreErrorKind, Swept, Touched, Written,
+        BulkStore, Certainty, Change, Cursor, Listed, Removed, Restored, Result, Scanned, Store,
+        StoreError, StoreErrorKind, Swept, Touched, Written,
     },
 };
 
 /// Where and how records are kept.
 #[derive(Clone)]
 pub struct RedisOptions {
+    /// The server or servers. Its own login counts where `login` is empty.
     pub url: RedisUrl,
     /// Replaces the login of the URL, unless it is empty.
     pub login: Login,
+    /// For the Sentinels, if they ask for one. The login of the URL is never sent to them.
     pub sentinel_login: Login,
     /// Used if the URL asks for TLS.
     pub tls: Tls,
@@ -114,6 +116,7 @@ pub struct RedisOptions {
     pub key_prefix: String,
     /// The most time that one operation may take, with all its commands.
     pub timeout: Duration,
+    /// The most time until a connection can be used, with TLS and login. Also limits the probes.
     pub connect_timeout: Duration,
     /// Connections to each server.
     pub connections: usize,
@@ -123,6 +126,9 @@ pub struct RedisOptions {
     pub expiry_grace: Duration,
     /// Replicas that must confirm a change. `None`: none.
     pub wait: Option<Wait>,
+    /// The layout of the records that are written. An earlier one than the latest is for the
+    /// time in which daemons of an earlier release use the same Redis.
+    pub record_layout: Layout,
 }
 
 /// Redis with a store for each engine. A clone is another handle.
@@ -142,6 +148,7 @@ struct Shared {
     executors: RuntimeExecutors,
     /// Replicas have to confirm what is changed.
     waits: bool,
+    record_layout: Layout,
     /// For what a list confirms in the background.
     confirming: Arc<Semaphore>,
     /// Redis has refused a change for lack of memory.
@@ -164,6 +171,7 @@ impl RedisDatabase {
             turns: Turns::new(),
             executors: RuntimeExecutors::default(),
             waits: options.wait.is_some(),
+            record_layout: options.record_layout,
             confirming: Arc::new(Semaphore::new(1)),
             full: AtomicBool::new(false),
         };
@@ -296,7 +304,7 @@ impl RedisStore {
         // exist yet is one that is being created.
         self.index(id, &record, FIRST_VERSION, now).await?;
         let arguments =
-            vec![encode(&record), b"NX".to_vec(), b"PX".to_vec(), self.life(&record, now)];
+            vec![self.encode(&record), b"NX".to_vec(), b"PX".to_vec(), self.life(&record, now)];
         let verb = Verb::Plain("SET");
         let command = Command { verb, key: &key, arguments, durable: true };
         match self.run(doing, command).await? {
@@ -333,7 +341,7 @@ impl RedisStore {
                 // Again in each round: the entry may have been dropped since the last one.
                 self.index(id, &after, after.version, now).await?;
             }
-            let arguments = vec![header, encode(&after), self.life(&after, now)];
+            let arguments = vec![header, self.encode(&after), self.life(&after, now)];
             let verb = Verb::Script(&REPLACE);
             let command = Command { verb, key: &key, arguments, durable: true };
             stored = match self.run(doing, command).await? {
@@ -347,6 +355,12 @@ impl RedisStore {
             // Another daemon was faster, and may have more writers waiting.
             sleep(STEP_ASIDE.mul_f64(rand::random())).await;
         }
+    }
+
+    fn encode(&self, record: &Record) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        codec::encode(record, self.shared.record_layout, &mut bytes);
+        bytes
     }
 
     /// Whether a record that is at least as late as `record` is stored durably.
@@ -405,12 +419,6 @@ fn decode(bytes: Bytes, doing: &'static str, key: &str) -> Result<Record> {
     codec::decode(bytes).map_err(unreadable)
 }
 
-fn encode(record: &Record) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    codec::encode(record, &mut bytes);
-    bytes
-}
-
 #[async_trait]
 impl Store for RedisStore {
     /// With [`Certainty::Durable`], as many replicas confirm it as confirm a change.
@@ -465,30 +473,52 @@ impl Store for RedisStore {
         .await
     }
 
-    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Removed>> {
         self.bounded(DESTROY_IT, move |store| async move {
             let key = store.key(id);
-            let arguments = destroy_arguments(&claim, store.shared.waits);
-            let verb = Verb::Script(&DESTROY);
-            let command = Command { verb, key: &key, arguments, durable: true };
-            // If the record was removed, it is in an array.
-            let (found, removed) = match store.run(DESTROY_IT, command).await? {
-                Value::Array(answer) => {
-                    let [record] = <[_; 1]>::try_from(answer)
-                        .map_err(|_| Failure::Absurd.while_doing(DESTROY_IT, &key))?;
-                    (record, true)
+            let mut verb = &DESTROY;
+            let mut arguments = destroy_arguments(&claim, store.shared.waits);
+            loop {
+                let command =
+                    Command { verb: Verb::Script(verb), key: &key, arguments, durable: true };
+                let answer = match store.run(DESTROY_IT, command).await {
+                    // The key holds a value of another type.
+                    Err(error) if error.kind == StoreErrorKind::Unreadable => {
+                        let verb = Verb::Plain("DEL");
+                        let delete =
+                            Command { verb, key: &key, arguments: Vec::new(), durable: true };
+                        store.run(DESTROY_IT, delete).await?;
+                        return Ok(Some(Removed::Unreadable));
+                    }
+                    answer => answer?,
+                };
+                // If the record was removed, it is in an array.
+                let (found, removed) = match answer {
+                    Value::Array(answer) => {
+                        let [record] = <[_; 1]>::try_from(answer)
+                            .map_err(|_| Failure::Absurd.while_doing(DESTROY_IT, &key))?;
+                        (record, true)
+                    }
+                    found => (found, false),
+                };
+                let Some(bytes) = bytes(found, DESTROY_IT, &key)? else {
+                    return Ok(None);
+                };
+                match (decode(bytes.clone(), DESTROY_IT, &key), removed) {
+                    (Ok(record), true) => {
+                        store.unindex(id, &record);
+                        return Ok(Some(Removed::Record(Arc::new(record))));
+                    }
+                    (Err(_), true) => return Ok(Some(Removed::Unreadable)),
+                    (Ok(_), false) => return Ok(None),
+                    // Only this process can tell that it cannot be read. Again if it was
+                    // replaced in between.
+                    (Err(_), false) => {
+                        verb = &REMOVE;
+                        arguments = vec![bytes.to_vec()];
+                    }
                 }
-                found => (found, false),
-            };
-            let Some(bytes) = bytes(found, DESTROY_IT, &key)? else {
-                return Ok(None);
-            };
-            let record = decode(bytes, DESTROY_IT, &key)?;
-            if !removed {
-                return Ok(None);
             }
-            store.unindex(id, &record);
-            Ok(Some(Arc::new(record)))
         })
         .await
     }

@@ -352,7 +352,10 @@ impl RedisStore {
                     continue;
                 }
                 // The record stays, together with its entry.
-                Found::Unreadable(_) => continue,
+                Found::Unreadable(_) => {
+                    listed.unreadable.push(id);
+                    continue;
+                }
                 Found::Record(record) => Some(record),
                 Found::Nothing => None,
             };
@@ -401,7 +404,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::session::{data::Data, id::VerifierHash};
+    use crate::session::{data::Data, id::VerifierHash, record::Extension};
 
     fn duration() -> impl Strategy<Value = u64> {
         prop_oneof![1..172_800_000u64, 1..34_560_000_000u64]
@@ -416,6 +419,7 @@ mod tests {
             duration: Some(Duration::from_millis(duration)),
             principal: Principal::new(b"ann").expect("short"),
             data: Data::EMPTY,
+            extension: Extension::default(),
         }
     }
 

@@ -21,20 +21,40 @@ const SENTINEL_PORT: u16 = 26379;
 /// The address of Redis, and how to connect to it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl {
+    /// Whether the scheme is one of the `rediss` forms.
     pub tls: bool,
     /// Empty: the default user.
     pub username: String,
     /// Empty: none.
     pub password: Zeroizing<String>,
+    /// What the path and the hosts name.
     pub target: Target,
 }
 
 /// The server or servers that hold the keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    Server { address: Address, database: u32 },
-    Sentinel { sentinels: Vec<Address>, service: String, database: u32 },
-    Cluster { seeds: Vec<Address> },
+    /// One server, which takes writes.
+    Server {
+        /// The default port is 6379.
+        address: Address,
+        /// The number for SELECT.
+        database: u32,
+    },
+    /// The primary that Sentinels name.
+    Sentinel {
+        /// At least one. The default port is 26379.
+        sentinels: Vec<Address>,
+        /// The name that the Sentinels know the primary by.
+        service: String,
+        /// The number for SELECT.
+        database: u32,
+    },
+    /// A cluster, which has one database.
+    Cluster {
+        /// At least one of its nodes. The others are learned from it.
+        seeds: Vec<Address>,
+    },
 }
 
 /// A host and a port.
@@ -42,6 +62,7 @@ pub enum Target {
 pub struct Address {
     /// A name or an IP address, without brackets.
     pub host: String,
+    /// Of TCP. The default is 6379, and 26379 for a Sentinel.
     pub port: u16,
 }
 
@@ -60,6 +81,7 @@ impl fmt::Display for Address {
 #[error("expected {EXPECTED}")]
 pub struct UnfitUrl;
 
+/// What an error message tells about the accepted forms.
 pub const EXPECTED: &str = "a URL such as \"redis://127.0.0.1:6379\", \
      \"redis+sentinel://host:26379,host:26379/service\" or \"redis+cluster://host:6379,host:6379\"; \
      rediss is the same over TLS";

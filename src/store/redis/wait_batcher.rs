@@ -20,7 +20,9 @@ use super::{failure::Failure, link::Link};
 /// How many replicas must have confirmed a change before it is acknowledged.
 #[derive(Debug, Clone, Copy)]
 pub struct Wait {
+    /// 0: a change is acknowledged without waiting.
     pub replicas: u32,
+    /// The most time for one WAIT. A change may have to wait for two.
     pub timeout: Duration,
 }
 

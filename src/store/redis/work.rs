@@ -194,6 +194,7 @@ mod tests {
             connections: 1,
             max_pending,
             expiry_grace: Duration::ZERO,
+            record_layout: crate::store::codec::Layout::LATEST,
             wait: None,
         };
         RedisDatabase::start(options, Arc::new(Still)).store("default")

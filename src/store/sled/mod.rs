@@ -67,8 +67,8 @@ use crate::session::{
     id::PublicId,
     record::{Claim, Principal, Record, Touch, Update},
     store::{
-        BulkStore, Certainty, Cursor, Listed, Restored, Result, Scanned, Store, StoreError, Swept,
-        Touched, Written,
+        BulkStore, Certainty, Cursor, Listed, Removed, Restored, Result, Scanned, Store,
+        StoreError, Swept, Touched, Written,
     },
 };
 
@@ -88,9 +88,11 @@ pub struct SledOptions {
     pub max_pending: usize,
     /// If fewer bytes than this are free on the disk, creations and updates are refused.
     pub min_free_bytes: u64,
+    /// What an opening does with a database that is damaged beyond repair.
     pub on_damage: OnDamage,
     /// Of creations and updates.
     pub write: Durability,
+    /// Of the removal of a session.
     pub destroy: Durability,
     /// Of updates that roll the id.
     pub roll: Durability,
@@ -385,7 +387,7 @@ impl Store for SledStore {
         .await
     }
 
-    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Removed>> {
         self.check()?;
         let level = self.options().destroy;
         // Also if there was no record: whoever removed it may have stopped waiting, or may

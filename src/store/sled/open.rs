@@ -87,26 +87,55 @@ pub enum OnDamage {
 /// Why a data directory could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// Another process holds the lock of the directory.
     #[error(
         "the data directory {} is in use by another process; stop it, or give this daemon a store.sled.path of its own",
         path.display()
     )]
-    InUse { path: PathBuf },
+    InUse {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// The directory or a file in it cannot be created, read or written.
     #[error("cannot use the data directory {}: {source}", path.display())]
-    Directory { path: PathBuf, source: io::Error },
+    Directory {
+        /// The data directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The problem is not in the stored data.
     #[error("cannot open the database in {}: {problem}; it is left unchanged", path.display())]
-    Unusable { path: PathBuf, problem: String },
+    Unusable {
+        /// The data directory.
+        path: PathBuf,
+        /// What sled said, or what is wrong with the layout.
+        problem: String,
+    },
+    /// The stored data cannot be read completely, and it was left as it is.
     #[error(
         "the database in {} is damaged: {problem}; restore a backup, or set store.sled.on_damage = \"quarantine\" to move it to quarantine and start empty, which ends all its sessions",
         path.display()
     )]
-    Damaged { path: PathBuf, problem: String },
+    Damaged {
+        /// The data directory.
+        path: PathBuf,
+        /// What sled said, or what would be lost.
+        problem: String,
+    },
+    /// The same, and the move to quarantine failed.
     #[error(
         "the database in {} is damaged: {problem}; it cannot be moved to quarantine: {source}",
         path.display()
     )]
-    NotQuarantined { path: PathBuf, problem: String, source: io::Error },
+    NotQuarantined {
+        /// The data directory.
+        path: PathBuf,
+        /// What is damaged.
+        problem: String,
+        /// Why it cannot be moved.
+        source: io::Error,
+    },
 }
 
 impl OpenError {

@@ -111,12 +111,17 @@ impl Records {
             // All keys in this range have the length of an entry.
             let Some(id) = id_of(&entry) else { continue };
             latest = Some(id);
-            let kept = match self.hot(id) {
-                Some(kept) if kept.record.principal == *principal => Some(kept),
+            let found = match self.hot(id) {
+                Some(kept) if kept.record.principal == *principal => Found::Record(kept),
                 _ => self.owner_of(id, &entry)?,
             };
-            let kept = kept.filter(|kept| kept.record.principal == *principal);
-            listed.records.extend(kept.map(|kept| (id, kept.record)));
+            match found {
+                Found::Record(kept) if kept.record.principal == *principal => {
+                    listed.records.push((id, kept.record));
+                }
+                Found::Unreadable => listed.unreadable.push(id),
+                Found::Record(_) | Found::Nothing => {}
+            }
         }
         Ok(listed)
     }
@@ -223,15 +228,17 @@ impl Records {
     }
 
     /// The record of an entry. Removes the entry if there is no such record.
-    fn owner_of(&self, id: PublicId, entry: &[u8]) -> Result<Option<Kept>> {
+    fn owner_of(&self, id: PublicId, entry: &[u8]) -> Result<Found> {
         // An entry is written before its record, so only the lock makes this
         // check valid.
         let locked = self.shared.locks.lock(id);
         match self.find(&locked)? {
-            Found::Record(kept) if is_of(entry, id, &kept.record) => Ok(Some(kept)),
-            Found::Unreadable => Ok(None),
-            Found::Record(_) | Found::Nothing => self.drop_owner(entry).map(|()| None),
+            Found::Record(kept) if !is_of(entry, id, &kept.record) => {}
+            Found::Nothing => {}
+            found => return Ok(found),
         }
+        self.drop_owner(entry)?;
+        Ok(Found::Nothing)
     }
 
     /// Does not fill the hot table: a walk must not evict records in use.

@@ -33,12 +33,12 @@ use crate::{
         id::PublicId,
         record::{Claim, Principal, Record, Touch, Update},
         store::{
-            Change, Cursor, Expired, Restored, Result, Scanned, StoreError, StoreErrorKind, Swept,
-            Touched, Written,
+            Change, Cursor, Expired, Removed, Restored, Result, Scanned, StoreError,
+            StoreErrorKind, Swept, Touched, Written,
         },
         striped::Striped,
     },
-    store::codec,
+    store::codec::{self, Layout},
 };
 
 /// A record and where its index entry is.
@@ -220,16 +220,24 @@ impl Records {
         Ok(scanned)
     }
 
-    pub(super) fn destroy(&self, id: PublicId, claim: &Claim) -> Result<Option<Arc<Record>>> {
+    pub(super) fn destroy(&self, id: PublicId, claim: &Claim) -> Result<Option<Removed>> {
         self.check_room(Room::Endings, "remove a record")?;
         let locked = self.shared.locks.lock(id);
-        let Some(kept) = self.load(&locked)?.filter(|kept| claim.holds(&kept.record)) else {
+        let kept = match self.load(&locked) {
+            // Its entries in the indexes are orphaned then: a list and a cleanup remove them.
+            Err(error) if error.kind == StoreErrorKind::Unreadable => {
+                self.remove(&locked)?;
+                return Ok(Some(Removed::Unreadable));
+            }
+            kept => kept?,
+        };
+        let Some(kept) = kept.filter(|kept| claim.holds(&kept.record)) else {
             return Ok(None);
         };
         self.remove(&locked)?;
         self.unindex_principal(&kept.record.principal, &locked)?;
         self.unindex(kept.indexed, id)?;
-        Ok(Some(kept.record))
+        Ok(Some(Removed::Record(kept.record)))
     }
 
     pub(super) fn cleanup(&self, now: Moment, limit: usize) -> Result<Swept> {
@@ -355,7 +363,7 @@ impl Records {
 
     fn put(&self, locked: &Locked<'_>, kept: Kept) -> Result<()> {
         let mut bytes = kept.indexed.unix_millis().to_be_bytes().to_vec();
-        codec::encode(&kept.record, &mut bytes);
+        codec::encode(&kept.record, Layout::LATEST, &mut bytes);
         let stored = self.change("write a record", bytes.len(), || {
             self.records.insert(locked.id.as_bytes(), bytes)
         });

@@ -11,7 +11,7 @@ use sessiond::{
     session::{
         id::PublicId,
         record::{Claim, Record},
-        store::{Certainty, Layer, Result, Store, StoreError, StoreFuture, Verb},
+        store::{Certainty, Layer, Removed, Result, Store, StoreError, StoreFuture, Verb},
     },
     store::memory::MemoryStore,
 };
@@ -129,7 +129,7 @@ impl Layer for FlakyStore {
         Ok(created)
     }
 
-    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Arc<Record>>> {
+    async fn destroy(&self, id: PublicId, claim: Claim) -> Result<Option<Removed>> {
         if *self.faults.endless.lock() == Some(id) {
             return Err(on_purpose());
         }

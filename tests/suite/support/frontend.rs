@@ -272,6 +272,14 @@ impl Page {
         assert_eq!(self.text, text(visits, user), "expected this {when}");
     }
 
+    /// The session has a new id, whose cookie the browser is about to get.
+    #[track_caller]
+    pub(crate) fn comes_too_early(&self, when: &str) {
+        assert_eq!(self.status, 503, "expected to be sent away {when}: {self:?}");
+        assert_eq!(self.retry_after.as_deref(), Some("1"), "expected Retry-After: 1 {when}");
+        self.sets_no_cookie(when);
+    }
+
     #[track_caller]
     pub(crate) fn sets_no_cookie(&self, because: &str) {
         assert!(self.set_cookie.is_empty(), "expected no Set-Cookie: {because}; {self:?}");

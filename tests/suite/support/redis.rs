@@ -44,6 +44,7 @@ pub(crate) fn options(url: &str, key_prefix: &str) -> RedisOptions {
         connections: 1,
         max_pending: 1000,
         expiry_grace: Duration::from_secs(3600),
+        record_layout: sessiond::store::codec::Layout::LATEST,
         wait: None,
     }
 }
