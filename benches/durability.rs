@@ -1,8 +1,8 @@
-//! What durability costs. `cargo bench --bench durability`
+//! The cost of durability: `cargo bench --bench durability`
 //!
-//! Interleaved rounds in one run: writes to the embedded store with 64 in flight,
-//! at each level of durability, beside one fdatasync at a time of a plain file on
-//! the same disk. It prints medians of the rates as ratios. Bounded in count.
+//! Interleaved rounds in one run measure writes to the embedded store, 64 in flight, at each
+//! level of durability, and single fdatasync calls on a plain file on the same disk. The output
+//! has ratios of the median rates. The number of operations is fixed.
 
 use std::{
     fs::File,
@@ -29,7 +29,7 @@ const ROUNDS: usize = 9;
 const IN_FLIGHT: u32 = 64;
 const SESSIONS: u32 = 10_000;
 const DATA_BYTES: usize = 400;
-/// Writes of each task in one round.
+/// The writes of each task in one round.
 const WRITES: u32 = 50;
 const SYNCS: u32 = 50;
 
@@ -68,7 +68,7 @@ fn main() {
     println!("flushed / buffered:                 {:.2} (at least 0.5)", flushed / buffered);
     println!("synced / one fdatasync at a time:   {:.1} (at least 20)", synced / one);
     println!(
-        "buffered / one fdatasync at a time: {:.1} (what no sync at all would give)",
+        "buffered / one fdatasync at a time: {:.1} (the upper bound, without any sync)",
         buffered / one
     );
     println!("synced / buffered:                  {:.2}", synced / buffered);
@@ -123,7 +123,7 @@ fn record() -> Record {
     }
 }
 
-/// Writes per second.
+/// Returns writes per second.
 async fn writes(store: &Arc<SledStore>, round: u32) -> f64 {
     let started = Instant::now();
     let tasks = (0..IN_FLIGHT).map(|task| {
@@ -159,7 +159,7 @@ async fn writes(store: &Arc<SledStore>, round: u32) -> f64 {
     f64::from(IN_FLIGHT * WRITES) / started.elapsed().as_secs_f64()
 }
 
-/// Writes per second to a plain file, each fdatasync'ed by itself.
+/// Returns writes per second to a plain file, with one fdatasync for each write.
 fn syncs(path: &Path) -> f64 {
     let mut file = File::create(path).expect("a file");
     let started = Instant::now();

@@ -1,8 +1,8 @@
-//! What do the parts of an operation cost? `cargo bench --bench parts`
+//! The cost of the parts of an operation: `cargo bench --bench parts`
 //!
-//! Beside the parts: a whole Resolve of a hot session in the process, from the
-//! message to the message (at most 1.0 µs is wanted), and 64 of them in one Pipeline.
-//! No socket and no HTTP/2 is involved.
+//! Besides the parts, it measures a whole Resolve of a hot session in the process, from the
+//! request message to the response message (target: at most 1.0 µs), and 64 of them in one
+//! Pipeline. Neither a socket nor HTTP/2 is involved.
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +24,7 @@ use prost::Message;
 use sessiond::{
     grpc::{
         pb::{PipelineRequest, ResolveRequest, pipeline_request},
+        peer::{Peer, ReleasedWhenRead},
         session_service::SessionService,
     },
     server::{clock::SystemClock, metrics::Metrics, system::SystemEntropy},
@@ -32,7 +33,7 @@ use sessiond::{
         clock::{Clock, Moment, WallOffset},
         cookie::values,
         credential::Credential,
-        data::Data,
+        data::{Data, MAX_KEYS},
         engine::{Engine, WriteOptions},
         id::{PublicId, SessionId, VerifierHash},
         policy::Policy,
@@ -45,7 +46,6 @@ use sessiond::{
     },
 };
 use tokio::runtime::Runtime;
-use tokio_util::sync::CancellationToken;
 
 #[path = "support/mod.rs"]
 mod support;
@@ -132,7 +132,7 @@ fn records(criterion: &mut Criterion) {
     });
     group.finish();
 
-    // Some members, as sessions have.
+    // Some members, as in real sessions.
     let members = (0..8).map(|number| format!(r#""member{number}":"{}""#, "x".repeat(32)));
     let members = format!("{{{}}}", members.collect::<Vec<_>>().join(","));
     let stored = Data::parse(members.clone().into()).expect("JSON");
@@ -144,6 +144,25 @@ fn records(criterion: &mut Criterion) {
     });
     group.bench_function("merge", |bench| {
         bench.iter(|| black_box(&stored).merge(&[], &set).expect("objects"));
+    });
+    // As many as there may be, and the worst that a caller can send.
+    let keys = |count: usize| {
+        let members: Vec<_> = (0..count).map(|number| format!(r#""k{number}":0"#)).collect();
+        format!("{{{}}}", members.join(","))
+    };
+    let many = Bytes::from(keys(MAX_KEYS));
+    let stored = Data::parse(many.clone()).expect("JSON");
+    let one = Data::parse(r#"{"k7":[1,2,3]}"#.into()).expect("JSON");
+    let unset: Vec<_> = (0..1000).map(|number| format!("k{}", number * 4)).collect();
+    group.bench_function("parse, 4096 keys", |bench| {
+        bench.iter(|| Data::parse(black_box(many.clone())).expect("JSON"));
+    });
+    group.bench_function("merge, one key of 4096", |bench| {
+        bench.iter(|| black_box(&stored).merge(&[], &one).expect("objects"));
+    });
+    group.bench_function("merge, 1000 unset and 3000 set of 4096", |bench| {
+        let set = Data::parse(keys(3000).into()).expect("JSON");
+        bench.iter(|| black_box(&stored).merge(&unset, &set).expect("objects"));
     });
     group.finish();
 }
@@ -170,7 +189,7 @@ fn public_id(number: usize) -> PublicId {
     PublicId::from_bytes(bytes)
 }
 
-/// The next of these in a scattered order.
+/// The next index, in a scattered order.
 fn next(turn: &AtomicUsize, of: usize) -> usize {
     turn.fetch_add(7919, Ordering::Relaxed) % of
 }
@@ -179,7 +198,7 @@ fn stores(criterion: &mut Criterion) {
     let runtime = runtime();
     let (small, large) = (tempfile::tempdir(), tempfile::tempdir());
     let (small, large) = (small.expect("a directory"), large.expect("a directory"));
-    // In one, all fits into the table; in the other, next to nothing.
+    // In one, all records fit into the table. In the other, almost none do.
     let hot = database(large.path(), 64 << 20);
     let cold = database(small.path(), 256 << 10);
     let hot = hot.store("default").expect("a store");
@@ -205,7 +224,7 @@ fn stores(criterion: &mut Criterion) {
     let later = AtomicUsize::new(1);
     group.bench_function("touch that moves the deadline", |bench| {
         bench.to_async(&runtime).iter(|| {
-            // Each time more than a granularity later.
+            // Each touch is more than a granularity later.
             let step = Duration::from_secs(60) * later.fetch_add(1, Ordering::Relaxed) as u32;
             let touched = hot.touch(public_id(0), touch(NOW + step));
             async {
@@ -232,7 +251,7 @@ fn runtime() -> Runtime {
     runtime.expect("a runtime")
 }
 
-/// All that is answered, as whoever sends it takes it: how many octets.
+/// Reads the complete answer, as the code that sends it would. Returns its number of octets.
 async fn read(answer: Response<impl Body<Data = Bytes, Error = Infallible> + Unpin>) -> usize {
     let mut body = answer.into_body();
     let mut len = 0;
@@ -281,8 +300,8 @@ fn resolves(criterion: &mut Criterion) {
         observer: metrics,
         max_message_bytes: 64 << 10,
         pipeline_in_flight: 256,
-        stopping: CancellationToken::new(),
     };
+    let peer = Peer::unbounded();
 
     let mut group = criterion.benchmark_group("resolve");
     group.bench_function("present: scan and verify", |bench| {
@@ -310,8 +329,8 @@ fn resolves(criterion: &mut Criterion) {
         requests.iter().map(|request| framed(&request.encode_to_vec())).collect();
     group.bench_function("in the process, hot", |bench| {
         bench.to_async(&runtime).iter(async || {
-            let body = Full::new(unary[next(&turn, SESSIONS)].clone());
-            read(service.unary(OperationKind::Resolve, body).await).await
+            let body = ReleasedWhenRead(Full::new(unary[next(&turn, SESSIONS)].clone()));
+            read(service.unary(OperationKind::Resolve, body, &peer).await).await
         });
     });
     let streams: Vec<Bytes> = requests
@@ -328,8 +347,8 @@ fn resolves(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(PIPELINED as u64));
     group.bench_function("64 in one Pipeline", |bench| {
         bench.to_async(&runtime).iter(async || {
-            let body = Full::new(streams[next(&turn, streams.len())].clone());
-            read(service.pipeline(body)).await
+            let body = ReleasedWhenRead(Full::new(streams[next(&turn, streams.len())].clone()));
+            read(service.pipeline(body, &peer)).await
         });
     });
     group.finish();

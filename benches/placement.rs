@@ -1,9 +1,9 @@
-//! Which work with sled belongs on the reactor? `cargo bench --bench placement`
+//! Which calls of sled may run on the reactor: `cargo bench --bench placement`
 //!
-//! Interleaved rounds in one run: sled's get and insert called where they are
-//! needed, and through the blocking pool. It prints the CPU of the process per
-//! operation as ratios to a get in place, medians of all rounds, and how long
-//! single calls held their thread. Bounded in count; takes about half a minute.
+//! Interleaved rounds in one run measure sled's get and insert, called in place and through the
+//! blocking pool. The output has the CPU time of the process per operation, as a ratio to a get
+//! in place (medians of all rounds), and how long single calls blocked their thread. The number
+//! of operations is fixed; a run takes about half a minute.
 
 use std::{
     sync::Arc,
@@ -16,7 +16,7 @@ const RECORDS: u64 = 100_000;
 const VALUE_BYTES: usize = 500;
 const ROUNDS: usize = 15;
 const OPERATIONS: u64 = 5_000;
-/// In flight at a time through the pool, as requests would be.
+/// How many calls are in flight through the pool, as with requests.
 const IN_FLIGHT: u64 = 64;
 
 #[derive(Clone, Copy)]
@@ -88,7 +88,7 @@ async fn work(tree: &Arc<sled::Tree>, call: Call, pooled: bool, round: u64) -> V
     times
 }
 
-/// How long one call held its thread.
+/// Returns how long one call blocked its thread.
 fn once(tree: &sled::Tree, call: Call, number: u64) -> Duration {
     let started = Instant::now();
     match call {

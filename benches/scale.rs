@@ -1,10 +1,9 @@
-//! Does it hold with many sessions? `cargo bench --bench scale -- --sessions 1000000`
+//! Behaviour with many sessions: `cargo bench --bench scale -- --sessions 1000000`
 //!
-//! Two data directories are filled through the library: one with so many live
-//! sessions, one with those of the hot set alone. The real binary then serves
-//! them, and what is wanted of the first is set beside the second: how long it
-//! takes to serve, what it takes in memory and on disk, how long the slowest calls
-//! take, at rest, during flushes and during a sweep, and what a sweep costs.
+//! It fills two data directories through the library: one with this many live sessions, one
+//! with only the hot set. Then the real binary serves them, and the figures of the first are
+//! compared with those of the second: the time until it serves, the memory and disk space, the
+//! slowest calls (at rest, during flushes and during a cleanup), and the cost of a cleanup.
 
 use std::{
     fs,
@@ -47,46 +46,46 @@ use support::{
 };
 
 const DATA_BYTES: usize = 400;
-/// Sessions that are asked for again and again.
+/// Sessions that are resolved again and again.
 const HOT: usize = 10_000;
-/// Sessions that a sweep removes.
+/// Sessions that one cleanup removes.
 const EXPIRED: usize = 100_000;
-/// Creations at a time while a directory is filled.
+/// How many creations run at once while a directory is filled.
 const FILLING: usize = 256;
-/// Enough to keep the daemon busy, and not so many that calls wait for each other.
+/// Enough to keep the daemon busy, but few enough that calls rarely wait for each other.
 const IN_FLIGHT: usize = 4;
-/// Longer than it all takes.
+/// Longer than a run of the benchmark.
 const SITE_LIFE: Duration = Duration::from_secs(12 * 60 * 60);
 const MIB: f64 = (1 << 20) as f64;
 
 /// Measures the daemon with many sessions on the embedded store.
 #[derive(Parser)]
 struct Args {
-    /// How many live sessions
+    /// How many live sessions to store
     #[arg(long, value_name = "NUMBER", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(10_000..=20_000_000))]
     sessions: u64,
-    /// How often latencies are measured, in turn
+    /// How many times latencies are measured, alternating between the directories
     #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// How long each measurement of latencies takes
     #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
     seconds: f64,
-    /// The memory that the configuration gives it: store.sled.cache_bytes, in MiB
+    /// The memory in the configuration: store.sled.cache_bytes, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=65_536))]
     cache: u64,
-    /// Keep the data in a new directory below this one
+    /// Store the data in a new directory below this one
     #[arg(long, value_name = "PATH")]
     directory: Option<PathBuf>,
     /// Measure this binary; otherwise `cargo build --profile dist` makes one
     #[arg(long, value_name = "PATH")]
     server: Option<PathBuf>,
-    /// Load it with this binary's `sessiond bench`; otherwise the one built with this
+    /// Load it with this binary's `sessiond bench`; otherwise with the one of this build
     #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_sessiond"))]
     generator: PathBuf,
     /// Print Markdown
     #[arg(long)]
     markdown: bool,
-    /// What `cargo bench` gives
+    /// Passed by `cargo bench`; ignored
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -136,14 +135,14 @@ fn scale(args: &Args) -> Result<(), Problem> {
     found.print(&note, args.markdown)
 }
 
-/// The memory that the process takes, as docs/operations.md says (Memory).
+/// The memory that the process needs according to docs/operations.md (Memory).
 fn told_bytes(cache: f64, sessions: f64) -> f64 {
     let late = sessions.min(100_000.0) * (DATA_BYTES + 150) as f64;
     20.0 * MIB + cache + sessions * 100.0 + late
 }
 
-/// How long it takes to serve, and how long calls take at rest and during flushes.
-/// Gives the memory that is resident when it serves.
+/// The time until it serves, and the latencies at rest and during flushes. Returns the resident
+/// memory when it begins to serve.
 fn serving(rig: &Rig, many: &Site, few: &Site, found: &mut Findings) -> Result<f64, Problem> {
     eprintln!("opening");
     let (daemon, took) = rig.serve(many)?;
@@ -176,8 +175,8 @@ fn serving(rig: &Rig, many: &Site, few: &Site, found: &mut Findings) -> Result<f
     Ok(resident)
 }
 
-/// What sweeps cost, and how long calls take meanwhile. Gives the most memory that
-/// was resident.
+/// The cost of cleanups, and the latencies meanwhile. Returns the maximum of the resident
+/// memory.
 fn sweeping(rig: &Rig, many: &Site, few: &Site, found: &mut Findings) -> Result<f64, Problem> {
     eprintln!("sweeps");
     let mut resident = 0.0;
@@ -216,7 +215,7 @@ fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     Spread::of(values).expect("there is a round").median
 }
 
-/// What was found, beside what was wanted.
+/// The figures, each with its target.
 #[derive(Default)]
 struct Findings(Vec<Vec<String>>);
 
@@ -231,7 +230,7 @@ impl Findings {
         ]);
     }
 
-    /// Latencies that came in turn.
+    /// Compares latencies that were measured in turn.
     fn compare(
         &mut self,
         what: &str,
@@ -260,7 +259,7 @@ impl Findings {
     }
 }
 
-/// What a sweep cost the daemon for each session removed, and how long it took.
+/// The cost of a cleanup for each session that it removed, and how long it took.
 struct Sweep {
     cpu_us: f64,
     seconds: f64,
@@ -295,9 +294,8 @@ impl Rig {
     fn new(args: &Args) -> Result<Self, Problem> {
         let directory = match &args.directory {
             None => scratch()?,
-            Some(path) => tempfile::tempdir_in(path).map_err(|error| {
-                format!("{}: no directory can be made: {error}", path.display())
-            })?,
+            Some(path) => tempfile::tempdir_in(path)
+                .map_err(|error| format!("{}: cannot make a directory: {error}", path.display()))?,
         };
         let seconds = Duration::try_from_secs_f64(args.seconds);
         Ok(Self {
@@ -311,7 +309,7 @@ impl Rig {
         })
     }
 
-    /// A directory with so many live sessions, among them a hot set, scattered.
+    /// Makes a directory with this many live sessions. The hot set is scattered among them.
     fn fill(&self, name: &str, live: usize) -> Result<Site, Problem> {
         let site = Site { directory: self.directory.path().join(name) };
         fs::create_dir(&site.directory).map_err(|error| error.to_string())?;
@@ -332,7 +330,7 @@ impl Rig {
         Ok(site)
     }
 
-    /// Adds sessions whose time is over.
+    /// Adds expired sessions.
     fn expire(&self, site: &Site) -> Result<(), Problem> {
         let now = SystemClock::start().now().unix_millis();
         let life = 3 * SITE_LIFE.as_millis() as u64;
@@ -343,7 +341,7 @@ impl Rig {
         self.create(site, sessions)
     }
 
-    /// Stores sessions that were created at these moments, past all gRPC.
+    /// Stores sessions with these create times, without gRPC.
     fn create(
         &self,
         site: &Site,
@@ -380,7 +378,7 @@ impl Rig {
             async move {
                 let created = store.create(id.public(), record).await;
                 let created = created.map_err(|error| error.to_string())?;
-                created.map(drop).ok_or_else(|| "an id is taken".to_owned())
+                created.map(drop).ok_or_else(|| "an id exists already".to_owned())
             }
         });
         self.runtime.block_on(async {
@@ -390,14 +388,15 @@ impl Rig {
         })
     }
 
-    /// Serves a directory. Gives the seconds from the start of the process until
-    /// it said that it serves.
+    /// Serves a directory. Returns the seconds from the start of the process until its ready
+    /// line.
     fn serve(&self, site: &Site) -> Result<(Daemon, f64), Problem> {
         let cache = format!("{}B", self.cache_bytes);
         let life = format!("{}s", SITE_LIFE.as_secs());
         let settings = [
             ("store.sled.cache_bytes", cache.as_str()),
-            // So that no deadline is due to be moved: moves would come all at once.
+            // So long that no deadline has to move. Otherwise all of them would move at the
+            // same time.
             ("engine.default.duration", &life),
             ("engine.default.touch_granularity", &life),
             ("cleanup.interval", "1d"),
@@ -407,13 +406,13 @@ impl Rig {
         Ok((daemon, started.elapsed().as_secs_f64()))
     }
 
-    /// Until all of the hot set is hot.
+    /// Resolves the hot set until it is in memory.
     fn warm_up(&self, daemon: &Daemon, site: &Site) -> Result<(), Problem> {
         let (little, much) = (Duration::from_millis(1), Duration::from_secs(4));
         self.load(daemon, &site.cookies(), "resolve", little, much).map(drop)
     }
 
-    /// Resolves of the hot set, while something else goes on.
+    /// Resolves the hot set while `meanwhile` runs.
     fn resolves<T: Send>(
         &self,
         daemon: &Daemon,
@@ -424,7 +423,7 @@ impl Rig {
         let warm_up = Duration::from_secs(1);
         let (generated, done) = std::thread::scope(|scope| {
             let meanwhile = scope.spawn(|| {
-                // So that it begins when the measurement does.
+                // So that it begins together with the measurement.
                 std::thread::sleep(warm_up);
                 meanwhile()
             });
@@ -436,7 +435,7 @@ impl Rig {
         done
     }
 
-    /// Writes, one after the other, each of them flushed.
+    /// Makes writes one after the other, each of them flushed.
     fn writes(&self, daemon: &Daemon, site: &Site, during: Duration) -> Result<(), Problem> {
         let little = Duration::from_millis(1);
         self.load(daemon, &site.cookies(), "write", little, during).map(drop)
@@ -464,7 +463,7 @@ impl Rig {
         })
     }
 
-    /// Sweeps what has expired.
+    /// Runs a cleanup of the expired sessions.
     fn sweep(&self, daemon: &Daemon) -> Result<Sweep, Problem> {
         let (before, started) = (daemon.process.cpu_time()?, Instant::now());
         let removed = self.runtime.block_on(daemon.sweep())?;
@@ -477,7 +476,7 @@ impl Rig {
     }
 }
 
-/// What the files of a directory take on the disk.
+/// The disk space that the files of a directory use.
 fn disk_bytes(directory: &Path) -> Result<f64, Problem> {
     let mut blocks = 0;
     let mut left = vec![directory.to_owned()];
@@ -492,6 +491,6 @@ fn disk_bytes(directory: &Path) -> Result<f64, Problem> {
             }
         }
     }
-    // stat(2): of 512 bytes, whatever the file system's are.
+    // stat(2): the unit is 512 bytes on every file system.
     Ok(blocks as f64 * 512.0)
 }

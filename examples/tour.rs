@@ -1,19 +1,19 @@
-//! A tour of a session's life: `cargo run --example tour`
+//! A tour of the life of a session: `cargo run --example tour`
 //!
-//! Needs a daemon at 127.0.0.1:50051 (`sessiond serve --dev`), or at the address
-//! given as the argument. It plays a frontend that serves one browser.
+//! It needs a daemon at 127.0.0.1:50051 (`sessiond serve --dev`), or at the address in the
+//! first argument. It acts as a frontend that serves one browser.
 
 use sessiond::grpc::pb::{
     Credential, DestroyRequest, ResolveRequest, WriteRequest, credential::Kind,
     session_service_client::SessionServiceClient,
 };
 
-/// What a frontend passes on: the request's Cookie header.
+/// What a frontend passes to the daemon: the Cookie header of the request.
 fn credential(cookie: &str) -> Option<Credential> {
     Some(Credential { kind: Some(Kind::CookieHeader(cookie.to_owned().into())) })
 }
 
-/// What a browser does with a Set-Cookie value: keeps the name and the value.
+/// What a browser keeps of a Set-Cookie value: the name and the value.
 fn kept(set_cookie: &[String]) -> String {
     set_cookie[0].split(';').next().unwrap_or_default().to_owned()
 }
@@ -57,7 +57,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         ..Default::default()
     };
     match sessiond.write(late).await {
-        Ok(_) => println!("  a late Write was taken, which should not be"),
+        Ok(_) => println!("  error: a late Write was accepted"),
         Err(status) => println!("  a late Write: {:?}, {}", status.code(), status.message()),
     }
     Ok(())

@@ -52,6 +52,10 @@ pub(crate) enum Command {
     Health {
         #[command(flatten)]
         client: ClientArgs,
+        /// Ask for this service only; sessiond.v1.SessionService also serves while its store
+        /// takes no changes and can be read
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+        service: String,
     },
     /// Remove expired sessions from a running daemon now, and print how many were removed
     Cleanup {

@@ -69,10 +69,10 @@ impl Caller {
         Ok(Self { args, config, address, token })
     }
 
-    /// Asks for the health of the daemon as a whole.
-    pub(crate) async fn ask_health(&self) -> Result<(), Problem> {
+    /// Asks for the health of a service, or of the daemon as a whole if the name is empty.
+    pub(crate) async fn ask_health(&self, service: String) -> Result<(), Problem> {
         let mut client = HealthClient::new(self.connect().await?);
-        let request = self.request(HealthCheckRequest::default());
+        let request = self.request(HealthCheckRequest { service });
         let answer = client.check(request).await.map_err(|status| self.refused(&status))?;
         match answer.into_inner().status() {
             ServingStatus::Serving => Ok(()),

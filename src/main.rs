@@ -96,9 +96,9 @@ fn run(command: Command) -> Result<(), Failure> {
             print(&clock_line(&marked))
         }
         Command::Secret => print(&format!("{}\n", cli::fresh_secret())),
-        Command::Health { client } => {
+        Command::Health { client, service } => {
             let called = client::Caller::health(client).map_err(bad_config)?;
-            one_thread()?.block_on(called.ask_health()).map_err(fault)?;
+            one_thread()?.block_on(called.ask_health(service)).map_err(fault)?;
             print("SERVING\n")
         }
         Command::Cleanup { client, engine } => {
@@ -183,7 +183,10 @@ fn serve(config: Config, dev: bool) -> Result<(), Failure> {
     if let Err(problem) = keep_memory_out_of_core_dumps() {
         tracing::warn!("a core dump of the daemon may hold secrets and sessions: {problem}");
     }
-    if let Err(problem) = raise_descriptor_limit(config.limits.max_connections) {
+    let unix = |address: &ListenAddr| matches!(address, ListenAddr::Unix(_));
+    let both = config.listen.grpc.iter().any(unix) && !config.listen.grpc.iter().all(unix);
+    let times = if both { 2 } else { 1 };
+    if let Err(problem) = raise_descriptor_limit(config.limits.max_connections, times) {
         tracing::warn!("{problem}");
     }
     // Before the store is opened, so that every stop from here on is a clean one.

@@ -25,12 +25,12 @@ use crate::{
 pub(crate) const DATA_BYTES: usize = 400;
 pub(crate) const IN_FLIGHT: usize = 64;
 const WARM_UP: Duration = Duration::from_millis(700);
-/// Of each of the two generators where the daemon shares its cores with them.
+/// The connections of each of the two generators when the daemon shares its cores with them.
 const CONNECTIONS: usize = 8;
-/// With more of their time idle, cores are not what bounds the throughput.
+/// If the cores are idle for more than this part of the time, they do not limit the throughput.
 const IDLE_AT_MOST: f64 = 0.05;
 
-/// A daemon with sessions, and the file of their cookies.
+/// A daemon with sessions, and the file with their cookies.
 struct Loaded {
     daemon: Daemon,
     cookies: PathBuf,
@@ -44,14 +44,14 @@ pub(crate) struct Bed {
     runtime: Runtime,
     server_cores: Vec<usize>,
     sessions: usize,
-    /// Resolves and Touches.
+    /// For Resolve and Touch.
     reads: Option<Loaded>,
-    /// Writes, whose garbage the store collects later on.
+    /// For Write. It leaves garbage that the store collects later.
     writes: Option<Loaded>,
-    /// On one core and on two, shared with the generators.
+    /// On one core and on two, which the generators share.
     shared: Vec<Loaded>,
     echo: Option<Echo>,
-    /// Before the Redis that it needs: fields are dropped in order.
+    /// Declared before the Redis that it uses, because fields are dropped in order.
     over_redis: Option<Loaded>,
     redis: Option<Redis>,
     directory: TempDir,
@@ -96,7 +96,7 @@ impl Bed {
         }
         if any(|row| matches!(row, Row::Shared { .. })) {
             let [first, second, ..] = cores[..] else {
-                return Err("--only: rows of two cores need a machine that has them".to_owned());
+                return Err("--only: rows with two cores need a machine with two cores".to_owned());
             };
             bed.shared = vec![bed.loaded(&[first], &[])?, bed.loaded(&[first, second], &[])?];
         }
@@ -141,7 +141,7 @@ impl Bed {
             }
             Row::Shared { cores } => self.shared(cores),
             Row::Sessiond { operation, pipeline, unix } => {
-                // What is created would change what is measured next.
+                // Its sessions would change what the next row measures.
                 let fresh;
                 let loaded = match operation {
                     Operation::Resolve | Operation::Touch => self.reads.as_ref(),
@@ -158,14 +158,14 @@ impl Bed {
         }
     }
 
-    /// A daemon on these cores, with a thread for each, over the embedded store unless
-    /// `store` says otherwise.
+    /// A daemon on these cores, with one thread for each, on the embedded store unless `store`
+    /// selects another one.
     fn loaded(&self, cores: &[usize], store: &[(&str, &str)]) -> Result<Loaded, Problem> {
         let directory = scratch()?;
         let threads = cores.len().max(1).to_string();
-        // Two things that come rarely would come in bursts, in one window and not in
-        // the next: sweeps, which `benches/scale.rs` measures, and moves of deadlines,
-        // of which a busy session has one in 28 s; see `benches/parts.rs`.
+        // Two kinds of work are rare and would fall into one measurement and not into the next:
+        // sweeps, which `benches/scale.rs` measures, and moves of deadlines (a busy session has
+        // one every 28 s), which `benches/parts.rs` measures.
         let settings = [
             ("runtime.threads", threads.as_str()),
             ("cleanup.interval", "1d"),
@@ -182,19 +182,19 @@ impl Bed {
         Ok(Loaded { daemon, cookies: file, _directory: directory })
     }
 
-    /// An echo of what the daemon answers.
+    /// An echo that answers with the same message as the daemon.
     fn start_echo(&self) -> Result<Echo, Problem> {
-        let reads = self.reads.as_ref().expect("it was started before");
+        let reads = self.reads.as_ref().expect("it was started above");
         let cookies = fs::read_to_string(&reads.cookies).map_err(|error| error.to_string())?;
         let cookie = cookies.lines().next().expect("there is a session");
         let answer = self.runtime.block_on(reads.daemon.answer(cookie))?;
         if answer.session.is_none() || !answer.set_cookie.is_empty() {
-            return Err("expected a live session, and nothing for the browser to learn".to_owned());
+            return Err("expected a live session, and no Set-Cookie in the answer".to_owned());
         }
         Echo::start(&self.server_cores, self.directory.path(), &answer)
     }
 
-    /// On one connection.
+    /// Loads one connection.
     fn load(
         &self,
         address: &str,
@@ -225,9 +225,8 @@ impl Bed {
         }
     }
 
-    /// One core against two, where the cores are all that the daemon and its two
-    /// generators have: each case is bound by CPU, and in each the daemon is
-    /// disturbed by its generators alike.
+    /// Compares one core with two. The daemon and its two generators have these cores only. So
+    /// CPU limits each case, and the generators disturb the daemon equally in both.
     fn shared(&self, cores: usize) -> Result<Sample, Problem> {
         let Loaded { daemon, cookies, .. } = &self.shared[cores - 1];
         let own = machine::cores()[..cores].to_vec();
@@ -246,12 +245,14 @@ impl Bed {
         let idle = idle / started.elapsed().as_secs_f64() / cores as f64;
         if idle > IDLE_AT_MOST {
             let percent = idle * 100.0;
-            eprintln!("  {cores} cores were idle for {percent:.0} % of the time: not bound by CPU");
+            eprintln!(
+                "  {cores} cores were idle for {percent:.0} % of the time: CPU did not limit the throughput"
+            );
         }
         let rate = |generated: &Generated| generated.cost.operations as f64 / generated.seconds;
         let busy = |generated: &Generated| generated.cost.cpu_seconds / generated.seconds;
         let per_second = rate(&this) + rate(&other);
-        // Both have read the same clock, each in its own window.
+        // Both generators read the same CPU time, each during its own measurement.
         let busy = (busy(&this) + busy(&other)) / 2.0;
         Ok(Sample { cpu_us: busy * 1e6 / per_second, per_second, busy, cores })
     }

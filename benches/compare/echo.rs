@@ -1,7 +1,7 @@
-//! The floor: a tonic server that does nothing but answer.
+//! The lower bound: a tonic server that only answers.
 //!
-//! It decodes a ResolveRequest and answers a ResolveResponse as large as the
-//! daemon's, with tonic as it comes, on one thread.
+//! It decodes a ResolveRequest and answers with a ResolveResponse of the same size as the
+//! daemon's. It is plain tonic, on one thread.
 
 use std::{
     fs,
@@ -25,17 +25,17 @@ use tonic::{
 
 use crate::support::{Problem, machine::Process};
 
-/// The argument that makes this program the server. It names a file with the answer.
+/// The argument that makes this program the server. Its value is a file with the answer.
 pub(crate) const SERVE: &str = "--serve-echo";
 
-/// A running one.
+/// A running echo server.
 pub(crate) struct Echo {
     pub process: Process,
     pub tcp: String,
 }
 
 impl Echo {
-    /// Starts this program again, as the server.
+    /// Starts this program again as the server.
     pub(crate) fn start(
         cores: &[usize],
         directory: &Path,
@@ -53,7 +53,7 @@ impl Echo {
         let read = BufReader::new(out).read_line(&mut line);
         read.map_err(|error| format!("the echo's standard output: {error}"))?;
         if line.trim().is_empty() {
-            return Err("expected the echo to say where it serves".to_owned());
+            return Err("expected the echo to print its address".to_owned());
         }
         Ok(Self { process, tcp: line.trim().to_owned() })
     }
@@ -76,7 +76,7 @@ pub(crate) fn serve(answer: &Path) -> Result<(), Problem> {
     })
 }
 
-/// Always the same answer.
+/// Answers each Resolve with the same message.
 struct Same(ResolveResponse);
 
 #[tonic::async_trait]
@@ -104,17 +104,17 @@ impl SessionService for Same {
     }
 
     async fn touch(&self, _: Request<TouchRequest>) -> Result<Response<TouchResponse>, Status> {
-        Err(Status::unimplemented("an echo answers Resolve"))
+        Err(Status::unimplemented("the echo answers Resolve only"))
     }
 
     async fn write(&self, _: Request<WriteRequest>) -> Result<Response<WriteResponse>, Status> {
-        Err(Status::unimplemented("an echo answers Resolve"))
+        Err(Status::unimplemented("the echo answers Resolve only"))
     }
 
     async fn destroy(
         &self,
         _: Request<DestroyRequest>,
     ) -> Result<Response<DestroyResponse>, Status> {
-        Err(Status::unimplemented("an echo answers Resolve"))
+        Err(Status::unimplemented("the echo answers Resolve only"))
     }
 }

@@ -1,12 +1,12 @@
-//! What does an operation cost the server, beside what a team would use instead?
-//! `cargo bench --bench compare`
+//! What an operation costs the server, compared with what a team would use instead: `cargo
+//! bench --bench compare`
 //!
-//! In interleaved rounds in one run: sessiond, a bare tonic echo with the same
-//! messages, and Redis, each on one core with its generator on another. It prints
-//! the CPU time of the server for each operation, medians over the rounds, and the
-//! ratios that were set out to be reached. The generator reads that time at the
-//! first and the last instant of its measurement, so that what comes before and
-//! after, and the time the server has nothing to do, are not in it.
+//! Interleaved rounds in one run measure sessiond, a bare tonic echo with the same messages,
+//! and Redis, each on one core with its generator on another one. The output has the CPU time
+//! of the server for each operation (medians over the rounds) and the ratios, each with its
+//! target. The generator reads the CPU time at the first and the last instant of its
+//! measurement. So the work before and after the measurement is not counted, and neither is
+//! idle time.
 //!
 //! | file | holds |
 //! |---|---|
@@ -48,10 +48,11 @@ struct Args {
     /// Measure this binary; otherwise `cargo build --profile dist` makes one
     #[arg(long, value_name = "PATH")]
     server: Option<PathBuf>,
-    /// Load the servers with this binary's `sessiond bench`; otherwise the one built with this
+    /// Load the servers with this binary's `sessiond bench`; otherwise with the one of this
+    /// build
     #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_sessiond"))]
     generator: PathBuf,
-    /// Sessions, and keys of Redis
+    /// The number of sessions, and of keys in Redis
     #[arg(long, value_name = "NUMBER", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     sessions: u32,
     /// Print JSON
@@ -60,10 +61,10 @@ struct Args {
     /// Print Markdown
     #[arg(long)]
     markdown: bool,
-    /// What `cargo bench` gives
+    /// Passed by `cargo bench`; ignored
     #[arg(long, hide = true)]
     bench: bool,
-    /// Be the echo
+    /// Run as the echo server
     #[arg(long = "serve-echo", hide = true, value_name = "FILE")]
     serve_echo: Option<PathBuf>,
 }
@@ -92,7 +93,7 @@ fn compare(args: &Args) -> Result<(), Problem> {
     }
     if machine::cores().len() < 2 {
         rows.retain(|row| !matches!(row, Row::Shared { .. }));
-        notes.push("there is one core only: the rows of two are left out".to_owned());
+        notes.push("only one core: the rows with two cores are left out".to_owned());
     }
     let seconds = Duration::try_from_secs_f64(args.seconds);
     let seconds = seconds.map_err(|_| "--seconds: expected a number such as 2 or 0.5")?;
@@ -109,7 +110,7 @@ fn compare(args: &Args) -> Result<(), Problem> {
     report.print(args)
 }
 
-/// The rows that `--only` names; all without it.
+/// The rows that `--only` names, or all rows without it.
 fn chosen(only: &[String]) -> Result<Vec<Row>, Problem> {
     let all = Row::all();
     let names = |name: &String, row: &Row| match name.strip_suffix('*') {

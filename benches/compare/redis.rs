@@ -1,8 +1,8 @@
-//! The peer: Redis, as connect-redis uses it.
+//! Redis for comparison, used as connect-redis uses it.
 //!
-//! A read is GETEX with the session's life, a write SET with EX. `redis-benchmark`
-//! loads it; how many commands were done, and that none missed its key, is asked
-//! of the server.
+//! A read is GETEX with the duration of the session, a write is SET with EX. `redis-benchmark`
+//! makes the load. The number of commands, and that no command missed its key, are read from
+//! the server.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -21,10 +21,10 @@ use super::rows::Sample;
 
 const SERVER: &str = "redis-server";
 const GENERATOR: &str = "redis-benchmark";
-/// 30 minutes, as the daemon's sessions have.
+/// 30 minutes, the duration of the daemon's sessions.
 const LIFE_SECONDS: &str = "1800";
 const IN_FLIGHT: &str = "64";
-/// Commands that warm up and tell how many make a measurement of the wanted length.
+/// The commands of the warm-up. Its rate decides how many commands the measurement needs.
 const WARM_UP: u64 = 40_000;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,28 +45,28 @@ impl RedisCommand {
 pub(crate) struct Redis {
     process: Process,
     port: u16,
-    /// To ask it on.
+    /// The connection for questions to the server.
     stream: BufReader<TcpStream>,
     data: String,
     keys: usize,
 }
 
-/// What is missing for these rows, if anything is.
+/// What these rows need and this machine lacks, if anything.
 pub(crate) fn missing() -> Option<String> {
     let missing = [SERVER, GENERATOR].into_iter().find(|program| !has(program))?;
-    Some(format!("{missing} is not on the PATH: the rows of Redis are left out"))
+    Some(format!("{missing} is not on the PATH: the rows with Redis are left out"))
 }
 
 impl Redis {
-    /// Starts one with so many keys, and waits until it serves.
+    /// Starts a server with this many keys, and waits until it serves.
     pub(crate) fn start(
         cores: &[usize],
         directory: &Path,
         keys: usize,
         data: &str,
     ) -> Result<Self, Problem> {
-        // It takes no port 0. Somebody else may take this one before it does; then
-        // it ends, and `version` notices.
+        // It does not accept port 0. Another program may take this port first. Then the server
+        // ends, and `version` notices.
         let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
         let port = free.map_err(|error| error.to_string())?.port();
         let mut serve = Command::new(SERVER);
@@ -89,7 +89,7 @@ impl Redis {
         Ok(redis)
     }
 
-    /// As `store.redis.url` takes it.
+    /// The URL for `store.redis.url`.
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
@@ -100,18 +100,18 @@ impl Redis {
             return Err(format!("another Redis answers on port {}; try again", self.port));
         }
         let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
-        Ok(version.unwrap_or("of unknown version").to_owned())
+        Ok(version.unwrap_or("unknown version").to_owned())
     }
 
-    /// Every key that the generator may ask for.
+    /// Writes every key that the generator may use.
     fn fill(&mut self) -> Result<(), Problem> {
         for key in 0..self.keys {
-            // As redis-benchmark spells them.
+            // The key format of redis-benchmark.
             let key = format!("key:{key:012}");
             let data = self.data.clone();
             let answer = self.ask(&["SET", &key, &data, "EX", LIFE_SECONDS])?;
             if answer != "OK" {
-                return Err(format!("expected Redis to take a key, found {answer}"));
+                return Err(format!("expected Redis to store a key, found {answer}"));
             }
         }
         Ok(())
@@ -163,7 +163,7 @@ impl Redis {
         }
     }
 
-    /// Commands of this name since the start.
+    /// How often this command ran since the start.
     fn calls(&mut self, command: RedisCommand) -> Result<u64, Problem> {
         let name = format!("cmdstat_{}:calls=", command.name());
         self.figure("commandstats", &name)
@@ -173,7 +173,7 @@ impl Redis {
         self.figure("stats", "keyspace_misses:")
     }
 
-    /// 0 when it is not there.
+    /// 0 if the section has no such figure.
     fn figure(&mut self, section: &str, name: &str) -> Result<u64, Problem> {
         let info = self.info(section)?;
         let digits = info.lines().find_map(|line| line.strip_prefix(name));

@@ -1,4 +1,4 @@
-//! The tables: what each row costs, and the ratios.
+//! The tables: the cost of each row, and the ratios.
 
 use std::io::Write;
 
@@ -48,7 +48,7 @@ impl Report {
         found.map_or(&[], |(_, samples)| samples)
     }
 
-    /// Round by round. None when a row was not measured.
+    /// The ratio of each round. `None` if a row was not measured.
     fn ratio(&self, ratio: &Ratio) -> Option<Spread> {
         let pairs = self.samples(ratio.over).iter().zip(self.samples(ratio.under));
         Spread::of(pairs.map(|(over, under)| (ratio.of)(over) / (ratio.of)(under)))

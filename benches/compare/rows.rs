@@ -1,4 +1,4 @@
-//! What is compared: the rows of the table, and the ratios between them.
+//! What is compared: the rows of the table and the ratios between them.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use serde::Serialize;
 
 use super::redis::RedisCommand;
 
-/// What one round gave for one row.
+/// The result of one round for one row.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Sample {
-    /// CPU of the server for each operation.
+    /// CPU time of the server for each operation.
     pub cpu_us: f64,
     pub per_second: f64,
-    /// The cores that the server had busy, and those that it might have had.
+    /// The cores that the server kept busy, and those that it could use.
     pub busy: f64,
     pub cores: usize,
 }
 
 impl Sample {
-    /// Of a server on one core.
+    /// The result of a server on one core.
     pub(crate) fn new(operations: u64, cpu: Duration, seconds: f64) -> Self {
         let (operations, cpu) = (operations as f64, cpu.as_secs_f64());
         Self {
@@ -29,7 +29,7 @@ impl Sample {
         }
     }
 
-    /// Operations per second, had the server its cores for itself.
+    /// Operations per second if the server had its cores for itself.
     fn capacity(&self) -> f64 {
         self.cores as f64 * 1e6 / self.cpu_us
     }
@@ -46,7 +46,7 @@ pub(crate) enum Operation {
 impl Operation {
     pub(crate) const ALL: [Self; 4] = [Self::Resolve, Self::Touch, Self::Write, Self::Create];
 
-    /// Also what `sessiond bench --mix` calls it.
+    /// The name of the operation, also in `sessiond bench --mix`.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Resolve => "resolve",
@@ -71,13 +71,13 @@ pub(crate) enum Row {
         pipeline: bool,
         unix: bool,
     },
-    /// Resolve by a daemon that keeps its sessions in that Redis. What Redis itself
-    /// spends on it comes besides.
+    /// Resolve by a daemon that keeps its sessions in that Redis. The CPU time of Redis is not
+    /// included.
     OverRedis {
         pipeline: bool,
     },
-    /// Resolve, unary, by as many threads on as many cores, which the daemon shares
-    /// with its generators.
+    /// Resolve, unary, by a daemon with this many threads on as many cores. It shares them with
+    /// its generators.
     Shared {
         cores: usize,
     },
@@ -109,7 +109,7 @@ impl Row {
         matches!(self, Self::Redis { .. } | Self::OverRedis { .. })
     }
 
-    /// What `--only` calls it.
+    /// The name of the row for `--only`.
     pub(crate) fn name(self) -> String {
         let with = |name: &str, suffixes: &[(bool, &str)]| {
             let suffixes = suffixes.iter().filter(|(there, _)| *there).map(|(_, suffix)| *suffix);
@@ -150,12 +150,12 @@ impl Row {
     }
 }
 
-/// Two rows that are compared, and what was set out to be reached.
+/// Two rows that are compared, and the target for their ratio.
 pub(crate) struct Ratio {
     pub what: &'static str,
     pub over: Row,
     pub under: Row,
-    /// What of them is compared.
+    /// The figure that is compared.
     pub of: fn(&Sample) -> f64,
     pub wanted: Wanted,
 }

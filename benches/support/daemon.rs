@@ -1,4 +1,4 @@
-//! A daemon to measure, and sessions in it.
+//! A daemon to measure, with sessions.
 
 use std::{
     io::{BufRead, BufReader},
@@ -17,11 +17,11 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::{Problem, engine::SECRET, machine::Process};
 
-/// Calls at a time while sessions are made.
+/// How many calls are in flight while sessions are created.
 const IN_FLIGHT: usize = 64;
 
-/// The binary that is shipped, built with the profile that is shipped. The profiles
-/// `bench` and `release` link faster, and the code is slower.
+/// Builds the binary with the profile that is shipped. The profiles `bench` and `release` link
+/// faster and produce slower code.
 pub(crate) fn shipped() -> Result<PathBuf, Problem> {
     let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
     let mut build = Command::new(cargo);
@@ -29,7 +29,7 @@ pub(crate) fn shipped() -> Result<PathBuf, Problem> {
     build.current_dir(env!("CARGO_MANIFEST_DIR")).stderr(Stdio::inherit());
     let output = build.output().map_err(|error| format!("cargo cannot be run: {error}"))?;
     if !output.status.success() {
-        return Err(format!("the build has failed: {}", output.status));
+        return Err(format!("the build failed: {}", output.status));
     }
     let executable = |line: &str| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
@@ -40,18 +40,18 @@ pub(crate) fn shipped() -> Result<PathBuf, Problem> {
     output.lines().filter_map(executable).next_back().ok_or("cargo names no binary".to_owned())
 }
 
-/// A running daemon over the embedded store.
+/// A running daemon on the embedded store.
 pub(crate) struct Daemon {
     pub process: Process,
-    /// Its listeners, as `sessiond bench --address` takes them.
+    /// Its listeners, in the form of `sessiond bench --address`.
     pub tcp: String,
     pub unix: String,
     pub admin: String,
 }
 
 impl Daemon {
-    /// Starts one, with what it keeps in this directory, and waits until it serves.
-    /// All keys but these have their defaults.
+    /// Starts a daemon that keeps its data in this directory, and waits until it serves. All
+    /// keys except `settings` have their defaults.
     pub(crate) fn start(
         binary: &Path,
         cores: &[usize],
@@ -86,9 +86,9 @@ impl Daemon {
         read.map_err(|error| format!("the daemon's standard output: {error}"))?;
         let list = |key: &str| line.split_whitespace().find_map(|word| word.strip_prefix(key));
         let (Some(grpc), Some(admin)) = (list("grpc="), list("admin=")) else {
-            return Err(format!("expected the daemon to say where it serves, found {line:?}"));
+            return Err(format!("expected the daemon to print its addresses, found {line:?}"));
         };
-        let (tcp, unix) = grpc.split_once(',').expect("it serves on both");
+        let (tcp, unix) = grpc.split_once(',').expect("it listens on both");
         let (tcp, unix, admin) = (tcp.to_owned(), unix.to_owned(), admin.to_owned());
         Ok(Self { process, tcp, unix, admin })
     }
@@ -101,7 +101,7 @@ impl Daemon {
         Ok(SessionServiceClient::new(channel))
     }
 
-    /// Makes so many sessions, and gives the Cookie header of each.
+    /// Creates this many sessions and returns the Cookie header of each.
     pub(crate) async fn create_sessions(
         &self,
         count: usize,
@@ -117,16 +117,16 @@ impl Daemon {
                 async move { client.write(write).await }
             });
             let created = try_join_all(creates).await;
-            for answer in created.map_err(|status| format!("no session is made: {status}"))? {
+            for answer in created.map_err(|status| format!("cannot create a session: {status}"))? {
                 let lines = answer.into_inner().set_cookie;
                 let pair = lines.first().and_then(|line| line.split(';').next());
-                cookies.push(pair.ok_or("a session came without its cookie")?.to_owned());
+                cookies.push(pair.ok_or("expected a cookie with each session")?.to_owned());
             }
         }
         Ok(cookies)
     }
 
-    /// Makes it sweep, and gives the number of sessions removed.
+    /// Runs a cleanup and returns the number of sessions removed.
     pub(crate) async fn sweep(&self) -> Result<u64, Problem> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.admin));
         let channel = endpoint.map_err(|error| error.to_string())?.connect().await;
@@ -134,11 +134,11 @@ impl Daemon {
             channel.map_err(|error| format!("{} does not answer: {error}", self.admin))?;
         let mut client = SessionAdminServiceClient::new(channel);
         let swept = client.cleanup(CleanupRequest::default()).await;
-        let swept = swept.map_err(|status| format!("no sweep is done: {status}"))?;
+        let swept = swept.map_err(|status| format!("the cleanup failed: {status}"))?;
         Ok(swept.into_inner().removed)
     }
 
-    /// Asks it to stop, and waits until it has. Without, it is killed.
+    /// Stops it and waits until it has ended. Without this call, it is killed.
     pub(crate) fn stop(mut self) -> Result<(), Problem> {
         let pid = Pid::from_child(self.process.child());
         kill_process(pid, Signal::TERM).map_err(|error| error.to_string())?;
@@ -146,7 +146,7 @@ impl Daemon {
         if ended.success() { Ok(()) } else { Err(format!("the daemon ended with {ended}")) }
     }
 
-    /// What a Resolve of this session answers when the browser has nothing to learn.
+    /// The answer to a Resolve of this session that sets no cookie.
     pub(crate) async fn answer(&self, cookie: &str) -> Result<ResolveResponse, Problem> {
         let mut client = self.connect().await?;
         let answer = client.resolve(resolve(cookie)).await;
@@ -154,14 +154,14 @@ impl Daemon {
     }
 }
 
-/// A Resolve of the session that this Cookie header names.
+/// A request for the session in this Cookie header.
 pub(crate) fn resolve(cookie: &str) -> sessiond::grpc::pb::ResolveRequest {
     use sessiond::grpc::pb::{Credential, ResolveRequest, credential::Kind};
     let kind = Some(Kind::CookieHeader(cookie.to_owned().into()));
     ResolveRequest { credential: Some(Credential { kind }), ..Default::default() }
 }
 
-/// A JSON object of so many bytes.
+/// A JSON object of this many bytes.
 pub(crate) fn data(bytes: usize) -> String {
     format!(r#"{{"a":"{}"}}"#, "x".repeat(bytes - 8))
 }

@@ -1,4 +1,4 @@
-//! An engine with the rules that a daemon has by default.
+//! An engine with the default rules of a daemon.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use sessiond::session::{
     token::{Keyring, Secret},
 };
 
-/// Any will do: nobody else sees the sessions.
+/// Any secret will do, because these sessions stay in the measurement.
 pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 pub(crate) const COOKIE: &str = CookieAttributes::DEFAULT_NAME;
 pub(crate) const LIFETIME: Lifetime = Lifetime {

@@ -1,4 +1,4 @@
-//! The load: `sessiond bench`, as it tells of itself.
+//! The load: runs `sessiond bench` and reads its report.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,18 +10,18 @@ use serde::Deserialize;
 
 use super::{Problem, machine::on_cores};
 
-/// The generator, and the cores it may use.
+/// The generator, and the cores that it may use.
 pub(crate) struct Generator {
     pub binary: PathBuf,
     pub cores: Vec<usize>,
 }
 
-/// What it is to do.
+/// What the generator is to do.
 pub(crate) struct Load<'a> {
     pub address: &'a str,
-    /// The server, whose CPU time is read.
+    /// The process id of the server, whose CPU time the generator reads.
     pub pid: u32,
-    /// Cookie headers, one on each line.
+    /// Cookie headers, one per line.
     pub cookies: &'a Path,
     pub mix: &'a str,
     pub pipeline: bool,
@@ -32,7 +32,7 @@ pub(crate) struct Load<'a> {
     pub duration: Duration,
 }
 
-/// What of `sessiond bench --json` is needed.
+/// The parts of the report of `sessiond bench --json` that are used.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Generated {
     pub seconds: f64,
@@ -49,7 +49,7 @@ pub(crate) struct Latencies {
     pub max_us: u64,
 }
 
-/// Between the first and the last instant of the measurement.
+/// Measured between the first and the last instant of the measurement.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Cost {
     pub operations: u64,
@@ -57,7 +57,7 @@ pub(crate) struct Cost {
 }
 
 impl Generator {
-    /// Fails when an operation has failed.
+    /// Runs the generator. Fails if an operation failed.
     pub(crate) fn run(&self, load: &Load<'_>) -> Result<Generated, Problem> {
         let mut bench = Command::new(&self.binary);
         bench.args(["bench", "--json", "--address", load.address, "--mix", load.mix]);
@@ -83,9 +83,9 @@ impl Generator {
             return Err(format!("the generator ended with {}: {told}", output.status));
         }
         let generated: Generated = serde_json::from_slice(&output.stdout)
-            .map_err(|error| format!("the generator's report cannot be read: {error}"))?;
+            .map_err(|error| format!("cannot read the generator's report: {error}"))?;
         match generated.first_error {
-            Some(error) => Err(format!("an operation has failed: {error}")),
+            Some(error) => Err(format!("an operation failed: {error}")),
             None => Ok(generated),
         }
     }

@@ -1,4 +1,4 @@
-//! The machine: what it is, and processes on cores of their own.
+//! The machine: its description, and processes with cores of their own.
 
 use std::{
     fs,
@@ -18,11 +18,11 @@ use sessiond::{
 
 use super::Problem;
 
-/// A process that ends with its owner.
+/// A process that is killed when its owner is dropped.
 pub(crate) struct Process(Child);
 
 impl Process {
-    /// Starts it on these cores; on all that this one may use if there are none.
+    /// Starts it on these cores, or on all cores of this process if there are none.
     pub(crate) fn spawn(mut command: Command, cores: &[usize]) -> Result<Self, Problem> {
         let program = command.get_program().to_string_lossy().into_owned();
         let spawned = on_cores(cores, || command.spawn())?;
@@ -37,19 +37,19 @@ impl Process {
         &mut self.0
     }
 
-    /// The CPU time it has spent.
+    /// The CPU time that it has used.
     pub(crate) fn cpu_time(&self) -> Result<Duration, Problem> {
         let spent = cpu_time(self.id());
         spent.map_err(|error| format!("no CPU time of process {} can be read: {error}", self.id()))
     }
 
-    /// The memory that it has resident.
+    /// Its resident memory.
     pub(crate) fn resident_bytes(&self) -> Result<u64, Problem> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id()));
         let status = status.unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-        kib.map(|kib| kib << 10).ok_or_else(|| format!("process {} says no VmRSS", self.id()))
+        kib.map(|kib| kib << 10).ok_or_else(|| format!("process {} has no VmRSS", self.id()))
     }
 }
 
@@ -60,7 +60,7 @@ impl Drop for Process {
     }
 }
 
-/// Does this on these cores: what it starts inherits them.
+/// Runs `work` on these cores. Processes that it starts inherit them.
 pub(crate) fn on_cores<T>(cores: &[usize], work: impl FnOnce() -> T) -> Result<T, Problem> {
     if cores.is_empty() {
         return Ok(work());
@@ -81,7 +81,7 @@ pub(crate) fn cores() -> Vec<usize> {
     (0..CpuSet::MAX_CPU).filter(|core| own.is_set(*core)).collect()
 }
 
-/// For how long these cores together have had nothing to do since the start.
+/// The time since the start of the machine in which these cores were idle.
 pub(crate) fn idle_time(cores: &[usize]) -> Result<Duration, Problem> {
     let stat = fs::read_to_string("/proc/stat").map_err(|error| format!("/proc/stat: {error}"))?;
     let ticks = cores.iter().map(|core| {
@@ -93,7 +93,7 @@ pub(crate) fn idle_time(cores: &[usize]) -> Result<Duration, Problem> {
     Ok(Duration::from_secs(ticks.sum()) / clock_ticks_per_second() as u32)
 }
 
-/// The machine and the date, in words.
+/// A description of the machine, and the date.
 pub(crate) fn in_words() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {
@@ -126,7 +126,7 @@ fn today() -> String {
     text.split('T').next().unwrap_or_default().to_owned()
 }
 
-/// Whether a program of this name is to be had.
+/// Whether a program of this name is on the PATH.
 pub(crate) fn has(program: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&paths).any(|path| Path::new(&path).join(program).is_file())

@@ -1,6 +1,6 @@
 //! Medians, and how they are printed.
 
-/// What the rounds of one row gave.
+/// The values of one row over all rounds.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub(crate) struct Spread {
     pub median: f64,
@@ -9,7 +9,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// None of no values.
+    /// `None` if there are no values.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -19,7 +19,7 @@ impl Spread {
     }
 }
 
-/// Lines of cells: the first is left-aligned, the others right.
+/// A table of text. The first column is left-aligned, the others are right-aligned.
 pub(crate) struct Table {
     pub head: Vec<String>,
     pub lines: Vec<Vec<String>>,

@@ -1,4 +1,4 @@
-//! The Cookie header: any octets, and what they prove.
+//! The Cookie header: any octets, and the ids that they prove.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use super::token::{KEYRING, TOKENS, expand};
 
 pub(crate) const NAME: &str = "sid";
 
-/// A clock that stands still.
+/// A clock that never moves.
 pub(crate) struct Stopped;
 
 impl Clock for Stopped {
@@ -32,7 +32,7 @@ impl Clock for Stopped {
     fn follow(&self, _: Moment, _: Moment) {}
 }
 
-/// Different octets each time, the same for each input.
+/// Entropy that returns different octets for each call, and the same sequence for each input.
 #[derive(Default)]
 pub(crate) struct Counting(std::sync::atomic::AtomicU64);
 
@@ -44,7 +44,7 @@ impl Entropy for Counting {
     }
 }
 
-/// An engine whose cookie is called [`NAME`].
+/// An engine with cookies called [`NAME`].
 pub(crate) fn engine(store: Arc<dyn Store>) -> Engine {
     let cookie =
         Cookie::new(CookieAttributes { name: NAME.to_owned(), ..CookieAttributes::default() });
@@ -77,7 +77,7 @@ pub(crate) fn run(input: &[u8]) {
     }
 
     let presented = ENGINE.present(Credential::CookieHeader(&header));
-    // A value proves an id exactly if it does as a token by itself.
+    // A value in a header proves an id exactly if it does so as a token alone.
     let alone: Vec<_> = found
         .iter()
         .flat_map(|value| ENGINE.present(Credential::Token(value)).reach().collect::<Vec<_>>())
@@ -96,7 +96,7 @@ pub(crate) fn run(input: &[u8]) {
     let nothing = presented.absence() == Absence::None;
     assert_eq!(nothing, found.is_empty(), "expected NONE exactly when there is no such cookie");
 
-    // A cookie after anything is found, unless too many stand before it.
+    // A cookie is found after any other text, unless too many candidates come before it.
     if found.len() < MAX_CANDIDATES {
         let mut longer = header.clone();
         longer.extend_from_slice(b"; sid=");

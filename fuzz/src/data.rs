@@ -1,4 +1,4 @@
-//! Session data: parse and merge against a model made of serde_json alone.
+//! Session data: compares parse and merge with a model that uses serde_json only.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use sessiond::session::data::{Data, DataError};
 
-/// An object as serde_json reads it: keys decoded, values to the byte.
+/// An object as serde_json reads it: keys are decoded, values are unchanged.
 type Model<'t> = BTreeMap<String, &'t RawValue>;
 
 fn model(text: &[u8]) -> Option<Model<'_>> {
@@ -27,7 +27,7 @@ fn parse(text: &[u8]) -> Option<Data> {
     parsed.ok()
 }
 
-/// The input: text, NUL, text, then NUL and a key any number of times.
+/// The input: text, NUL, text, and then any number of times NUL and a key.
 pub(crate) fn run(input: &[u8]) {
     let mut parts = input.split(|&octet| octet == 0);
     let (stored, set) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
@@ -50,7 +50,7 @@ pub(crate) fn run(input: &[u8]) {
         model.iter().map(|(key, value)| (key.clone(), value.get().to_owned())).collect()
     };
     assert_eq!(raw(&found), raw(&expected), "the members after the merge");
-    let again = Data::parse(text.clone()).expect("what was merged parses");
+    let again = Data::parse(text.clone()).expect("the result of a merge parses");
     let still = again.merge(&[], &Data::EMPTY).expect("it was parsed");
-    assert_eq!(still.text(), text, "expected a merge with nothing to change nothing");
+    assert_eq!(still.text(), text, "expected no change by an empty merge");
 }

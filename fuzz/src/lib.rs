@@ -1,13 +1,13 @@
-//! What the fuzz targets do with an input. Each panics when a property fails.
+//! The properties that the fuzz targets check. Each target panics if a property fails.
 //!
-//! Apart from libFuzzer, so that `tests/rigs/corpora.rs` can replay the corpora
-//! in the ordinary test run.
+//! They are separate from libFuzzer, so that `tests/rigs/corpora.rs` can replay the corpora in
+//! an ordinary test run.
 //!
 //! | target | input | property |
 //! |---|---|---|
 //! | [`cookie`] | a Cookie header | bounded candidates; only ids that were signed are proven |
-//! | [`token`] | a cookie-value | verifies exactly if it is one that was signed |
-//! | [`record`] | stored bytes | what decodes encodes to the same bytes |
+//! | [`token`] | a cookie-value | it verifies exactly if it was signed |
+//! | [`record`] | stored bytes | a record that decodes is equal after encoding and decoding again |
 //! | [`data`] | two JSON texts and keys | parse and merge agree with serde_json |
 //! | [`pipeline`] | a script of requests | one answer for each request, in a valid order |
 
@@ -17,10 +17,10 @@ pub(super) mod pipeline;
 pub(super) mod record;
 pub(super) mod token;
 
-/// Takes any input; panics when its property fails.
+/// Accepts any input. Panics if its property fails.
 pub(super) type Target = fn(&[u8]);
 
-/// The targets by name, which is also that of their corpus.
+/// The targets by name. The corpus of a target has the same name.
 pub(super) const TARGETS: [(&str, Target); 5] = [
     ("cookie", cookie::run),
     ("token", token::run),

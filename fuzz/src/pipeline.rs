@@ -1,9 +1,8 @@
-//! The Pipeline stream: a script of requests, through the service as it is
-//! served, over a memory store that sometimes lets others go first.
+//! The Pipeline stream: a script of requests runs through the service as it is served, on a
+//! memory store that sometimes yields to other tasks.
 //!
-//! Each step of a script is three octets: what to do, with which credential,
-//! and how. What an octet means is no format: old corpora may come to mean
-//! something else.
+//! Each step of a script is three octets: what to do, with which credential, and how. The
+//! meaning of an octet is not a stable format: an old corpus may mean something else today.
 
 use std::{
     collections::BTreeMap,
@@ -20,11 +19,13 @@ use prost::Message;
 use sessiond::{
     grpc::{
         handler::Handler,
+        health::{HealthService, Serving},
         pb::{
             Credential, DestroyRequest, PipelineRequest, PipelineResponse, ResolveRequest,
             SessionState, TouchRequest, WriteRequest, credential::Kind,
             pipeline_request::Operation, pipeline_response::Result as Answer,
         },
+        peer::{Peer, ReleasedWhenRead},
         session_service::SessionService,
     },
     service::{
@@ -38,16 +39,16 @@ use sessiond::{
     },
     store::memory::MemoryStore,
 };
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 use tonic::{Code, Status, service::Routes};
 
 use super::cookie::{NAME, engine};
 
-/// Sessions that are there when the script begins.
+/// Sessions that exist when the script begins.
 const SESSIONS: usize = 3;
-/// Steps that are read; a longer script shows nothing new.
+/// How many steps are read. A longer script shows nothing new.
 const MAX_STEPS: usize = 64;
-/// Less than the steps, so that flow control has its part.
+/// Fewer than the steps, so that flow control takes part.
 const IN_FLIGHT: usize = 8;
 
 pub(crate) fn run(input: &[u8]) {
@@ -64,9 +65,17 @@ async fn drive(input: &[u8]) {
         observer: Arc::new(Unseen),
         max_message_bytes: 64 << 10,
         pipeline_in_flight: IN_FLIGHT,
-        stopping: CancellationToken::new(),
     };
-    let handler = Handler { auth: None, sessions: Some(service), routes: Routes::default() };
+    let handler = Handler {
+        auth: None,
+        health: HealthService {
+            services: Vec::new(),
+            serving: watch::channel(Serving::default()).1,
+        },
+        sessions: Some(service),
+        unary: None,
+        routes: Routes::default(),
+    };
     let handler = Arc::new(handler);
 
     let create = |sequence| PipelineRequest {
@@ -92,7 +101,7 @@ async fn drive(input: &[u8]) {
     script.judge(&answers, status);
 }
 
-/// One message on the wire: not compressed, and how long it is.
+/// An uncompressed gRPC frame: its header with the length, and the message.
 fn frame(message: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(5 + message.len());
     frame.put_u8(0);
@@ -101,13 +110,14 @@ fn frame(message: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Sends a whole stream and gives all answers and how it ended.
+/// Sends a whole stream. Returns all answers and the final status.
 async fn call(handler: &Arc<Handler>, body: Vec<u8>) -> (Vec<PipelineResponse>, Code) {
     let request = http::Request::post("/sessiond.v1.SessionService/Pipeline")
         .header("content-type", "application/grpc")
         .header("te", "trailers")
-        .body(Full::new(Bytes::from(body)));
-    let answer = handler.handle(request.expect("a valid request")).await.expect("infallible");
+        .body(ReleasedWhenRead(Full::new(Bytes::from(body))));
+    let request = request.expect("a valid request");
+    let answer = handler.handle(request, &Peer::unbounded()).await;
     // A stream without answers may end in the headers.
     let early = Status::from_header_map(answer.headers());
     let collected = answer.into_body().collect().await.expect("the body ends in order");
@@ -125,16 +135,16 @@ async fn call(handler: &Arc<Handler>, body: Vec<u8>) -> (Vec<PipelineResponse>, 
     (answers, status.code())
 }
 
-/// What is sent, and what must be true of the answers.
+/// What is sent, and the properties of the answers.
 #[derive(Default)]
 struct Script {
     messages: Vec<Vec<u8>>,
-    /// The requests that can be decoded, up to the first that cannot.
+    /// The requests before the first one that cannot be decoded.
     requests: Vec<PipelineRequest>,
-    /// A message that cannot be decoded ends the stream.
+    /// Whether a message that cannot be decoded ends the stream.
     malformed: bool,
-    /// For each sequence of a Resolve by the first token of a session: it was
-    /// sent after a Destroy by the same.
+    /// For each Resolve with the first token of a session: its sequence, if it was sent after a
+    /// Destroy with the same token.
     must_be_gone: Vec<u64>,
 }
 
@@ -169,7 +179,7 @@ impl Script {
                     }
                     Some(Operation::Destroy(DestroyRequest { engine, credential, scope }))
                 }
-                // The octets as they are, whatever they say.
+                // The octets of the input without a change.
                 _ if *how & 1 == 0 => {
                     let raw = take(&mut input, usize::from(*whom)).to_vec();
                     script.push_raw(raw);
@@ -205,7 +215,8 @@ impl Script {
         let asked = sorted(self.requests.iter().map(|request| request.sequence).collect());
         let told = sorted(answers.iter().map(|answer| answer.sequence).collect());
         assert_eq!(told, asked, "expected one answer for each request");
-        // A raw message may repeat a sequence; then nobody knows which is which.
+        // A raw message may repeat a sequence. Then an answer cannot be assigned to its
+        // request.
         let unique = |sequence: u64| asked.iter().filter(|one| **one == sequence).count() == 1;
         for answer in answers.iter().filter(|answer| unique(answer.sequence)) {
             let request = self.requests.iter().find(|one| one.sequence == answer.sequence);
@@ -243,7 +254,7 @@ fn take<'i>(input: &mut &'i [u8], len: usize) -> &'i [u8] {
     taken
 }
 
-/// A text of the input: its length comes first.
+/// A text from the input, which begins with its length.
 fn text(input: &mut &[u8]) -> Bytes {
     let len = take(input, 1).first().copied().unwrap_or_default();
     Bytes::copy_from_slice(take(input, usize::from(len) % 64))
@@ -253,7 +264,8 @@ fn engine_name(how: u8) -> Bytes {
     Bytes::from_static(if how & 0xf0 == 0xf0 { b"another" } else { b"" })
 }
 
-/// Below [`SESSIONS`] the first token of that session; else something odder.
+/// A number below [`SESSIONS`] is the first token of that session. Others give unusual
+/// credentials.
 fn credential(whole: usize, tokens: &[String], input: &mut &[u8]) -> Option<Credential> {
     let kind = match whole {
         ..SESSIONS => Kind::Token(tokens[whole].clone().into()),
@@ -261,7 +273,7 @@ fn credential(whole: usize, tokens: &[String], input: &mut &[u8]) -> Option<Cred
         4 => return Some(Credential { kind: None }),
         5 => Kind::CookieHeader(text(input)),
         6 => Kind::Token(text(input)),
-        // Several sessions at once stand in several lanes.
+        // A credential with several sessions is in several lanes.
         _ => {
             let all: Vec<_> = tokens.iter().map(|token| format!("{NAME}={token}")).collect();
             Kind::CookieHeader(all.join("; ").into())
@@ -303,8 +315,8 @@ impl Observer for Unseen {
     fn finished(&self, _: OperationKind, _: Outcome, _: Duration) {}
 }
 
-/// A memory store that lets others run before and after each operation, as often as
-/// the input says, so that operations overtake each other.
+/// A memory store that lets other tasks run before and after each operation, as often as the
+/// input says. So operations overtake each other.
 struct Hesitant {
     store: MemoryStore,
     pauses: Vec<u8>,
@@ -335,7 +347,7 @@ impl Layer for Hesitant {
         _: Verb,
         operation: StoreFuture<'a, T>,
     ) -> StoreFuture<'a, T> {
-        // Before and after the work, because the answers must be correct in either order.
+        // Before and after the operation, because the answers must be correct in both orders.
         Box::pin(async {
             self.pause().await;
             let done = operation.await;
@@ -344,7 +356,7 @@ impl Layer for Hesitant {
         })
     }
 
-    /// Nothing: what is recalled overtakes nothing.
+    /// Always `None`: an answer from memory could not be overtaken.
     fn recall(&self, _: PublicId) -> Option<Arc<Record>> {
         None
     }

@@ -9,5 +9,5 @@ pub(crate) fn run(input: &[u8]) {
     // A later release may write its fields in another order.
     let mut again = Vec::new();
     encode(&record, Layout::LATEST, &mut again);
-    assert_eq!(decode(again.into()), Ok(record), "expected nothing to be lost");
+    assert_eq!(decode(again.into()), Ok(record), "expected the same record after encoding");
 }

@@ -1,4 +1,4 @@
-//! Tokens: a cookie-value verifies exactly if it is one that was signed.
+//! Tokens: a cookie-value verifies exactly if it was signed.
 
 use std::sync::LazyLock;
 
@@ -7,18 +7,18 @@ use sessiond::session::{
     token::{Keyring, Secret, Token},
 };
 
-/// The first signs, both verify.
+/// The first secret signs; both verify.
 const SECRETS: [&str; 2] =
     ["the secret that signs, long enough", "an older secret, long enough as well"];
 
-/// What a signature cannot be guessed for: an octet of the input that stands
-/// for a whole token, a correctly signed one.
+/// The fuzzer cannot guess a signature. So one octet of the input stands for a whole, correctly
+/// signed token.
 pub(crate) const CURRENT: u8 = 0xff;
 pub(crate) const OLDER: u8 = 0xfe;
 
 pub(crate) static KEYRING: LazyLock<Keyring> = LazyLock::new(|| keyring(&SECRETS));
 
-/// A token of the first secret and one of the second.
+/// A token of each secret.
 pub(crate) static TOKENS: LazyLock<[Token; 2]> = LazyLock::new(|| {
     [
         keyring(&SECRETS[..1]).sign(&id(b"0123456789abcdefghijklmnopqrstuvwxyzABCD")),
@@ -35,7 +35,7 @@ pub(crate) fn id(text: &[u8; SessionId::TEXT_LEN]) -> SessionId {
     SessionId::from_text(text).expect("base64url")
 }
 
-/// The input with whole tokens in place of their octets.
+/// The input, with whole tokens in place of the octets that stand for them.
 pub(crate) fn expand(input: &[u8]) -> Vec<u8> {
     let mut expanded = Vec::with_capacity(input.len());
     for &octet in input {
@@ -49,7 +49,7 @@ pub(crate) fn expand(input: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) fn run(input: &[u8]) {
-    // The first octets of an input damage what it says otherwise.
+    // The first octets of an input say which octet to damage, and how.
     let [at, flip, text @ ..] = input else {
         return;
     };
@@ -69,7 +69,7 @@ pub(crate) fn run(input: &[u8]) {
             assert!(TOKENS[number].expose().as_bytes().starts_with(&text), "expected its id");
         }
         (found, expected) => panic!(
-            "{:?} should verify: {}; it does: {}",
+            "{:?}: expected to verify: {}; found: {}",
             String::from_utf8_lossy(&value),
             expected.is_some(),
             found.is_some()
@@ -77,8 +77,8 @@ pub(crate) fn run(input: &[u8]) {
     }
 }
 
-/// Which of the tokens a value spells, by the description: percent-decoded, and
-/// without one `s:`.
+/// The number of the token that a value contains, according to the specification: after
+/// percent-decoding and without one leading `s:`.
 fn signed_by(value: &[u8]) -> Option<usize> {
     let decoded: Vec<u8> = percent_encoding::percent_decode(value).collect();
     let bare = decoded.strip_prefix(b"s:").unwrap_or(&decoded);

@@ -2,7 +2,6 @@
 //! which service answers it.
 
 use std::{
-    convert::Infallible,
     future::{Future, ready},
     pin::Pin,
     sync::Arc,
@@ -10,14 +9,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::Either::{Left, Right};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
     header::{ALLOW, CONTENT_TYPE},
 };
-use http_body::{Body, Frame};
-use http_body_util::Either;
+use http_body_util::Full;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 use tonic::{Status, service::Routes};
@@ -25,8 +23,12 @@ use tower::Service;
 
 use super::{
     auth::BearerAuth,
-    session_service::{Call, SessionService, Unary},
-    status, trailers,
+    body::AnswerBody,
+    health::{self, HealthService},
+    messages::{Messages, PREFIX_LEN},
+    peer::{Peer, ReadOnce, RequestBody},
+    session_service::{Call, SessionService, Unary, begun},
+    status,
 };
 
 /// The calls of a listener.
@@ -34,79 +36,148 @@ pub struct Handler {
     /// Which callers are admitted; `None`: all of them. Health is open to all, because
     /// probes carry no token.
     pub auth: Option<BearerAuth>,
+    /// Answers probes.
+    pub health: HealthService,
     /// The service whose calls are answered here, without tonic.
     pub sessions: Option<SessionService>,
+    /// The service whose requests are single messages, and that tonic answers.
+    pub unary: Option<UnaryRequests>,
     /// Answer all other calls.
     pub routes: Routes,
 }
 
-const HEALTH: &str = "/grpc.health.v1.Health/";
+/// Which calls have requests of a single message. It is read before tonic sees the call, so
+/// that a message that does not come holds nothing.
+pub struct UnaryRequests {
+    /// The name of the service.
+    pub service: &'static str,
+    /// The largest request.
+    pub max_message_bytes: usize,
+}
 
-/// What an answer is made of.
-pub type AnswerBody = Either<Unary, tonic::body::Body>;
+impl UnaryRequests {
+    fn covers(&self, path: &str) -> bool {
+        let rest = path.strip_prefix('/').and_then(|path| path.strip_prefix(self.service));
+        rest.is_some_and(|rest| rest.starts_with('/'))
+    }
+}
 
-type Answered = Result<Response<AnswerBody>, Infallible>;
+/// How many header fields a call may have. Each costs some 200 bytes while the call is under
+/// way, even if it is written as one octet.
+const MAX_HEADERS: usize = 100;
 
 impl Handler {
     /// Answers a call, within the time that the caller gives it.
     // No async fn: that would keep the request in its future, which is moved to
     // the heap for each call.
-    pub fn handle<B>(
+    pub fn handle<B: RequestBody>(
         self: &Arc<Self>,
         request: Request<B>,
-    ) -> impl Future<Output = Answered> + use<B>
-    where
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+        peer: &Arc<Peer>,
+    ) -> impl Future<Output = Response<AnswerBody<B>>> + use<B> {
         if let Some(answer) = no_call(request.method(), request.headers()) {
-            return Left(ready(Ok(answer)));
+            return Left(ready(answer.map(AnswerBody::unary)));
         }
+        let path = request.uri().path();
         if let Some(auth) = &self.auth
-            && !request.uri().path().starts_with(HEALTH)
+            && !path.starts_with(health::PREFIX)
             && let Err(status) = auth.admit(request.headers())
         {
             return Left(ready(refused(status)));
         }
         let timeout = timeout(request.headers());
-        let handler = Arc::clone(self);
-        let call = self.sessions.as_ref().zip(SessionService::find(request.uri().path()));
+        let (handler, peer) = (Arc::clone(self), Arc::clone(peer));
+        let call = self.sessions.as_ref().zip(SessionService::find(path));
         match call {
             Some((_, Call::Unary(rpc))) => {
                 let body = request.into_body();
                 let work = async move {
                     let sessions = handler.sessions.as_ref().expect("it was there above");
-                    Ok(sessions.unary(rpc, body).await.map(Either::Left))
+                    sessions.unary(rpc, body, &peer).await.map(AnswerBody::unary)
                 };
                 return Right(InTime::new(timeout, Left(work)));
             }
             Some((sessions, Call::Pipeline)) => {
-                let answer = sessions.pipeline(request.into_body());
-                return Left(ready(Ok(answer.map(|body| in_time(body, end(timeout))))));
+                let answer = sessions.pipeline(request.into_body(), &peer);
+                return Left(ready(answer.map(|body| AnswerBody::pipeline(body, end(timeout)))));
             }
             None => {}
         }
         // The answer may be a stream, whose time began with the call.
         let end = end(timeout);
-        let work = Box::pin(async move {
-            let Ok(answer) = handler.routes.clone().call(request).await;
-            Ok(status::name_transport_faults(answer).map(|body| in_time(body, end)))
-        });
+        let work = Box::pin(async move { handler.other(request, peer, end).await });
         Right(InTime::new(timeout, Right(work)))
+    }
+
+    /// Answers a call that is made rarely.
+    async fn other<B: RequestBody>(
+        &self,
+        request: Request<B>,
+        peer: Arc<Peer>,
+        end: Option<Instant>,
+    ) -> Response<AnswerBody<B>> {
+        match HealthService::find(request.uri().path()) {
+            Some(health::Call::Check) => {
+                let answer = self.health.check(request.into_body(), &peer);
+                return answer.await.map(AnswerBody::unary);
+            }
+            Some(health::Call::Watch) => {
+                let watch = self.health.watch(request.into_body(), &peer).await;
+                let answer = watch.map(|watch| begun(AnswerBody::health(watch, end)));
+                return answer.unwrap_or_else(refused);
+            }
+            None => {}
+        }
+        let unary = self.unary.as_ref().filter(|unary| unary.covers(request.uri().path()));
+        let mut held = None;
+        let called = match unary {
+            Some(UnaryRequests { max_message_bytes, .. }) => {
+                let (parts, body) = request.into_parts();
+                let message = Messages::new(body, *max_message_bytes, &peer).only().await;
+                let admitted = message.and_then(|message| {
+                    held = Some(peer.memory.hold(message.len())?);
+                    Ok(message)
+                });
+                match admitted {
+                    Ok(message) => {
+                        let request = Request::from_parts(parts, Full::new(framed(&message)));
+                        self.routes.clone().call(request).await
+                    }
+                    Err(status) => return refused(status),
+                }
+            }
+            None => self.routes.clone().call(request.map(ReadOnce)).await,
+        };
+        let Ok(answer) = called;
+        drop(held);
+        let routed = |body| AnswerBody::routed(body, peer, end);
+        status::name_transport_faults(answer).map(routed)
     }
 }
 
+/// A message with its prefix, as tonic reads it.
+fn framed(message: &Bytes) -> Bytes {
+    let mut framed = BytesMut::with_capacity(PREFIX_LEN + message.len());
+    framed.put_u8(0);
+    framed.put_u32(message.len() as u32);
+    framed.put_slice(message);
+    framed.freeze()
+}
+
 /// The answer to a request that is no gRPC call (gRPC over HTTP2, "Requests"), and that a
-/// page of another site could make a browser send; `None`: it is a call.
-fn no_call(method: &Method, headers: &HeaderMap) -> Option<Response<AnswerBody>> {
+/// page of another site could make a browser send, or that has too many headers; `None`: it
+/// is a call.
+fn no_call(method: &Method, headers: &HeaderMap) -> Option<Response<Unary>> {
     let (status, allow) = if *method != Method::POST {
         (StatusCode::METHOD_NOT_ALLOWED, Some(HeaderValue::from_static("POST")))
     } else if !headers.get(CONTENT_TYPE).is_some_and(is_grpc) {
         (StatusCode::UNSUPPORTED_MEDIA_TYPE, None)
+    } else if headers.len() > MAX_HEADERS {
+        (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, None)
     } else {
         return None;
     };
-    let mut answer = Response::new(Either::Left(Unary::default()));
+    let mut answer = Response::new(Unary::default());
     *answer.status_mut() = status;
     answer.headers_mut().extend(allow.map(|method| (ALLOW, method)));
     Some(answer)
@@ -119,8 +190,8 @@ fn is_grpc(content_type: &HeaderValue) -> bool {
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
-fn refused(status: Status) -> Answered {
-    Ok(status.into_http::<Unary>().map(Either::Left))
+fn refused<B: RequestBody>(status: Status) -> Response<AnswerBody<B>> {
+    status.into_http::<Unary>().map(AnswerBody::unary)
 }
 
 pin_project! {
@@ -140,13 +211,17 @@ impl<F> InTime<F> {
     }
 }
 
-impl<F: Future<Output = Answered>> Future for InTime<F> {
-    type Output = Answered;
+impl<F, B> Future for InTime<F>
+where
+    F: Future<Output = Response<AnswerBody<B>>>,
+    B: RequestBody,
+{
+    type Output = Response<AnswerBody<B>>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answered> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        if let Poll::Ready(answered) = this.work.poll(cx) {
-            return Poll::Ready(answered);
+        if let Poll::Ready(answer) = this.work.poll(cx) {
+            return Poll::Ready(answer);
         }
         let Some(timeout) = *this.timeout else {
             return Poll::Pending;
@@ -159,58 +234,6 @@ impl<F: Future<Output = Answered>> Future for InTime<F> {
 /// When a call that begins now is late; `None`: never.
 fn end(timeout: Option<Duration>) -> Option<Instant> {
     Instant::now().checked_add(timeout?)
-}
-
-/// The body of an answer, which ends at `end` at the latest.
-fn in_time<B>(body: B, end: Option<Instant>) -> AnswerBody
-where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    Either::Right(match end {
-        // Nothing is left to wait for where the status is in the headers.
-        Some(end) if !body.is_end_stream() => {
-            let late = Box::pin(tokio::time::sleep_until(end));
-            tonic::body::Body::new(EndsInTime { body: Some(body), late })
-        }
-        _ => tonic::body::Body::new(body),
-    })
-}
-
-pin_project! {
-    /// A stream of answers that is cut off when its call is late.
-    struct EndsInTime<B> {
-        // `None`: it was cut off, and what was at work behind it is dropped.
-        #[pin]
-        body: Option<B>,
-        late: Pin<Box<Sleep>>,
-    }
-}
-
-impl<B: Body<Data = Bytes>> Body for EndsInTime<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let mut this = self.project();
-        let Some(body) = this.body.as_mut().as_pin_mut() else {
-            return Poll::Ready(None);
-        };
-        // First: a stream that always has something to give ends all the same.
-        if this.late.as_mut().poll(cx).is_ready() {
-            this.body.set(None);
-            let trailers = trailers::failed(status::late());
-            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
-        }
-        body.poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
-    }
 }
 
 /// What `grpc-timeout` says; a malformed value is ignored.

@@ -21,14 +21,16 @@ use futures_util::{
 };
 use http::HeaderMap;
 use http_body::{Body, Frame};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
 use super::{
     answer,
     convert::GrpcOperation,
-    messages::{self, BoxError, Messages},
+    fields::{self, Excess},
+    messages::{self, Messages},
     pb::{PipelineRequest, pipeline_request},
+    peer::{Peer, RequestBody},
     trailers,
 };
 use crate::service::{
@@ -38,6 +40,7 @@ use crate::service::{
     lanes::{Lanes, Ticket},
     observer::Observer,
     operation::{self, Destroy, Resolve, Touch, Write},
+    peer_memory::Share,
 };
 
 /// The sequence of an operation, and how it ended.
@@ -56,7 +59,8 @@ pub struct Pipeline<B> {
     limit: usize,
     /// `None` when no more requests will be taken.
     inbound: Option<Messages<B>>,
-    stopping: Pin<Box<WaitForCancellationFutureOwned>>,
+    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+    memory: Arc<Share>,
     /// The trailers, once they are known. They are sent when everything taken in is
     /// answered.
     ending: Option<HeaderMap>,
@@ -72,27 +76,24 @@ pub struct Pipeline<B> {
     sent_bytes: usize,
 }
 
-impl<B> Pipeline<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<BoxError>,
-{
-    /// Takes at most `limit` operations into flight. When `stopping` is
-    /// cancelled no more are taken; what is in flight is answered, and the
-    /// stream ends with UNAVAILABLE.
-    pub fn new(
+impl<B: RequestBody> Pipeline<B> {
+    /// Takes at most `limit` operations into flight. When the peer's connection is closing
+    /// no more are taken; what is in flight is answered, and the stream ends with
+    /// UNAVAILABLE.
+    pub(super) fn new(
         engines: Engines,
         observer: Arc<dyn Observer>,
         limit: usize,
         inbound: Messages<B>,
-        stopping: CancellationToken,
+        peer: &Peer,
     ) -> Self {
         Self {
             engines,
             observer,
             limit,
             inbound: Some(inbound),
-            stopping: Box::pin(stopping.cancelled_owned()),
+            closing: Box::pin(peer.closing.clone().cancelled_owned()),
+            memory: Arc::clone(&peer.memory),
             ending: None,
             lanes: Lanes::default(),
             next_ticket: 0,
@@ -128,7 +129,19 @@ where
             }
             return true;
         }
-        self.in_flight() < self.limit && self.take_in(cx)
+        if self.in_flight() < self.limit {
+            return self.take_in(cx);
+        }
+        self.absorb(cx);
+        false
+    }
+
+    /// Takes in what has arrived, without starting anything. Call it while the pipeline is
+    /// not polled.
+    pub(super) fn absorb(&mut self, cx: &mut Context<'_>) {
+        if let Some(inbound) = &mut self.inbound {
+            inbound.absorb(cx);
+        }
     }
 
     fn take_in(&mut self, cx: &mut Context<'_>) -> bool {
@@ -146,6 +159,12 @@ where
 
     fn start(&mut self, message: Bytes, cx: &mut Context<'_>) {
         use pipeline_request::Operation as Of;
+        let len = message.len();
+        match fields::check_pipelined(&message) {
+            Ok(()) => {}
+            Err(Excess::Unset { sequence, fault }) => return self.answer((sequence, Err(fault))),
+            Err(Excess::Fields(fault)) => return self.close(Err(fault.into())),
+        }
         let mut request = PipelineRequest::default();
         if let Err(status) = messages::decode(message, &mut request) {
             return self.close(Err(status));
@@ -153,16 +172,16 @@ where
         let sequence = request.sequence;
         match request.operation {
             Some(Of::Resolve(request)) => {
-                self.start_as::<Resolve>(sequence, request, cx);
+                self.start_as::<Resolve>(sequence, request, len, cx);
             }
             Some(Of::Touch(request)) => {
-                self.start_as::<Touch>(sequence, request, cx);
+                self.start_as::<Touch>(sequence, request, len, cx);
             }
             Some(Of::Write(request)) => {
-                self.start_as::<Write>(sequence, request, cx);
+                self.start_as::<Write>(sequence, request, len, cx);
             }
             Some(Of::Destroy(request)) => {
-                self.start_as::<Destroy>(sequence, request, cx);
+                self.start_as::<Destroy>(sequence, request, len, cx);
             }
             None => {
                 let problem = "expected one of resolve, touch, write and destroy, found none";
@@ -176,6 +195,7 @@ where
         &mut self,
         sequence: u64,
         mut message: O::Message,
+        len: usize,
         cx: &mut Context<'_>,
     ) {
         let request = O::request(&mut message);
@@ -184,14 +204,23 @@ where
             Ok(operation) => operation,
             Err(fault) => return self.answer((sequence, Err(fault))),
         };
+        if let Err(fault) = self.memory.admit() {
+            return self.answer((sequence, Err(fault)));
+        }
         // Most are answered from memory and need no place in the lanes.
         let free = self.lanes.are_free(operation.presented().reach());
         if free && let Some(answer) = operation::recalled(&operation, self.observer.as_ref()) {
             return self.answer((sequence, Ok(answer)));
         }
+        // It may wait for the store.
+        let held = match self.memory.hold(len) {
+            Ok(held) => held,
+            Err(fault) => return self.answer((sequence, Err(fault))),
+        };
         let presented = operation.presented().clone();
         let observer = Arc::clone(&self.observer);
         let mut answering: Answering = Box::pin(async move {
+            let _held = held;
             let answer = if free {
                 operation::observed(operation, observer.as_ref()).await
             } else {
@@ -228,11 +257,7 @@ where
     }
 }
 
-impl<B> Body for Pipeline<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<BoxError>,
-{
+impl<B: RequestBody> Body for Pipeline<B> {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -241,9 +266,9 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
-        if this.inbound.is_some() && this.stopping.as_mut().poll(cx).is_ready() {
-            let message = "the daemon is shutting down; operations that are not answered \
-                           were not applied, send them to the next one";
+        if this.inbound.is_some() && this.closing.as_mut().poll(cx).is_ready() {
+            let message = "the connection is closing; operations that are not answered \
+                           were not applied, send them over another one";
             this.close(Err(Fault::new(Reason::ShuttingDown, message).into()));
         }
         while this.answers.len() < ENOUGH_BYTES && this.step(cx) {}

@@ -16,14 +16,15 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame};
-use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{
     answer,
     convert::GrpcOperation,
-    messages::{self, BoxError, Messages},
+    fields,
+    messages::{self, Messages},
     pb::SessionServiceMethod,
+    peer::{Peer, RequestBody},
     pipeline::Pipeline,
     trailers,
 };
@@ -45,8 +46,6 @@ pub struct SessionService {
     pub max_message_bytes: usize,
     /// Operations of one pipeline in flight.
     pub pipeline_in_flight: usize,
-    /// Cancelled when the daemon stops: pipelines end.
-    pub stopping: CancellationToken,
 }
 
 /// A call of the service.
@@ -71,28 +70,29 @@ impl SessionService {
     }
 
     /// Answers a unary call.
-    pub async fn unary<B>(&self, kind: OperationKind, body: B) -> Response<Unary>
-    where
-        B: Body<Data = Bytes> + Unpin,
-        B::Error: Into<BoxError>,
-    {
+    pub async fn unary<B: RequestBody>(
+        &self,
+        kind: OperationKind,
+        body: B,
+        peer: &Peer,
+    ) -> Response<Unary> {
         let outcome = match kind {
-            OperationKind::Resolve => self.run::<Resolve, B>(body).await,
-            OperationKind::Touch => self.run::<Touch, B>(body).await,
-            OperationKind::Write => self.run::<Write, B>(body).await,
-            OperationKind::Destroy => self.run::<Destroy, B>(body).await,
+            OperationKind::Resolve => self.run::<Resolve, B>(body, peer).await,
+            OperationKind::Touch => self.run::<Touch, B>(body, peer).await,
+            OperationKind::Write => self.run::<Write, B>(body, peer).await,
+            OperationKind::Destroy => self.run::<Destroy, B>(body, peer).await,
         };
-        let answer = |message| begun(Unary { message: Some(message), trailers: true });
-        outcome.map_or_else(Status::into_http, answer)
+        outcome.map_or_else(Status::into_http, |message| begun(Unary::of(message)))
     }
 
-    async fn run<O, B>(&self, body: B) -> Result<Bytes, Status>
+    async fn run<O, B>(&self, body: B, peer: &Peer) -> Result<Bytes, Status>
     where
         O: GrpcOperation,
-        B: Body<Data = Bytes> + Unpin,
-        B::Error: Into<BoxError>,
+        B: RequestBody,
     {
-        let message = Messages::new(body, self.max_message_bytes).only().await?;
+        let message = Messages::new(body, self.max_message_bytes, peer).only().await?;
+        // It may wait for the store, and its answer for the peer.
+        let _held = peer.memory.hold(message.len())?;
         let operation = self.prepare::<O>(message)?;
         let answer = operation::answered(operation, self.observer.as_ref()).await?;
         let mut message = Vec::new();
@@ -103,29 +103,26 @@ impl SessionService {
     // A function of its own, so that the message is not kept while the store works.
     fn prepare<O: GrpcOperation>(&self, message: Bytes) -> Result<O, Status> {
         let mut request = O::Message::default();
+        fields::check_operation(O::KIND, &message)?;
         messages::decode(message, &mut request)?;
         let request = O::request(&mut request);
         Ok(operation::prepared(&self.engines, request, self.observer.as_ref())?)
     }
 
     /// Answers a Pipeline.
-    pub fn pipeline<B>(&self, body: B) -> Response<Pipeline<B>>
-    where
-        B: Body<Data = Bytes> + Unpin,
-        B::Error: Into<BoxError>,
-    {
+    pub fn pipeline<B: RequestBody>(&self, body: B, peer: &Peer) -> Response<Pipeline<B>> {
         begun(Pipeline::new(
             self.engines.clone(),
             Arc::clone(&self.observer),
             self.pipeline_in_flight,
-            Messages::new(body, self.max_message_bytes),
-            self.stopping.clone(),
+            Messages::new(body, self.max_message_bytes, peer),
+            peer,
         ))
     }
 }
 
 /// A response whose status follows in the trailers.
-fn begun<B>(body: B) -> Response<B> {
+pub(super) fn begun<B>(body: B) -> Response<B> {
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
     response
@@ -137,6 +134,13 @@ fn begun<B>(body: B) -> Response<B> {
 pub struct Unary {
     message: Option<Bytes>,
     trailers: bool,
+}
+
+impl Unary {
+    /// An answer of one message, with its prefix.
+    pub(super) fn of(message: Bytes) -> Self {
+        Self { message: Some(message), trailers: true }
+    }
 }
 
 impl Body for Unary {

@@ -66,6 +66,18 @@ pub fn late() -> Status {
     Status::deadline_exceeded("the deadline of the call has passed")
 }
 
+/// For a call whose peer has begun a message and does not send the rest of it.
+pub(super) fn stalled() -> Status {
+    Status::deadline_exceeded("the message did not come within limits.stall_timeout")
+}
+
+/// For a stream that ends although its call is not over: the daemon stops, or the connection
+/// has reached limits.max_connection_age.
+pub(super) fn closing() -> Status {
+    let message = "the connection is closing; open another one and call again";
+    Fault::new(Reason::ShuttingDown, message).into()
+}
+
 /// The fault behind a status that the transport made before a service saw the message;
 /// `None` if it is another status.
 fn of_transport(status: &Status) -> Option<Fault> {

@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     server::NamedService,
     service::{Routes, RoutesBuilder},
 };
-use tonic_health::server::HealthReporter;
 
 use super::config::Limits;
 use crate::{
     grpc::{
         admin_service::SessionAdminService,
         auth::BearerAuth,
-        handler::Handler,
+        handler::{Handler, UnaryRequests},
+        health::{HealthService, Serving},
         pb::{
             FILE_DESCRIPTOR_SET, SessionServiceMethod,
             session_admin_service_server::SessionAdminServiceServer,
@@ -24,9 +25,11 @@ use crate::{
     service::{admin::AdminService, engines::Engines, observer::Observer, watchers::Watchers},
 };
 
-/// The size limit of a request for health or reflection; both are open to more
-/// callers than the rest.
-const MAX_SMALL_MESSAGE_BYTES: usize = 4 << 10;
+/// The size limit of a request for reflection.
+const MAX_REFLECTION_BYTES: usize = 4 << 10;
+
+/// The services that gRPC health knows by name, whatever the listener serves.
+const SERVICES: [&str; 2] = ["sessiond.v1.SessionService", "sessiond.v1.SessionAdminService"];
 
 /// What the gRPC services are made of.
 pub(super) struct GrpcServer {
@@ -38,8 +41,9 @@ pub(super) struct GrpcServer {
     pub engines: Engines,
     pub watchers: Arc<Watchers>,
     pub observer: Arc<dyn Observer>,
-    pub health: HealthReporter,
-    /// Cancelled when the daemon stops: pipelines and watching end.
+    /// Whether the stores can serve.
+    pub serving: watch::Receiver<Serving>,
+    /// Cancelled when the daemon stops: watching ends.
     pub stopping: CancellationToken,
 }
 
@@ -51,10 +55,15 @@ impl GrpcServer {
             observer: Arc::clone(&self.observer),
             max_message_bytes: self.limits.max_message_bytes.as_usize(),
             pipeline_in_flight: self.limits.pipeline_in_flight as usize,
-            stopping: self.stopping.clone(),
         };
         let routes = self.routes(Routes::builder(), SessionServiceMethod::SERVICE);
-        Handler { auth: self.auth.clone(), sessions: Some(sessions), routes }
+        Handler {
+            auth: self.auth.clone(),
+            health: self.health(),
+            sessions: Some(sessions),
+            unary: None,
+            routes,
+        }
     }
 
     /// For the listeners of operators.
@@ -69,15 +78,22 @@ impl GrpcServer {
         let name = <SessionAdminServiceServer<SessionAdminService>>::NAME;
         let mut routes = Routes::builder();
         routes.add_service(service);
-        Handler { auth: self.auth.clone(), sessions: None, routes: self.routes(routes, name) }
+        let max_message_bytes = self.limits.max_message_bytes.as_usize();
+        Handler {
+            auth: self.auth.clone(),
+            health: self.health(),
+            sessions: None,
+            unary: Some(UnaryRequests { service: name, max_message_bytes }),
+            routes: self.routes(routes, name),
+        }
     }
 
-    /// The services in `routes`, with health, and with reflection of the service `name`.
+    fn health(&self) -> HealthService {
+        HealthService { services: SERVICES.to_vec(), serving: self.serving.clone() }
+    }
+
+    /// The services in `routes`, with reflection of the service `name`.
     fn routes(&self, mut routes: RoutesBuilder, name: &str) -> Routes {
-        let health = tonic_health::server::HealthService::from_health_reporter(self.health.clone());
-        let health = tonic_health::pb::health_server::HealthServer::new(health)
-            .max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
-        routes.add_service(health);
         if self.reflection {
             let builder = || {
                 tonic_reflection::server::Builder::configure()
@@ -91,8 +107,8 @@ impl GrpcServer {
             // Many clients still ask for v1alpha.
             let (v1, v1alpha) =
                 (builder().build_v1().expect(OURS), builder().build_v1alpha().expect(OURS));
-            let v1 = v1.max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
-            let v1alpha = v1alpha.max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES);
+            let v1 = v1.max_decoding_message_size(MAX_REFLECTION_BYTES);
+            let v1alpha = v1alpha.max_decoding_message_size(MAX_REFLECTION_BYTES);
             routes.add_service(v1).add_service(v1alpha);
         }
         routes.routes().prepare()

@@ -8,14 +8,11 @@ use std::{
     },
     path::{Path, PathBuf},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     task::{Context, Poll},
     time::Duration,
 };
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use rustix::{
     fs::{Mode, fchmod},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
@@ -23,13 +20,13 @@ use rustix::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc::UnboundedSender},
-    time::{Instant, Sleep},
+    time::{Instant, MissedTickBehavior, Sleep},
 };
 
 use super::{
     config::ListenAddr,
-    workers::{Balance, Placed},
+    places::{self, Admission, Peer, Place, PlaceHandle, Places},
+    workers::Placed,
 };
 
 /// The owner and the group of a unix socket may connect to it.
@@ -44,6 +41,8 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long to wait before accepting again if the system is out of descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// How often the log says so.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Listening on an address failed.
 #[derive(Debug, thiserror::Error)]
@@ -148,14 +147,14 @@ impl Drop for SocketFile {
 }
 
 /// Accepts connections on one thread. Other threads serve them.
-pub trait Accept: Send + 'static {
+pub(super) trait Accept: Send + 'static {
     /// A connection on its way to the serving thread. It is not registered with a runtime.
     type Moving: Send + 'static;
     /// A connection on the serving thread.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     /// Waits for a connection. After an error the listener can be used again.
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Moving>> + Send;
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Moving, Peer)>> + Send;
 
     /// Registers the connection with the runtime of the current thread.
     fn arrive(moving: Self::Moving) -> io::Result<Self::Io>;
@@ -165,11 +164,11 @@ impl Accept for TcpListener {
     type Moving = std::net::TcpStream;
     type Io = TcpStream;
 
-    async fn accept(&self) -> io::Result<std::net::TcpStream> {
-        let (stream, _) = TcpListener::accept(self).await?;
+    async fn accept(&self) -> io::Result<(std::net::TcpStream, Peer)> {
+        let (stream, peer) = TcpListener::accept(self).await?;
         // Answers are small, and a client waits for each of them.
         stream.set_nodelay(true)?;
-        stream.into_std()
+        Ok((stream.into_std()?, peer.ip().into()))
     }
 
     fn arrive(moving: std::net::TcpStream) -> io::Result<TcpStream> {
@@ -181,8 +180,10 @@ impl Accept for (UnixListener, SocketFile) {
     type Moving = std::os::unix::net::UnixStream;
     type Io = UnixStream;
 
-    async fn accept(&self) -> io::Result<std::os::unix::net::UnixStream> {
-        self.0.accept().await?.0.into_std()
+    async fn accept(&self) -> io::Result<(std::os::unix::net::UnixStream, Peer)> {
+        let (stream, _) = self.0.accept().await?;
+        let process = stream.peer_cred().ok().and_then(|peer| peer.pid());
+        Ok((stream.into_std()?, Peer::Process(process)))
     }
 
     fn arrive(moving: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
@@ -190,82 +191,59 @@ impl Accept for (UnixListener, SocketFile) {
     }
 }
 
-/// A limit of open connections, shared by all listeners of a daemon.
-#[derive(Clone)]
-pub struct ConnectionLimit {
-    places: Arc<Semaphore>,
-    most: usize,
-    /// A connection had to wait, and this was logged.
-    full: Arc<AtomicBool>,
-}
-
-impl ConnectionLimit {
-    /// `most` is the number of places. 0 would let nobody in.
-    pub fn new(most: usize) -> Self {
-        Self { places: Arc::new(Semaphore::new(most)), most, full: Arc::default() }
-    }
-
-    /// The number of open connections.
-    pub fn open(&self) -> usize {
-        self.most - self.places.available_permits()
-    }
-
-    async fn place(&self) -> OwnedSemaphorePermit {
-        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-            self.full.store(false, Ordering::Relaxed);
-            return place;
-        }
-        if !self.full.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                limit = self.most,
-                "limits.max_connections is reached; new connections wait until another one closes"
-            );
-        }
-        let place = Arc::clone(&self.places).acquire_owned().await;
-        place.expect("the semaphore is never closed")
-    }
-}
-
 /// An accepted connection on its way to the worker that serves it.
-pub struct Handed<A: Accept> {
-    moving: A::Moving,
-    place: Place,
+pub(super) struct Handed<A: Accept> {
+    pub moving: A::Moving,
+    pub place: Place,
+    pub placed: Placed,
 }
 
-/// What a connection counts against: the limit, and the balance of the workers.
-type Place = (OwnedSemaphorePermit, Placed);
-
-/// Accepts connections, as many at a time as the limit allows. Each one is sent to a
-/// worker: `queues[n]` belongs to the worker with the number n.
-pub async fn accept<A: Accept>(
+/// Accepts connections. Each one is handed over when it has its place.
+pub(super) async fn accept<A: Accept>(
     listener: A,
-    limit: ConnectionLimit,
-    balance: Balance,
-    queues: Vec<UnboundedSender<Handed<A>>>,
+    places: Places,
+    mut hand_over: impl FnMut(A::Moving, Place),
 ) {
+    let mut waiting = FuturesUnordered::new();
+    let mut rounds = tokio::time::interval(places::ROUND);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told: Option<Instant> = None;
     loop {
-        // A place is taken only after accepting, so an idle listener occupies none.
-        match listener.accept().await {
-            Ok(moving) => {
-                let permit = limit.place().await;
-                let (worker, placed) = balance.place();
-                // If the worker has ended, the daemon is stopping.
-                let _ = queues[worker].send(Handed { moving, place: (permit, placed) });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                if !is_caused_by_peer(&error) {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                // A place is taken only after accepting, so an idle listener occupies none.
+                Ok((moving, peer)) => match places.admit(peer) {
+                    Admission::Now(place) => hand_over(moving, place),
+                    Admission::Later(place) => {
+                        waiting.push(async move { (moving, place.await) });
+                    }
+                },
+                Err(error) if is_caused_by_peer(&error) => {
+                    tracing::debug!(%error, "a connection was gone before it was accepted");
+                }
+                Err(error) => {
+                    if told.is_none_or(|told| told.elapsed() >= LOG_INTERVAL) {
+                        told = Some(Instant::now());
+                        tracing::warn!(%error, "cannot accept connections; trying again");
+                    }
                     tokio::time::sleep(EXHAUSTED_PAUSE).await;
                 }
+            },
+            Some((moving, place)) = waiting.next(), if !waiting.is_empty() => {
+                // An error: others have fewer connections than its peer. It is closed.
+                if let Ok(place) = place {
+                    hand_over(moving, place);
+                }
             }
+            _ = rounds.tick(), if !waiting.is_empty() => places.make_room(),
         }
     }
 }
 
 impl<A: Accept> Handed<A> {
     /// Registers the connection. Call it on the worker's runtime.
-    pub fn arrive(self) -> io::Result<Connection<A::Io>> {
-        Ok(Connection::new(A::arrive(self.moving)?, self.place))
+    pub(super) fn arrive(self) -> io::Result<Connection<A::Io>> {
+        Ok(Connection::new(A::arrive(self.moving)?, (self.place, self.placed)))
     }
 }
 
@@ -274,16 +252,16 @@ fn is_caused_by_peer(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | InvalidInput)
 }
 
-/// A connection and its place under the limit.
+/// A connection and its place.
 ///
 /// A silent peer is disconnected and frees the place. The first bytes must come soon,
 /// because a client starts to send immediately. Later the connection may be silent for a
 /// little longer than a ping and its timeout take.
-pub struct Connection<Io> {
+pub(super) struct Connection<Io> {
     io: Io,
     heard: Option<Instant>,
     silence: Pin<Box<Sleep>>,
-    _place: Place,
+    place: (Place, Placed),
 }
 
 /// How long a peer may take to send its first bytes.
@@ -293,9 +271,13 @@ const SILENCE_TIMEOUT: Duration =
     KEEPALIVE_INTERVAL.saturating_add(KEEPALIVE_TIMEOUT).saturating_add(Duration::from_secs(10));
 
 impl<Io> Connection<Io> {
-    fn new(io: Io, place: Place) -> Self {
+    fn new(io: Io, place: (Place, Placed)) -> Self {
         let silence = Box::pin(tokio::time::sleep(FIRST_BYTES_TIMEOUT));
-        Self { io, heard: None, silence, _place: place }
+        Self { io, heard: None, silence, place }
+    }
+
+    pub(super) fn handle(&self) -> PlaceHandle {
+        self.place.0.handle()
     }
 
     /// Ready if the peer has been silent for too long.
@@ -329,41 +311,95 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Connection<Io> {
     }
 }
 
-impl<Io: AsyncWrite + Unpin> AsyncWrite for Connection<Io> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
+/// A connection whose peer must send the whole preface of HTTP/2 in time: after TLS, where
+/// there is TLS.
+pub(super) struct Prefaced<Io> {
+    io: Io,
+    /// Octets of the preface that have not come yet.
+    missing: usize,
+    /// `None`: all of it has come.
+    late: Option<Pin<Box<Sleep>>>,
+}
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
+/// "PRI * HTTP/2.0…" and an empty SETTINGS frame (RFC 9113, section 3.4).
+const PREFACE_LEN: usize = 24 + 9;
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+impl<Io> Prefaced<Io> {
+    pub(super) fn new(io: Io) -> Self {
+        let late = Some(Box::pin(tokio::time::sleep(PREFACE_TIMEOUT)));
+        Self { io, missing: PREFACE_LEN, late }
     }
 }
+
+impl<Io: AsyncRead + Unpin> AsyncRead for Prefaced<Io> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        let this = &mut *self;
+        if let Some(late) = &mut this.late {
+            this.missing = this.missing.saturating_sub(buf.filled().len() - before);
+            if this.missing == 0 {
+                this.late = None;
+            } else if late.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        read
+    }
+}
+
+/// Passes writes to the field `io`.
+macro_rules! write_through {
+    ($type:ident) => {
+        impl<Io: AsyncWrite + Unpin> AsyncWrite for $type<Io> {
+            fn poll_write(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                Pin::new(&mut self.io).poll_write(cx, buf)
+            }
+
+            fn poll_write_vectored(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bufs: &[io::IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                self.io.is_write_vectored()
+            }
+
+            fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.io).poll_flush(cx)
+            }
+
+            fn poll_shutdown(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+            ) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.io).poll_shutdown(cx)
+            }
+        }
+    };
+}
+
+write_through!(Connection);
+write_through!(Prefaced);
 
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
+    use crate::server::workers::Balance;
 
     #[tokio::test]
     async fn a_unix_socket_is_never_open_wider_than_it_will_be() {
@@ -382,8 +418,10 @@ mod tests {
 
     async fn connection() -> (Connection<tokio::io::DuplexStream>, tokio::io::DuplexStream) {
         let (ours, theirs) = duplex(64);
-        let place = (ConnectionLimit::new(1).place().await, Balance::between(1).place().1);
-        (Connection::new(ours, place), theirs)
+        let Admission::Now(place) = Places::new("grpc", 1).admit(Peer::Process(None)) else {
+            panic!("expected a free place");
+        };
+        (Connection::new(ours, (place, Balance::between(1).place().1)), theirs)
     }
 
     #[tokio::test(start_paused = true)]
@@ -409,14 +447,47 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn the_whole_preface_must_come_in_time() {
+        let (ours, mut theirs) = duplex(64);
+        let mut connection = Prefaced::new(ours);
+        let started = Instant::now();
+        let sending = async {
+            theirs.write_all(&[0; PREFACE_LEN / 2]).await.expect("sent");
+            loop {
+                tokio::time::sleep(PREFACE_TIMEOUT / 4).await;
+                if theirs.write_u8(0).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let reading = async {
+            let error = connection.read_exact(&mut [0; PREFACE_LEN]).await;
+            drop(connection);
+            error.expect_err("an octet now and then is not enough").kind()
+        };
+        let (error, ()) = tokio::join!(reading, sending);
+        assert_eq!(error, io::ErrorKind::TimedOut);
+        assert!(started.elapsed() < PREFACE_TIMEOUT * 2, "{:?}", started.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_the_preface_a_peer_may_pause() {
+        let (ours, mut theirs) = duplex(64);
+        let mut connection = Prefaced::new(ours);
+        theirs.write_all(&[0; PREFACE_LEN]).await.expect("sent");
+        connection.read_exact(&mut [0; PREFACE_LEN]).await.expect("all of it");
+        let waited = tokio::time::timeout(PREFACE_TIMEOUT * 2, connection.read_u8()).await;
+        assert!(waited.is_err(), "expected it to wait");
+    }
+
     #[tokio::test]
     async fn an_idle_listener_takes_no_place() {
-        let limit = ConnectionLimit::new(1);
+        let places = Places::new("grpc", 1);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let (queue, _receiver) = tokio::sync::mpsc::unbounded_channel();
-        let accepting = accept(listener, limit.clone(), Balance::between(1), vec![queue]);
+        let accepting = accept(listener, places.clone(), |_, _| panic!("no client has connected"));
         use futures_util::FutureExt;
         assert!(accepting.now_or_never().is_none(), "no client has connected");
-        assert_eq!(limit.open(), 0);
+        assert_eq!(places.open(), 0);
     }
 }

@@ -20,11 +20,12 @@ pub fn start(config: &LogConfig) {
         LogLevel::Trace => LevelFilter::TRACE,
     };
     // Libraries log at "warn" at most, because their debug output contains headers and
-    // frames: tokens, cookies and session data. rustls is off: it returns every error that
-    // it logs, and any peer could fill the log with them.
+    // frames: tokens, cookies and session data. rustls and h2 are off: they return every
+    // error that they log, and any peer could fill the log with them.
     let filter = Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_target("rustls", LevelFilter::OFF)
+        .with_target("h2", LevelFilter::OFF)
         .with_target("sessiond", level);
     let lines = fmt::layer().with_writer(std::io::stderr);
     let lines = match config.format {

@@ -15,12 +15,13 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{listen::ConnectionLimit, outages::Outages};
+use super::outages::{Outages, Work};
 use crate::{
     service::{
         engines::Engines,
         fault::Reason,
         observer::{Observer, OperationKind, Outcome},
+        peer_memory::PeerMemory,
         watchers::Watchers,
     },
     session::{
@@ -73,6 +74,7 @@ pub struct Metrics {
     rpcs: RpcMetrics,
     sessions: Family<OfEngine, Gauge>,
     connections: Gauge,
+    held_bytes: Gauge,
     watchers: Gauge,
     watchers_dropped: Counter,
     stores: StoreFamilies,
@@ -123,6 +125,13 @@ impl Metrics {
         );
         let connections = Gauge::default();
         registry.register("connections", "Open connections of gRPC clients", connections.clone());
+        let held_bytes = Gauge::default();
+        registry.register_with_unit(
+            "held",
+            "Bytes of limits.max_held_bytes in use",
+            Unit::Bytes,
+            held_bytes.clone(),
+        );
         let watchers = Gauge::default();
         registry.register("watchers", "Open WatchSessions streams", watchers.clone());
         let watchers_dropped = Counter::default();
@@ -138,7 +147,16 @@ impl Metrics {
                 .map(|kind| durations.get_or_create_owned(&OfRpc { rpc: kind.name() })),
         };
         let stores = StoreFamilies::register(&mut registry);
-        Arc::new(Self { registry, rpcs, sessions, connections, watchers, watchers_dropped, stores })
+        Arc::new(Self {
+            registry,
+            rpcs,
+            sessions,
+            connections,
+            held_bytes,
+            watchers,
+            watchers_dropped,
+            stores,
+        })
     }
 
     /// A store whose work is counted and timed, and whose failures are logged.
@@ -153,11 +171,12 @@ impl Metrics {
         Arc::new(MeasuredSource { source, verb, outages: Outages::new(engine) })
     }
 
-    /// The text that Prometheus reads.
+    /// The text that Prometheus reads. `connections` are open.
     pub fn to_text(
         &self,
         engines: &Engines,
-        connections: &ConnectionLimit,
+        connections: usize,
+        memory: &PeerMemory,
         watchers: &Watchers,
     ) -> String {
         for engine in engines.iter() {
@@ -167,7 +186,8 @@ impl Metrics {
                 self.sessions.get_or_create(&label).set(count.try_into().unwrap_or(i64::MAX));
             }
         }
-        self.connections.set(connections.open().try_into().unwrap_or(i64::MAX));
+        self.connections.set(connections.try_into().unwrap_or(i64::MAX));
+        self.held_bytes.set(memory.used().try_into().unwrap_or(i64::MAX));
         self.watchers.set(watchers.count().try_into().unwrap_or(i64::MAX));
         self.watchers_dropped.inner().store(watchers.dropped(), Ordering::Relaxed);
         let mut text = String::new();
@@ -293,6 +313,14 @@ fn verb_name(verb: Verb) -> &'static str {
     }
 }
 
+/// A touch that cannot move a deadline is a read.
+fn work_of(verb: Verb) -> Work {
+    match verb {
+        Verb::Create | Verb::Write | Verb::Destroy | Verb::Restore => Work::Changing,
+        Verb::Read | Verb::Touch | Verb::List | Verb::Cleanup | Verb::Scan => Work::Reading,
+    }
+}
+
 impl StoreMetrics {
     fn new(families: &StoreFamilies, engine: &str) -> Self {
         let label = OfEngine { engine: engine.to_owned() };
@@ -320,15 +348,20 @@ impl VerbMetrics {
         }
     }
 
-    async fn time<T>(&self, outages: &Outages, work: impl Future<Output = Result<T>>) -> Result<T> {
+    async fn time<T>(
+        &self,
+        outages: &Outages,
+        work: Work,
+        operation: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         let started = Instant::now();
-        let outcome = work.await;
+        let outcome = operation.await;
         self.duration.observe(started.elapsed().as_secs_f64());
         match &outcome {
-            Ok(_) => outages.worked(Instant::now),
+            Ok(_) => outages.worked(work, Instant::now),
             Err(error) => {
                 self.errors.inc();
-                outages.failed(error, Instant::now());
+                outages.failed(work, error, Instant::now());
             }
         }
         outcome
@@ -348,7 +381,7 @@ struct MeasuredSource<T> {
 
 impl<T: Source> Source for MeasuredSource<T> {
     fn fetch<'a>(&'a self, id: &'a ForeignId) -> BoxFuture<'a, Result<Option<Foreign>>> {
-        self.verb.time(&self.outages, self.source.fetch(id)).boxed()
+        self.verb.time(&self.outages, Work::Reading, self.source.fetch(id)).boxed()
     }
 }
 
@@ -370,7 +403,7 @@ impl Layer for Measured {
         operation: StoreFuture<'a, T>,
     ) -> StoreFuture<'a, T> {
         let StoreMetrics { verbs, outages, .. } = &self.metrics;
-        Box::pin(verbs[verb as usize].time(outages, operation))
+        Box::pin(verbs[verb as usize].time(outages, work_of(verb), operation))
     }
 
     fn recall(&self, id: PublicId) -> Option<Arc<Record>> {

@@ -7,14 +7,17 @@
 //! | file | holds |
 //! |---|---|
 //! | [`config`] | defaults, file, environment, flags, and the rules that they must follow |
-//! | [`listen`], [`gate`] | sockets, the limit of connections, and their protocols |
+//! | [`listen`], [`gate`] | sockets, connections, and their protocols |
+//! | [`places`] | how many connections there may be, and which one makes room |
 //! | [`workers`] | the threads that serve connections |
+//! | [`http2`] | a connection, from its preface to its end |
 //! | [`grpc_server`] | the gRPC services of a listener |
 //! | [`cleanup`], [`jitter`] | the periodic cleanup, and times with jitter |
 //! | [`tls`] | certificates and keys |
 //! | [`metrics`], [`scrape`] | the metrics, and the page that shows them |
 //! | [`outages`] | what the log says about a store that fails |
 //! | [`clock`], [`time_mark`] | the clock of the sessions, and what a database keeps of it |
+//! | [`peak`] | when memory is worth giving back |
 //! | [`system`] | the system's clocks and randomness |
 //! | [`log`] | the log |
 
@@ -25,26 +28,32 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
     config::{AdoptChoice, Checked, Config, ConfigError, ListenAddr},
-    gate::Gate,
+    gate::{Gate, ListenerPlaces},
     grpc_server::GrpcServer,
-    listen::{BindError, ConnectionLimit, Listener},
+    listen::{BindError, Listener},
     metrics::Metrics,
+    peak::Peak,
+    scrape::Scraper,
     workers::{Balance, RuntimeExecutors},
 };
 use crate::{
-    grpc::auth::BearerAuth,
-    service::{engines::Engines, watchers::Watchers},
+    grpc::{auth::BearerAuth, health::Serving},
+    service::{
+        engines::Engines,
+        peer_memory::{FREE_BYTES, PeerMemory},
+        watchers::Watchers,
+    },
     session::{
         adoption::{Adoption, Application},
         clock::Clock,
         engine::Engine,
+        error::Error,
         id::Entropy,
         store::{Store, StoreError},
     },
@@ -59,12 +68,15 @@ pub mod clock;
 pub mod config;
 mod gate;
 mod grpc_server;
+mod http2;
 mod jitter;
 pub mod listen;
 pub mod log;
 pub mod metrics;
 mod outages;
-pub mod scrape;
+mod peak;
+mod places;
+mod scrape;
 pub mod system;
 pub mod time_mark;
 mod tls;
@@ -76,6 +88,8 @@ const WALL_INTERVAL: Duration = Duration::from_secs(1);
 const LOOKS_PER_MARK: u32 = 10;
 /// How often the stores are asked whether they can serve.
 const FITNESS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the process looks whether it keeps much memory that is free.
+const TRIM_INTERVAL: Duration = Duration::from_secs(2);
 /// Follows the name of an engine, for the store with the marks of what it has adopted. No
 /// request can name such an engine.
 const MARKS: &str = "/adopted";
@@ -122,10 +136,9 @@ pub struct Server {
     database: Arc<dyn Database>,
     metrics: Arc<Metrics>,
     workers: RuntimeExecutors,
-    connections: ConnectionLimit,
     grpc: Vec<Listener>,
     admin: Vec<Listener>,
-    scrape: Option<TcpListener>,
+    scrape: Option<Scraper>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
@@ -160,7 +173,9 @@ impl Server {
         let scrape = match config.listen.metrics.0 {
             None => None,
             Some(address) => match Listener::bind(&ListenAddr::Tcp(address)).await? {
-                Listener::Tcp(listener) => Some(listener),
+                Listener::Tcp(listener) => {
+                    Some(Scraper::new(listener).map_err(StartError::Threads)?)
+                }
                 Listener::Unix(..) => None,
             },
         };
@@ -174,7 +189,6 @@ impl Server {
             metrics,
             workers: RuntimeExecutors::start(config.runtime.threads as usize)
                 .map_err(StartError::Threads)?,
-            connections: ConnectionLimit::new(config.limits.max_connections as usize),
             grpc: bind(&config.listen.grpc).await?,
             admin: bind(&config.listen.admin).await?,
             scrape,
@@ -193,7 +207,7 @@ impl Server {
     /// Known from the start, because the listeners are bound already.
     pub fn addresses(&self) -> Addresses {
         let all = |listeners: &[Listener]| listeners.iter().map(Listener::address).collect();
-        let scrape = self.scrape.as_ref().and_then(|listener| listener.local_addr().ok());
+        let scrape = self.scrape.as_ref().and_then(Scraper::address);
         Addresses {
             grpc: all(&self.grpc),
             admin: all(&self.admin),
@@ -206,7 +220,8 @@ impl Server {
     /// means that this last sync, or an earlier one, has failed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), StoreError> {
         let stopping = CancellationToken::new();
-        let mut health = HealthReporter::new();
+        let memory = PeerMemory::new(self.config.limits.max_held_bytes.as_usize());
+        let (health, serving) = watch::channel(Fitness::of(&self.engines).serving());
         let services = GrpcServer {
             limits: self.config.limits.clone(),
             slice: self.config.cleanup.slice as usize,
@@ -215,11 +230,10 @@ impl Server {
             engines: self.engines.clone(),
             watchers: Arc::clone(&self.watchers),
             observer: Arc::clone(&self.metrics) as _,
-            health: health.clone(),
+            serving,
             stopping: stopping.clone(),
         };
         let (sessions, admin) = (Arc::new(services.sessions()), Arc::new(services.admin()));
-        set_health(&health, status(&self.engines)).await;
 
         let mut background = JoinSet::new();
         for engine in self.engines.iter() {
@@ -229,62 +243,98 @@ impl Server {
             background.spawn(cleanup::run(Arc::clone(engine), interval, slice, entropy));
         }
         let mut fitness = JoinSet::new();
-        fitness.spawn(watch_fitness(self.engines.clone(), health.clone()));
+        let health = Arc::new(health);
+        fitness.spawn(watch_fitness(self.engines.clone(), Arc::clone(&health)));
         background.spawn(keep_time(Arc::clone(&self.database), Arc::clone(&self.clock)));
-        if let Some(listener) = self.scrape {
+        let places = Arc::new([
+            ListenerPlaces::new("grpc", self.config.limits.max_connections as usize),
+            ListenerPlaces::new("admin", places::ADMIN_PLACES),
+        ]);
+        let connections = Arc::clone(&places);
+        let open = move || connections.iter().map(ListenerPlaces::open).sum::<usize>();
+        background.spawn(give_memory_back(open.clone(), Arc::clone(&memory)));
+        let scraping = self.scrape.map(|scraper| {
             let (metrics, engines) = (self.metrics, self.engines.clone());
-            let connections = self.connections.clone();
-            let watchers = self.watchers;
-            let page = Arc::new(move || metrics.to_text(&engines, &connections, &watchers));
-            background.spawn(scrape::serve(listener, page));
-        }
+            let (watchers, open) = (self.watchers, open.clone());
+            let memory = Arc::clone(&memory);
+            scraper.serve(move || metrics.to_text(&engines, open(), &memory, &watchers))
+        });
 
         let mut serving = JoinSet::new();
         let gate = Gate {
+            memory,
             limits: self.config.limits,
             tls: self.tls,
-            connections: self.connections.clone(),
             balance: Balance::between(self.workers.runtimes().count()),
             entropy: Arc::clone(&self.entropy),
             stopping: stopping.clone(),
         };
-        for (listeners, handler) in [(self.grpc, sessions), (self.admin, admin)] {
+        let handlers = [(self.grpc, sessions), (self.admin, admin)];
+        for (places, (listeners, handler)) in places.iter().zip(handlers) {
             for listener in listeners {
-                gate.serve(listener, &handler, &self.workers, &mut serving);
+                gate.serve(listener, places, &handler, &self.workers, &mut serving);
             }
         }
 
         stop.await;
         tracing::info!("stopping: no more connections are taken, what is in flight is finished");
         fitness.shutdown().await;
-        set_health(&health, ServingStatus::NotServing).await;
+        health.send_replace(Serving::default());
         stopping.cancel();
-        // Ends the streams that watch health, which would delay the stop.
-        for service in HEALTH_NAMES {
-            health.clear_service_status(service).await;
-        }
         let grace = self.config.runtime.shutdown_grace;
         let drained =
             tokio::time::timeout(grace.0, async { while serving.join_next().await.is_some() {} });
         if drained.await.is_err() {
-            let open = self.connections.open();
-            tracing::warn!(open, "connections are cut: they were still busy after {grace}");
+            tracing::warn!(
+                open = open(),
+                "connections are cut: they were still busy after {grace}"
+            );
         }
         serving.shutdown().await;
         background.shutdown().await;
         // The connections that were cut end with them.
-        drop(self.workers);
+        drop((self.workers, scraping));
         self.database.close(self.clock.mark()).await
     }
 }
 
-/// The names that gRPC health answers to. The empty one is the daemon as a whole.
-const HEALTH_NAMES: [&str; 3] =
-    ["", "sessiond.v1.SessionService", "sessiond.v1.SessionAdminService"];
+/// What the stores can do, and why no more.
+enum Fitness {
+    Fit,
+    OnlyReads(Error),
+    Unfit(Error),
+}
 
-async fn set_health(health: &HealthReporter, status: ServingStatus) {
-    for service in HEALTH_NAMES {
-        health.set_service_status(service, status).await;
+impl Fitness {
+    fn of(engines: &Engines) -> Self {
+        let failure = |check: fn(&Engine) -> Result<(), Error>| {
+            engines.iter().find_map(|engine| check(engine).err())
+        };
+        match (failure(Engine::check_reading), failure(Engine::check)) {
+            (Some(error), _) => Self::Unfit(error),
+            (None, Some(error)) => Self::OnlyReads(error),
+            (None, None) => Self::Fit,
+        }
+    }
+
+    /// Services also count as serving while they can only read.
+    fn serving(&self) -> Serving {
+        match self {
+            Self::Fit => Serving { whole: true, services: true },
+            Self::OnlyReads(_) => Serving { whole: false, services: true },
+            Self::Unfit(_) => Serving { whole: false, services: false },
+        }
+    }
+
+    /// The store has logged the cause.
+    fn log(&self) {
+        match self {
+            Self::Fit => tracing::info!("serving again"),
+            Self::OnlyReads(error) => {
+                tracing::error!("only what reads is served from now on: {error}");
+            }
+            Self::Unfit(error) => tracing::error!("not serving from now on: {error}"),
+        }
     }
 }
 
@@ -308,30 +358,38 @@ async fn mark_time(database: &dyn Database, clock: &dyn Clock) {
     }
 }
 
-/// Keeps health as the stores report it: NOT_SERVING while a store cannot serve. If a
-/// store can no longer keep its promises, that is permanent.
-async fn watch_fitness(engines: Engines, health: HealthReporter) {
-    let mut fit = true;
+/// Gives memory back to the system after a peak: when the resident memory has grown and grows no
+/// more, and when peers hold much less than before.
+async fn give_memory_back(open: impl Fn() -> usize, memory: Arc<PeerMemory>) {
+    let mut peak = Peak::default();
     loop {
-        match unfit(&engines) {
-            Some(error) if fit => tracing::error!("not serving from now on: {error}"),
-            None if !fit => tracing::info!("serving again"),
-            _ => {}
+        tokio::time::sleep(TRIM_INTERVAL).await;
+        let Ok(resident) = system::resident_bytes() else {
+            return;
+        };
+        let held = memory.used() + open() * FREE_BYTES;
+        if peak.is_over(resident, held) {
+            // It may take long enough to delay who connects.
+            let _ = tokio::task::spawn_blocking(system::give_back_freed_memory).await;
+            peak.given_back(system::resident_bytes().unwrap_or(resident), held);
         }
-        fit = unfit(&engines).is_none();
-        set_health(&health, status(&engines)).await;
-        tokio::time::sleep(FITNESS_INTERVAL).await;
     }
 }
 
-fn unfit(engines: &Engines) -> Option<crate::session::error::Error> {
-    engines.iter().find_map(|engine| engine.check().err())
-}
-
-fn status(engines: &Engines) -> ServingStatus {
-    match unfit(engines) {
-        None => ServingStatus::Serving,
-        Some(_) => ServingStatus::NotServing,
+/// Keeps health as the stores report it: NOT_SERVING while a store cannot serve. If a
+/// store can no longer keep its promises, that is permanent.
+async fn watch_fitness(engines: Engines, health: Arc<watch::Sender<Serving>>) {
+    let mut before = Fitness::Fit.serving();
+    loop {
+        let fitness = Fitness::of(&engines);
+        let now = fitness.serving();
+        if now != before {
+            fitness.log();
+        }
+        before = now;
+        // Watchers are told changes only.
+        health.send_if_modified(|serving| std::mem::replace(serving, now) != now);
+        tokio::time::sleep(FITNESS_INTERVAL).await;
     }
 }
 

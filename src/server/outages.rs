@@ -3,7 +3,8 @@
 //! Every caller gets the error, and a store that is down fails thousands of calls a
 //! second. So the log gets one line when an outage begins, one per minute while it
 //! lasts, and one when it ends. An outage ends when the store works and has not failed
-//! for [`QUIET`], so that occasional failures do not fill the log either. Each record
+//! for [`QUIET`], so that occasional failures do not fill the log either. A store may be able
+//! to read and take no changes: so an outage of changes ends when a change works. Each record
 //! that cannot be read gets a line of its own, up to a limit per minute.
 //!
 //! Overload is only counted, and a full store logs that itself.
@@ -23,6 +24,13 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// How many unreadable records are logged per minute.
 const MAX_UNREADABLE_LOGGED: u32 = 10;
 
+/// What a store does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    Reading,
+    Changing,
+}
+
 /// The state of one engine's store.
 pub(super) struct Outages {
     engine: String,
@@ -35,6 +43,8 @@ pub(super) struct Outages {
 struct Outage {
     began: Instant,
     last_failure: Instant,
+    /// The last failure of each kind of work, unless that works again.
+    failing: [Option<Instant>; 2],
     last_logged: Instant,
     failures: u64,
 }
@@ -56,25 +66,28 @@ impl Outages {
     }
 
     /// Call it after each success of the store.
-    pub(super) fn worked(&self, now: impl FnOnce() -> Instant) {
+    pub(super) fn worked(&self, work: Work, now: impl FnOnce() -> Instant) {
         if self.fails.load(Ordering::Relaxed) {
-            self.may_be_over(now());
+            self.may_be_over(work, now());
         }
     }
 
-    pub(super) fn failed(&self, error: &StoreError, now: Instant) {
+    pub(super) fn failed(&self, work: Work, error: &StoreError, now: Instant) {
         match error.kind {
-            StoreErrorKind::Unavailable => self.unavailable(error, now),
+            StoreErrorKind::Unavailable => self.unavailable(work, error, now),
             StoreErrorKind::Unreadable => self.unreadable(error, now),
             StoreErrorKind::Overloaded | StoreErrorKind::Full => {}
         }
     }
 
-    fn unavailable(&self, error: &StoreError, now: Instant) {
+    fn unavailable(&self, work: Work, error: &StoreError, now: Instant) {
         let (engine, cause) = (&self.engine, cause(error));
         let mut outage = self.outage.lock();
         let Some(outage) = outage.as_mut() else {
-            *outage = Some(Outage { began: now, last_failure: now, last_logged: now, failures: 1 });
+            let mut failing = [None; 2];
+            failing[work as usize] = Some(now);
+            let (began, last_failure, last_logged) = (now, now, now);
+            *outage = Some(Outage { began, last_failure, failing, last_logged, failures: 1 });
             self.fails.store(true, Ordering::Relaxed);
             tracing::error!(
                 engine,
@@ -85,6 +98,7 @@ impl Outages {
         };
         outage.failures += 1;
         outage.last_failure = now;
+        outage.failing[work as usize] = Some(now);
         if now.saturating_duration_since(outage.last_logged) >= MINUTE {
             outage.last_logged = now;
             let failures = outage.failures;
@@ -92,10 +106,13 @@ impl Outages {
         }
     }
 
-    fn may_be_over(&self, now: Instant) {
+    fn may_be_over(&self, work: Work, now: Instant) {
         let mut outage = self.outage.lock();
-        let over =
-            outage.take_if(|outage| now.saturating_duration_since(outage.last_failure) >= QUIET);
+        let over = outage.take_if(|outage| {
+            outage.failing[work as usize]
+                .take_if(|last| now.saturating_duration_since(*last) >= QUIET);
+            outage.failing == [None; 2]
+        });
         if let Some(Outage { began, last_failure, failures, .. }) = over {
             self.fails.store(false, Ordering::Relaxed);
             let (engine, seconds) = (&self.engine, (last_failure - began).as_secs());
@@ -168,12 +185,12 @@ mod tests {
         let (outages, start) = (Outages::new("default"), Instant::now());
         let at = |millis| start + Duration::from_millis(millis);
         let lines = logged(|| {
-            outages.worked(|| at(0));
+            outages.worked(Work::Reading, || at(0));
             for call in 0..10_000 {
-                outages.failed(&away(), at(call));
+                outages.failed(Work::Reading, &away(), at(call));
             }
-            outages.worked(|| at(19_999));
-            outages.worked(|| at(20_000));
+            outages.worked(Work::Reading, || at(19_999));
+            outages.worked(Work::Reading, || at(20_000));
         });
         let expected = [
             "ERROR the store fails; logged once a minute while it does: the store could not read a record: \
@@ -189,9 +206,9 @@ mod tests {
         let lines = logged(|| {
             for second in 0..150 {
                 let now = start + Duration::from_secs(second);
-                outages.failed(&away(), now);
+                outages.failed(Work::Reading, &away(), now);
                 // Another part of the store works.
-                outages.worked(|| now);
+                outages.worked(Work::Reading, || now);
             }
         });
         assert_eq!(lines.len(), 3, "when it began, and after one minute and two: {lines:#?}");
@@ -199,12 +216,28 @@ mod tests {
     }
 
     #[test]
+    fn an_outage_of_changes_is_not_over_when_reading_works() {
+        let (outages, start) = (Outages::new("default"), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let refused = || StoreError::unavailable("change a record", "it takes no changes");
+        let lines = logged(|| {
+            for call in 0..4 {
+                outages.failed(Work::Changing, &refused(), at(call * 12));
+                outages.worked(Work::Reading, || at(call * 12 + 11));
+            }
+            outages.worked(Work::Changing, || at(60));
+        });
+        assert_eq!(lines.len(), 2, "{lines:#?}");
+        assert!(lines[1].contains("the store works again"), "{lines:#?}");
+    }
+
+    #[test]
     fn the_next_outage_is_logged_again() {
         let (outages, start) = (Outages::new("default"), Instant::now());
         let lines = logged(|| {
-            outages.failed(&away(), start);
-            outages.worked(|| start + QUIET);
-            outages.failed(&away(), start + QUIET);
+            outages.failed(Work::Reading, &away(), start);
+            outages.worked(Work::Reading, || start + QUIET);
+            outages.failed(Work::Reading, &away(), start + QUIET);
         });
         assert_eq!(lines.len(), 3, "{lines:#?}");
         assert!(lines[2].starts_with("ERROR"), "{lines:#?}");
@@ -216,10 +249,10 @@ mod tests {
         let damaged = || StoreError::unreadable("read a record", "cut short");
         let lines = logged(|| {
             for _ in 0..1000 {
-                outages.failed(&damaged(), start);
+                outages.failed(Work::Reading, &damaged(), start);
             }
-            outages.failed(&damaged(), start + MINUTE);
-            outages.worked(|| start + MINUTE);
+            outages.failed(Work::Reading, &damaged(), start + MINUTE);
+            outages.worked(Work::Reading, || start + MINUTE);
         });
         assert_eq!(lines.len(), 11, "{lines:#?}");
         assert!(lines[10].contains("not_logged=990"), "{lines:#?}");
@@ -229,8 +262,8 @@ mod tests {
     fn overload_and_a_full_store_are_not_logged_here() {
         let outages = Outages::new("default");
         let lines = logged(|| {
-            outages.failed(&StoreError::full("write", "full"), Instant::now());
-            outages.failed(&StoreError::overloaded("write", "busy"), Instant::now());
+            outages.failed(Work::Reading, &StoreError::full("write", "full"), Instant::now());
+            outages.failed(Work::Reading, &StoreError::overloaded("write", "busy"), Instant::now());
         });
         assert_eq!(lines, [""; 0]);
     }

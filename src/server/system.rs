@@ -13,17 +13,19 @@ use rustix::{
 use super::clock::Machine;
 use crate::session::{clock::WallTime, id::Entropy};
 
-/// File descriptors besides connections: listeners, files, probes.
-const OTHER_DESCRIPTORS: u64 = 128;
+/// File descriptors besides the connections of `listen.grpc`: listeners, files, connections
+/// that wait or have spare places, and those to admin and metrics.
+const OTHER_DESCRIPTORS: u64 = 384;
 
 /// Raises this process's soft limit of file descriptors to the hard limit. Returns an
-/// error if that is too few for `connections`.
-pub fn raise_descriptor_limit(connections: u32) -> Result<(), String> {
+/// error if that is too few for `connections`, `times` over: to TCP addresses, and to unix
+/// sockets.
+pub fn raise_descriptor_limit(connections: u32, times: u64) -> Result<(), String> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // If this fails, the current limit is checked below.
     let _ = setrlimit(Resource::Nofile, limit);
-    let wanted = u64::from(connections) + OTHER_DESCRIPTORS;
+    let wanted = u64::from(connections) * times + OTHER_DESCRIPTORS;
     match getrlimit(Resource::Nofile).current {
         Some(found) if found < wanted => Err(format!(
             "the process may open {found} descriptors, limits.max_connections = {connections} \
@@ -64,6 +66,29 @@ pub fn keep_little_freed_memory() {
 /// Does nothing: other allocators have no such settings.
 #[cfg(not(target_env = "gnu"))]
 pub fn keep_little_freed_memory() {}
+
+/// Gives freed memory back to the system, also what lies between memory in use: glibc itself
+/// gives back only what is free at the end. It takes milliseconds, and threads that allocate
+/// wait for some of them.
+#[cfg(target_env = "gnu")]
+pub fn give_back_freed_memory() {
+    // SAFETY: it takes a number, and what is in use stays where it is.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Does nothing: other allocators give it back by themselves.
+#[cfg(not(target_env = "gnu"))]
+pub fn give_back_freed_memory() {}
+
+/// The resident memory of this process, in bytes.
+pub fn resident_bytes() -> io::Result<usize> {
+    let statm = fs::read_to_string("/proc/self/statm")?;
+    // proc_pid_statm(5): size, resident and more, in pages.
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
+    let unknown =
+        || io::Error::new(io::ErrorKind::InvalidData, "/proc/self/statm has an unknown format");
+    Ok(pages.ok_or_else(unknown)? * rustix::param::page_size())
+}
 
 /// The clocks of this machine.
 pub struct LinuxMachine;
@@ -141,5 +166,22 @@ mod tests {
         working.join().expect("it ends");
         assert!(own() >= before + Duration::from_millis(50), "{:?} after {before:?}", own());
         assert!(cpu_time(u32::MAX).is_err(), "there is no such process");
+    }
+
+    /// Small pieces with one in use at the end, as after many connections.
+    #[test]
+    #[cfg(target_env = "gnu")]
+    fn freed_memory_is_given_back() {
+        const PIECES: usize = 64 << 10;
+        let before = resident_bytes().expect("our own is there");
+        let mut pieces: Vec<_> = (0..PIECES).map(|_| vec![1_u8; 1 << 10]).collect();
+        let most = resident_bytes().expect("our own is there");
+        assert!(most > before + (PIECES << 10) / 2, "{before} bytes, then {most}");
+        let last = pieces.pop();
+        drop(pieces);
+        give_back_freed_memory();
+        let after = resident_bytes().expect("our own is there");
+        assert!(after < most - (PIECES << 10) / 2, "{most} bytes, then {after}");
+        drop(last);
     }
 }

@@ -18,10 +18,14 @@ use tokio::{
     sync::oneshot,
 };
 
-/// How long a thread waits at its end for blocking system calls that cannot be
-/// cancelled. The only such call here is a DNS lookup of a Redis host that nobody
-/// answers.
+/// How long a thread waits at its end for blocking work that cannot be cancelled: a DNS
+/// lookup of a Redis host that nobody answers, and the check of a large `set`.
 const LAST_CALLS: Duration = Duration::from_secs(1);
+
+/// After how many tasks a thread looks for what the network and other threads have brought.
+/// tokio's own 61 would let a few connections that are always busy delay all others by 61
+/// turns. The look costs a microsecond, a turn of a busy connection a hundred.
+const TASKS_BETWEEN_LOOKS: u32 = 8;
 
 /// A fixed number of threads, each with its own runtime. Dropping it drops all their
 /// tasks and waits for the threads to end.
@@ -40,7 +44,13 @@ impl RuntimeExecutors {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        (0..threads).map(Worker::start).collect::<io::Result<_>>().map(Self)
+        let name = |number| format!("sessiond-serve-{number}");
+        (0..threads).map(|number| Worker::start(name(number))).collect::<io::Result<_>>().map(Self)
+    }
+
+    /// Starts one thread, for work that must not delay requests.
+    pub(super) fn start_one(name: &str) -> io::Result<Self> {
+        Ok(Self(vec![Worker::start(name.to_owned())?]))
     }
 
     pub(super) fn runtimes(&self) -> impl Iterator<Item = &Handle> {
@@ -49,17 +59,19 @@ impl RuntimeExecutors {
 }
 
 impl Worker {
-    fn start(number: usize) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+    fn start(name: String) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .event_interval(TASKS_BETWEEN_LOOKS)
+            .global_queue_interval(TASKS_BETWEEN_LOOKS)
+            .build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
-        let thread = std::thread::Builder::new().name(format!("sessiond-serve-{number}")).spawn(
-            move || {
-                // An error means that the sender was dropped, which also stops the thread.
-                let _ = runtime.block_on(stopped);
-                runtime.shutdown_timeout(LAST_CALLS);
-            },
-        )?;
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            // An error means that the sender was dropped, which also stops the thread.
+            let _ = runtime.block_on(stopped);
+            runtime.shutdown_timeout(LAST_CALLS);
+        })?;
         Ok(Self { runtime: handle, stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -83,15 +95,15 @@ impl Drop for RuntimeExecutors {
 /// gRPC clients open few connections and keep them long. So the kernel's hash
 /// (SO_REUSEPORT) often leaves a core without any connection.
 #[derive(Clone)]
-pub struct Balance(Vec<Arc<AtomicUsize>>);
+pub(super) struct Balance(Vec<Arc<AtomicUsize>>);
 
 impl Balance {
-    pub fn between(workers: usize) -> Self {
+    pub(super) fn between(workers: usize) -> Self {
         Self((0..workers).map(|_| Arc::default()).collect())
     }
 
     /// The number of the chosen worker, and a guard that counts the connection there.
-    pub fn place(&self) -> (usize, Placed) {
+    pub(super) fn place(&self) -> (usize, Placed) {
         let fewest = self.0.iter().enumerate().min_by_key(|(_, open)| open.load(Ordering::Relaxed));
         let (number, open) = fewest.expect("there is at least one worker");
         open.fetch_add(1, Ordering::Relaxed);
@@ -100,7 +112,7 @@ impl Balance {
 }
 
 /// Counts a connection for its worker until dropped.
-pub struct Placed(Arc<AtomicUsize>);
+pub(super) struct Placed(Arc<AtomicUsize>);
 
 impl Drop for Placed {
     fn drop(&mut self) {

@@ -9,8 +9,10 @@ use super::fault::{Fault, Reason};
 use crate::session::{
     clock::{WallTime, whole_millis},
     data::{Data, DataError},
+    error::Error,
     lifetime::MAX_DURATION,
     record::Principal,
+    store::StoreError,
 };
 
 /// A duration as a caller gives it: any numbers may come.
@@ -37,18 +39,79 @@ pub(super) fn invalid(field: &'static str, problem: String) -> Fault {
     Fault::at(Reason::InvalidArgument, field, problem)
 }
 
-/// `set` of a Write. Empty: nothing to set.
-pub(super) fn set(json: Bytes) -> Result<Data, Fault> {
-    if json.is_empty() {
-        return Ok(Data::EMPTY);
-    }
-    let invalid = |error: DataError| Fault::at(Reason::InvalidData, "set", error.to_string());
-    Data::parse(json).map_err(invalid)
+/// The most keys that one Write removes.
+const MAX_UNSET: usize = 1000;
+/// A `set` of this many bytes is always read, whatever `max_data_bytes` is. Merging drops
+/// white space and keys that are there twice, so what is sent may be longer than what is
+/// kept.
+const SMALL_SET_BYTES: usize = 4 << 10;
+/// Checking a `set` of this size takes as long as some ten operations. Above it another
+/// thread does it.
+const LARGE_SET_BYTES: usize = 16 << 10;
+
+/// `set` of a Write.
+pub(super) enum Set {
+    Checked(Data),
+    /// So long that it is not checked on a thread that serves others.
+    Large(Bytes),
 }
 
-pub(super) fn unset(key: &[u8]) -> Result<String, Fault> {
-    let key = std::str::from_utf8(key).map(str::to_owned);
-    key.map_err(|_| invalid("unset", "expected keys in UTF-8".to_owned()))
+/// `set` of a Write to an engine that keeps `max_data_bytes`. Empty: nothing to set.
+pub(super) fn set(json: Bytes, max_data_bytes: usize) -> Result<Set, Fault> {
+    let most = max_data_bytes.max(SMALL_SET_BYTES);
+    match json.len() {
+        0 => Ok(Set::Checked(Data::EMPTY)),
+        len if len > most => {
+            let problem = format!(
+                "expected at most {most} bytes, because the engine keeps at most \
+                 {max_data_bytes}, found {len} bytes"
+            );
+            Err(Fault::at(Reason::DataTooLarge, "set", problem))
+        }
+        len if len > LARGE_SET_BYTES => Ok(Set::Large(json)),
+        _ => {
+            let invalid =
+                |error: DataError| Fault::at(Reason::InvalidData, "set", error.to_string());
+            Data::parse(json).map(Set::Checked).map_err(invalid)
+        }
+    }
+}
+
+impl Set {
+    /// The data, once it is checked.
+    pub(super) async fn checked(self) -> Result<Data, Error> {
+        let json = match self {
+            Self::Checked(data) => return Ok(data),
+            Self::Large(json) => json,
+        };
+        let checking = tokio::task::spawn_blocking(move || Data::parse(json));
+        match checking.await {
+            Ok(checked) => Ok(checked?),
+            Err(ended) => match ended.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => {
+                    Err(StoreError::unavailable("check the data", "the daemon has stopped").into())
+                }
+            },
+        }
+    }
+}
+
+/// Checks how many keys a Write removes, before any of them is looked at.
+pub(crate) fn unset_count(found: usize) -> Result<(), Fault> {
+    if found > MAX_UNSET {
+        let problem = format!("expected at most {MAX_UNSET} keys, found {found}");
+        return Err(invalid("unset", problem));
+    }
+    Ok(())
+}
+
+/// `unset` of a Write.
+pub(super) fn unset(keys: &[Bytes]) -> Result<Vec<String>, Fault> {
+    unset_count(keys.len())?;
+    let key = |key: &Bytes| String::from_utf8(key.to_vec());
+    let keys = keys.iter().map(key).collect::<Result<_, _>>();
+    keys.map_err(|_| invalid("unset", "expected keys in UTF-8".to_owned()))
 }
 
 pub(super) fn if_version(version: u64) -> Result<NonZeroU64, Fault> {

@@ -15,6 +15,7 @@
 //! | [`watchers`] | the events of sessions, delivered to watchers |
 //! | [`fault`] | why a call failed, and the reasons |
 //! | [`observer`] | what the metrics are told |
+//! | [`peer_memory`] | the memory that peers make the daemon hold |
 
 pub mod admin;
 pub mod answer;
@@ -25,5 +26,6 @@ pub mod lanes;
 pub mod observer;
 pub mod operation;
 pub mod page;
+pub mod peer_memory;
 pub mod transfer;
 pub mod watchers;

@@ -19,12 +19,13 @@ use super::{
     answer::Answer,
     engines::Engines,
     fault::{Fault, Reason},
-    input::{self, RawDuration},
+    input::{self, RawDuration, Set},
     observer::{Observer, OperationKind, Outcome},
 };
 use crate::session::{
     Live, Lookup,
     credential::{Credential, Presented},
+    data::Data,
     engine::{Engine, ResolveOptions, WriteOptions},
     error::Error,
     principals::Scope,
@@ -260,6 +261,8 @@ pub struct Write {
     presented: Presented,
     /// No credential was given.
     create: bool,
+    set: Set,
+    /// All but `set`.
     options: WriteOptions,
 }
 
@@ -275,16 +278,17 @@ impl Operation for Write {
         }
         let create = request.credential.is_none();
         let presented = engine.present(request.credential.unwrap_or(Credential::Absent));
+        let set = input::set(request.set, engine.max_data_bytes())?;
         let options = WriteOptions {
-            set: input::set(request.set)?,
-            unset: request.unset.iter().map(|key| input::unset(key)).collect::<Result<_, _>>()?,
+            set: Data::EMPTY,
+            unset: input::unset(request.unset)?,
             replace: request.replace,
             if_version: request.if_version.map(input::if_version).transpose()?,
             roll: request.roll,
             principal: request.principal.map(input::principal).transpose()?,
             duration: request.duration.map(input::duration).transpose()?,
         };
-        Ok(Self { engine, presented, create, options })
+        Ok(Self { engine, presented, create, set, options })
     }
 
     fn presented(&self) -> &Presented {
@@ -292,7 +296,8 @@ impl Operation for Write {
     }
 
     async fn run(self) -> Result<(Answer, Outcome), Error> {
-        let Self { engine, presented, create, options } = self;
+        let Self { engine, presented, create, set, options } = self;
+        let options = WriteOptions { set: set.checked().await?, ..options };
         let change = run_detached(engine.must_complete(), async move {
             if create {
                 engine.create(options).await

@@ -34,6 +34,9 @@ const PAGE_BYTES: usize = 1 << 20;
 const PAGE_SLICES: usize = 100;
 /// Records that one import has under way at a time, so that one flush serves many.
 const AT_ONCE: usize = 64;
+/// A record gets at most this version when it is imported, although later ones are taken.
+/// So whatever is imported can be written to for ages, exported and imported again.
+const LATEST_VERSION: u64 = 1 << 62;
 
 /// Asks for a page of all that is stored.
 pub struct ExportRequest<'r> {
@@ -249,7 +252,7 @@ fn entry(record: ImportRecord, engine: &Engine) -> Result<Entry, String> {
         id,
         record: Arc::new(Record {
             verifier: hash,
-            version: record.version,
+            version: record.version.min(LATEST_VERSION),
             // It may come from a clock that is ahead of ours; the absolute lifetime
             // counts from it.
             create_time: moment("create_time", record.create_time)?.min(now),

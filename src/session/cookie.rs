@@ -13,6 +13,9 @@ use super::{
     token::Token,
 };
 
+/// The most octets of a Cookie header that is looked at. HTTP servers take less by default.
+pub const MAX_HEADER_LEN: usize = 64 << 10;
+
 /// The longest time a user agent keeps a cookie (RFC 6265bis, section 5.5).
 pub const MAX_AGE_LIMIT: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 

@@ -102,6 +102,9 @@ impl Presented {
         match credential {
             Credential::Absent => {}
             Credential::Token(value) => presented.offer(candidate(value, adopts), keyring, adopts),
+            Credential::CookieHeader(header) if header.len() > cookie::MAX_HEADER_LEN => {
+                presented.absence = Absence::Invalid;
+            }
             Credential::CookieHeader(header) => {
                 let mut left = MAX_CANDIDATES;
                 for value in cookie::values(header, cookie.name()) {
@@ -198,7 +201,7 @@ mod tests {
 
     use super::*;
     use crate::session::{
-        cookie::CookieAttributes,
+        cookie::{CookieAttributes, MAX_HEADER_LEN},
         token::{Secret, Token},
     };
 
@@ -268,11 +271,11 @@ mod tests {
             (false, format!("{NAME}={};", forged(&"i".repeat(SessionId::TEXT_LEN)))),
             (true, format!("{NAME}={};", forged("x"))),
         ] {
-            let flood = junk.repeat((1 << 20) / junk.len());
+            let flood = junk.repeat((MAX_HEADER_LEN - Token::LEN - 100) / junk.len());
             let header = format!("{flood}{NAME}={}", token.expose());
             assert_eq!(presented(header.as_bytes(), adopts).proven().count(), 0);
         }
-        let valid = format!("{NAME}={};", token.expose()).repeat(10_000);
+        let valid = format!("{NAME}={};", token.expose()).repeat(500);
         let found = presented(valid.as_bytes(), true);
         assert_eq!(
             (found.proven().count(), found.foreign().len()),

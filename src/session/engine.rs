@@ -133,6 +133,11 @@ impl Engine {
         Ok(self.sessions.store.check()?)
     }
 
+    /// Whether sessions can at least be read; see [`Store::check_reading`].
+    pub fn check_reading(&self) -> Result<()> {
+        Ok(self.sessions.store.check_reading()?)
+    }
+
     /// The current time of the engine's clock, by which deadlines are judged.
     pub fn now(&self) -> Moment {
         self.sessions.clock.now()

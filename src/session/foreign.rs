@@ -528,7 +528,7 @@ mod tests {
         #[test]
         fn an_owner_is_found_among_anything(
             beside in proptest::collection::vec((key(), json()), 0..5), deep in json(),
-            at in any::<proptest::sample::Index>(), wrapped in 0..50usize, number in any::<bool>(),
+            at in any::<proptest::sample::Index>(), wrapped in 1..50usize, number in any::<bool>(),
         ) {
             let user = if number { "42" } else { "\"ann\"" };
             let passport = format!(r#"{{"user":"bob","x":{deep},"user":{user}}}"#);

@@ -1,4 +1,4 @@
-//! Stores with a bug that was seeded on purpose. They show that the checker finds bugs.
+//! Stores with one bug, added on purpose. They show that the rigs find bugs.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -19,47 +19,46 @@ use crate::stores::Pauses;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Bug {
-    /// A touch that meets a Destroy brings the session back.
+    /// A touch that runs during a Destroy brings the session back.
     TouchRecreates,
-    /// A touch reads, and later writes back what it has read.
+    /// A touch reads the record and later writes the same data back.
     TouchWritesBackStaleData,
     /// A touch does not check whether the session has expired.
     TouchRevives,
     /// A write to a destroyed session creates it again.
     WriteRecreates,
-    /// A write that meets a Destroy undoes it, although it was acknowledged.
+    /// A write that runs during a Destroy undoes it, although the Destroy was acknowledged.
     WriteUndoesDestroy,
     /// A write does not compare `if_version`.
     VersionCheckSkipped,
-    /// A write refuses a version, but writes all the same.
+    /// A write is refused because of its version, but changes the record anyway.
     RefusedAndYetWritten,
-    /// A write reads and writes later; others may write in between.
+    /// A write reads the record and writes it later. Others may write in between.
     LostUpdate,
     /// A roll does not increment the version.
     VersionNotIncremented,
     /// After a roll the old id stays valid.
     OldIdStaysValid,
-    /// A reader puts a record into a cache that is stale by then.
+    /// A reader puts a record into a cache after it has become stale.
     StaleRead,
     /// A Destroy answers before it takes effect.
     DestroyAnswersEarly,
-    /// A Destroy with an id from before a roll destroys the session, however long ago that
-    /// was.
+    /// A Destroy with an id from before a roll ends the session, even after `roll_grace`.
     DestroyWithAnyId,
-    /// A Destroy with an id that was rolled a moment before ends nothing.
+    /// A Destroy with an id that was rolled within `roll_grace` ends nothing.
     DestroyMissesTheRolled,
-    /// A cleanup trusts its index, in which a touch moves no entry.
+    /// A cleanup trusts its index, and a touch does not move the entry there.
     CleanupTakesTheLiving,
-    /// A revocation does not check whose session it is.
+    /// A revocation does not check which principal the session belongs to.
     RevokeTakesAnybodys,
-    /// A revocation checks whose session it is, and destroys it later.
+    /// A revocation checks the principal first and destroys the session later.
     RevokeLooksFirst,
-    /// A list has only sessions that were the principal's from the beginning.
+    /// A list contains only sessions that had their principal from the beginning.
     ListForgetsLogins,
 }
 
 impl Bug {
-    /// The bugs that show in the history of one session.
+    /// The bugs that the history of one session shows.
     pub(crate) const ALL: [Self; 17] = [
         Self::TouchRecreates,
         Self::TouchWritesBackStaleData,
@@ -89,21 +88,21 @@ pub(crate) struct Buggy {
     notes: Mutex<Notes>,
 }
 
-/// The memory of the bugs.
+/// The state that the bugs need.
 #[derive(Default)]
 struct Notes {
     cache: HashMap<PublicId, Option<Arc<Record>>>,
-    /// Each record as it was stored last.
+    /// The last stored version of each record.
     latest: HashMap<PublicId, Arc<Record>>,
     first_deadlines: HashMap<PublicId, Moment>,
     old_verifiers: HashMap<PublicId, VerifierHash>,
 }
 
-/// A store whose record can be replaced in one step.
+/// A store that can replace a record in one step.
 struct Gated {
     store: Arc<dyn Store>,
-    /// Held alone by [`Gated::alter`], which is several operations of the store and must
-    /// look like one. Otherwise more than the seeded bug would show.
+    /// [`Gated::alter`] takes it exclusively: it does several operations on the store that must
+    /// look like one. Otherwise it would show bugs other than the seeded one.
     gate: RwLock<()>,
 }
 
@@ -125,8 +124,8 @@ impl Layer for Gated {
 }
 
 impl Gated {
-    /// Replaces the record by what `make` returns, in one step, which no store offers.
-    /// `None` leaves it unchanged.
+    /// Replaces the record by what `make` returns, in one step. `Store` has no such method.
+    /// `None` leaves the record unchanged.
     async fn alter(
         &self,
         id: PublicId,
@@ -156,7 +155,7 @@ impl Buggy {
         self.bug == Some(bug)
     }
 
-    /// Pauses long enough for other operations to run in between.
+    /// Yields, so that other operations run in between.
     async fn dawdle(&self) {
         self.pauses.pause(12).await;
     }
@@ -173,7 +172,7 @@ impl Buggy {
             && self.notes.lock().old_verifiers.get(&id) == Some(&verifier)
     }
 
-    /// The valid verifier, in place of one from before a roll.
+    /// Replaces a verifier from before a roll by the valid one.
     async fn renewed(&self, id: PublicId, verifier: VerifierHash) -> Result<VerifierHash> {
         if !self.is_old(id, verifier) {
             return Ok(verifier);
@@ -232,7 +231,7 @@ impl Buggy {
         }
     }
 
-    /// A roll that keeps the version.
+    /// Rolls without a change of the version.
     async fn roll_in_place(&self, id: PublicId, update: &Arc<Update>) -> Result<Option<Written>> {
         let mut before = None;
         let rolled = self
@@ -284,7 +283,7 @@ impl Layer for Buggy {
         self.inner.as_ref()
     }
 
-    /// Nothing: what is recalled would show no bug.
+    /// Always `None`: an answer from memory would hide the bugs.
     fn recall(&self, _: PublicId) -> Option<Arc<Record>> {
         None
     }
@@ -403,7 +402,7 @@ impl Layer for Buggy {
                 let due = notes.first_deadlines.iter().filter(|(_, deadline)| **deadline <= now);
                 due.map(|(id, _)| *id).collect()
             };
-            // The order of a map differs in every process.
+            // The iteration order of a HashMap differs in every process.
             due.sort_unstable();
             for id in due {
                 if let Some(record) = self.inner().read(id, Certainty::Current).await? {

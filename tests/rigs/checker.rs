@@ -1,12 +1,13 @@
-//! Is there an order? A search for one that explains the answers of a session.
+//! A linearizability checker: searches for an order of a session's operations that explains
+//! their answers.
 //!
-//! Wing and Gong: an operation may take effect next when no other one, still
-//! to be placed, had returned before it was invoked. Lowe: what was reached
-//! once, the same operations placed and the same state, is not looked at again.
+//! After Wing and Gong: an operation may come next if no other remaining operation returned
+//! before it was invoked. After Lowe: a situation, which is the set of placed operations and
+//! the state, is examined only once.
 
 use std::{collections::HashSet, fmt, hash::Hash};
 
-/// An operation that was answered. The moments are of one counter.
+/// An operation with its answer. All times come from one counter.
 #[derive(Debug, Clone)]
 pub(crate) struct Timed<O> {
     pub invoked: u64,
@@ -14,18 +15,18 @@ pub(crate) struct Timed<O> {
     pub operation: O,
 }
 
-/// What one operation may do to a state, given how it was answered.
+/// What an operation may do to a state, given its answer.
 pub(crate) trait Specification {
     type Operation: fmt::Debug;
     type State: Clone + Eq + Hash + fmt::Debug;
 
     fn initial(&self) -> Self::State;
 
-    /// The states that may follow; none: the answer does not fit.
+    /// The possible next states. None if the answer does not fit the state.
     fn follow(&self, state: &Self::State, operation: &Self::Operation) -> Vec<Self::State>;
 }
 
-/// How the explanation of an impossible history begins.
+/// The start of the message about a history that has no order.
 pub(crate) const NO_ORDER: &str = "no order explains";
 
 /// Why a history is not accepted.
@@ -37,8 +38,7 @@ pub(crate) enum Refused {
     Undecided { looked_at: usize },
 }
 
-/// Looks for an order, at no more than `bound` situations. Says at how many it
-/// has looked.
+/// Searches for an order and examines at most `bound` situations. Returns how many it examined.
 pub(crate) fn check<S: Specification>(
     specification: &S,
     mut history: Vec<Timed<S::Operation>>,
@@ -77,7 +77,7 @@ struct Situation<T> {
     state: T,
 }
 
-/// Which operations of a history have their place.
+/// The operations of a history that have been placed.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Placed {
     bits: Vec<u64>,
@@ -100,8 +100,8 @@ impl Placed {
     }
 }
 
-/// Those that may be next. What returned first comes last, because that is
-/// looked at first and is mostly right.
+/// The operations that may come next. The one that returned first is put last: the search takes
+/// the last one first, and it is usually right.
 fn candidates<O>(history: &[Timed<O>], placed: &Placed) -> Vec<usize> {
     let open = || (0..history.len()).filter(|&at| !placed.has(at));
     let horizon = open().map(|at| history[at].returned).min().unwrap_or(0);
@@ -113,7 +113,7 @@ fn candidates<O>(history: &[Timed<O>], placed: &Placed) -> Vec<usize> {
 fn explain<O: fmt::Debug, T: fmt::Debug>(history: &[Timed<O>], furthest: &Situation<T>) -> String {
     use std::fmt::Write;
     let mut text = format!(
-        "{NO_ORDER} these {} answers; expected one. The longest beginning found has {} of them and leads to\n  {:?}\nafter which none of these fits:\n",
+        "{NO_ORDER} these {} answers; expected one to. The longest order found has {} of them and leads to\n  {:?}\nafter which none of these operations fits:\n",
         history.len(),
         furthest.placed.count,
         furthest.state
@@ -121,7 +121,7 @@ fn explain<O: fmt::Debug, T: fmt::Debug>(history: &[Timed<O>], furthest: &Situat
     for at in candidates(history, &furthest.placed) {
         let _ = writeln!(text, "  {:?}", history[at]);
     }
-    let _ = writeln!(text, "the last ones that were placed, by their beginning:");
+    let _ = writeln!(text, "the last operations placed, by the time of their invocation:");
     let placed: Vec<_> = (0..history.len()).filter(|&at| furthest.placed.has(at)).collect();
     for &at in placed.iter().rev().take(12).rev() {
         let _ = writeln!(text, "  {:?}", history[at]);
@@ -129,7 +129,7 @@ fn explain<O: fmt::Debug, T: fmt::Debug>(history: &[Timed<O>], furthest: &Situat
     text
 }
 
-/// A register: the smallest thing with right and wrong histories.
+/// A register: the smallest specification with valid and invalid histories.
 struct Register;
 
 #[derive(Debug, Clone, Copy)]
@@ -169,13 +169,13 @@ fn what_overlaps_may_be_in_any_order() {
     use Access::{Saw, Set};
     for right in [
         &[(0, 1, Set(1)), (2, 3, Saw(1))][..],
-        // The write takes effect somewhere within; one read sees it, one not.
+        // The write takes effect during its call: one read sees the new value, one does not.
         &[(0, 5, Set(1)), (1, 2, Saw(0)), (3, 4, Saw(1))],
-        // Against the order of the beginnings.
+        // The order of the effects is not the order of the invocations.
         &[(0, 9, Set(1)), (1, 8, Set(2)), (10, 11, Saw(1))],
         &[],
     ] {
-        assert!(judge(right).is_ok(), "expected an order of {right:?}");
+        assert!(judge(right).is_ok(), "expected an order for {right:?}");
     }
 }
 
@@ -184,13 +184,13 @@ fn what_does_not_overlap_keeps_its_order() {
     use Access::{Saw, Set};
     for wrong in [
         &[(0, 1, Set(1)), (2, 3, Saw(0))][..],
-        // New and then old again.
+        // The new value is read, then the old one.
         &[(0, 9, Set(1)), (1, 2, Saw(1)), (3, 4, Saw(0))],
         &[(0, 1, Set(1)), (2, 3, Set(2)), (4, 5, Saw(1))],
         &[(0, 1, Saw(7))],
     ] {
         let found = judge(wrong);
-        assert!(matches!(found, Err(Refused::Impossible(_))), "expected none of {wrong:?}");
+        assert!(matches!(found, Err(Refused::Impossible(_))), "expected no order for {wrong:?}");
     }
 }
 
@@ -199,5 +199,8 @@ fn the_search_is_bounded() {
     let many: Vec<_> = (0..40).map(|value| (value, 1_000, Access::Set(value as u8))).collect();
     let wrong = [&many[..], &[(2_000, 2_001, Access::Saw(99))]].concat();
     let found = judge(&wrong);
-    assert!(matches!(found, Err(Refused::Undecided { .. })), "expected to give up: {found:?}");
+    assert!(
+        matches!(found, Err(Refused::Undecided { .. })),
+        "expected the search to stop at its bound, found {found:?}"
+    );
 }

@@ -1,9 +1,9 @@
-//! Churn: sessions come, change, go and expire without end, and the daemon
-//! stays as large as what is live.
+//! Churn: sessions are created, changed, destroyed and expire all the time. Disk, memory and
+//! descriptors must stay in proportion to the live sessions.
 //!
-//! Kept sessions are rewritten all the time. Beside them come visitors of the
-//! engine's short duration, of whom half say goodbye and half just leave. Every
-//! so often the disk, the memory and the descriptors are looked at.
+//! Kept sessions are rewritten all the time. Besides them there are visitors, whose engine has
+//! a short duration: half of them log out, half only leave. Disk, memory and descriptors are
+//! sampled at intervals.
 
 use std::{
     fmt, fs,
@@ -34,24 +34,23 @@ use crate::{
 type Service = SessionServiceClient<Channel>;
 
 const CLIENTS: usize = 16;
-/// How long a visitor's session may count as live: the engine's duration, its
-/// granularity
-/// and the time until a sweep.
+/// How long the session of a visitor may count as live: the engine's duration, plus its
+/// granularity, plus the time until the next sweep.
 const SWEPT_AFTER: Duration = Duration::from_secs(4);
-/// What a record has beside its data: key, codec, place in the index, and the
-/// index's entry.
+/// The size of a record without its data: key, codec, deadline in the index, and the index
+/// entry.
 const RECORD_BYTES: u64 = 12 + 59 + 8 + 20;
 
 const MIB: u64 = 1 << 20;
-/// Of the samples, those that are printed while it runs.
+/// Every so many samples, one is printed during the run.
 const SAMPLES_PER_LINE: usize = 20;
 
-/// How much is done.
+/// How much the rig does.
 struct Plan {
     kept_per_client: usize,
-    /// Until so many operations are done, or
+    /// It stops after this many operations or
     operations: u64,
-    /// until so much time has passed.
+    /// after this time, whichever comes first.
     time: Duration,
     /// Time between two samples.
     pause: Duration,
@@ -69,16 +68,16 @@ impl Plan {
     }
 }
 
-/// What the clients tell the one who takes samples.
+/// What the clients report to the task that takes the samples.
 #[derive(Default)]
 struct Progress {
     done: AtomicBool,
     operations: AtomicU64,
-    /// Of sessions that are kept; those of visitors are in their list.
+    /// Bytes of kept sessions only. Those of visitors are counted from their list.
     live_bytes: AtomicU64,
 }
 
-/// One look at the daemon.
+/// A measurement of the daemon.
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     disk_bytes: u64,
@@ -103,7 +102,7 @@ impl Sample {
         }
     }
 
-    /// Of the disk to what is live.
+    /// Bytes on the disk divided by live bytes.
     fn ratio(&self) -> f64 {
         self.disk_bytes as f64 / self.live_bytes as f64
     }
@@ -127,7 +126,7 @@ fn mib(bytes: u64) -> f64 {
     bytes as f64 / MIB as f64
 }
 
-/// As `du` counts: the blocks of all files.
+/// Disk usage as `du` counts it: the blocks of all files.
 fn disk_bytes(folder: &Path) -> u64 {
     let mut sum = 0;
     for entry in fs::read_dir(folder).expect("the folder is there") {
@@ -135,7 +134,7 @@ fn disk_bytes(folder: &Path) -> u64 {
         match fs::symlink_metadata(&path) {
             Ok(meta) if meta.is_dir() => sum += disk_bytes(&path),
             Ok(meta) => sum += meta.blocks() * 512,
-            // sled has removed it meanwhile.
+            // sled has removed the file in the meantime.
             Err(_) => {}
         }
     }
@@ -159,7 +158,7 @@ async fn churn(plan: &Plan, seed: u64) {
             "--set=engine.default.duration=2s",
             "--set=cleanup.interval=500ms",
             "--set=store.sled.cache_bytes=16MiB",
-            // The subject is space; without fdatasync more happens in the time.
+            // This rig is about space. Without fdatasync more operations fit into the time.
             "--set=store.sled.durability.destroy=flushed",
             "--set=store.sled.durability.roll=flushed",
         ],
@@ -196,17 +195,17 @@ async fn churn(plan: &Plan, seed: u64) {
         }
         assert!(
             clients.iter().all(|client| !client.is_finished()),
-            "expected the clients to work on; one has ended, its panic is above"
+            "expected all clients to be running; one has ended, its panic is above"
         );
     }
     progress.done.store(true, Ordering::SeqCst);
     let mut kept = Vec::new();
     for client in clients {
-        kept.extend(client.await.expect("a client ends without a panic"));
+        kept.extend(client.await.expect("expected a client to end without a panic"));
     }
     let took = begun.elapsed();
 
-    // What was left behind is swept, and what was kept is all that is counted.
+    // The visitors' sessions are swept. Only the kept sessions remain in the count.
     wait_for_count(&program, kept.len() as u64).await;
     let channel = Channel::from_shared(uri).expect("an address").connect_lazy();
     let service = SessionServiceClient::new(channel);
@@ -218,16 +217,16 @@ async fn churn(plan: &Plan, seed: u64) {
     assert_eq!(program.stop().0, Some(0));
 }
 
-/// sled takes room in segments of 8 MiB and needs some to write to, however
-/// little is live.
+/// sled allocates segments of 8 MiB and needs some free ones to write to, even if little is
+/// live.
 const SEGMENT_BYTES: u64 = 8 * MIB;
-/// In a run of seconds hardly anything is live.
+/// In a run of seconds almost no data is live.
 const FIXED_DISK_BYTES: u64 = 4 * SEGMENT_BYTES;
 const MOST_DISK_RATIO: u64 = 4;
-/// For 16 MiB of cache. Measured: 120 to 140 MiB over three minutes. With mimalloc,
-/// which keeps more for each thread, it was 350 to 425.
+/// With 16 MiB of cache. Measured: 120 to 140 MiB over three minutes. With mimalloc, which
+/// keeps more memory for each thread, it was 350 to 425 MiB.
 const MOST_RESIDENT_BYTES: u64 = 256 * MIB;
-/// The mean of the second half of the samples to that of the first.
+/// The mean of the second half of the samples, in percent of the mean of the first half.
 const MOST_RESIDENT_GROWTH_PERCENT: u64 = 115;
 const MOST_NEW_DESCRIPTORS: u64 = 8;
 
@@ -237,7 +236,7 @@ fn judge(samples: &[Sample], idle: Sample, operations: u64, took: Duration, seed
     let most = |of: fn(&Sample) -> u64| steady.iter().map(of).max().expect("there are samples");
     let least = |of: fn(&Sample) -> u64| steady.iter().map(of).min().expect("there are samples");
     let worst = steady.iter().max_by(|a, b| a.ratio().total_cmp(&b.ratio()));
-    let worst = worst.expect("there are samples");
+    let worst = worst.expect("expected samples");
     report(&format!(
         "rig churn: {operations} operations in {took:.0?}, {} samples after the warm-up: live {:.1} \
          to {:.1} MiB, disk {:.1} to {:.1} MiB, at most {:.2} times live ({:.1} of {:.1} MiB); when \
@@ -261,7 +260,7 @@ fn judge(samples: &[Sample], idle: Sample, operations: u64, took: Duration, seed
     for sample in steady {
         assert!(
             sample.disk_bytes <= fixed + MOST_DISK_RATIO * sample.live_bytes,
-            "expected at most {MOST_DISK_RATIO} times what is live and {fixed} bytes on the disk, \
+            "expected at most {MOST_DISK_RATIO} times the live bytes plus {fixed} bytes on the disk, \
              found {sample:?}"
         );
         assert!(
@@ -274,16 +273,19 @@ fn judge(samples: &[Sample], idle: Sample, operations: u64, took: Duration, seed
     };
     let (earlier, later) = steady.split_at(steady.len() / 2);
     let (earlier, later) = (mean(earlier), mean(later));
-    // In seconds the memory is still on its way up.
+    // In a run of seconds the memory is still growing to its final size.
     assert!(
         !is_long || later * 100 <= earlier * MOST_RESIDENT_GROWTH_PERCENT,
-        "expected memory to be flat, found {later} bytes resident after {earlier}"
+        "expected constant memory, found {later} bytes resident after {earlier}"
     );
     let new = most(|sample| sample.descriptors) - least(|sample| sample.descriptors);
-    assert!(new <= MOST_NEW_DESCRIPTORS, "expected as many descriptors throughout, {new} came");
+    assert!(
+        new <= MOST_NEW_DESCRIPTORS,
+        "expected a constant number of descriptors, found {new} more"
+    );
 }
 
-/// Waits until the daemon counts so many sessions.
+/// Waits until the daemon counts this many sessions.
 async fn wait_for_count(program: &Program, expected: u64) {
     let url = format!("http://{}/metrics", program.address("metrics"));
     let deadline = Instant::now() + PATIENCE;
@@ -308,12 +310,12 @@ async fn wait_for_count(program: &Program, expected: u64) {
     }
 }
 
-/// A session that is kept, or a visitor's.
+/// A kept session, or a session of a visitor.
 struct Session {
     token: String,
     bytes: u64,
     letter: u8,
-    /// Of a visitor's: when it counts as live no more.
+    /// For the session of a visitor: when it no longer counts as live.
     until: Option<Instant>,
 }
 
@@ -326,10 +328,10 @@ impl Session {
         };
         let answer = service.clone().resolve(peek).await.expect("a Resolve is answered");
         let answer = answer.into_inner();
-        assert_eq!(answer.state(), SessionState::Active, "expected a kept session to be there");
+        assert_eq!(answer.state(), SessionState::Active, "expected a kept session to be live");
         let data = answer.session.expect("it is live").data;
         assert_eq!(RECORD_BYTES + data.len() as u64, self.bytes, "the size of a kept session");
-        assert!(data.contains(&self.letter), "expected what was written last");
+        assert!(data.contains(&self.letter), "expected the data that was written last");
     }
 }
 
@@ -342,7 +344,7 @@ struct Client {
 }
 
 impl Client {
-    /// Gives the sessions it kept.
+    /// Returns the sessions that it kept.
     async fn run(mut self, keep: usize) -> Vec<Session> {
         while !self.progress.done.load(Ordering::SeqCst) {
             match self.random.random_range(0..100) {
@@ -350,7 +352,7 @@ impl Client {
                     let session = self.create(None).await;
                     self.kept.push(session);
                 }
-                // Some are replaced for good, so that keys come and go.
+                // Some kept sessions are replaced, so that keys are added and removed.
                 0..3 => {
                     let at = self.random.random_range(0..self.kept.len());
                     let session = self.kept.swap_remove(at);
@@ -375,7 +377,7 @@ impl Client {
         self.kept
     }
 
-    /// Those who left count no more.
+    /// Drops the visitors whose sessions no longer count as live.
     fn forget(&mut self) {
         let now = Instant::now();
         let live_bytes = &self.progress.live_bytes;
@@ -388,7 +390,7 @@ impl Client {
         });
     }
 
-    /// Most are small; each tenth has 30 to 60 KiB.
+    /// Most data are small; one in ten has 30 to 60 KiB.
     fn data(&mut self) -> (String, u8) {
         let len = match self.random.random_range(0..10) {
             0 => self.random.random_range(30 * 1024..60 * 1024),

@@ -1,5 +1,5 @@
-//! A store that was closed by a failed flush: everybody is told, and nobody is
-//! told that there is no session.
+//! A store that a failed flush has closed: every caller gets an error, and no caller gets "no
+//! session".
 
 use sessiond::grpc::pb::{
     DestroyRequest, ResolveRequest, WriteRequest, session_service_client::SessionServiceClient,
@@ -15,13 +15,13 @@ use crate::{
     },
 };
 
-/// The disk refuses to sync from some moment on, and goes on doing so.
+/// The disk refuses to sync from some moment on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_sync_is_told_to_callers_to_probes_and_by_the_exit_code() {
     the_disk_refuses("sync:60").await;
 }
 
-/// Flushes work, and what they give to the system never reaches the disk.
+/// Flushes succeed, but fdatasync fails, so the data never reach the disk.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_fdatasync_is_told_as_well() {
     the_disk_refuses("datasync:8").await;
@@ -33,7 +33,7 @@ async fn the_disk_refuses(what: &str) {
     std::fs::create_dir(&root).expect("a folder");
     let fault = format!("{what}:{}:always", libc::EIO);
     let setup = Setup { root: &root, settings: &[], log: Some(&log), fault: Some(&fault) };
-    let victim = Victim::start(&setup).expect("it starts before the disk fails");
+    let victim = Victim::start(&setup).expect("expected a start before the disk fails");
     let endpoint = Endpoint::from_shared(victim.address.clone()).expect("an address");
     let channel = endpoint.connect().await.expect("it listens");
     let mut client = SessionServiceClient::new(channel.clone());
@@ -41,7 +41,10 @@ async fn the_disk_refuses(what: &str) {
     let (mut kept, mut turns) = (None, 0);
     let failure = loop {
         turns += 1;
-        assert!(turns < 200, "{what}: calls are acknowledged though nothing is synced any more");
+        assert!(
+            turns < 200,
+            "{what}: expected an error, calls are still acknowledged though no sync succeeds"
+        );
         let write = WriteRequest { set: b"{}".as_slice().into(), ..Default::default() };
         let browser = match client.write(write).await {
             Ok(written) => Browser::with(&written.into_inner().set_cookie),
@@ -51,7 +54,7 @@ async fn the_disk_refuses(what: &str) {
             kept = Some(browser);
             continue;
         }
-        // Each of these waits for a sync.
+        // Each of these calls waits for a sync.
         let credential = browser.credential();
         let destroy = DestroyRequest { credential, ..Default::default() };
         if let Err(status) = client.destroy(destroy).await {
@@ -62,15 +65,16 @@ async fn the_disk_refuses(what: &str) {
 
     let credential = kept.expect("the first one came before the disk failed").credential();
     let resolve = ResolveRequest { credential, ..Default::default() };
-    let refused = client.resolve(resolve).await.expect_err("the store is closed");
+    let refused =
+        client.resolve(resolve).await.expect_err("expected an error from the closed store");
     assert_eq!(refused.code(), Code::Unavailable, "never \"no session\": {refused:?}");
 
     health::becomes(channel, ServingStatus::NotServing).await;
     drop(client);
     let ended = victim.stop();
     let code = ended.status.and_then(|status| status.code());
-    assert_eq!(code, Some(1), "the last sync has failed: {}", ended.log);
+    assert_eq!(code, Some(1), "expected exit code 1 after a failed last sync: {}", ended.log);
     rig::report(&format!(
-        "rig closed store: after {turns} turns a failed {what} is UNAVAILABLE to callers, NOT_SERVING to probes, and 1 as exit code",
+        "rig closed store: after {turns} calls, a failed {what} gives UNAVAILABLE to callers, NOT_SERVING to probes, and exit code 1",
     ));
 }

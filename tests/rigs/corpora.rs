@@ -1,9 +1,8 @@
-//! The corpora of the fuzz targets, replayed: what a fuzzer once had to find
-//! holds in every test run, without a fuzzer.
+//! Replays the corpora of the fuzz targets, so every test run checks what a fuzzer once found.
 
 use std::{fs, panic, path::Path};
 
-/// What the targets do with an input; `fuzz/` runs the same under libFuzzer.
+/// The properties of the fuzz targets. `fuzz/` runs the same code under libFuzzer.
 #[path = "../../fuzz/src/lib.rs"]
 mod targets;
 
@@ -13,11 +12,11 @@ fn every_input_of_the_corpora_is_handled() {
     for (name, run) in targets::TARGETS {
         let folder = corpora.join(name);
         let mut inputs = 0;
-        for entry in fs::read_dir(&folder).expect("each target has a corpus") {
+        for entry in fs::read_dir(&folder).expect("expected a corpus for each target") {
             let path = entry.expect("an entry").path();
             let input = fs::read(&path).expect("an input");
             if panic::catch_unwind(|| run(&input)).is_err() {
-                panic!("{} fails its property; what was expected is above", path.display());
+                panic!("{} fails its property; see the message above", path.display());
             }
             inputs += 1;
         }
@@ -25,7 +24,7 @@ fn every_input_of_the_corpora_is_handled() {
     }
 }
 
-/// Inputs near those of the corpora: a little of what the fuzzer does.
+/// Random changes of the inputs in the corpora, a simple form of what the fuzzer does.
 #[test]
 fn inputs_near_the_corpora_are_handled() {
     use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -36,7 +35,7 @@ fn inputs_near_the_corpora_are_handled() {
     let mut random = StdRng::seed_from_u64(seed);
     let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     for (name, run) in targets::TARGETS {
-        let entries = fs::read_dir(corpora.join(name)).expect("each target has a corpus");
+        let entries = fs::read_dir(corpora.join(name)).expect("expected a corpus for each target");
         let read = |entry: Result<fs::DirEntry, _>| fs::read(entry.expect("an entry").path());
         let inputs: Vec<_> = entries.map(|entry| read(entry).expect("an input")).collect();
         for _ in 0..inputs_each {
@@ -50,11 +49,11 @@ fn inputs_near_the_corpora_are_handled() {
                 }
             }
             if panic::catch_unwind(|| run(&input)).is_err() {
-                panic!("{name}, seed {seed}: {input:?} fails; what was expected is above");
+                panic!("{name}, seed {seed}: {input:?} fails; see the message above");
             }
         }
     }
     crate::rig::report(&format!(
-        "rig corpora: {inputs_each} inputs near those of each corpus, 0 findings; seed {seed}"
+        "rig corpora: {inputs_each} inputs derived from each corpus, 0 findings; seed {seed}"
     ));
 }

@@ -1,9 +1,12 @@
-//! Faults of the disk: for each write, sync and rename of a fixed piece of
-//! work, what if that one fails, once or from then on.
+//! Disk faults: a fixed script runs once for each of its writes, syncs and renames. In each run
+//! that operation fails, either once or from then on.
 //!
-//! Held to: what was acknowledged is there afterwards; a call that cannot be
-//! served says so in time, as a fault of the store; the program ends when it
-//! is asked to, if it has not ended before; and the store opens again.
+//! Checked in each run:
+//!
+//! - acknowledged changes are stored afterwards;
+//! - a call that cannot be served fails within its deadline, with an error of the store;
+//! - the program ends when it is asked to, if it has not ended before;
+//! - the store opens again.
 
 use std::{
     collections::BTreeMap,
@@ -34,14 +37,14 @@ use crate::support::{
     victim::{Ended, Setup, Victim},
 };
 
-/// A client waits so long for an answer.
+/// How long a client waits for an answer.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Start {
     /// With an empty directory.
     Fresh,
-    /// With what a killed daemon left.
+    /// With the directory that a killed daemon left.
     Again,
 }
 
@@ -49,7 +52,7 @@ enum Start {
 struct Case {
     start: Start,
     class: &'static str,
-    /// Which operation of the class, from 1.
+    /// The position of the operation among those of its class, counted from 1.
     number: usize,
     errno: i32,
     how_long: &'static str,
@@ -67,7 +70,7 @@ impl fmt::Display for Case {
 struct Visit {
     browser: Browser,
     story: Story,
-    /// A call failed: what is stored is not known, within limits.
+    /// A call failed, so the stored state is unknown, within limits.
     unknown: bool,
 }
 
@@ -78,14 +81,14 @@ struct Script {
     visits: Mutex<Vec<Visit>>,
     /// Creations that were not acknowledged.
     untold: AtomicUsize,
-    /// Failures without the word of a daemon: it has to have ended.
+    /// Calls that failed without an answer from the daemon. Allowed only if it has ended.
     lost_calls: AtomicUsize,
 }
 
 const EVER: u64 = u64::MAX;
 
 impl Script {
-    /// The answer; notes what may not be.
+    /// Returns the answer. Records a finding if the answer is not allowed.
     async fn ask<T>(
         &self,
         what: &str,
@@ -161,7 +164,7 @@ impl Script {
         visit.story.steps.push(Step { durability, sent: 0, acknowledged, left: None });
     }
 
-    /// One after the other, then several at a time.
+    /// Runs the script: first one call after the other, then several at once.
     async fn run(&self) {
         let mut visits = Vec::new();
         for number in 0..4 {
@@ -193,14 +196,14 @@ impl Script {
     }
 }
 
-/// What a Write left behind; without an answer, what it may have left.
+/// Records what a Write stored or, without an answer, what it may have stored.
 fn note(story: &mut Story, answer: Option<&WriteResponse>, text: &str) {
     let before = story.steps.last().and_then(|step| step.left.as_ref());
     let guess = before.map_or(1, |left| left.version + 1);
     let session = answer.and_then(|answer| answer.session.as_ref());
     let version = session.map_or(guess, |session| session.version);
-    // It has to survive the process, which is all that ends here: `judge`
-    // asks for that of what is synced.
+    // Only the process ends here, not the machine, so the change has to survive. `judge` checks
+    // this for changes that are marked as synced.
     story.steps.push(Step {
         durability: Durability::Synced,
         sent: 0,
@@ -211,13 +214,13 @@ fn note(story: &mut Story, answer: Option<&WriteResponse>, text: &str) {
 
 struct Outcome {
     findings: Findings,
-    /// The operation that was to fail came up.
+    /// The operation that was to fail was executed.
     reached: bool,
     failed_calls: usize,
     ended_early: bool,
 }
 
-/// What a killed daemon left, and what was acknowledged by then.
+/// The directory of a killed daemon, and the changes that it acknowledged.
 struct Leftovers {
     root: tempfile::TempDir,
     stories: Vec<Story>,
@@ -265,7 +268,8 @@ async fn run(case: Option<Case>, start: Start, left: Option<&Leftovers>) -> (Out
                 stories.extend(visits.into_iter().map(|visit| visit.story));
                 outcome.ended_early = !victim.is_running();
                 if script.lost_calls.into_inner() > 0 && !outcome.ended_early {
-                    let detail = "the daemon runs, and calls fail without a word of it".to_owned();
+                    let detail =
+                        "the daemon is running, but calls fail without an answer".to_owned();
                     outcome.findings.push(("a call fails wrongly", detail));
                 }
             } else {
@@ -278,7 +282,7 @@ async fn run(case: Option<Case>, start: Start, left: Option<&Leftovers>) -> (Out
     if status.is_none() {
         outcome.findings.push(("does not stop", last_lines(&said)));
     }
-    // What a panic says may stand in the log, when it was caught.
+    // The log may contain the message of a panic that was caught, so the exit code decides.
     if status.is_some_and(|status| !matches!(status.code(), Some(0 | 1))) {
         outcome.findings.push(("ends badly", format!("{status:?}: {}", last_lines(&said))));
     }
@@ -307,7 +311,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// How many operations of each class there were.
+/// The number of operations of each class.
 #[derive(Debug, Default, Clone, Copy)]
 struct Counts {
     writes: usize,
@@ -332,7 +336,7 @@ impl Counts {
     }
 }
 
-/// A directory that a killed daemon left.
+/// Makes a directory as a killed daemon leaves it.
 async fn leftovers() -> Leftovers {
     let root = tempfile::tempdir().expect("a scratch folder");
     let log = tempfile::NamedTempFile::new().expect("a file");
@@ -378,7 +382,7 @@ async fn a_fault_of_the_disk_is_never_hidden() {
     let all = cases.len();
     let seed = Form::of_environment().seed();
     let mut random = Random::stream(seed, 2000);
-    // By lot, without one twice.
+    // A random choice without repetitions.
     let wanted = Form::of_environment().pick(40, all, all).min(all);
     for at in 0..wanted {
         let other = at + random.index(all - at);
@@ -406,8 +410,11 @@ async fn a_fault_of_the_disk_is_never_hidden() {
         }
     }
     report(&format!(
-        "rig faults: {wanted} of {all} cases, {reached} reached, {ended_early} ended by themselves, {calls} calls refused, {failed} with findings {kinds:?}; seed {seed}"
+        "rig faults: {wanted} of {all} cases, {reached} with the fault executed, {ended_early} ended early, {calls} calls refused, {failed} with findings {kinds:?}; seed {seed}"
     ));
     assert_eq!(failed, 0, "see above");
-    assert!(reached * 4 > wanted * 3, "most faults should come up, {reached} of {wanted} did");
+    assert!(
+        reached * 4 > wanted * 3,
+        "expected most faults to be executed, {reached} of {wanted} were"
+    );
 }

@@ -5,7 +5,7 @@ use std::{
     sync::LazyLock,
 };
 
-/// One for all rigs of a run. Short, because it is there to be typed.
+/// One seed for all rigs of a run. It is short, because people type it.
 static FRESH_SEED: LazyLock<u64> =
     LazyLock::new(|| RandomState::new().hash_one("a seed") % 1_000_000);
 
@@ -38,8 +38,8 @@ impl Form {
         }
     }
 
-    /// `SESSIOND_RIG_SEED`, or else the same for every short run, so that an
-    /// ordinary `cargo test` says the same each time, and a new one for others.
+    /// `SESSIOND_RIG_SEED` if it is set. Otherwise a short run has a fixed seed, so that an
+    /// ordinary `cargo test` always gives the same result, and longer runs have a new one.
     pub(crate) fn seed(self) -> u64 {
         match std::env::var("SESSIOND_RIG_SEED") {
             Ok(seed) => seed.parse().expect("SESSIOND_RIG_SEED is a whole number"),

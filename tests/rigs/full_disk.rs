@@ -1,12 +1,15 @@
-//! A disk that is full, for real: the program's data on a small file system of
-//! its own, which fills up slowly by what clients store and by a file of somebody
-//! else's, and then at once.
+//! A disk that is really full: the program's data are on a small file system of their own.
+//! Clients and a file of another program fill it, first slowly, then at once.
 //!
-//! Held to: with little space left, what takes more is refused as STORE_FULL and
-//! nothing else is; what is left of the floor stays; it goes on by itself when
-//! space returns. When all the space is taken at once the store may fail, and
-//! then says so. Whatever happens, no call takes longer than its deadline, and
-//! what was acknowledged is there after a kill.
+//! Checked:
+//!
+//! - While little space is left, calls that need space are refused as STORE_FULL, and no others
+//!   are.
+//! - The rest of the reserved space (the floor) stays free.
+//! - When space returns, the store continues without help.
+//! - When all space is taken at once, the store may fail, and then it reports that.
+//! - In every case, no call takes longer than its deadline, and acknowledged changes are stored
+//!   after a kill.
 
 use std::{
     path::Path,
@@ -33,13 +36,13 @@ const REQUIRE: &str = "SESSIOND_TEST_REQUIRE_FULL_DISK";
 const MIB: u64 = 1 << 20;
 const DISK_BYTES: u64 = 96 * MIB;
 const FLOOR_BYTES: u64 = 32 * MIB;
-/// Of the floor, so much is there to stay, whatever goes on.
+/// The part of the floor that must stay free in every case.
 const LEAST_BYTES: u64 = FLOOR_BYTES / 4;
 const SETTINGS: [&str; 6] = [
     "--set=store.sled.min_free_bytes=32MiB",
-    // A disk that is full has to be told from one that has damaged something.
+    // With this setting the test shows that a full disk is not taken for damage.
     "--set=store.sled.on_damage=quarantine",
-    // So that nearly each touch writes.
+    // Makes nearly every touch write.
     "--set=engine.default.duration=30days",
     "--set=engine.default.touch_granularity=1ms",
     "--set=store.sled.cache_bytes=4MiB",
@@ -52,7 +55,7 @@ struct Rig {
     disk: SmallDisk,
     common: Arc<Common>,
     clients: Vec<Client>,
-    /// The least that was free while all but the floor was taken.
+    /// The least free space that was seen while another program left only the floor.
     least_free_bytes: u64,
     closed: u64,
     refused_starts: u64,
@@ -64,7 +67,7 @@ impl Rig {
         Victim::start(&setup)
     }
 
-    /// Runs the clients beside `meanwhile`, and ends the daemon with SIGKILL.
+    /// Runs the clients during `meanwhile`, then ends the daemon with SIGKILL.
     async fn run(&mut self, victim: Victim, meanwhile: impl AsyncFnOnce(&mut Self, &Victim)) {
         self.common.ending.store(false, Ordering::SeqCst);
         let clients: Vec<_> = self
@@ -78,14 +81,14 @@ impl Rig {
         self.common.ending.store(true, Ordering::SeqCst);
         drop(victim);
         for client in clients {
-            self.clients.push(client.await.expect("a client ends without a panic"));
+            self.clients.push(client.await.expect("expected a client to end without a panic"));
         }
     }
 
     async fn verify(&mut self) {
         let victim = match self.start() {
             Ok(victim) => victim,
-            Err(ended) => panic!("it should open again: {:?} {}", ended.status, ended.log),
+            Err(ended) => panic!("expected it to open again: {:?} {}", ended.status, ended.log),
         };
         self.common.ending.store(false, Ordering::SeqCst);
         let clients: Vec<_> = self
@@ -96,7 +99,7 @@ impl Rig {
             })
             .collect();
         for client in clients {
-            self.clients.push(client.await.expect("a client ends without a panic"));
+            self.clients.push(client.await.expect("expected a client to end without a panic"));
         }
         let ended = victim.stop();
         assert_eq!(ended.status.and_then(|status| status.code()), Some(0), "{}", ended.log);
@@ -105,31 +108,34 @@ impl Rig {
 
     fn judge(&self) {
         let quarantine = self.disk.path().join("data/quarantine");
-        assert!(!Path::new(&quarantine).exists(), "a full disk is no damage");
+        assert!(
+            !Path::new(&quarantine).exists(),
+            "expected no quarantine: a full disk is not damage"
+        );
         let findings = self.common.findings.lock().expect("no panic");
         assert!(findings.is_empty(), "{}", findings.join("\n"));
     }
 
-    /// Space goes slowly, and stays at the floor for a while.
+    /// Space runs out slowly, and free space stays at the floor for a while.
     async fn fill_slowly(&mut self, at_the_floor: Duration) {
         self.disk.relieve();
-        let victim = self.start().expect("it starts while there is space");
+        let victim = self.start().expect("expected a start while there is space");
         self.common.enter(Phase::Filling);
         let before = self.common.refused.load(Ordering::SeqCst);
         self.run(victim, async |rig, _| {
             let common = Arc::clone(&rig.common);
             let begun = Instant::now();
-            // The clients do a part of it, and the ballast the rest.
+            // The clients take part of the space, the ballast file takes the rest.
             while common.refused.load(Ordering::SeqCst) < before + 100 {
-                assert!(begun.elapsed() < PATIENCE * 2, "creations should be refused by now");
+                assert!(begun.elapsed() < PATIENCE * 2, "expected refused creations by now");
                 let above = 12 * MIB * (4000 - begun.elapsed().as_millis().min(4000) as u64) / 4000;
                 if rig.disk.free_bytes() > FLOOR_BYTES + above {
                     rig.disk.leave(FLOOR_BYTES + above);
                 }
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            // Somebody takes nearly half of the floor, too; touches, which make
-            // the log grow, take a bit more, and then only destroys go on.
+            // The ballast takes nearly half of the floor too. Touches, which make the log grow,
+            // take a little more. After that, only destroys are served.
             rig.disk.leave(FLOOR_BYTES / 2 + 2 * MIB);
             common.enter(Phase::Full);
             let begun = Instant::now();
@@ -137,13 +143,16 @@ impl Rig {
                 rig.least_free_bytes = rig.least_free_bytes.min(rig.disk.free_bytes());
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            // By itself.
+            // The daemon continues without help.
             rig.disk.relieve();
             common.enter(Phase::Filling);
             let created = common.created.load(Ordering::SeqCst);
             let begun = Instant::now();
             while common.created.load(Ordering::SeqCst) < created + 50 {
-                assert!(begun.elapsed() < PATIENCE, "creations should be taken by now");
+                assert!(
+                    begun.elapsed() < PATIENCE,
+                    "expected creations to be accepted again by now"
+                );
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         })
@@ -151,35 +160,39 @@ impl Rig {
         self.verify().await;
         assert!(
             self.least_free_bytes >= LEAST_BYTES,
-            "expected {LEAST_BYTES} bytes of the floor of {FLOOR_BYTES} to stay, found {}",
+            "expected {LEAST_BYTES} bytes of the floor of {FLOOR_BYTES} to stay free, found {}",
             self.least_free_bytes
         );
     }
 
-    /// All the space goes at once.
+    /// All space is taken at once.
     async fn fill_at_once(&mut self, load: Duration) {
-        let victim = self.start().expect("it starts while there is space");
+        let victim = self.start().expect("expected a start while there is space");
         let before = self.common.failed.load(Ordering::SeqCst);
         self.common.enter(Phase::Nothing);
         self.run(victim, async |rig, _| {
             tokio::time::sleep(load / 4).await;
             let begun = Instant::now();
             while begun.elapsed() < load {
-                // Whatever comes free is taken, too.
+                // Space that is freed is taken again.
                 rig.disk.leave(0);
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         })
         .await;
         self.closed += u64::from(self.common.failed.load(Ordering::SeqCst) > before);
-        // It may start without space, or say why not.
+        // Without space, it may start, or it may refuse and give the reason.
         match self.start() {
             Ok(victim) => drop(victim),
             Err(ended) => {
                 self.refused_starts += 1;
                 let code = ended.status.and_then(|status| status.code());
                 assert_eq!(code, Some(1), "{}", ended.log);
-                assert!(!ended.log.contains("damaged"), "a full disk is no damage: {}", ended.log);
+                assert!(
+                    !ended.log.contains("damaged"),
+                    "expected no damage, the disk is only full: {}",
+                    ended.log
+                );
             }
         }
         self.judge();
@@ -188,7 +201,7 @@ impl Rig {
         self.verify().await;
     }
 
-    /// So that the next round has room again.
+    /// Deletes the data, so that the next round has space.
     fn forget(&mut self) {
         self.disk.relieve();
         let _ = std::fs::remove_dir_all(self.disk.path().join("data"));
@@ -205,7 +218,7 @@ async fn a_full_disk_refuses_what_takes_more_and_loses_nothing() {
         Err(why) => {
             assert!(std::env::var_os(REQUIRE).is_none(), "{REQUIRE} is set, but: {why}");
             return report(&format!(
-                "rig full disk: SKIPPED, no file system of its own here: {why}"
+                "rig full disk: SKIPPED, cannot mount a file system of its own: {why}"
             ));
         }
     };
@@ -231,8 +244,8 @@ async fn a_full_disk_refuses_what_takes_more_and_loses_nothing() {
     let common = &rig.common;
     report(&format!(
         "rig full disk: {rounds} rounds, {} creations, {} changes, {} touches, {} destroys acknowledged, \
-         0 lost, 0 back; {} refused as STORE_FULL; of a floor of {} MiB at least {:.1} MiB stayed; all \
-         space gone: {} of {rounds} stores closed, {} of {rounds} starts refused, {} calls \
+         0 lost, 0 back; {} refused as STORE_FULL; of a floor of {} MiB at least {:.1} MiB stayed free; with no \
+         space left: {} of {rounds} stores closed, {} of {rounds} starts refused, {} calls \
          UNAVAILABLE; longest call {:.2} s of {DEADLINE:?}; seed {seed}",
         of(&common.created),
         of(&common.changed),

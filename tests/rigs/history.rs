@@ -1,46 +1,46 @@
-//! A session's history, and what the model says of it.
+//! The history of a session, and whether the model explains it.
 
 use crate::{
     checker::{Refused, Specification, Timed, check},
     model::{Answer, Change, Held, Millis, Model, Rules, Scope, SessionNumber, Shown, Why},
 };
 
-/// What a client did, with the answer it got.
+/// An operation of a client with its answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Event {
     pub session: SessionNumber,
-    /// The moment that the engine took for now.
+    /// The current time that the engine used.
     pub now: Millis,
     pub deed: Deed,
     pub answer: Answer,
-    /// The latest moment of a cleanup that had begun before the answer came.
+    /// The latest time of a cleanup that had begun before the answer.
     pub swept: Millis,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) enum Deed {
-    /// Always the first of a history: nobody else knows the session yet.
+    /// Always the first event of a history: nobody else knows the session yet.
     Create(Change),
     Resolve {
         held: Held,
         peek: bool,
     },
-    /// A Resolve that found the session gone and made another one. Why it was
-    /// gone is not in the answer.
+    /// A Resolve that found the session gone and created another one. The answer does not say
+    /// why the first one was gone.
     Replace {
         held: Held,
     },
     Touch(Held),
     Write(Held, Change),
     Destroy(Held),
-    /// By id, if it is this principal's; by id alone if none is named.
+    /// By id, if it belongs to this principal; by id alone if no principal is given.
     Revoke(SessionNumber, Option<String>),
 }
 
-/// The situations that a search for one session may look at.
+/// How many situations the search for one session may examine.
 const BOUND: usize = 200_000;
 
-/// Whether some order of the events explains their answers.
+/// Returns whether some order of the events explains their answers.
 pub(crate) fn explain(rules: &Rules, history: Vec<Timed<Event>>) -> Result<usize, Refused> {
     check(&OneSession { rules }, history, BOUND)
 }
@@ -51,7 +51,7 @@ struct OneSession<'r> {
 
 impl Specification for OneSession<'_> {
     type Operation = Event;
-    /// With the one session, or none after its end.
+    /// The model with the one session, or with none after its end.
     type State = Model;
 
     fn initial(&self) -> Model {
@@ -61,8 +61,8 @@ impl Specification for OneSession<'_> {
     fn follow(&self, model: &Model, event: &Event) -> Vec<Model> {
         let mut follow = Vec::new();
         follow.extend(self.apply(model.clone(), event));
-        // A cleanup may have come between. That happens to an operation that
-        // read an early moment and then waited, too.
+        // A cleanup may have run in between. It may also have run during an operation that read
+        // the time early and then waited.
         if !model.due(event.swept).is_empty() {
             follow.extend(self.apply(Model::default(), event));
         }
@@ -72,7 +72,7 @@ impl Specification for OneSession<'_> {
 }
 
 impl OneSession<'_> {
-    /// The state after the event, if the model gives the same answer.
+    /// Returns the next state if the model gives the same answer.
     fn apply(&self, mut model: Model, event: &Event) -> Option<Model> {
         let (rules, now) = (self.rules, event.now);
         let expected = match &event.deed {

@@ -1,9 +1,9 @@
 //! kill -9, again and again, on one data directory.
 //!
-//! Each round starts the built daemon, lets clients work, and kills it at a
-//! random moment: amid the load, during a clean stop, and before the next round
-//! also while it opens its data. The next round must open again, and hold to
-//! what was acknowledged: see [`model`].
+//! Each round starts the built daemon, lets clients work, and kills it at a random moment:
+//! during the load, during a clean stop, or (before the next round) while it opens its data. In
+//! the next round the daemon must open the data again, and everything that was acknowledged
+//! must be there: see [`model`].
 
 mod clients;
 mod model;
@@ -35,17 +35,18 @@ use crate::{
     support::program::{Program, sessiond},
 };
 
-/// Clients that work at a time, each over a connection of its own.
+/// The number of clients that work at the same time, each over its own connection.
 const CLIENTS: usize = 16;
 
 /// How a round ends.
 #[derive(Debug, Clone, Copy)]
 enum End {
-    /// SIGKILL amid the load.
+    /// SIGKILL during the load.
     Killed,
-    /// SIGTERM amid the load, SIGKILL so much later: it may have stopped by then.
+    /// SIGTERM during the load and SIGKILL after this time. The daemon may have stopped by
+    /// then.
     KilledWhileStopping(Duration),
-    /// SIGTERM amid the load, and time to finish.
+    /// SIGTERM during the load, and enough time to stop.
     Stopped,
 }
 
@@ -85,7 +86,7 @@ struct Rig {
     clients: Vec<Client>,
     common: Arc<Common>,
     tally: Tally,
-    /// How long the last start took until the ready line.
+    /// The time that the last start needed until its ready line.
     start_took: Duration,
     opened: u64,
     killed_at_start: u64,
@@ -111,7 +112,7 @@ impl Rig {
         }
     }
 
-    /// Kill while opening, open, verify, work, kill. Says what it did.
+    /// Kills a daemon while it opens, then opens, verifies, works, kills. Returns what it did.
     async fn round(&mut self) -> String {
         let kills = if self.random.random_bool(0.4) { self.random.random_range(1..4) } else { 0 };
         for _ in 0..kills {
@@ -131,7 +132,7 @@ impl Rig {
         format!("{kills} kills at the start, then {load:?} of load, then {end:?}")
     }
 
-    /// Opens for the last time, verifies all there is, and stops cleanly.
+    /// Opens for the last time, verifies everything, and stops cleanly.
     async fn finish(&mut self) -> Option<i32> {
         let program = self.open();
         self.verify(&program, Depth::All).await;
@@ -140,7 +141,7 @@ impl Rig {
         ended
     }
 
-    /// After all those crashes the index holds what is there, and nothing else.
+    /// Checks after all the crashes that the index has an entry for each session and no others.
     async fn judge_index(&mut self) {
         let options = SledOptions {
             path: self.directory.join("data"),
@@ -154,9 +155,10 @@ impl Rig {
             destroy: Durability::Buffered,
             roll: Durability::Buffered,
         };
-        let database = SledDatabase::open(options).expect("it opens after a clean stop");
+        let database = SledDatabase::open(options).expect("expected it to open after a clean stop");
         let store = database.store("default").expect("a store");
-        // Nothing is due then; what the daemon has left of its walk is done.
+        // No session is due at time 0, but this completes the cleanup that the daemon had
+        // begun.
         store.cleanup(Moment::from_unix_millis(0), usize::MAX).await.expect("the store works");
         let entries = store.index_entries().expect("the entries can be counted").principals;
         let mut listed = 0;
@@ -170,25 +172,25 @@ impl Rig {
             listed += records.records.len();
         }
         if entries != listed {
-            self.tally.violate(format!("{entries} entries in the index, of {listed} sessions"));
+            self.tally.violate(format!("{entries} entries in the index for {listed} sessions"));
         }
     }
 
     fn open(&mut self) -> Program {
         let begun = Instant::now();
-        // A small cache now and then, so that sled itself is asked.
+        // Some rounds have a small cache, so that reads go to sled.
         let mut arguments = arguments().to_vec();
         if self.random.random_bool(0.5) {
             arguments.push("--set=store.sled.cache_bytes=2MiB");
         }
-        // Panics with the daemon's log when it does not open.
+        // Panics with the daemon's log if the daemon does not open.
         let program = Program::serve_in(&self.directory, &arguments);
         self.start_took = begun.elapsed();
         self.opened += 1;
         program
     }
 
-    /// Starts a daemon and kills it around the moment when it is ready.
+    /// Starts a daemon and kills it at about the moment when it is ready.
     fn kill_at_start(&mut self) {
         let path = format!("--set=store.sled.path={}", self.directory.join("data").display());
         let secret = "--set=engine.default.cookie.secrets=a-signing-secret-for-tests-long-enough";
@@ -216,7 +218,7 @@ impl Rig {
             })
         });
         for check in checks.collect::<Vec<_>>() {
-            let (client, tally) = check.await.expect("a check ends without a panic");
+            let (client, tally) = check.await.expect("expected a check to end without a panic");
             self.clients.push(client);
             self.tally.add(tally);
         }
@@ -239,7 +241,7 @@ impl Rig {
         });
         let clients: Vec<_> = clients.collect();
         tokio::time::sleep(load).await;
-        // Before the signal: from here on an error is nobody's fault.
+        // Before the signal, because from then on a failed call is not a fault of the daemon.
         self.common.ending(true);
         match end {
             End::Killed => {
@@ -255,7 +257,7 @@ impl Rig {
             End::Stopped => program.signal(Signal::TERM),
         }
         for client in clients {
-            let (client, tally) = client.await.expect("a client ends without a panic");
+            let (client, tally) = client.await.expect("expected a client to end without a panic");
             self.clients.push(client);
             self.tally.add(tally);
         }
@@ -266,14 +268,14 @@ impl Rig {
         let log = program.log();
         let bad = log.lines().filter(|line| line.contains("ERROR") || line.contains("panicked"));
         for line in bad {
-            self.tally.violate(format!("the daemon said: {line}"));
+            self.tally.violate(format!("the daemon logged: {line}"));
         }
     }
 
     fn summary(&self, rounds: u64) -> String {
         let Tally { acknowledged, resolved, lost, back, .. } = &self.tally;
         format!(
-            "{rounds} rounds, {} re-opens ({} kills at the start, {} in a stop, {} in the \
+            "{rounds} rounds, {} re-opens ({} kills at the start, {} during a stop, {} during the \
              load), {acknowledged} acknowledged operations checked by {resolved} Resolves, {lost} \
              lost, {back} back",
             self.opened, self.killed_at_start, self.killed_in_stop, self.killed_in_load
@@ -281,16 +283,16 @@ impl Rig {
     }
 }
 
-/// How much of what is known is verified.
+/// How much of the acknowledged state is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Depth {
-    /// All live sessions, what is gone since the last time, and some older.
+    /// All live sessions, the ended sessions that are not verified yet, and some older ones.
     Sample,
     All,
 }
 
-/// Durabilities are the defaults: they are what is tested. Nothing expires but
-/// the sessions that are made for it.
+/// The durabilities are the defaults, because the rig tests them. No session expires except the
+/// short-lived ones that are made to expire.
 fn arguments() -> [&'static str; 2] {
     ["--set=engine.default.duration=30days", "--set=cleanup.interval=200ms"]
 }

@@ -1,9 +1,8 @@
-//! Linearizability: many clients on few sessions, all at the same time. For
-//! each session there must be an order of its operations that explains every
-//! answer.
+//! Linearizability: many clients work on few sessions at the same time. For each session there
+//! must be an order of its operations that explains every answer.
 //!
-//! On several threads a seed repeats what the clients want to do, and not how
-//! the threads meet. On one thread it repeats everything.
+//! On several threads, a seed repeats what the clients want to do, but not how the threads
+//! interleave. On one thread it repeats everything.
 
 use std::{
     collections::BTreeMap,
@@ -38,12 +37,12 @@ use crate::{
 
 const CLIENTS: u64 = 8;
 const SLOTS: usize = 16;
-/// By each client.
+/// The operations of each client.
 const OPERATIONS: u64 = 100;
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 const PRINCIPALS: [&str; 3] = ["", "ann", "bob"];
 
-/// Short lives, in which every touch that comes later moves the deadline: so
+/// Short durations, with a granularity at which every later touch moves the deadline. So
 /// touches, expiry and cleanups take part in the races.
 const RULES: Rules = Rules {
     duration: 300,
@@ -57,31 +56,31 @@ const RULES: Rules = Rules {
 };
 const SHORT_DURATION: Millis = 60;
 
-/// What the clients share.
+/// The state that the clients share.
 struct Field {
     engine: Engine,
-    /// Of invocations and answers.
+    /// Numbers the invocations and the answers.
     order: AtomicU64,
     now: AtomicU64,
-    /// The latest moment of a cleanup that has begun.
+    /// The latest time of a cleanup that has begun.
     swept: AtomicU64,
     slots: [Mutex<Slot>; SLOTS],
     names: Mutex<Names>,
     history: Mutex<Vec<Timed<Event>>>,
 }
 
-/// A hot session, and then the next one in its place.
+/// A session that many clients use, and its successor when it has ended.
 #[derive(Default)]
 struct Slot {
-    /// In the order in which they were told, former sessions included.
+    /// In the order in which clients received them, including those of earlier sessions.
     tokens: Vec<(String, SessionNumber, TokenNumber)>,
-    /// Of what was seen last.
+    /// The version that was seen last.
     version: u64,
-    /// Nobody has found it gone yet.
+    /// No client has found it ended yet.
     live: bool,
 }
 
-/// An operation on its way.
+/// An operation that was invoked and has no answer yet.
 struct Begun {
     invoked: u64,
     now: Millis,
@@ -100,7 +99,7 @@ impl Field {
         }
     }
 
-    /// Time goes on a little with every operation.
+    /// Starts an operation. Each one moves the clock forward a little.
     fn begin(&self, random: &mut Random) -> Begun {
         let step = if random.once_in(80) { 30 } else { random.below(2) };
         let now = self.now.fetch_add(step, Ordering::SeqCst);
@@ -125,7 +124,7 @@ impl Field {
         self.history.lock().push(operation);
     }
 
-    /// Keeps what the client was told, for all clients.
+    /// Stores what a client received, for all clients.
     fn learn(&self, slot: usize, session: SessionNumber, answer: &Answer) {
         let mut slot = self.slots[slot].lock();
         match answer {
@@ -146,7 +145,9 @@ impl Field {
             }
             Answer::VersionMismatch { current } => slot.version = *current,
             Answer::TooLarge { .. } => {}
-            Answer::TooManySessions | Answer::Listed(_) => unreachable!("nobody asks for these"),
+            Answer::TooManySessions | Answer::Listed(_) => {
+                unreachable!("no client makes these calls")
+            }
         }
     }
 
@@ -176,12 +177,12 @@ impl Field {
         self.record(begun, ended, Deed::Create(change), answer);
     }
 
-    /// One operation of a client.
+    /// Does one operation of a client.
     async fn act(&self, at: usize, random: &mut Random) {
         let (token, version) = {
             let mut slot = self.slots[at].lock();
             if !slot.live && random.once_in(3) {
-                // So that others do not replace it as well.
+                // So that the other clients do not replace it too.
                 slot.live = true;
                 (None, 0)
             } else {
@@ -199,7 +200,7 @@ impl Field {
             0..9 => {
                 let peek = random.once_in(2);
                 let resolve = ResolveOptions { peek, create: random.once_in(8) };
-                // What is in memory is answered at once; ask the store as often.
+                // Half of the operations skip the answer from memory and always ask the store.
                 let recalls = random.once_in(2);
                 let begun = self.begin(random);
                 let resolve = async {
@@ -285,18 +286,18 @@ impl Field {
         let now = self.now.load(Ordering::SeqCst);
         self.swept.fetch_max(now, Ordering::SeqCst);
         let slice = 1 + random.below(4) as usize;
-        TaskClock::at(now, self.engine.cleanup(slice)).await.expect("the store works");
+        TaskClock::at(now, self.engine.cleanup(slice)).await.expect("expected the store to work");
     }
 }
 
-/// Any slot, or the one where the crowd is by now.
+/// Any slot, or the one that most clients use at this time.
 fn slot(operation: u64, random: &mut Random) -> usize {
     let crowd = operation * SLOTS as u64 / OPERATIONS;
     let slot = if random.once_in(2) { crowd } else { random.below(SLOTS as u64) };
     slot as usize
 }
 
-/// The number of no token: where an answer told none, none was made.
+/// The number of no token. For answers that contain no token, because none was made.
 const NO_TOKEN: TokenNumber = TokenNumber::MAX;
 
 fn change(random: &mut Random) -> Change {
@@ -319,14 +320,14 @@ fn change(random: &mut Random) -> Change {
     change
 }
 
-/// What a run did.
+/// The figures of a run.
 #[derive(Debug, Default, Clone, Copy)]
 struct Tally {
     sessions: usize,
     operations: usize,
-    /// Of these, while another one on the same session was on its way.
+    /// How many of these overlapped with another operation on the same session.
     overlapping: usize,
-    /// The most situations that one search had to look at.
+    /// The most situations that one search examined.
     hardest: usize,
 }
 
@@ -339,7 +340,7 @@ impl Tally {
     }
 }
 
-/// One seed: all clients to their end, and then the search.
+/// One seed: runs all clients until they end, and then searches for an order of each session.
 async fn run(store: Arc<dyn Store>, seed: u64) -> Result<Tally, String> {
     let field = Arc::new(Field::new(Arc::new(Restless::new(store, seed)), seed));
     let mut clients: Vec<_> = (0..CLIENTS)
@@ -362,7 +363,7 @@ async fn run(store: Arc<dyn Store>, seed: u64) -> Result<Tally, String> {
         }
     }));
     for client in clients {
-        client.await.map_err(|error| format!("seed {seed}: a client ended early: {error}"))?;
+        client.await.map_err(|error| format!("seed {seed}: a client panicked: {error}"))?;
     }
     judge(seed, std::mem::take(&mut *field.history.lock()))
 }
@@ -390,11 +391,11 @@ fn judge(seed: u64, history: Vec<Timed<Event>>) -> Result<Tally, String> {
 fn overlaps(one: &Timed<Event>, history: &[Timed<Event>]) -> bool {
     let at_once =
         |other: &&Timed<Event>| other.invoked < one.returned && one.invoked < other.returned;
-    // Itself is always one of them.
+    // The operation always counts itself.
     history.iter().filter(at_once).count() > 1
 }
 
-/// Mostly the fastest. The others make an operation wait between its effect and
+/// The fastest one for most seeds. The other ones make an operation wait between its effect and
 /// its answer.
 fn durability(seed: u64) -> Durability {
     match seed % 8 {
@@ -414,7 +415,7 @@ fn hunt(kind: Kind) {
     let mut total = Tally::default();
     for seed in first..first + seeds {
         let directory = tempfile::tempdir().expect("a scratch folder");
-        // A redis store connects on the runtime.
+        // A redis store connects in the runtime.
         let entered = runtime.enter();
         let opened = open(kind, &redis, directory.path(), durability(seed));
         drop(entered);
@@ -423,7 +424,7 @@ fn hunt(kind: Kind) {
     }
     let Tally { sessions, operations, overlapping, hardest } = total;
     rig::report(&format!(
-        "rig linearizability: {kind:?}, {form:?}, seed {first}: {seeds} seeds, {operations} operations on {sessions} sessions, {overlapping} of them at the same time as others, at most {hardest} situations in a search"
+        "rig linearizability: {kind:?}, {form:?}, seed {first}: {seeds} seeds, {operations} operations on {sessions} sessions, {overlapping} of them concurrent with others, at most {hardest} situations in a search"
     ));
 }
 
@@ -452,7 +453,7 @@ fn redis_cluster() {
     hunt(Kind::RedisCluster);
 }
 
-/// Several daemons on one Redis: what one does the other sees.
+/// Two daemons on one Redis: each sees the changes of the other.
 #[test]
 fn redis_of_two_daemons() {
     let Some(redis) = stores::Engine::start(Kind::Redis) else { return };
@@ -471,14 +472,14 @@ fn redis_of_two_daemons() {
     }
     let Tally { sessions, operations, overlapping, hardest } = total;
     rig::report(&format!(
-        "rig linearizability: Redis of two daemons, {form:?}, seed {first}: {seeds} seeds, {operations} operations on {sessions} sessions, {overlapping} of them at the same time as others, at most {hardest} situations in a search"
+        "rig linearizability: Redis with two daemons, {form:?}, seed {first}: {seeds} seeds, {operations} operations on {sessions} sessions, {overlapping} of them concurrent with others, at most {hardest} situations in a search"
     ));
 }
 
-/// Seeds within which each bug must be caught.
+/// Each bug must be found within this many seeds.
 const PATIENCE: u64 = 400;
 
-/// On one thread, so that a seed catches a bug always or never.
+/// On one thread, so that a seed either always finds the bug or never does.
 fn run_with(bug: Option<Bug>, seed: u64) -> Result<Tally, String> {
     let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
     let store = Buggy::new(Arc::new(MemoryStore::default()), bug, seed);
@@ -495,30 +496,30 @@ fn every_seeded_bug_is_caught() {
             Err(why) => {
                 assert!(
                     why.contains(NO_ORDER),
-                    "{bug:?}: expected to be caught by a search: {why}"
+                    "{bug:?}: expected the search to find the bug: {why}"
                 );
                 true
             }
         });
         let at = at.unwrap_or_else(|| {
-            panic!("{bug:?}: expected to be caught within {PATIENCE} seeds from {first}")
+            panic!("{bug:?}: expected to find the bug within {PATIENCE} seeds from {first}")
         });
         caught.push(format!("{bug:?} {}", at - first + 1));
     }
     rig::report(&format!(
-        "rig linearizability: seed {first}: all {} bugs seeded on purpose are caught, after so many seeds: {}",
+        "rig linearizability: seed {first}: found all {} seeded bugs; seeds needed: {}",
         caught.len(),
         caught.join(", ")
     ));
 }
 
-/// What is caught is the bug and not the wrapper that holds it.
+/// Shows that the runs above find the bug and not an effect of the wrapper around the store.
 #[test]
 fn without_a_bug_nothing_is_caught() {
     let first = Form::of_environment().seed();
     for seed in first..first + PATIENCE {
         if let Err(why) = run_with(None, seed) {
-            panic!("no bug was seeded, expected an order: {why}");
+            panic!("expected an order without a seeded bug: {why}");
         }
     }
 }

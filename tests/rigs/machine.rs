@@ -25,25 +25,25 @@ use crate::{
 /// Cookies of one name and of a token's shape that an engine looks at.
 const MAX_CANDIDATES: usize = 8;
 
-/// Where a store comes from.
+/// The source of the store that a machine tests.
 pub(crate) trait World {
-    /// Opens the store, again when it was closed before.
+    /// Opens the store. Called again after `close`.
     fn open(&mut self) -> Arc<dyn Store>;
 
-    /// What is stored is there when it is closed and opened again.
+    /// Whether the records are kept when the store is closed and opened again.
     fn lasts(&self) -> bool;
 
-    /// What is over stays until a cleanup takes it. Else the store removes it, in a
-    /// time of its own.
+    /// Whether expired sessions stay until a cleanup removes them. If not, the store removes
+    /// them itself, at a time that the rig does not know.
     fn sweeps(&self) -> bool {
         true
     }
 
-    /// The store is gone by now.
+    /// Called after the store was dropped.
     fn close(&mut self) {}
 }
 
-/// A token as a browser keeps it.
+/// A token as a browser has it.
 struct Token {
     text: String,
     session: SessionNumber,
@@ -53,7 +53,7 @@ struct Token {
 
 /// An engine and the model beside it.
 pub(crate) struct Machine<W: World> {
-    // In the order in which they are to go.
+    // Fields are dropped in this order.
     engine: Option<Engine>,
     store: Option<Arc<dyn Store>>,
     world: W,
@@ -63,13 +63,13 @@ pub(crate) struct Machine<W: World> {
     now: Millis,
     model: Model,
     names: Names,
-    /// In the order in which they were given.
+    /// In the order in which browsers received them.
     tokens: Vec<Token>,
     pub answers: Answers,
 }
 
-/// How often each kind of answer was given: a hunt that meets only closed doors
-/// would find nothing.
+/// How often each kind of answer was given. If nearly all operations were refused, the rig
+/// would test little.
 pub(crate) type Answers = BTreeMap<&'static str, u32>;
 
 pub(crate) type Outcome = Result<(), TestCaseError>;
@@ -195,11 +195,15 @@ impl<W: World> Machine<W> {
             Step::Sweep { slice } => {
                 let removed = self.at(self.engine().sweep(*slice)).await.expect("the store works");
                 if !self.world.sweeps() {
-                    prop_assert_eq!(removed, 0, "there is nothing to sweep");
+                    prop_assert_eq!(removed, 0, "expected nothing to sweep");
                     return Ok(());
                 }
                 let due = self.model.due(self.now);
-                prop_assert_eq!(removed, due.len() as u64, "a sweep removes all that is due");
+                prop_assert_eq!(
+                    removed,
+                    due.len() as u64,
+                    "expected a sweep to remove all that is due"
+                );
                 self.model.sessions.retain(|number, _| !due.contains(number));
             }
             Step::Advance(by) => self.now += by,
@@ -216,7 +220,7 @@ impl<W: World> Machine<W> {
         Ok(())
     }
 
-    /// The answers are the same. What the browser is told, it keeps.
+    /// Checks that the answers are equal, and stores what the answer gives the browser.
     fn agree(&mut self, expected: Answer, found: Answer) -> Outcome {
         prop_assert_eq!(&found, &expected, "the answer, found and expected by the model");
         *self.answers.entry(kind_of(&found)).or_default() += 1;
@@ -240,7 +244,7 @@ impl<W: World> Machine<W> {
         loop {
             let page = self.at(self.engine().list(&principal, after, size)).await;
             let page = page.expect("the store works");
-            assert!(page.sessions.len() <= size, "a page has a limit");
+            assert!(page.sessions.len() <= size, "expected a page within its limit");
             sessions.extend(page.sessions);
             after = page.next;
             if after.is_none() {
@@ -270,8 +274,8 @@ impl<W: World> Machine<W> {
         self.agree(expected, found)
     }
 
-    /// After a login: if there are too many now, those longest idle have ended.
-    /// Of two that are equally idle either may have.
+    /// After a login that exceeds the limit, the sessions that were idle for longest have
+    /// ended. Of two that are equally idle, either one may have.
     async fn end_idlest(&mut self, change: &Change, newest: SessionNumber) -> Outcome {
         let (Some(limit), Some(principal)) = (self.rules.limit, &change.principal) else {
             return Ok(());
@@ -298,17 +302,17 @@ impl<W: World> Machine<W> {
         let (latest, earliest) = (gone.iter().max(), kept.iter().min());
         prop_assert!(
             latest.is_none() || earliest.is_none() || latest <= earliest,
-            "ended {gone:?}, kept {kept:?}: expected the longest idle ones to end"
+            "ended {gone:?}, kept {kept:?}: expected those idle for longest to end"
         );
         *self.answers.entry("ended for a login").or_default() += excess as u32;
         Ok(())
     }
 
-    /// A slice may remove any that is due, and the answer says how many.
+    /// A slice may remove any of the due sessions. The answer says how many.
     async fn cleanup(&mut self, slice: usize) -> Outcome {
         let swept = self.at(self.engine().cleanup(slice)).await.expect("the store works");
         if !self.world.sweeps() {
-            prop_assert_eq!(swept, Swept::default(), "there is nothing to sweep");
+            prop_assert_eq!(swept, Swept::default(), "expected nothing to sweep");
             return Ok(());
         }
         let due = self.model.due(self.now);
@@ -318,24 +322,28 @@ impl<W: World> Machine<W> {
                 gone.push(*number);
             }
         }
-        prop_assert!(swept.examined <= slice, "a slice has a limit: {swept:?}");
-        prop_assert_eq!(swept.removed.len(), gone.len(), "the answer counts what was removed");
+        prop_assert!(swept.examined <= slice, "expected a slice within its limit: {swept:?}");
+        prop_assert_eq!(
+            swept.removed.len(),
+            gone.len(),
+            "sessions removed, by the answer and by the store"
+        );
         if swept.examined < slice {
-            prop_assert_eq!(gone.len(), due.len(), "all is removed that was due");
+            prop_assert_eq!(gone.len(), due.len(), "expected all that was due to be removed");
         }
         self.model.sessions.retain(|number, _| !gone.contains(number));
         let earliest = self.model.sessions.values().map(|session| session.deadline).min();
-        prop_assert_eq!(swept.next.is_some(), earliest.is_some(), "whether anything is left");
+        prop_assert_eq!(swept.next.is_some(), earliest.is_some(), "whether any session is left");
         let early = swept.next.map(|next| next.unix_millis()) <= earliest;
         prop_assert!(early, "{:?} is after the earliest deadline {earliest:?}", swept.next);
         Ok(())
     }
 
-    /// What the engine says of a session to whom holds its valid token.
+    /// The engine's answer to the holder of the session's valid token.
     async fn peek(&mut self, number: SessionNumber) -> Answer {
         let current = self.model.sessions[&number].current;
         let token = self.tokens.iter().rfind(|token| token.number == current);
-        let text = token.expect("every token was given to somebody").text.clone();
+        let text = token.expect("every token was given to a browser").text.clone();
         let engine = self.engine();
         let presented = engine.present(Credential::Token(text.as_bytes()));
         let peek = ResolveOptions { peek: true, create: false };
@@ -347,7 +355,7 @@ impl<W: World> Machine<W> {
         if !self.world.lasts() {
             return Ok(());
         }
-        // The store first: its end writes the count into the database.
+        // The store goes first, because its end writes the count into the database.
         self.engine = None;
         self.store = None;
         self.world.close();
@@ -355,7 +363,7 @@ impl<W: World> Machine<W> {
         self.compare_all().await
     }
 
-    /// Every session that exists, and every token that was ever given.
+    /// Compares every session that exists, and the result of every token that was ever given.
     pub(crate) async fn compare_all(&mut self) -> Outcome {
         for at in 0..self.tokens.len() {
             let who = Who::Token(Piece::Any(at));
@@ -393,7 +401,7 @@ impl<W: World> Machine<W> {
         })
     }
 
-    /// A credential, and what it proves.
+    /// Returns a credential and what it proves.
     fn show(&self, who: &Who) -> (Offer, Shown) {
         let mut shown = Shown { held: Vec::new(), why: Why::None };
         let offer = match who {
@@ -416,7 +424,7 @@ impl<W: World> Machine<W> {
         (offer, shown)
     }
 
-    /// The value of one cookie. Adds what it proves.
+    /// Returns the value of one cookie, and adds to `shown` what it proves.
     fn piece(&self, piece: Piece, in_header: bool, shown: &mut Shown) -> String {
         let (token, spelling) = match piece {
             Piece::Newest(at, spelling) => {
@@ -444,7 +452,7 @@ impl<W: World> Machine<W> {
             1 => format!("s:{}", token.text),
             2 => encoded(),
             3 => format!("s%3A{}", encoded()),
-            // Quotes belong to the header; a token has none.
+            // Quotes are part of the header's syntax. A token has none.
             4 if in_header => format!("\"{}\" ", token.text),
             _ => token.text.clone(),
         }
@@ -458,7 +466,7 @@ impl<W: World> Machine<W> {
             1 => id.to_owned(),
             2 => format!("{}{signature}", &id[1..]),
             3 => format!("{id}{signature}="),
-            // Of the shape of a token.
+            // Has the shape of a token.
             FORGED.. => format!("{id}.{}A", "b".repeat(42)),
         }
     }

@@ -19,11 +19,13 @@
 //! | [`churn`] | 8,000 operations | 3 minutes | 1 hour |
 //! | [`linearizability`] | 20 seeds on each store | 200 | 2,000 |
 //! | [`state_machine`] | 64 cases on each store | 400 | 5,000 |
+//! | [`attacks`] | 3 rounds of each | 4 | 5 longer ones, held to strictly |
 //! | [`corpora`] | 200 inputs for each target | 5,000 | 1,000,000 |
 //!
 //! Each prints one line with what it did and its seed; `SESSIOND_RIG_SEED`
 //! repeats a run.
 
+mod attacks;
 mod buggy;
 mod checker;
 mod churn;

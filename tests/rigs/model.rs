@@ -1,8 +1,7 @@
-//! The rules of an engine, written a second time and as plainly as possible.
+//! The rules of an engine, written a second time and as simply as possible.
 //!
-//! Nothing here calls the rules of the crate: what both say is right, and where
-//! they differ one of them is wrong. Moments and durations are plain
-//! milliseconds, sessions and tokens are plain numbers.
+//! The model calls no rules of the crate. So if it disagrees with the engine, one of the two is
+//! wrong. Times and durations are plain milliseconds; sessions and tokens are plain numbers.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +17,7 @@ const MAX_AGE_LIMIT_SECS: u64 = 34_560_000;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
     pub duration: Millis,
-    /// `None`: a 64th of the duration, at most a minute.
+    /// `None`: 1/64 of the duration, at most a minute.
     pub granularity: Option<Millis>,
     pub absolute: Option<Millis>,
     /// How long a rolled token can still end its session.
@@ -33,7 +32,7 @@ pub(crate) struct Rules {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limit {
     pub sessions: usize,
-    /// Or the newest is refused.
+    /// Otherwise the new login is refused.
     pub end_idlest: bool,
 }
 
@@ -61,11 +60,11 @@ pub(crate) struct Session {
     pub deadline: Millis,
     /// The one token that is valid.
     pub current: TokenNumber,
-    /// Those before it, and when each was rolled.
+    /// The earlier tokens, with the time of each roll.
     pub former: Vec<(TokenNumber, Millis)>,
 }
 
-/// The former tokens that a session keeps.
+/// The most former tokens that a session keeps.
 const MAX_FORMER: usize = 4;
 
 impl Session {
@@ -81,7 +80,7 @@ impl Session {
         now >= self.expires(rules)
     }
 
-    /// The smaller, the sooner it ends when there are too many.
+    /// Sessions with the smallest value end first if there are too many.
     pub(crate) fn idleness(&self, rules: &Rules) -> (Millis, Millis) {
         let duration = self.duration(rules);
         (self.deadline.saturating_sub(duration + rules.ahead(duration)), self.created)
@@ -92,7 +91,7 @@ impl Session {
         (now + duration + rules.ahead(duration)).min(rules.end(self.created))
     }
 
-    /// Moves the deadline when the stored one promises too little.
+    /// Moves the deadline if it is earlier than now plus the duration.
     fn slide(&mut self, rules: &Rules, now: Millis) {
         let promised = (now + self.duration(rules)).min(rules.end(self.created));
         if self.deadline < promised {
@@ -104,7 +103,7 @@ impl Session {
         now < rolled + rules.roll_grace
     }
 
-    /// Whether a Destroy with `token` ends it.
+    /// Whether a Destroy with `token` ends the session.
     fn is_ended_by(&self, rules: &Rules, now: Millis, token: TokenNumber) -> bool {
         let was_valid = |(former, rolled): &(TokenNumber, Millis)| {
             *former == token && Self::is_in_grace(rules, now, *rolled)
@@ -112,7 +111,7 @@ impl Session {
         self.current == token || self.former.iter().any(was_valid)
     }
 
-    /// Why `token` does not open it.
+    /// Why `token` does not give access to the session.
     fn refuses(&self, rules: &Rules, now: Millis, token: TokenNumber) -> Option<Why> {
         if token != self.current {
             let rolled = self.former.last().map(|(_, rolled)| *rolled);
@@ -158,7 +157,7 @@ impl Session {
 /// What a Write changes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Change {
-    /// Of equal keys the last one counts.
+    /// If a key occurs twice, the last value counts.
     pub set: Vec<(String, String)>,
     pub unset: Vec<String>,
     pub replace: bool,
@@ -166,7 +165,7 @@ pub(crate) struct Change {
     pub roll: bool,
     pub principal: Option<String>,
     pub duration: Option<Millis>,
-    /// The number of the token that is made, should one be made.
+    /// The number for the token that the change makes, if it makes one.
     pub next_token: TokenNumber,
 }
 
@@ -192,13 +191,13 @@ impl Change {
     }
 }
 
-/// Of `{"key":value,...}`. The rigs' keys need no escapes.
+/// The length of `{"key":value,...}`. The keys of the rigs need no escapes.
 fn text_len(data: &BTreeMap<String, String>) -> usize {
     let members: usize = data.iter().map(|(key, value)| key.len() + 3 + value.len()).sum();
     2 + members + data.len().saturating_sub(1)
 }
 
-/// Why there is no live session. Later ones are more telling.
+/// Why there is no live session. With several reasons, the greatest one is the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Why {
     None,
@@ -206,11 +205,11 @@ pub(crate) enum Why {
     NotFound,
     Superseded,
     Expired,
-    /// Superseded by a roll that is still in grace.
+    /// Superseded by a roll within `roll_grace`.
     JustSuperseded,
 }
 
-/// An authentic token as it is presented.
+/// An authentic token as a client presents it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Held {
     pub session: SessionNumber,
@@ -223,7 +222,7 @@ pub(crate) struct Held {
 #[derive(Debug, Clone)]
 pub(crate) struct Shown {
     pub held: Vec<Held>,
-    /// The answer when none of them is of a session that exists.
+    /// The answer if none of these tokens belongs to a session that exists.
     pub why: Why,
 }
 
@@ -239,7 +238,7 @@ pub(crate) struct View {
     pub duration: Millis,
 }
 
-/// What the browser is told.
+/// What the answer tells the browser.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Told {
     pub token: Option<TokenNumber>,
@@ -249,16 +248,16 @@ pub(crate) struct Told {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SetCookie {
     pub token: TokenNumber,
-    /// Of persistent cookies.
+    /// For persistent cookies only.
     pub max_age_secs: Option<u64>,
 }
 
 /// The answer to an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// To a Resolve or a Touch.
+    /// The answer to a Resolve or a Touch.
     Active(View, Told),
-    /// To a Resolve that made a session, and to a creation.
+    /// The answer to a creation, and to a Resolve that created a session.
     Created(View, Told),
     Absent(Why),
     Written(View, Told),
@@ -270,7 +269,7 @@ pub(crate) enum Answer {
         len: usize,
     },
     TooManySessions,
-    /// To a List: those found, by number.
+    /// The answer to a List: the sessions found, by number.
     Listed(Vec<View>),
     Revoked(u32),
     Destroyed {
@@ -287,14 +286,14 @@ pub(crate) enum Scope {
     All,
 }
 
-/// All sessions of an engine. Who is destroyed or swept is not in it.
+/// All sessions of an engine. Destroyed and swept sessions are removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Model {
     pub sessions: BTreeMap<SessionNumber, Session>,
 }
 
 impl Model {
-    /// Creates session `number`, which is a number never used before.
+    /// Creates session `number`, which must be a new number.
     pub(crate) fn create(
         &mut self,
         rules: &Rules,
@@ -376,7 +375,8 @@ impl Model {
             if self.has_no_room(rules, now, change, Some(session)) {
                 return Answer::TooManySessions;
             }
-            let session = self.sessions.get_mut(&held.session).expect("it was there");
+            let session =
+                self.sessions.get_mut(&held.session).expect("the session was found above");
             if change.if_version.is_some_and(|version| version != session.version) {
                 return Answer::VersionMismatch { current: session.version };
             }
@@ -433,8 +433,8 @@ impl Model {
         Answer::Listed(views.collect())
     }
 
-    /// Ends those of the principal, if one is named, and of these numbers, if
-    /// some are named.
+    /// Ends the sessions that match the principal (if one is given) and the numbers (if any are
+    /// given).
     pub(crate) fn revoke(
         &mut self,
         rules: &Rules,
@@ -448,7 +448,7 @@ impl Model {
         }))
     }
 
-    /// Says how many of those were live.
+    /// Returns how many of those were live.
     fn end(
         &mut self,
         rules: &Rules,
@@ -477,7 +477,7 @@ impl Model {
         })
     }
 
-    /// A login that is to be refused.
+    /// Whether a login is refused because its principal has too many sessions.
     fn has_no_room(
         &self,
         rules: &Rules,
@@ -493,7 +493,7 @@ impl Model {
             && self.of(rules, now, principal).count() >= limit.sessions
     }
 
-    /// Those that a cleanup at `now` may remove.
+    /// The sessions that a cleanup at `now` may remove.
     pub(crate) fn due(&self, now: Millis) -> Vec<SessionNumber> {
         let due = self.sessions.iter().filter(|(_, session)| session.deadline <= now);
         due.map(|(number, _)| *number).collect()
@@ -512,8 +512,8 @@ fn view(rules: &Rules, number: SessionNumber, session: &Session) -> View {
     }
 }
 
-/// A browser is told when it has something to learn: a token that is new to
-/// it, or, when it keeps cookies by time, a later end.
+/// The browser gets a cookie if the token is new to it, or if its cookies are persistent and
+/// the deadline has moved.
 fn told(rules: &Rules, now: Millis, session: &Session, new_token: bool, moved: bool) -> Told {
     let later_end = moved && rules.persistent;
     if !new_token && !later_end {

@@ -1,4 +1,4 @@
-//! From what an engine answers to the numbers of the model.
+//! Maps the answers of an engine to the numbers of the model.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -20,13 +20,13 @@ use crate::{
     rig::COOKIE_NAME,
 };
 
-/// Gives numbers to sessions and tokens in the order in which they are seen.
+/// Numbers sessions and tokens in the order in which they are seen.
 #[derive(Default)]
 pub(crate) struct Names {
     sessions: HashMap<PublicId, SessionNumber>,
-    /// By the text of the id: a new signature makes no new token.
+    /// By the text of the id, because a token with a new signature is the same token.
     tokens: HashMap<String, TokenNumber>,
-    /// By token, as it was signed last.
+    /// The text of each token, with its latest signature.
     texts: Vec<String>,
 }
 
@@ -51,7 +51,7 @@ impl Names {
         number
     }
 
-    /// The token itself, as it was signed last.
+    /// The text of a token, with its latest signature.
     pub(crate) fn text(&self, number: TokenNumber) -> &str {
         &self.texts[number as usize]
     }
@@ -83,7 +83,7 @@ impl Names {
     }
 
     pub(crate) fn destroyed(&mut self, destroyed: Result<Destroyed>) -> Answer {
-        let destroyed = destroyed.expect("a Destroy is refused only when the store fails");
+        let destroyed = destroyed.expect("a Destroy fails only if the store fails");
         let cookie = destroyed.set_cookie.map(|cookie| cookie.expose().to_owned());
         if let Some(line) = &cookie {
             let deletion = format!("{COOKIE_NAME}=; Max-Age=0; ");
@@ -95,20 +95,20 @@ impl Names {
     /// All pages of a list.
     pub(crate) fn listed(&mut self, sessions: &[Session]) -> Answer {
         let in_order = sessions.is_sorted_by(|one, next| one.id < next.id);
-        assert!(in_order, "expected the order of ids, each once");
+        assert!(in_order, "expected ids in order, each once");
         let mut views: Vec<_> = sessions.iter().map(|session| self.view(session)).collect();
         views.sort_by_key(|view| view.number);
         Answer::Listed(views)
     }
 
     pub(crate) fn revoked(&mut self, revoked: Result<u32>) -> Answer {
-        Answer::Revoked(revoked.expect("a revocation is refused only when the store fails"))
+        Answer::Revoked(revoked.expect("a revocation fails only if the store fails"))
     }
 
     /// The id of a session that was seen.
     pub(crate) fn id(&self, number: SessionNumber) -> PublicId {
         let seen = self.sessions.iter().find(|(_, seen)| **seen == number);
-        *seen.expect("every number was given to a session").0
+        *seen.expect("every number belongs to a session").0
     }
 
     fn view(&mut self, session: &Session) -> View {
@@ -163,7 +163,7 @@ fn refused(error: Error) -> Answer {
         Error::VersionMismatch { current, .. } => Answer::VersionMismatch { current },
         Error::DataTooLarge { len_bytes, .. } => Answer::TooLarge { len: len_bytes },
         Error::TooManySessions { .. } => Answer::TooManySessions,
-        other => panic!("the rigs' operations give no such error: {other:?}"),
+        other => panic!("the operations of the rigs cannot give this error: {other:?}"),
     }
 }
 
@@ -171,7 +171,7 @@ fn millis(moment: Moment) -> Millis {
     moment.unix_millis()
 }
 
-/// The engine's words for a change.
+/// A change in the types of the engine.
 pub(crate) fn options(change: &Change) -> WriteOptions {
     let members: Vec<_> =
         change.set.iter().map(|(key, value)| format!(" \"{key}\" : {value}")).collect();

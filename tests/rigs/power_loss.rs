@@ -1,10 +1,10 @@
-//! Power loss: what was acknowledged as synced stays, whatever the disk kept of
-//! the rest.
+//! Power loss: acknowledged changes that are synced must survive, whatever the disk kept of the
+//! other writes.
 //!
-//! The program does a fixed piece of work under the recorder; each answer is
-//! noted with the place in the recorder's log that was reached by then. Then
-//! disks are made as a loss of power at some place in the log may leave them
-//! (`support::disk` says which), opened with the store, and held to the notes.
+//! The program does a fixed amount of work under the recorder. For each answer the rig notes
+//! the length of the recorder's log at that time. Then it builds disks as a power loss at some
+//! point of the log may leave them (see `support::disk`), opens them with the store, and
+//! compares the sessions with the notes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,30 +28,29 @@ use crate::support::{
     victim::{Setup, Victim},
 };
 
-/// A client's sessions: their stories, and the cookies of those that live.
+/// The sessions of a client: all their histories, and the cookies of the live ones.
 struct Worker {
     client: SessionServiceClient<Channel>,
     random: Random,
     log: std::path::PathBuf,
     write: Durability,
     load: Load,
-    /// Nothing that is synced by default.
+    /// Makes no calls that are synced by default.
     calm: bool,
     serial: u64,
     alive: Vec<(usize, Browser)>,
     stories: Vec<Story>,
 }
 
-/// What the sessions are like.
+/// The kind of sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Load {
     /// Many, most of them small.
     Mixed,
-    /// Few that are large and change often, so that parts of sled's log fall out
-    /// of use.
+    /// Few large sessions that change often, so that segments of sled's log become free.
     Heavy,
-    /// Few that are as large as the store takes them: sled would write a leaf of
-    /// them to a file of its own, if there were no end to that.
+    /// Few sessions of the largest size that the store accepts. Without a limit, sled would
+    /// write a leaf of them to a file of its own.
     Huge,
 }
 
@@ -64,19 +63,19 @@ impl Load {
         }
     }
 
-    /// Of each worker, in each life.
+    /// For each worker and each life.
     fn operations(self) -> usize {
         if self == Self::Huge { 20 } else { 60 }
     }
 }
 
 const WORKERS: u64 = 6;
-/// Of the program, one after the other; half of them are killed.
+/// The program is started so many times; half of the runs end with a kill.
 const LIVES: usize = 6;
 
 impl Worker {
     fn position(&self) -> u64 {
-        std::fs::metadata(&self.log).expect("the log is there").len()
+        std::fs::metadata(&self.log).expect("the log exists").len()
     }
 
     fn text(&mut self) -> String {
@@ -112,7 +111,7 @@ impl Worker {
         let whose = Some(principal(self.serial).into());
         let set = text.clone().into();
         let request = WriteRequest { set, principal: whose, ..Default::default() };
-        let answer = self.client.write(request).await.expect("a Write is taken").into_inner();
+        let answer = self.client.write(request).await.expect("a Write succeeds").into_inner();
         let session = answer.session.expect("a session");
         let id = public_id(&session);
         let left = Some(Left { version: session.version, data: text.into_bytes() });
@@ -131,11 +130,11 @@ impl Worker {
             set: text.clone().into(),
             replace: true,
             roll,
-            // A login as somebody else, or a logout into an anonymous session.
+            // A login as another principal, or a logout into an anonymous session.
             principal: roll.then(|| principal(self.serial).into()),
             ..Default::default()
         };
-        let answer = self.client.write(request).await.expect("a Write is taken").into_inner();
+        let answer = self.client.write(request).await.expect("a Write succeeds").into_inner();
         if roll {
             browser.learn(&answer.set_cookie);
         }
@@ -151,7 +150,7 @@ impl Worker {
         let sent = self.position();
         let (story, browser) = self.alive.swap_remove(chosen);
         let request = DestroyRequest { credential: browser.credential(), ..Default::default() };
-        let answer = self.client.destroy(request).await.expect("a Destroy is answered");
+        let answer = self.client.destroy(request).await.expect("a Destroy succeeds");
         assert_eq!(answer.into_inner().destroyed, 1);
         let acknowledged = self.position();
         let durability = Durability::Synced;
@@ -159,7 +158,7 @@ impl Worker {
     }
 }
 
-/// Runs the program through its lives; its log is at `log` then.
+/// Runs the program through its lives, with the recorder's log at `log`.
 async fn work(root: &Path, log: &Path, write: Durability, seed: u64) -> Vec<Story> {
     let load = Load::of(seed);
     let mut settings = match write {
@@ -201,10 +200,11 @@ async fn work(root: &Path, log: &Path, write: Durability, seed: u64) -> Vec<Stor
             }));
         }
         for task in tasks {
-            workers.push(task.await.expect("a worker ends well"));
+            workers.push(task.await.expect("a worker ends without a panic"));
         }
         drop(client);
-        // A kill takes what is buffered, and the workers would miss it.
+        // With buffered writes there is no kill: it loses them, and the workers expect them to
+        // be kept.
         let kill = life % 2 == 0 && write != Durability::Buffered;
         let ended = if kill { victim.die() } else { victim.stop() };
         let status = ended.status.expect("the program ends");
@@ -213,8 +213,8 @@ async fn work(root: &Path, log: &Path, write: Durability, seed: u64) -> Vec<Stor
     workers.into_iter().flat_map(|worker| worker.stories).collect()
 }
 
-/// Places to cut at, in order: anywhere, and often where something is about to
-/// change that is more than data.
+/// Points to cut the log at, in order. Most are random; many are just before an operation that
+/// changes more than data.
 fn cuts(entries: &[oplog::Entry], images: usize, random: &mut Random) -> Vec<usize> {
     let rare: Vec<usize> = (0..entries.len())
         .filter(|at| match &entries[*at].operation {
@@ -238,25 +238,25 @@ fn cuts(entries: &[oplog::Entry], images: usize, random: &mut Random) -> Vec<usi
     cuts
 }
 
-/// What came of some images.
+/// The results of some images.
 #[derive(Default)]
 struct Outcome {
     images: usize,
     failed: usize,
-    /// Of images that are harsher than the file systems of Linux.
+    /// The number of images that are harsher than Linux file systems.
     harsh: usize,
     harsh_failed: usize,
     operations: usize,
     calls: usize,
     sessions: usize,
-    /// How often sled went on in another segment of its log, and how often in
-    /// one that it had used before.
+    /// How often sled began a segment of its log, and how often that segment had been used
+    /// before.
     segments: usize,
     reused: usize,
-    /// Files of sled's own for leaves that are too large for its log.
+    /// Files that sled made for leaves that are too large for its log.
     blobs: usize,
     syncs: Syncs,
-    /// Images by kind of finding.
+    /// The number of images for each kind of finding.
     kinds: BTreeMap<&'static str, usize>,
 }
 
@@ -279,8 +279,8 @@ impl Outcome {
     }
 }
 
-/// One piece of work and images of it. With `honest` false the disk only says
-/// that it syncs.
+/// One run of the work, and images of it. If `honest` is false, the disk reports syncs without
+/// doing them.
 async fn round(write: Durability, images: usize, seed: u64, honest: bool) -> Outcome {
     let scratch = tempfile::tempdir().expect("a scratch folder");
     let (root, log) = (scratch.path().join("root"), scratch.path().join("log"));
@@ -320,7 +320,7 @@ async fn round(write: Durability, images: usize, seed: u64, honest: bool) -> Out
                 outcome.harsh_failed += usize::from(!findings.is_empty());
             }
         }
-        // The first of each kind.
+        // Prints the first finding of each kind.
         for (kind, detail) in BTreeMap::from_iter(findings.into_iter().rev()) {
             *outcome.kinds.entry(kind).or_default() += 1;
             if honest {
@@ -335,7 +335,7 @@ async fn round(write: Durability, images: usize, seed: u64, honest: bool) -> Out
     outcome
 }
 
-/// Where sled began segments of its log, in order.
+/// The offsets at which sled began segments of its log, in order.
 fn segments(entries: &[oplog::Entry]) -> Vec<u64> {
     let begun = entries.iter().filter_map(|entry| match &entry.operation {
         Operation::Write { at, data, .. } if begins_segment(*at, data) => Some(*at),
@@ -352,20 +352,21 @@ fn makes_blob(operation: &Operation) -> bool {
     matches!(operation, Operation::Open { path, made: true, .. } if path.contains("/blobs/"))
 }
 
-/// At an open, segments that are out of use are filled with one octet.
+/// When the store opens, sled fills free segments with one repeated byte.
 fn fills_segment(data: &[u8]) -> bool {
     data.len() as u64 == SEGMENT_BYTES && data.iter().all(|octet| *octet == data[0])
 }
 
-/// What the store rests on: the log is synced within each of sled's segments.
+/// What the store relies on: sled's log is synced at least once within each segment.
 #[derive(Default)]
 struct Syncs {
-    /// The most that was written to the log between two syncs of it.
+    /// The most bytes that were written to the log between two syncs.
     most_unsynced_bytes: u64,
-    /// For each sync of the log how long the first write before it has waited: so
-    /// long what is flushed may be lost.
+    /// For each sync of the log, how long the first write before it had waited. For that time a
+    /// flushed change may still be lost.
     waits: Vec<Duration>,
-    /// Segments that were begun when the one before was not synced since it was.
+    /// Segments that were begun although the previous one had not been synced since its
+    /// beginning.
     missing: usize,
 }
 
@@ -410,7 +411,7 @@ impl Syncs {
         self.waits.extend(other.waits);
     }
 
-    /// Milliseconds: half of the waits are shorter, nearly all are, and all are.
+    /// The waits in milliseconds: median, p99 and maximum.
     fn waits_ms(mut self) -> [u128; 3] {
         self.waits.sort_unstable();
         let most = self.waits.len().saturating_sub(1);
@@ -419,11 +420,11 @@ impl Syncs {
     }
 }
 
-/// Of sled's log, as the store sets it.
+/// The segment size of sled's log, as the store sets it.
 const SEGMENT_BYTES: u64 = 8 << 20;
 
 const IMAGES_A_ROUND: usize = 100;
-/// Buffered is what tries hardest to outrun the syncs.
+/// Buffered is included because it writes the most between two syncs.
 const WRITES: [Durability; 3] = [Durability::Flushed, Durability::Synced, Durability::Buffered];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -457,17 +458,17 @@ async fn a_power_loss_takes_nothing_that_was_synced() {
     let (most_unsynced_bytes, missing) = (syncs.most_unsynced_bytes, syncs.missing);
     let [half, nearly_all, all] = syncs.waits_ms();
     report(&format!(
-        "rig power loss: {images} images, {failed} with findings, and {harsh_failed} of the {harsh} that are harsher than Linux {kinds:?}; of {calls} calls on {sessions} sessions in {operations} file operations, {segments} segments begun, {reused} of them used before, at most {:.1} MiB of the log between two syncs, {missing} syncs missing, what is flushed was synced within {half} ms (median), {nearly_all} ms (p99), {all} ms (max); seed {seed}",
+        "rig power loss: {images} images, {failed} with findings, and {harsh_failed} of the {harsh} that are harsher than Linux {kinds:?}; of {calls} calls on {sessions} sessions in {operations} file operations, {segments} segments begun, {reused} of them reused, at most {:.1} MiB of the log between two syncs, {missing} syncs missing, flushed changes were synced within {half} ms (median), {nearly_all} ms (p99), {all} ms (max); seed {seed}",
         most_unsynced_bytes as f64 / (1 << 20) as f64,
     ));
-    assert_eq!(failed, 0, "see above; SESSIOND_RIG_SEED repeats a round");
+    assert_eq!(failed, 0, "expected no findings, see above; SESSIOND_RIG_SEED repeats a round");
     let met = [images > harsh, segments > 0, reused > 0 || matches!(form, Form::Short)];
-    assert!(met.iter().all(|met| *met), "the rig should meet what it is about: {met:?}");
+    assert!(met.iter().all(|met| *met), "expected images and segments of all kinds, found {met:?}");
     assert_eq!(blobs, 0, "expected every leaf to stay in the log: see SEGMENT_BYTES");
-    assert_eq!(missing, 0, "expected a sync of the log between the beginnings of segments");
+    assert_eq!(missing, 0, "expected a sync of the log between the starts of two segments");
 }
 
-/// The rig notices when syncs do nothing.
+/// The rig finds it if syncs do nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_does_not_sync_is_found_out() {
     let outcome = round(Durability::Flushed, 20, Form::of_environment().seed(), false).await;
@@ -476,6 +477,6 @@ async fn a_disk_that_does_not_sync_is_found_out() {
         outcome.failed + outcome.harsh_failed,
         outcome.kinds
     ));
-    let lost = outcome.kinds.get("synced is lost").is_some_and(|count| *count > 0);
-    assert!(lost, "nothing was lost: the rig is blind");
+    let lost = outcome.kinds.get("a synced change is lost").is_some_and(|count| *count > 0);
+    assert!(lost, "expected findings of lost changes");
 }

@@ -1,12 +1,12 @@
-//! Numbers that are the same again for the same seed.
+//! Random numbers that are reproducible from a seed.
 
-/// SplitMix64. Its own, so that a seed means the same under any version of a
+/// SplitMix64, implemented here, so that a seed gives the same numbers with any version of a
 /// crate.
 #[derive(Debug, Clone)]
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// One of several for the same seed.
+    /// One of several independent sequences of the same seed.
     pub(crate) fn stream(seed: u64, number: u64) -> Self {
         Self(Self(seed).next().wrapping_add(Self(!number).next()))
     }
@@ -19,12 +19,12 @@ impl Random {
         bits ^ (bits >> 31)
     }
 
-    /// Below `end`, which is not 0.
+    /// A number below `end`, which must not be 0.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
-    /// The same, for places and lengths.
+    /// As `below`, for indices and lengths.
     pub(crate) fn index(&mut self, end: usize) -> usize {
         self.below(end as u64) as usize
     }
@@ -33,7 +33,7 @@ impl Random {
         &of[self.index(of.len())]
     }
 
-    /// True once in `times`.
+    /// True with a probability of 1 in `times`.
     pub(crate) fn once_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }

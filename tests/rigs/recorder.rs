@@ -1,20 +1,21 @@
-//! A library to be put before libc with `LD_PRELOAD`: it records what a process
-//! does to the files below one directory, and makes chosen operations fail.
+//! A library to load before libc with `LD_PRELOAD`. It records what a process does to the files
+//! below one directory, and makes selected operations fail.
 //!
 //! | variable | meaning |
 //! |---|---|
 //! | `RECORDER_ROOT` | the directory; without it nothing is recorded |
 //! | `RECORDER_LOG` | where the operations are appended, as [`Head`] and what follows it |
-//! | `RECORDER_FAULT` | `class:n:errno:once` or `class:n:errno:always`; the class is `write`, `sync`, `datasync` (of these `fdatasync` alone) or `rename`, n counts from 1. Then the log holds no data. |
+//! | `RECORDER_FAULT` | `class:n:errno:once` or `class:n:errno:always`; the class is `write`,
+//! `sync`, `datasync` (the syncs that are `fdatasync`) or `rename`, n counts from 1. The log
+//! then holds no data. |
 //!
-//! Each operation and its entry in the log happen under one lock, so the log
-//! is an order in which they could have happened one by one. On `SIGUSR2` the
-//! process is killed between two operations: what is in the log has happened,
-//! and nothing else has. Only absolute paths are followed, and no descriptor is
-//! followed through `dup`. Raw system calls pass by unseen.
+//! Each operation and its log entry happen under one lock, so the log is an order in which the
+//! operations could have happened one by one. On `SIGUSR2` the process is killed between two
+//! operations: everything in the log has happened, and nothing else has. Only absolute paths
+//! are recorded, and descriptors are not followed through `dup`. Raw system calls are not seen.
 //!
-//! It runs inside calls of libc, on any thread, perhaps before `main`: nothing
-//! here allocates or panics.
+//! The code runs inside calls of libc, on any thread, possibly before `main`. So nothing here
+//! allocates or panics.
 
 use std::{
     cell::UnsafeCell,
@@ -24,15 +25,15 @@ use std::{
 
 use libc::{iovec, mode_t, off64_t, size_t, ssize_t};
 
-/// What stands before each entry, in the order of this machine. The path
-/// follows, below the root and without a slash in front, and then the data.
+/// The header of each entry, in the byte order of this machine. After it come the path (below
+/// the root, without a leading slash) and the data.
 #[repr(C)]
 struct Head {
     /// One of [`kind`].
     kind: u32,
     fd: i32,
-    /// Where a write went; the length of a truncation; 1 for an open that
-    /// made the file, plus 2 for one that emptied it.
+    /// The offset of a write; the length of a truncation; for an open, 1 if it created the
+    /// file, plus 2 if it truncated it.
     at: u64,
     path_len: u32,
     data_len: u32,
@@ -67,10 +68,10 @@ enum Class {
 const MAX_FDS: usize = 1 << 16;
 const UNSET: i32 = -1;
 
-/// Descriptors of files below the root.
+/// Whether each descriptor is of a file below the root.
 static FOLLOWED: [AtomicBool; MAX_FDS] = [const { AtomicBool::new(false) }; MAX_FDS];
 static LOG: AtomicI32 = AtomicI32::new(UNSET);
-/// The root, a string of libc's environment, which lives as long as the process.
+/// The address of the root, a string in libc's environment, which lives as long as the process.
 static ROOT: AtomicUsize = AtomicUsize::new(0);
 static FAULT_CLASS: AtomicU8 = AtomicU8::new(0);
 static FAULT_NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -80,7 +81,7 @@ static SEEN: AtomicU64 = AtomicU64::new(0);
 static DYING: AtomicBool = AtomicBool::new(false);
 
 struct Lock(UnsafeCell<libc::pthread_mutex_t>);
-// SAFETY: a mutex is there to be shared; only its address is taken.
+// SAFETY: a mutex may be shared between threads; only its address is used here.
 unsafe impl Sync for Lock {}
 static LOCK: Lock = Lock(UnsafeCell::new(libc::PTHREAD_MUTEX_INITIALIZER));
 
@@ -101,7 +102,7 @@ impl Drop for Held {
         }
         // SAFETY: this thread took it.
         unsafe { libc::pthread_mutex_unlock(LOCK.0.get()) };
-        // The signal may have come between the two.
+        // The signal may have come between the lock and the check.
         if DYING.load(SeqCst) {
             die();
         }
@@ -115,8 +116,9 @@ fn die() {
 
 extern "C" fn on_die(_: c_int) {
     DYING.store(true, SeqCst);
-    // Whoever holds the lock, be it the thread that was interrupted, dies when
-    // it lets go. SAFETY: the mutex is static; nothing is done under it but to end.
+    // The lock may be held, even by the thread that was interrupted. Its holder kills the
+    // process when it releases the lock. SAFETY: the mutex is static; nothing follows but the
+    // end of the process.
     if unsafe { libc::pthread_mutex_trylock(LOCK.0.get()) } == 0 {
         die();
     }
@@ -179,7 +181,7 @@ fn now() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// Appends an entry. Call it under the lock. Leaves errno as it is.
+/// Appends an entry. The caller must hold the lock. errno is unchanged.
 fn append(kind: u32, fd: c_int, at: u64, path: &[u8], data: &[u8]) {
     let data = if FAULT_CLASS.load(SeqCst) == 0 { data } else { b"" };
     let (path_len, data_len) = (path.len() as u32, data.len() as u32);
@@ -195,15 +197,15 @@ fn append(kind: u32, fd: c_int, at: u64, path: &[u8], data: &[u8]) {
         let errno = *libc::__errno_location();
         let log = LOG.load(SeqCst);
         if libc::syscall(libc::SYS_writev, log, parts.as_ptr(), parts.len()) != expected {
-            // A log with a hole would prove nothing.
+            // A log with a missing entry would prove nothing.
             libc::_exit(99);
         }
         *libc::__errno_location() = errno;
     }
 }
 
-/// Whether this operation of `class` is to fail. Sets errno and notes it when
-/// so. Call it under the lock.
+/// Whether this operation of `class` is to fail. If so, sets errno and records the fault. The
+/// caller must hold the lock.
 fn fails(class: Class, fd: c_int, path: &[u8]) -> bool {
     if FAULT_CLASS.load(SeqCst) != class as u8 {
         return false;
@@ -249,7 +251,7 @@ unsafe fn below<'a>(path: *const c_char) -> Option<&'a [u8]> {
     rest.strip_prefix(b"/").or(rest.is_empty().then_some(rest))
 }
 
-/// The function that this library stands before.
+/// The function of libc that this library replaces.
 macro_rules! next {
     ($name:literal, fn($($argument:ty),*) -> $result:ty) => {{
         static FOUND: AtomicUsize = AtomicUsize::new(0);
@@ -268,7 +270,7 @@ macro_rules! next {
     }};
 }
 
-/// Opens by `call`, and follows what is below the root.
+/// Opens a file with `call`, and records it if it is below the root.
 ///
 /// # Safety
 ///
@@ -344,7 +346,7 @@ pub unsafe extern "C" fn close(fd: c_int) -> c_int {
     unsafe { next(fd) }
 }
 
-/// Writes by `call`, which gives the octets written, and notes where they went.
+/// Writes with `call`, which returns the number of bytes written, and records the offset.
 fn written(
     fd: c_int,
     at: Option<off64_t>,
@@ -360,12 +362,12 @@ fn written(
     }
     let len = call();
     if len > 0 {
-        // Where a write without an offset began, in append mode too.
+        // The offset at which a write without an explicit one began, also in append mode.
         // SAFETY: no memory is involved.
         let at = at.unwrap_or_else(|| unsafe {
             libc::syscall(libc::SYS_lseek, fd, 0, libc::SEEK_CUR) - len as i64
         });
-        // SAFETY: so many octets were just read from there.
+        // SAFETY: the call has just read so many bytes from there.
         let data = unsafe { std::slice::from_raw_parts(data.cast(), len as usize) };
         append(kind::WRITE, fd, at as u64, b"", data);
     }
@@ -382,7 +384,7 @@ pub unsafe extern "C" fn write(fd: c_int, data: *const c_void, len: size_t) -> s
     written(fd, None, data, || unsafe { next(fd, data, len) })
 }
 
-/// One part of it at a time, which a writev may do.
+/// Writes one part per call, which `writev` is allowed to do.
 ///
 /// # Safety
 ///
@@ -426,7 +428,8 @@ macro_rules! writes_at {
 }
 writes_at!(pwrite c"pwrite", pwrite64 c"pwrite64");
 
-/// An operation on a followed descriptor that gives 0, of a class that may fail.
+/// Runs an operation that returns 0 on success, on a descriptor that may be recorded. It may be
+/// made to fail if it has a class.
 fn done(
     fd: c_int,
     class: Option<Class>,
@@ -500,7 +503,7 @@ macro_rules! truncates {
 }
 truncates!(ftruncate c"ftruncate", ftruncate64 c"ftruncate64");
 
-/// An operation on a name below the root.
+/// An operation on a path that may be below the root.
 ///
 /// # Safety
 ///
@@ -521,7 +524,7 @@ unsafe fn named(
     }
     let result = call();
     if result == 0 {
-        // The new name stands where data would, and is kept in both modes.
+        // The new name takes the place of the data, and is recorded with and without faults.
         let at = name.len() as u64;
         let mut both = [0; 2 * libc::PATH_MAX as usize];
         let (first, rest) = both.split_at_mut(name.len());

@@ -1,9 +1,9 @@
-//! A Redis that stops, dies, or is succeeded by a replica, under the daemon's
-//! feet. Every call is answered within its deadline, with UNAVAILABLE while there
-//! is no Redis and never with "no session"; then all goes on without a restart.
+//! Redis stops, dies, or is replaced by a replica while a daemon uses it. Every call is
+//! answered within its deadline: with UNAVAILABLE while there is no Redis, and never with "no
+//! session". Then the daemon continues without a restart.
 //!
-//! What a failover loses and brings back is counted and printed, without WAIT and
-//! with it. What is not a failover must lose nothing.
+//! The rig counts and prints what a failover loses and brings back, with and without WAIT.
+//! Faults without a failover must lose nothing.
 
 use std::{
     sync::{
@@ -36,16 +36,16 @@ use crate::{
 };
 
 const CLIENTS: u64 = 8;
-/// Of every call. The daemon gives up on Redis after a second.
+/// The deadline of every call. The daemon gives up on Redis after a second.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// How long all is well before the fault and after it.
+/// How long the clients work without a fault, before it and after it.
 const WELL: Duration = Duration::from_millis(700);
-/// Successes in a row by which a client has recovered.
+/// How many successful calls in a row show that a client has recovered.
 const RECOVERED: usize = 30;
 
 const SECRET: &str = "--set=engine.default.cookie.secrets=a-signing-secret-for-tests-long-enough";
 
-/// A daemon on this Redis.
+/// Starts a daemon on this Redis.
 fn daemon(url: &str, settings: &[&str]) -> Program {
     let url = format!("--set=store.redis.url={url}");
     let all: Vec<_> = ["--set=store.backend=redis", &url, SECRET]
@@ -62,14 +62,14 @@ async fn channel(program: &Program) -> Channel {
     Endpoint::from_shared(address).expect("an address").connect().await.expect("it listens")
 }
 
-/// What is known of a session that one client alone changes.
+/// The known state of a session that only one client changes.
 enum Known {
     Live {
         browser: Browser,
-        /// The version that the last answer to a change told.
+        /// The version in the last answer to a change.
         acknowledged: u64,
-        /// The highest that an answer told, that of a Resolve too: higher only by a
-        /// change that was refused, and made all the same.
+        /// The highest version in any answer, including those of Resolve. It is higher than
+        /// `acknowledged` only if a change was refused and made anyway.
         seen: u64,
     },
     Destroyed {
@@ -77,20 +77,20 @@ enum Known {
     },
 }
 
-/// What all clients have met.
+/// What all clients have counted and found.
 #[derive(Default)]
 struct Met {
     operations: AtomicUsize,
     refused: AtomicUsize,
-    /// Acknowledged and then gone.
+    /// Sessions that were acknowledged and are gone.
     lost_sessions: AtomicUsize,
     lost_writes: AtomicUsize,
-    /// Destroyed, acknowledged, and then there.
+    /// Sessions whose Destroy was acknowledged and that are live again.
     back: AtomicUsize,
-    /// Refused, made all the same, read, and then gone. Nobody promised anything.
+    /// Changes that were refused, made anyway, read, and then lost. No promise covers them.
     undone: AtomicUsize,
     last_refusal: Mutex<Option<Instant>>,
-    /// What is never right, whatever happens to Redis.
+    /// Findings that are errors with every fault.
     findings: Mutex<Vec<String>>,
     healed: AtomicBool,
     recovered: AtomicUsize,
@@ -102,7 +102,7 @@ impl Met {
         what(self).fetch_add(1, Ordering::SeqCst);
     }
 
-    /// The version is `found` now, and at least `least` was acknowledged.
+    /// Compares the stored version `found` with the one acknowledged, `least`.
     fn compare(&self, found: u64, least: u64, seen: u64) {
         if found < least {
             self.count(|met| &met.lost_writes);
@@ -111,7 +111,7 @@ impl Met {
         }
     }
 
-    /// The one error that callers may see.
+    /// Checks that an error is the only one that callers may see.
     fn refuse(&self, call: &str, status: &Status) {
         self.count(|met| &met.refused);
         *self.last_refusal.lock() = Some(Instant::now());
@@ -138,7 +138,7 @@ fn call<T>(message: T) -> Request<T> {
 }
 
 impl Client {
-    /// Goes on until it is over, and then looks at everything again.
+    /// Works until the end of the test, and then checks every session again.
     async fn run(mut self) {
         let mut in_a_row = 0;
         let mut recovered = false;
@@ -160,7 +160,7 @@ impl Client {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         while let Some(known) = self.known.pop() {
-            self.look(known).await.expect("all is well by now");
+            self.look(known).await.expect("expected Redis to work again");
         }
     }
 
@@ -211,7 +211,7 @@ impl Client {
                 Ok(())
             }
             Err(status) => {
-                // It may have been written, which the next look allows for.
+                // The change may have been made, which the next check allows for.
                 self.met.refuse("write", &status);
                 self.known.push(Known::Live { browser, acknowledged, seen });
                 Err(())
@@ -230,14 +230,14 @@ impl Client {
                 Ok(())
             }
             Err(status) => {
-                // Nobody knows about this one any more.
+                // The result is unknown, so this session is not checked again.
                 self.met.refuse("destroy", &status);
                 Err(())
             }
         }
     }
 
-    /// Holds what was acknowledged against what is there; `None`: it is lost.
+    /// Compares the acknowledged state with the stored one. Returns `None` if it is lost.
     async fn look(&mut self, known: Known) -> Result<Option<Known>, ()> {
         let (Known::Live { browser, .. } | Known::Destroyed { browser }) = &known;
         let resolve = ResolveRequest { credential: browser.credential(), ..Default::default() };
@@ -254,7 +254,7 @@ impl Client {
             Known::Live { browser, acknowledged, seen } if there => {
                 let found = resolved.session.expect("a session").version;
                 self.met.compare(found, acknowledged, seen);
-                // What is lost is counted once.
+                // Counts each loss only once.
                 let acknowledged = acknowledged.min(found);
                 Some(Known::Live { browser, acknowledged, seen: found })
             }
@@ -271,7 +271,7 @@ impl Client {
     }
 }
 
-/// What a fault has cost.
+/// The losses that a fault caused.
 #[derive(Debug)]
 struct Cost {
     lost_sessions: usize,
@@ -287,7 +287,7 @@ impl Cost {
     }
 }
 
-/// Clients at work, a fault in the midst of it, and work until all have recovered.
+/// Starts clients, causes a fault while they work, and waits until all have recovered.
 async fn endure(name: &str, program: &Program, fault: impl AsyncFnOnce()) -> Cost {
     let seed = Form::of_environment().seed();
     let channel = channel(program).await;
@@ -304,14 +304,17 @@ async fn endure(name: &str, program: &Program, fault: impl AsyncFnOnce()) -> Cos
         })
         .collect();
     let begun = Instant::now();
-    // A machine that is busy may not be well at once.
+    // A busy machine may need some time until every call succeeds.
     loop {
         let before = met.refused.load(Ordering::SeqCst);
         tokio::time::sleep(WELL).await;
         if met.refused.load(Ordering::SeqCst) == before {
             break;
         }
-        assert!(begun.elapsed() < PATIENCE, "{name}: expected all to be well before the fault");
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{name}: expected all calls to succeed before the fault"
+        );
     }
     let since = Instant::now();
     fault().await;
@@ -324,7 +327,7 @@ async fn endure(name: &str, program: &Program, fault: impl AsyncFnOnce()) -> Cos
     tokio::time::sleep(WELL).await;
     met.over.store(true, Ordering::SeqCst);
     for client in clients {
-        client.await.expect("a client ends without a panic");
+        client.await.expect("expected a client to end without a panic");
     }
     let number = |count: &AtomicUsize| count.load(Ordering::SeqCst);
     let cost = Cost {
@@ -361,7 +364,7 @@ async fn wait_for_health(program: &Program, status: ServingStatus) {
     health::becomes(channel(program).await, status).await;
 }
 
-/// Kept on its disk, so nothing may be lost.
+/// Redis keeps everything on disk, so nothing may be lost.
 const LASTING: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
@@ -395,7 +398,7 @@ async fn a_server_that_is_paused() {
     cost.await.assert_none();
 }
 
-/// A primary, its replica, and a Sentinel that has seen both.
+/// A primary, its replica, and a Sentinel that knows both.
 struct Watched {
     primary: RedisServer,
     replica: RedisServer,
@@ -441,8 +444,8 @@ async fn a_primary_that_dies_behind_sentinels() {
     .await;
 }
 
-/// With WAIT the replica that takes over has all that was acknowledged. It is the
-/// only one, so changes are refused from then on, until it has a replica itself.
+/// With WAIT, the replica that takes over has all acknowledged changes. It has no replica of
+/// its own, so it refuses changes until it gets one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_primary_that_dies_behind_sentinels_with_wait() {
     if is_missing() {
@@ -453,7 +456,7 @@ async fn a_primary_that_dies_behind_sentinels_with_wait() {
     let cost = endure("failover by sentinel, primary killed, WAIT 1", &program, async || {
         watched.primary.kill();
         watched.wait_for_promotion();
-        // As Sentinel tells it; it comes back empty, as a replica.
+        // The old primary returns empty and as a replica, as Sentinel would configure it.
         let of = format!("127.0.0.1 {}", watched.replica.port);
         watched.primary =
             RedisServer::with(&["--replicaof", &of, "--repl-diskless-sync-delay", "0"]);
@@ -462,7 +465,7 @@ async fn a_primary_that_dies_behind_sentinels_with_wait() {
     cost.await.assert_none();
 }
 
-/// It goes on as if it were the primary for some seconds, until it is told.
+/// For some seconds it acts as the primary, until Sentinel tells it that it is a replica.
 async fn a_primary_that_comes_back(name: &str, settings: &[&str]) -> Cost {
     let watched = Watched::start();
     let program = watched.daemon(settings);
@@ -492,7 +495,7 @@ async fn a_primary_that_is_paused_behind_sentinels_with_wait() {
 }
 
 async fn a_cluster_that_loses_a_primary(name: &str, settings: &[&str]) -> Cost {
-    // Two replicas of each with WAIT, so that one is left to confirm.
+    // With WAIT each primary has two replicas, so that one is left to confirm writes.
     let replicas = if settings.is_empty() { 1 } else { 2 };
     let mut cluster = RedisCluster::start(3, replicas);
     let program = daemon(&cluster.url(), settings);

@@ -1,5 +1,5 @@
-//! What the rigs have in common: how long they run, with which seed, and where
-//! time and randomness come from.
+//! What the rigs share: how long they run, their seed, and their sources of time and
+//! randomness.
 
 use std::{io::Write, sync::Arc, time::Duration};
 
@@ -22,16 +22,15 @@ use crate::model::{Millis, Rules};
 pub(crate) use crate::{form::Form, random::Random};
 
 pub(crate) const COOKIE_NAME: &str = "sid";
-/// When time begins in the rigs.
+/// The time at which each rig begins.
 pub(crate) const START: Millis = 1_800_000_000_000;
 
-/// Prints one line. Not with `println!`, which `cargo test` keeps to itself
-/// when the test passes.
+/// Prints one line. `println!` would be captured by `cargo test` if the test passes.
 pub(crate) fn report(line: &str) {
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
-/// Ids of a seed.
+/// Session ids that depend on a seed only.
 pub(crate) struct SeededEntropy(Mutex<Random>);
 
 impl SeededEntropy {
@@ -51,8 +50,8 @@ tokio::task_local! {
     static NOW: Millis;
 }
 
-/// Tells the time that the asking task was given. So the moment that an
-/// operation saw is known, also when many run at a time.
+/// A clock that returns the time which the calling task was given. So the time that an
+/// operation used is known, even if many run at once.
 pub(crate) struct TaskClock;
 
 impl TaskClock {
@@ -70,13 +69,13 @@ impl Clock for TaskClock {
     fn follow(&self, _: Moment, _: Moment) {}
 }
 
-/// Secret number `epoch` signs, it and all before it verify.
+/// Secret number `epoch` signs. That one and all earlier ones verify.
 pub(crate) fn keyring(epoch: u8) -> Keyring {
     let secrets: Vec<_> = (0..=epoch).rev().map(|number| Secret::new([number; 32])).collect();
     Keyring::new(&secrets).expect("32 bytes are enough")
 }
 
-/// As the daemon does it: from memory, if that is enough.
+/// As the daemon does it: from memory, if that is possible.
 pub(crate) async fn resolve(
     engine: &Engine,
     presented: &Presented,
@@ -88,7 +87,7 @@ pub(crate) async fn resolve(
     }
 }
 
-/// As the daemon does it: from memory, if that is enough.
+/// As the daemon does it: from memory, if that is possible.
 pub(crate) async fn touch(engine: &Engine, presented: &Presented) -> Result<Lookup> {
     match engine.recall_touch(presented) {
         Some(lookup) => Ok(lookup),

@@ -1,5 +1,5 @@
-//! A state machine: random operations, one after the other, on an engine and on
-//! the model. After each step both must say the same.
+//! A state machine: random operations, one after the other, on an engine and on the model.
+//! After each step the answers of both must be equal.
 
 use std::{
     cell::{Cell, RefCell},
@@ -30,7 +30,7 @@ use crate::{
 
 const MAX_STEPS: usize = 60;
 
-/// A store as it is, in a directory of its own.
+/// A store without a seeded bug, in a directory of its own.
 struct Real {
     kind: Kind,
     engine: Rc<Engine>,
@@ -68,7 +68,7 @@ impl World for Real {
     }
 }
 
-/// One case: a fresh engine, some steps, and a look at everything.
+/// One case: a new engine, some steps, and a check of the complete state.
 async fn run(
     world: impl World,
     rules: Rules,
@@ -167,7 +167,7 @@ fn redis_cluster() {
     hunt(Kind::RedisCluster);
 }
 
-/// A memory store with a bug.
+/// A memory store with a seeded bug.
 struct Spoiled(Bug);
 
 impl World for Spoiled {
@@ -180,7 +180,7 @@ impl World for Spoiled {
     }
 }
 
-/// Those that need no second client to show.
+/// The bugs that can be seen with one client.
 const SEQUENTIAL: [Bug; 12] = [
     Bug::TouchRevives,
     Bug::WriteRecreates,
@@ -196,7 +196,7 @@ const SEQUENTIAL: [Bug; 12] = [
     Bug::ListForgetsLogins,
 ];
 
-/// Cases within which each bug must be caught.
+/// Each bug must be found within this many cases.
 const PATIENCE: u32 = 400;
 
 #[test]
@@ -225,12 +225,12 @@ fn every_sequential_bug_is_caught() {
         let caught_by_a_difference = matches!(outcome, Err(TestError::Fail(..)));
         assert!(
             caught_by_a_difference,
-            "{bug:?}: expected to be caught within {PATIENCE} cases of seed {seed}: {outcome:?}"
+            "{bug:?}: expected to find the bug within {PATIENCE} cases of seed {seed}: {outcome:?}"
         );
         caught.push(format!("{bug:?} {}", runs.get()));
     }
     rig::report(&format!(
-        "rig state machine: seed {seed}: all {} bugs seeded on purpose are caught, after so many cases: {}",
+        "rig state machine: seed {seed}: found all {} seeded bugs; cases needed: {}",
         caught.len(),
         caught.join(", ")
     ));

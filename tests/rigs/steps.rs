@@ -1,4 +1,4 @@
-//! What the state machine does: random steps, and the rules they run under.
+//! The random steps of the state machine, and the random rules for them.
 
 use proptest::prelude::*;
 use sessiond::store::sled::Durability;
@@ -11,7 +11,7 @@ pub(crate) const VALUES: [&str; 6] =
 pub(crate) const PRINCIPALS: [&str; 3] = ["", "ann", "bob"];
 pub(crate) const DURATIONS: [Millis; 3] = [1, 20_000, 640_000];
 
-/// One step.
+/// A step of a case.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
     Create(Request),
@@ -23,9 +23,9 @@ pub(crate) enum Step {
     Touch(Who),
     Write(Who, Request),
     Destroy(Who, Scope),
-    /// All sessions of a principal, by index, in pages of this size.
+    /// Lists all sessions of a principal (by index), in pages of this size.
     List(usize, usize),
-    /// By principal, by sessions that were ever made, or by both.
+    /// Ends sessions by principal, by numbers of sessions that were ever created, or by both.
     Revoke {
         principal: Option<usize>,
         sessions: Option<Vec<usize>>,
@@ -43,7 +43,7 @@ pub(crate) enum Step {
     Restart,
 }
 
-/// What a write asks for, by index into the lists above.
+/// What a Write asks for. Numbers are indexes into the lists above.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub set: Vec<(usize, usize)>,
@@ -62,23 +62,23 @@ pub(crate) enum Guess {
     Next,
 }
 
-/// What is presented.
+/// The credential of a step.
 #[derive(Debug, Clone)]
 pub(crate) enum Who {
     Nobody,
     Token(Piece),
-    /// A Cookie header with these, in order.
+    /// A Cookie header with these pieces, in order.
     Cookies(Vec<Piece>),
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Piece {
-    /// The newest token of a session that exists, in one of its spellings.
+    /// The newest token of an existing session, in one of its spellings.
     Newest(usize, u8),
     /// Any token that was ever given.
     Any(usize),
     Junk(u8),
-    /// Authentic, of a session that never was.
+    /// An authentic token of a session that never existed.
     Stranger,
 }
 

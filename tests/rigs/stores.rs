@@ -28,9 +28,9 @@ use crate::{
 pub(crate) enum Kind {
     Memory,
     SledWithTable,
-    /// The table is too small to keep a record.
+    /// The table of decoded records is too small to keep a record.
     SledWithoutTable,
-    /// One server.
+    /// A single server.
     Redis,
     RedisCluster,
 }
@@ -41,8 +41,8 @@ impl Kind {
     }
 }
 
-/// Redis for a whole rig, or nothing if the rig needs none. It is shared, because a
-/// server takes a moment to start, and a cluster takes seconds.
+/// The Redis of a rig, or nothing if the rig needs none. The cases of a rig share it, because a
+/// server takes a moment to start and a cluster takes seconds.
 pub(crate) enum Engine {
     None,
     Server(RedisServer),
@@ -50,7 +50,7 @@ pub(crate) enum Engine {
 }
 
 impl Engine {
-    /// `None`, with a message on stderr, if there is no `redis-server`.
+    /// Returns `None`, with a message on stderr, if `redis-server` is missing.
     pub(crate) fn start(kind: Kind) -> Option<Self> {
         Some(match kind {
             Kind::Memory | Kind::SledWithTable | Kind::SledWithoutTable => Self::None,
@@ -60,10 +60,10 @@ impl Engine {
         })
     }
 
-    /// A store in it, with keys of its own for each `world`. Needs a tokio runtime.
+    /// A store in this Redis. Each `world` has its own keys. Needs a tokio runtime.
     pub(crate) fn store(&self, world: &str) -> RedisStore {
         let url = match self {
-            Self::None => panic!("expected a kind that needs redis"),
+            Self::None => panic!("expected a kind that needs Redis"),
             Self::Server(server) => server.url(),
             Self::Cluster(cluster) => cluster.url(),
         };
@@ -71,14 +71,14 @@ impl Engine {
     }
 }
 
-/// A store, and the database that it is in.
+/// A store and its database.
 pub(crate) struct Opened {
     pub database: Option<SledDatabase>,
     pub store: Arc<dyn Store>,
 }
 
-/// Opens the store in `directory`, or the store of that name in `engine`. A memory store
-/// is always new.
+/// Opens the store in `directory`, or the store of the same name in `engine`. A memory store is
+/// always new and empty.
 pub(crate) fn open(
     kind: Kind,
     engine: &Engine,
@@ -114,7 +114,7 @@ pub(crate) fn open(
     Opened { database: Some(database), store: Arc::new(store) }
 }
 
-/// Two handles of one store. The operations alternate between them.
+/// Two handles of one store. Operations use them in turn.
 pub(crate) struct EitherOf {
     stores: [Arc<dyn Store>; 2],
     taken: AtomicUsize,
@@ -132,7 +132,7 @@ impl Layer for EitherOf {
     }
 }
 
-/// Yields now and then, so that other tasks run in between.
+/// Yields at random, so that other tasks run in between.
 pub(crate) struct Pauses(Mutex<Random>);
 
 impl Pauses {
@@ -140,7 +140,7 @@ impl Pauses {
         Self(Mutex::new(Random::stream(seed, u64::MAX - 1)))
     }
 
-    /// Up to `most` yields.
+    /// Yields at most `most` times.
     pub(crate) async fn pause(&self, most: u64) {
         let yields = self.0.lock().below(most + 1);
         for _ in 0..yields {
@@ -149,7 +149,7 @@ impl Pauses {
     }
 }
 
-/// Makes races more likely: every operation pauses before and after its work.
+/// Makes races more likely: pauses before and after every operation.
 pub(crate) struct Restless {
     store: Arc<dyn Store>,
     pauses: Pauses,

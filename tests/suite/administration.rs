@@ -26,7 +26,7 @@ async fn cleanup_says_how_many_it_removed(backend: Backend) {
     for _ in 0..10 {
         daemon.visitor("{}").await;
     }
-    assert_eq!(daemon.cleanup().await, 0, "none has expired");
+    assert_eq!(daemon.cleanup().await, 0, "no session has expired");
     daemon.clock.advance(Duration::from_secs(1000));
     let alive = daemon.visitor("{}").await;
     daemon.clock.advance(Duration::from_secs(1000));
@@ -55,7 +55,7 @@ async fn cleanup_can_be_for_one_engine(backend: Backend) {
 
 async fn the_task_sweeps_by_itself(backend: Backend) {
     if swept(backend, 1) == 0 {
-        return; // There is nothing to do for it.
+        return; // This store removes expired sessions itself.
     }
     let daemon = Daemon::with(backend, |config| {
         config.cleanup.interval = Span(Duration::from_millis(20));
@@ -69,7 +69,7 @@ async fn the_task_sweeps_by_itself(backend: Backend) {
     daemon.clock.advance(Duration::from_secs(4000));
     wait_for_metric(&daemon, r#"sessiond_sessions_swept_total{engine="default"} 10"#).await;
     wait_for_metric(&daemon, r#"sessiond_sessions{engine="default"} 0"#).await;
-    assert_eq!(daemon.cleanup().await, 0, "nothing was left to do");
+    assert_eq!(daemon.cleanup().await, 0, "expected nothing left to remove");
 }
 
 async fn scrape(daemon: &Daemon) -> String {
@@ -130,7 +130,10 @@ async fn metrics_tell_and_give_nothing_away(backend: Backend) {
     }
     let counted = page.lines().any(|found| found == r#"sessiond_sessions{engine="default"} 0"#);
     let known = swept(backend, 1) == 1;
-    assert_eq!(counted, known, "a line for who knows the number, and none for who does not");
+    assert_eq!(
+        counted, known,
+        "expected the line only from stores that know the number of sessions"
+    );
     for secret in [id.as_str(), "hunter2", "ann@", browser.header().as_str()] {
         assert!(!page.contains(secret), "the page gives {secret} away");
     }
@@ -139,9 +142,12 @@ async fn metrics_tell_and_give_nothing_away(backend: Backend) {
 async fn admin_is_not_beside_sessions(backend: Backend) {
     let daemon = Daemon::start(backend).await;
     let uri = tonic::transport::Channel::from_shared(daemon.grpc.clone()).expect("an address");
-    let channel = uri.connect().await.expect("the daemon is there");
+    let channel = uri.connect().await.expect("the daemon listens");
     let mut misled =
         sessiond::grpc::pb::session_admin_service_client::SessionAdminServiceClient::new(channel);
-    let error = misled.cleanup(CleanupRequest::default()).await.expect_err("it is elsewhere");
+    let error = misled
+        .cleanup(CleanupRequest::default())
+        .await
+        .expect_err("expected no admin service on the session listener");
     assert_eq!(error.code(), Code::Unimplemented);
 }

@@ -1,5 +1,5 @@
-//! The boundaries between the modules: which words of another module a module must not
-//! contain. Comments may.
+//! The boundaries between the modules: the words of other modules that a module must not
+//! contain, except in comments.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
 
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     fn walk(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
-        for entry in fs::read_dir(folder).expect("the folder is there") {
+        for entry in fs::read_dir(folder).expect("the folder exists") {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
                 walk(&path, found);
@@ -20,7 +20,7 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     }
     let mut found = Vec::new();
     walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut found);
-    assert!(!found.is_empty(), "{folder} holds no source");
+    assert!(!found.is_empty(), "{folder} has no source files");
     found
 }
 
@@ -31,13 +31,17 @@ fn assert_absent(folder: &str, words: &[&str]) {
             let code = line.split("//").next().unwrap_or_default();
             for word in words {
                 let at = path.display();
-                assert!(!code.contains(word), "{at}:{} should not know {word}: {line}", number + 1);
+                assert!(
+                    !code.contains(word),
+                    "{at}:{}: expected no use of {word}: {line}",
+                    number + 1
+                );
             }
         }
     }
 }
 
-/// Crates and modules of a protocol.
+/// Crates and modules for protocols.
 const PROTOCOLS: [&str; 9] = [
     "tonic",
     "prost",
@@ -50,7 +54,7 @@ const PROTOCOLS: [&str; 9] = [
     "tokio::net",
 ];
 
-/// Kinds of stores.
+/// Names of stores.
 const STORES: [&str; 5] = ["sled", "redis", "Redis", "MemoryStore", "crate::store"];
 
 #[test]

@@ -1,4 +1,4 @@
-//! Requests side by side: no lost update, and one order for all.
+//! Concurrent requests: no update is lost, and all callers see one order.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -39,7 +39,11 @@ async fn writes_to_different_keys_all_survive(backend: Backend) {
     let found: BTreeMap<String, u64> = serde_json::from_str(&data(&answer)).expect("JSON");
     let expected = (0..16).map(|writer| (format!("k{writer}"), 9)).collect();
     assert_eq!(found, expected, "each writer's last value");
-    assert_eq!(answer.session.expect("a session").version, 161, "one more with each Write");
+    assert_eq!(
+        answer.session.expect("a session").version,
+        161,
+        "expected the version to increase by 1 with each Write"
+    );
 }
 
 async fn counting_with_if_version_loses_nothing(backend: Backend) {
@@ -90,7 +94,7 @@ async fn one_of_two_rolls_wins(backend: Backend) {
                 Err(status) => assert_eq!(status.code(), Code::NotFound, "{status:?}"),
             }
         }
-        assert_eq!(won.len(), 1, "an id is rolled once");
+        assert_eq!(won.len(), 1, "expected exactly one roll of an id to succeed");
         assert_eq!(daemon.state(&browser).await, SessionState::Superseded);
         let winner =
             crate::support::browser::Browser { cookie: Some(format!("session={}", won[0])) };

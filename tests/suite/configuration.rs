@@ -1,4 +1,4 @@
-//! Configuration: layers, what is refused and in which words, and secrets.
+//! Configuration: its layers, values that are refused with the error texts, and secrets.
 
 use std::{fs, path::Path};
 
@@ -71,16 +71,16 @@ fn later_layers_win() {
         ..sources()
     })
     .expect("all of it is valid");
-    assert_eq!(config.cleanup.slice, 3, "a flag wins");
-    assert_eq!(config.cleanup.interval.to_string(), "2s", "the environment wins over the file");
-    assert_eq!(config.log, load_level("warn"), "the file wins over the defaults");
+    assert_eq!(config.cleanup.slice, 3, "a flag overrides all others");
+    assert_eq!(config.cleanup.interval.to_string(), "2s", "the environment overrides the file");
+    assert_eq!(config.log, load_level("warn"), "the file overrides the defaults");
     let addresses: Vec<_> = config.listen.grpc.iter().map(ListenAddr::to_string).collect();
     assert_eq!(addresses, ["127.0.0.1:1", "unix:/run/s.sock"]);
     assert!(config.listen.admin.is_empty() && !config.listen.reflection);
     let secrets = ["12345", "0x7"].map(|text| SecretText(text.to_owned()));
     assert_eq!(
         config.engine["default"].cookie.secrets, secrets,
-        "what looks like a number is text"
+        "expected text, although it looks like a number"
     );
     assert_eq!(config.store.backend, Backend::Memory);
 }
@@ -146,7 +146,7 @@ fn what_is_wrong_is_named_with_its_source_and_what_is_allowed() {
         ),
         (
             "[store.redis]\nurl = \"http://u:hunter2@a\"",
-            "store.redis.url in the file FILE: expected a URL such as \"redis://127.0.0.1:6379\", \"redis+sentinel://host:26379,host:26379/service\" or \"redis+cluster://host:6379,host:6379\"; rediss is the same over TLS, found something else",
+            "store.redis.url in the file FILE: expected a URL such as \"redis://127.0.0.1:6379\", \"redis+sentinel://host:26379,host:26379/service\", \"redis+cluster://host:6379,host:6379\" or \"redis+unix:///path\"; rediss is the same over TLS, found something else",
         ),
         (
             "[store.redis]\npassword = [\"hunter2\"]",

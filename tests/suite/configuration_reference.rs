@@ -1,9 +1,9 @@
-//! The reference in `docs/configuration.md`: every key of `config/sessiond.toml`
-//! with the same default, and no other key.
+//! The reference in `docs/configuration.md` has every key of `config/sessiond.toml` with the
+//! same default, and no other keys.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// Keys such as `listen.grpc`, and what each is set to.
+/// Keys such as `listen.grpc`, with their values.
 type Values = BTreeMap<String, toml::Value>;
 
 fn text(file: &str) -> String {
@@ -27,7 +27,7 @@ fn of_the_file() -> Values {
     values
 }
 
-/// The rows of the section "Reference": a key, its default as TOML, its meaning.
+/// Reads the rows of the section "Reference": a key, its default as TOML, its meaning.
 fn of_the_page() -> Values {
     let page = text("docs/configuration.md");
     let (_, reference) = page.split_once("\n## Reference\n").expect("a section \"Reference\"");

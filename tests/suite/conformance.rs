@@ -1,5 +1,5 @@
-//! Every store does what [`conformance::check`] says, a store a test; and what sled does
-//! beside that.
+//! Each store passes [`conformance::check`], with one test for each store. Also tests that only
+//! concern the sled store.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ async fn create(store: &SledStore, id: PublicId) {
     created.expect("the id is free");
 }
 
-/// What a cleanup removes once all has expired.
+/// How many sessions a cleanup removes after all have expired.
 async fn removed(store: &SledStore) -> usize {
     let swept = store.cleanup(NOW + DURATION * 3, 100).await.expect("the store works");
     swept.removed.len()
@@ -62,7 +62,7 @@ async fn sled_with_a_table_in_front() {
     conformance::check(Arc::new(store), Expiry::Cleanup).await;
 }
 
-/// Without room in the table, every operation reaches the database.
+/// If the table has no room, every operation reaches the database.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sled_without_a_table() {
     let directory = tempfile::tempdir().expect("a scratch folder");
@@ -70,7 +70,7 @@ async fn sled_without_a_table() {
     conformance::check(Arc::new(store), Expiry::Cleanup).await;
 }
 
-/// Records are kept when the database is closed and opened again.
+/// The database keeps its records when it is closed and opened again.
 #[tokio::test]
 async fn sled_keeps_records_over_a_restart() {
     let directory = tempfile::tempdir().expect("a scratch folder");
@@ -80,16 +80,16 @@ async fn sled_keeps_records_over_a_restart() {
     store.destroy(id(2), own(1)).await.expect("the store works");
     let roll = Update { roll: true, ..update(NOW) };
     let change = store.write(id(1), roll.into()).await.expect("the store works");
-    let after = change.expect("it is there").expect("it is taken").after;
+    let after = change.expect("the session exists").expect("it is taken").after;
     drop((database, store));
     let (_database, store) = sled(&directory, 1 << 20);
     assert_eq!(stored(&store, id(1)).await, Some(after));
     assert_eq!(stored(&store, id(2)).await, None);
     assert_eq!(store.count(), Some(1));
-    assert_eq!(removed(&store).await, 1, "the index was kept, too");
+    assert_eq!(removed(&store).await, 1, "expected the index to be kept");
 }
 
-/// An operation that was begun is finished, even if the caller stops waiting.
+/// An operation that has begun is completed, even if the caller stops waiting.
 #[tokio::test]
 async fn sled_finishes_what_was_begun() {
     let directory = tempfile::tempdir().expect("a scratch folder");
@@ -103,7 +103,11 @@ async fn sled_finishes_what_was_begun() {
     // Waits for the operations in flight.
     drop((database, store));
     let (_database, store) = sled(&directory, 1 << 20);
-    assert_eq!(store.count(), Some(50), "creations nobody waits for are finished");
+    assert_eq!(
+        store.count(),
+        Some(50),
+        "expected all creations to complete, although no caller waits"
+    );
 }
 
 /// Engines share a database, but not their records.

@@ -1,6 +1,6 @@
-//! What a crash between two writes leaves in a sled store, and what becomes of
-//! it. The states are made by hand, in the trees themselves, so that each place
-//! where a crash can come is there.
+//! The states that a crash between two writes leaves in a sled store, and how the store repairs
+//! them. The tests build the states directly in sled's trees, so that every possible place of a
+//! crash is covered.
 
 use std::{path::Path, time::Duration};
 
@@ -47,11 +47,11 @@ fn open(directory: &Path) -> (SledDatabase, SledStore) {
     sled::open(sled::options(directory))
 }
 
-/// The database as sled sees it.
+/// The database, used through sled.
 struct Raw(::sled::Db);
 
 impl Raw {
-    /// As after a crash: nothing says that the indexes are whole.
+    /// Opens it as after a crash: no mark says that the indexes are complete.
     fn open(directory: &Path) -> Self {
         let raw = Self::untouched(directory);
         for mark in ["whole/default", "count/default"] {
@@ -62,14 +62,14 @@ impl Raw {
 
     fn untouched(directory: &Path) -> Self {
         let config = ::sled::Config::new().path(directory.join("data")).segment_size(8 << 20);
-        // sled lets go a moment after it was dropped.
+        // sled releases its files some time after the drop.
         let opened = (0..500).find_map(|_| {
             config.open().ok().or_else(|| {
                 std::thread::sleep(Duration::from_millis(10));
                 None
             })
         });
-        Self(opened.expect("sled opens its own"))
+        Self(opened.expect("sled opens its own database"))
     }
 
     fn tree(&self, kind: &str) -> ::sled::Tree {
@@ -82,12 +82,12 @@ impl Raw {
 
     fn add_owner(&self, name: &str, id: PublicId) {
         let known = self.tree("principals").insert(Self::owner(name, id), &[]);
-        assert!(known.expect("written").is_none(), "the entry is one too many, or was missing");
+        assert!(known.expect("written").is_none(), "expected a new entry");
     }
 
     fn drop_owner(&self, name: &str, id: PublicId) {
         let known = self.tree("principals").remove(Self::owner(name, id)).expect("removed");
-        assert!(known.is_some(), "the entry is where this test looks for it");
+        assert!(known.is_some(), "expected an entry to remove");
     }
 
     fn add_deadline(&self, id: PublicId) {
@@ -106,14 +106,14 @@ async fn listed(store: &SledStore, name: &str) -> Vec<PublicId> {
     listed.records.into_iter().map(|(id, _)| id).collect()
 }
 
-/// A whole sweep at a time when nothing is due, in small slices. Says how many
-/// entries it looked at.
+/// Runs a complete cleanup in small slices, at a time when no session is due. Returns how many
+/// entries it examined.
 async fn sweep(store: &SledStore) -> usize {
     let mut examined = 0;
     loop {
         let swept = store.cleanup(NOW, 2).await.expect("the store works");
         assert_eq!(swept.removed, [], "nothing has expired");
-        assert!(swept.examined <= 2, "a slice has a limit");
+        assert!(swept.examined <= 2, "expected a slice within its limit");
         examined += swept.examined;
         if swept.examined < 2 {
             return examined;
@@ -121,7 +121,7 @@ async fn sweep(store: &SledStore) -> usize {
     }
 }
 
-/// A store with three sessions of ann's, one of bob's and one of nobody's.
+/// Makes a store with three sessions of ann, one of bob and one anonymous session.
 async fn furnish(directory: &Path) {
     let (_database, store) = open(directory);
     for (number, name) in [(1, "ann"), (2, "ann"), (3, "ann"), (4, "bob"), (5, "")] {
@@ -131,7 +131,7 @@ async fn furnish(directory: &Path) {
 
 const WHOLE: IndexEntries = IndexEntries { expiry: 5, principals: 4 };
 
-/// Makes a state, and holds a sweep to what it should leave.
+/// Builds a state, and checks what a cleanup leaves of it.
 async fn mended(state: impl FnOnce(&Raw), what: &str) {
     let directory = tempfile::tempdir().expect("a scratch folder");
     furnish(directory.path()).await;
@@ -139,20 +139,20 @@ async fn mended(state: impl FnOnce(&Raw), what: &str) {
     state(&raw);
     raw.close();
     let (database, store) = open(directory.path());
-    assert_eq!(store.count(), None, "{what}: opening does not wait until all are counted");
+    assert_eq!(store.count(), None, "{what}: expected an open that does not wait for the count");
     sweep(&store).await;
-    assert_eq!(store.count(), Some(5), "{what}: a sweep has counted them");
+    assert_eq!(store.count(), Some(5), "{what}: expected the count after a cleanup");
     let entries = store.index_entries().expect("counted");
     assert_eq!(entries.principals, WHOLE.principals, "{what}: after one sweep");
     assert_eq!(listed(&store, "ann").await, [id(1), id(2), id(3)], "{what}");
     assert_eq!(listed(&store, "bob").await, [id(4)], "{what}");
-    assert_eq!(sweep(&store).await, 0, "{what}: it was all done");
+    assert_eq!(sweep(&store).await, 0, "{what}: expected nothing left to do");
     drop((database, store));
-    // A clean stop says so, and the next start has nothing to do.
+    // A clean stop leaves a mark, so the next start has nothing to repair.
     let (_database, store) = open(directory.path());
-    assert_eq!(store.count(), Some(5), "{what}: a clean stop leaves the number behind");
+    assert_eq!(store.count(), Some(5), "{what}: expected the count that a clean stop stored");
     assert_eq!(sweep(&store).await, 0, "{what}: after a clean stop");
-    // What only the deadline's entry tells of goes with its moment.
+    // An entry by deadline without a record is removed when its time comes.
     store.cleanup(DEADLINE, 1000).await.expect("the store works");
     let nothing = IndexEntries { expiry: 0, principals: 0 };
     assert_eq!(store.index_entries().expect("counted"), nothing, "{what}: at the end");
@@ -171,10 +171,11 @@ async fn a_sweep_mends_every_state_that_a_crash_leaves() {
     )
     .await;
     mended(|raw| raw.add_owner("ann", id(4)), "a login as ann, before the record is ann's").await;
-    mended(|raw| raw.add_owner("cleo", id(4)), "a login as cleo, whom nobody ever asks for").await;
-    mended(|raw| raw.add_owner("cleo", id(3)), "a login of what was cleo's, after the record")
+    mended(|raw| raw.add_owner("cleo", id(4)), "a login as cleo, whose sessions are never listed")
         .await;
-    mended(|raw| raw.add_owner("cleo", id(5)), "a logout into nobody's, after the record").await;
+    mended(|raw| raw.add_owner("cleo", id(3)), "a login from cleo's session, after the record")
+        .await;
+    mended(|raw| raw.add_owner("cleo", id(5)), "a change to anonymous, after the record").await;
     mended(
         |raw| {
             raw.add_deadline(id(9));
@@ -189,13 +190,13 @@ async fn a_sweep_mends_every_state_that_a_crash_leaves() {
                 raw.add_owner("dan", id(number));
             }
         },
-        "more than one slice looks at",
+        "more entries than one slice examines",
     )
     .await;
-    mended(|raw| drop(raw.tree("principals").insert(b"short", b"")), "a key of no use").await;
+    mended(|raw| drop(raw.tree("principals").insert(b"short", b"")), "an invalid key").await;
 }
 
-/// Where nothing goes wrong there is no doubt, and nothing for a sweep to mend.
+/// After normal operations the indexes are correct and a cleanup has nothing to repair.
 #[tokio::test]
 async fn every_change_takes_its_entry_along() {
     let directory = tempfile::tempdir().expect("a scratch folder");
@@ -224,9 +225,13 @@ async fn every_change_takes_its_entry_along() {
         async { written.await.expect("it works").expect("it is there").expect("it is taken") }
     };
     give("cleo").await;
-    assert_eq!(entries(), WHOLE, "one for another");
+    assert_eq!(entries(), WHOLE, "expected one entry to replace the other");
     give("").await;
-    assert_eq!(entries(), IndexEntries { principals: 3, ..WHOLE }, "it is nobody's now");
+    assert_eq!(
+        entries(),
+        IndexEntries { principals: 3, ..WHOLE },
+        "expected no entry for an anonymous session"
+    );
     give("ann").await;
     assert_eq!(entries(), WHOLE);
     for claim in [Claim::valid_id(VerifierHash::from_bytes([1; 32])), Claim::Operator] {
@@ -238,14 +243,14 @@ async fn every_change_takes_its_entry_along() {
     assert_eq!(entries(), IndexEntries { expiry: 0, principals: 0 }, "after a sweep of all");
 }
 
-/// No crash leaves these; damage may, or a version that had no such index.
+/// No crash leaves these states. Damage may, or a version without this index.
 #[tokio::test]
 async fn a_sweep_finds_sessions_that_are_not_in_the_index() {
     mended(|raw| raw.drop_owner("ann", id(2)), "one is missing").await;
     mended(|raw| raw.tree("principals").clear().expect("cleared"), "all are missing").await;
 }
 
-/// A list drops what it meets, without a sweep, and also where no crash was.
+/// A list removes orphaned entries that it finds, without a cleanup and without a crash before.
 #[tokio::test]
 async fn a_list_drops_the_entries_that_it_meets() {
     let directory = tempfile::tempdir().expect("a scratch folder");
@@ -256,7 +261,7 @@ async fn a_list_drops_the_entries_that_it_meets() {
     raw.add_owner("bob", id(9));
     raw.close();
     let (_database, store) = open(directory.path());
-    assert_eq!(sweep(&store).await, 0, "a clean stop is believed");
+    assert_eq!(sweep(&store).await, 0, "expected nothing to repair after a clean stop");
     let first =
         store.list(principal("ann"), None, 2, Certainty::Current).await.expect("the store works");
     assert_eq!((first.records.len(), first.next), (2, Some(id(2))));
@@ -264,14 +269,22 @@ async fn a_list_drops_the_entries_that_it_meets() {
         .list(principal("ann"), first.next, 9, Certainty::Current)
         .await
         .expect("the store works");
-    assert_eq!((rest.records.len(), rest.next), (1, None), "neither bob's nor nobody's");
+    assert_eq!(
+        (rest.records.len(), rest.next),
+        (1, None),
+        "expected neither bob's nor anonymous sessions"
+    );
     let left = store.index_entries().expect("counted");
-    assert_eq!(left.principals, WHOLE.principals + 1, "the one that bob's list has not met");
+    assert_eq!(
+        left.principals,
+        WHOLE.principals + 1,
+        "expected the entry that only a list of bob's sessions would find"
+    );
     assert_eq!(listed(&store, "bob").await, [id(4)]);
     assert_eq!(store.index_entries().expect("counted"), WHOLE);
 }
 
-/// The sweep that meets a session at its deadline looks whether it is listed.
+/// A cleanup that finds a session by its deadline checks that it is listed.
 #[tokio::test]
 async fn a_sweep_that_meets_a_session_mends_its_entry() {
     let directory = tempfile::tempdir().expect("a scratch folder");
@@ -280,8 +293,8 @@ async fn a_sweep_that_meets_a_session_mends_its_entry() {
     raw.drop_owner("ann", id(2));
     raw.close();
     let (_database, store) = open(directory.path());
-    assert_eq!(listed(&store, "ann").await, [id(1), id(3)], "it is missing");
-    // It is kept alive, so its entry by deadline is early when the sweep comes.
+    assert_eq!(listed(&store, "ann").await, [id(1), id(3)], "expected the session to be missing");
+    // The session was touched, so its entry by deadline is still an early one.
     let lifetime = Lifetime {
         duration: Duration::from_secs(5000),
         granularity: Granularity::Auto,
@@ -293,11 +306,15 @@ async fn a_sweep_that_meets_a_session_mends_its_entry() {
         store.touch(id(number), touch).await.expect("it works").expect("it is there");
     }
     store.cleanup(DEADLINE, 1000).await.expect("the store works");
-    assert_eq!(listed(&store, "ann").await, [id(1), id(2), id(3)], "it is listed again");
-    assert_eq!(listed(&store, "bob").await, [], "bob's has expired");
+    assert_eq!(
+        listed(&store, "ann").await,
+        [id(1), id(2), id(3)],
+        "expected it to be listed again"
+    );
+    assert_eq!(listed(&store, "bob").await, [], "expected bob's session to be expired");
 }
 
-/// A record that cannot be read stays, and so does its entry, until it is ended.
+/// An unreadable record and its entry stay until the session is ended.
 #[tokio::test]
 async fn an_unreadable_record_keeps_its_entry() {
     let directory = tempfile::tempdir().expect("a scratch folder");
@@ -307,33 +324,40 @@ async fn an_unreadable_record_keeps_its_entry() {
     raw.close();
     let (_database, store) = open(directory.path());
     sweep(&store).await;
-    assert_eq!(listed(&store, "ann").await, [id(1), id(3)], "the others are listed");
-    assert_eq!(store.index_entries().expect("counted"), WHOLE, "nothing is thrown away");
+    assert_eq!(listed(&store, "ann").await, [id(1), id(3)], "expected the other sessions");
+    assert_eq!(store.index_entries().expect("counted"), WHOLE, "expected all entries to stay");
     let page = store.list(principal("ann"), None, 9, Certainty::Current).await.expect("it works");
-    assert_eq!(page.unreadable, [id(2)], "expected it to be named apart");
+    assert_eq!(page.unreadable, [id(2)], "expected its id among the unreadable ones");
     let stranger = Claim::valid_id(VerifierHash::from_bytes([9; 32]));
-    let removed = store.destroy(id(2), stranger).await.expect("it needs no readable record");
+    let removed = store
+        .destroy(id(2), stranger)
+        .await
+        .expect("expected no error, a Destroy needs no readable record");
     assert_eq!(removed, Some(Removed::Unreadable), "expected it to be ended");
     assert_eq!(store.read(id(2), Certainty::Current).await.expect("it works"), None);
-    assert_eq!(listed(&store, "ann").await, [id(1), id(3)], "the others are listed");
+    assert_eq!(listed(&store, "ann").await, [id(1), id(3)], "expected the other sessions");
     store.cleanup(DEADLINE + Duration::from_secs(7 * 24 * 3600), 1000).await.expect("it works");
     let left = store.index_entries().expect("counted");
-    assert_eq!((left.expiry, left.principals), (0, 0), "expected no entry of it to be left");
+    assert_eq!((left.expiry, left.principals), (0, 0), "expected no entries of it");
 }
 
-/// What is with the operating system at this moment: a crash leaves no more.
+/// Copies what the operating system holds at this moment: a crash leaves at most that.
 fn copy(directory: &Path) -> tempfile::TempDir {
     let copied = tempfile::tempdir().expect("a scratch folder");
     let mut folders = vec![directory.to_owned()];
     while let Some(folder) = folders.pop() {
-        let inside = folder.strip_prefix(directory).expect("it is below");
+        let inside = folder.strip_prefix(directory).expect("expected a path below the directory");
         std::fs::create_dir_all(copied.path().join(inside)).expect("created");
-        for entry in std::fs::read_dir(&folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
+        let entries = std::fs::read_dir(&folder).expect("a folder");
+        let mut paths: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
+        // The mark before the log, which goes on meanwhile: it must not say more than is copied.
+        paths.sort_by_key(|path| !path.ends_with("mark"));
+        for path in paths {
             if path.is_dir() {
                 folders.push(path);
             } else {
-                let inside = path.strip_prefix(directory).expect("it is below");
+                let inside =
+                    path.strip_prefix(directory).expect("expected a path below the directory");
                 std::fs::copy(&path, copied.path().join(inside)).expect("copied");
             }
         }
@@ -341,8 +365,8 @@ fn copy(directory: &Path) -> tempfile::TempDir {
     copied
 }
 
-/// How many of ann's are back after a crash, once a sweep has removed all of hers and
-/// a list has found none.
+/// How many of ann's sessions are back after a crash, if before it a cleanup removed all of
+/// them and a list found none.
 async fn back_after_a_crash(for_good: bool) -> usize {
     let directory = tempfile::tempdir().expect("a scratch folder");
     furnish(directory.path()).await;
@@ -351,7 +375,7 @@ async fn back_after_a_crash(for_good: bool) -> usize {
         destroy: Durability::Synced,
         ..sled::options(directory.path())
     });
-    // What is due goes without a flush that anybody waits for.
+    // A cleanup does not wait for a flush of its removals.
     let swept = store.cleanup(DEADLINE, 3).await.expect("the store works");
     assert_eq!(swept.removed.len(), 3, "all of ann's");
     let listed = if for_good {
@@ -366,16 +390,19 @@ async fn back_after_a_crash(for_good: bool) -> usize {
     self::listed(&store, "ann").await.len()
 }
 
-/// Who ends what a principal has, and finds nothing, relies on that: a crash brings
-/// nothing back that was left out. Holds a flush to that; a sync is the same commit.
+/// A caller that ends a principal's sessions and finds none relies on this: a crash brings back
+/// no session that a durable list left out. Tested with a flush; a sync uses the same commit.
 #[tokio::test]
 async fn what_a_durable_list_leaves_out_does_not_come_back() {
     for _ in 0..10 {
         assert_eq!(back_after_a_crash(true).await, 0);
     }
-    // A list that is not for good does not wait. sled's own thread may be quicker.
+    // A list that is not durable does not wait. But sled's own thread may flush before it.
     let patience = std::time::Instant::now() + crate::support::program::PATIENCE;
     while back_after_a_crash(false).await == 0 {
-        assert!(std::time::Instant::now() < patience, "a list should not wait for a flush");
+        assert!(
+            std::time::Instant::now() < patience,
+            "expected a list that does not wait for a flush"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Destroy: what it ends, and that nothing brings it back.
+//! Destroy: what it ends, and that no call brings the session back.
 
 use std::time::Duration;
 
@@ -54,7 +54,11 @@ async fn the_deletion_cookie_matches_the_cookie(backend: Backend) {
     let expected =
         ["Domain=example.com", "Path=/app", "HttpOnly", "Secure", "SameSite=Lax", "Partitioned"];
     assert_eq!(scope_of(deleted), expected);
-    assert_eq!(scope_of(set), expected, "or the browser would keep both");
+    assert_eq!(
+        scope_of(set),
+        expected,
+        "expected equal attributes, or the browser would keep both cookies"
+    );
 }
 
 async fn what_is_destroyed_stays_destroyed(backend: Backend) {
@@ -65,15 +69,19 @@ async fn what_is_destroyed_stays_destroyed(backend: Backend) {
     assert_eq!(daemon.state(&browser).await, SessionState::NotFound);
     assert_eq!(daemon.touch(&browser).await.state(), SessionState::NotFound);
     let write = WriteRequest { credential: browser.credential(), ..set("{}") };
-    let error = daemon.try_write(write).await.expect_err("a Write brings nothing back");
+    let error = daemon.try_write(write).await.expect_err("expected a Write to create nothing");
     assert_fault(&error, Code::NotFound, "SESSION_GONE", None);
     let again = daemon.destroy(&browser).await;
-    assert_eq!((again.destroyed, again.set_cookie.len()), (0, 1), "the cookie is still cleared");
+    assert_eq!((again.destroyed, again.set_cookie.len()), (0, 1), "expected a deletion cookie");
     let nothing = daemon.destroy(&Browser::new()).await;
-    assert_eq!((nothing.destroyed, nothing.set_cookie.len()), (0, 0), "there is none to clear");
+    assert_eq!(
+        (nothing.destroyed, nothing.set_cookie.len()),
+        (0, 0),
+        "expected no cookie without a credential"
+    );
 }
 
-/// A logout amid writes, touches and reads, many times over.
+/// A logout during writes, touches and reads, many times.
 async fn writes_under_way_bring_nothing_back(backend: Backend) {
     let daemon = Daemon::start(backend).await;
     for round in 0..20 {
@@ -111,7 +119,7 @@ async fn every_session_of_the_header_ends(backend: Backend) {
     let credential = cookie_header(format!("{}; {}", one.header(), two.header()));
     let request = DestroyRequest { credential, ..Default::default() };
     let answer = daemon.client.clone().destroy(request).await.expect("answered").into_inner();
-    assert_eq!(answer.destroyed, 2, "or the second would still be logged in");
+    assert_eq!(answer.destroyed, 2, "expected both sessions to be ended");
     assert_eq!(daemon.state(&one).await, SessionState::NotFound);
     assert_eq!(daemon.state(&two).await, SessionState::NotFound);
 }
@@ -121,9 +129,18 @@ async fn there_are_three_scopes(backend: Backend) {
     let browser = daemon.visitor("{}").await;
     let request =
         DestroyRequest { credential: browser.credential(), scope: 9, ..Default::default() };
-    let error = daemon.client.clone().destroy(request).await.expect_err("there is no scope 9");
+    let error = daemon
+        .client
+        .clone()
+        .destroy(request)
+        .await
+        .expect_err("expected an error for the unknown scope 9");
     assert_fault(&error, Code::InvalidArgument, "INVALID_ARGUMENT", Some("scope"));
-    assert_eq!(daemon.state(&browser).await, SessionState::Active, "nothing was ended");
+    assert_eq!(
+        daemon.state(&browser).await,
+        SessionState::Active,
+        "expected the session to stay live"
+    );
 }
 
 async fn a_logout_from_before_a_roll_holds(backend: Backend) {
@@ -140,11 +157,15 @@ async fn a_logout_from_before_a_roll_holds(backend: Backend) {
     let destroyed = daemon.destroy(&first).await;
     let found = (destroyed.destroyed, destroyed.set_cookie.len());
     assert_eq!(found, (1, 1), "expected the logout to end the session and to delete the cookie");
-    assert_eq!(daemon.state(&browser).await, SessionState::NotFound, "expected nothing to live on");
-    assert_eq!(daemon.list("ann").await, [""; 0], "expected nothing of ann to live on");
+    assert_eq!(
+        daemon.state(&browser).await,
+        SessionState::NotFound,
+        "expected the session to be ended"
+    );
+    assert_eq!(daemon.list("ann").await, [""; 0], "expected no live session of ann");
 }
 
-/// Two requests of a browser: one rolls the id, the other one logs out.
+/// Two requests of a browser at the same time: one rolls the id, the other logs out.
 async fn a_roll_and_a_logout_at_once_leave_nothing(backend: Backend) {
     let daemon = Daemon::start(backend).await;
     for round in 0..40 {
@@ -156,7 +177,11 @@ async fn a_roll_and_a_logout_at_once_leave_nothing(backend: Backend) {
         if let Ok(written) = written {
             let rolled = Browser::with(&written.set_cookie);
             let state = daemon.state(&rolled).await;
-            assert_eq!(state, SessionState::NotFound, "round {round}: expected nothing to live on");
+            assert_eq!(
+                state,
+                SessionState::NotFound,
+                "round {round}: expected the session to be ended"
+            );
         }
     }
 }
@@ -173,11 +198,11 @@ async fn the_grace_of_a_roll_ends(backend: Backend) {
     daemon.clock.advance(Duration::from_secs(10));
     let destroyed = daemon.destroy(&before).await;
     let found = (destroyed.destroyed, destroyed.set_cookie.len());
-    assert_eq!(found, (0, 1), "expected the old id to end nothing after the grace");
+    assert_eq!(found, (0, 1), "expected the old id to end nothing after roll_grace");
     assert_eq!(daemon.state(&browser).await, SessionState::Active);
 }
 
-/// Only a live session does, so a former id ends its own session and no other one.
+/// The wider scopes need a live session. So a former id ends its own session and no others.
 async fn a_former_id_speaks_for_no_principal(backend: Backend) {
     let daemon = Daemon::start(backend).await;
     let other = daemon.login("ann").await;
@@ -185,9 +210,13 @@ async fn a_former_id_speaks_for_no_principal(backend: Backend) {
     let before = browser.clone();
     daemon.change(&mut browser, login("ann")).await;
     let destroyed = daemon.destroy_scope(&before, DestroyScope::Others).await;
-    assert_eq!(destroyed.destroyed, 0, "expected no others to be ended");
+    assert_eq!(destroyed.destroyed, 0, "expected no session to be ended");
     let destroyed = daemon.destroy_scope(&before, DestroyScope::All).await;
     assert_eq!(destroyed.destroyed, 1, "expected its own session to be ended");
     assert_eq!(daemon.state(&browser).await, SessionState::NotFound);
-    assert_eq!(daemon.state(&other).await, SessionState::Active, "expected the other to live on");
+    assert_eq!(
+        daemon.state(&other).await,
+        SessionState::Active,
+        "expected the other session to stay live"
+    );
 }

@@ -1,13 +1,13 @@
-//! The documents: links that lead somewhere, and blocks that work.
+//! The documents: their links must lead to something, and their code blocks must work.
 //!
-//! What the info string of a fenced block in the README and in `docs/` says:
+//! What the test does with a fenced block in the README and in `docs/`, by its info string:
 //!
 //! | info string | this test |
 //! |---|---|
-//! | `sh` | runs the block, unless [`ELSEWHERE`] names what does |
+//! | `sh` | runs the block, unless another test in [`ELSEWHERE`] runs it |
 //! | `python` | runs the block, after those of the same document |
 //! | `toml` | reads the block as a configuration |
-//! | `sh not-run` and the like | leaves it alone |
+//! | `sh not-run` and other strings | ignores it |
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -32,11 +32,10 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const AT_THE_ROOT: [&str; 5] =
     ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"];
 
-/// What a block may call to be run here.
+/// The commands that a block may contain to be run here.
 const COMMANDS: [&str; 2] = ["sessiond", "umask"];
 
-/// Commands that something else runs, and what: `processes` and `frontends` are modules
-/// of this suite.
+/// Commands that another test runs, with the name of its module in this suite.
 const ELSEWHERE: [(&str, &str); 5] = [
     ("cargo run -- serve --dev", "processes"),
     ("cargo test", ".ci/run"),
@@ -47,7 +46,7 @@ const ELSEWHERE: [(&str, &str); 5] = [
 
 fn documents() -> Vec<Document> {
     fn walk(folder: &str, names: &mut Vec<String>) {
-        for entry in fs::read_dir(Path::new(ROOT).join(folder)).expect("the folder is there") {
+        for entry in fs::read_dir(Path::new(ROOT).join(folder)).expect("the folder exists") {
             let entry = entry.expect("an entry");
             let name = format!("{folder}/{}", entry.file_name().to_string_lossy());
             if entry.path().is_dir() {
@@ -62,7 +61,7 @@ fn documents() -> Vec<Document> {
     names.iter().map(|name| Document::read(name)).collect()
 }
 
-/// What users read: the blocks in these work.
+/// The documents for users, whose blocks must work.
 fn for_users() -> impl Iterator<Item = Document> {
     let is_for_users = |name: &str| name == "README.md" || name.starts_with("docs/");
     documents().into_iter().filter(move |document| is_for_users(&document.name))
@@ -86,7 +85,7 @@ fn every_link_leads_somewhere() {
     assert!(broken.is_empty(), "broken links:\n{}", broken.join("\n"));
 }
 
-/// Follows a link of the document `from`.
+/// Resolves a link of the document `from`.
 fn follow(
     from: &str,
     link: &str,
@@ -132,7 +131,8 @@ fn the_table_of_errors_has_every_reason() {
     let mut found = Vec::new();
     for row in rows {
         let cells: Vec<_> = row.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
-        // A row begins with a bar, and so has an empty cell first. A late call has no reason.
+        // A row begins with a bar, so its first cell is empty. A call past its deadline has no
+        // reason.
         if cells[2] != "none" {
             found.push(format!("{} with {}", cells[2], cells[1].replace('_', "").to_lowercase()));
         }
@@ -144,7 +144,10 @@ fn the_table_of_errors_has_every_reason() {
         .collect();
     found.sort();
     expected.sort();
-    assert_eq!(found, expected, "the table of errors in docs/api.md: a row for each reason");
+    assert_eq!(
+        found, expected,
+        "expected a row for each reason in the table of errors in docs/api.md"
+    );
 }
 
 #[test]
@@ -191,15 +194,15 @@ fn every_command_is_run_or_marked() {
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
-/// The commands of a block, without comments.
+/// The commands of a block without comments.
 fn commands(text: &str) -> Vec<String> {
     let text = text.replace("\\\n", " ");
     let lines = text.lines().map(|line| line.split(" #").next().unwrap_or_default().trim());
     lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect()
 }
 
-/// Runs commands in a scratch folder, with the configuration that the document has given
-/// last as `sessiond.toml`. They find the daemon by their environment. If the last
+/// Runs commands in a temporary directory. The last configuration in the document is there as
+/// `sessiond.toml`. Environment variables give the commands the daemon's addresses. If the last
 /// command is `sessiond serve`, that daemon must start and stop.
 fn run_unless_elsewhere(
     mut commands: Vec<String>,
@@ -211,7 +214,8 @@ fn run_unless_elsewhere(
     }
     let program = |command: &str| command.split(' ').next().unwrap_or_default().to_owned();
     if !commands.iter().all(|command| COMMANDS.contains(&program(command).as_str())) {
-        let problem = "nothing runs it: mark it `sh not-run`, or name in ELSEWHERE what does";
+        let problem =
+            "no test runs it: mark it `sh not-run`, or add the test that runs it to ELSEWHERE";
         return Err(problem.to_owned());
     }
     let folder = tempfile::tempdir().expect("a scratch folder");
@@ -245,7 +249,7 @@ fn run_unless_elsewhere(
     }
 }
 
-/// Each document's Python, after the first block of `docs/api.md`, which connects.
+/// Runs the Python of each document, after the first block of `docs/api.md`, which connects.
 #[test]
 fn the_python_of_the_documents_runs() {
     let Some(python) = or_skip("the Python of the documents", interpreter()) else { return };
@@ -263,7 +267,7 @@ fn the_python_of_the_documents_runs() {
         let output = Command::new(&python)
             .args(["-B", "-c", &script])
             .current_dir(ROOT)
-            // gRPC would go through the machine's HTTP proxy, if it has one.
+            // Without it gRPC would use the machine's HTTP proxy, if there is one.
             .env("no_grpc_proxy", "127.0.0.1")
             .output()
             .expect("Python can be run");

@@ -1,6 +1,6 @@
-//! A real Express application moves over: `tests/express`, with express-session and
-//! connect-redis from npm. `tests/express/run` runs it; the suite itself adopts what
-//! was recorded there, in `adoption`.
+//! Migrates a real Express application: `tests/express`, with express-session and connect-redis
+//! from npm. `tests/express/run` runs this test. The tests in `adoption` adopt the session that
+//! it recorded.
 
 use std::fs;
 
@@ -15,10 +15,10 @@ use crate::support::{
 
 const RECORDED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/express/recorded.json");
 
-/// A session of the application, as a browser and its Redis have it.
+/// A session of the application, as its browser and its Redis have it.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Recorded {
-    /// Cookies are signed with it.
+    /// The secret that signs the cookies.
     pub secret: String,
     /// The Cookie header.
     pub cookie: String,
@@ -27,7 +27,7 @@ pub(crate) struct Recorded {
 }
 
 impl Recorded {
-    /// Of ann, who logged in after two visits.
+    /// The recorded session, of ann, who logged in after two visits.
     pub(crate) fn read() -> Self {
         let text = fs::read_to_string(RECORDED).expect("tests/express/recorded.json");
         serde_json::from_str(&text).expect("what `tests/express/run record` writes")
@@ -38,7 +38,7 @@ impl Recorded {
         fs::write(RECORDED, text).expect("tests/express/recorded.json can be written");
     }
 
-    /// The same, without what is different each time.
+    /// The values that do not differ between recordings.
     fn shape(&self) -> (usize, usize, serde_json::Value) {
         let mut value: serde_json::Value = serde_json::from_str(&self.value).expect("JSON");
         value["cookie"]["expires"].take();
@@ -63,14 +63,14 @@ fn value(redis: &RedisServer, key: &str) -> String {
 fn who_is_logged_in_there_is_logged_in_here() {
     assert!(!is_missing(), "expected redis-server");
     let mut redis = RedisServer::start();
-    let mut before = express().expect("the application can be installed");
+    let mut before = express().expect("expected the application to be installed");
     before.env("REDIS", redis.url()).env("SECRET", SECRET);
-    let mut after = node().expect("the example can be installed");
+    let mut after = node().expect("expected the example to be installed");
 
     let there = Frontend::start(before);
     let ann = Visitor::new(&there);
-    ann.visit().shows(1, "nobody", "on ann's first visit there");
-    ann.visit().shows(2, "nobody", "on ann's second visit there");
+    ann.visit().shows(1, "nobody", "on ann's first visit to the application");
+    ann.visit().shows(2, "nobody", "on ann's second visit to the application");
     ann.login("ann").is_ok("login there");
     let key = only_key(&redis);
     let found = Recorded {
@@ -82,10 +82,14 @@ fn who_is_logged_in_there_is_logged_in_here() {
     if std::env::var_os("SESSIOND_TEST_BLESS").is_some() {
         found.write();
     }
-    assert_eq!(found.shape(), Recorded::read().shape(), "tests/express/run record writes it anew");
+    assert_eq!(
+        found.shape(),
+        Recorded::read().shape(),
+        "expected the recorded form; `tests/express/run record` records it again"
+    );
 
     let bob = Visitor::new(&there);
-    bob.visit().shows(1, "nobody", "on bob's first visit there");
+    bob.visit().shows(1, "nobody", "on bob's first visit to the application");
     let cat = Visitor::new(&there);
     cat.login("cat").is_ok("login there");
     let stolen = cat.cookie();
@@ -93,7 +97,7 @@ fn who_is_logged_in_there_is_logged_in_here() {
     let dan = Visitor::new(&there);
     dan.login("dan").is_ok("login there");
     drop(there);
-    println!("there: ann has 2 visits and is logged in, bob has 1, cat is logged out");
+    println!("in the application: ann has 2 visits and is logged in, bob has 1, cat is logged out");
 
     let daemon = Program::serve(&[
         "--dev",
@@ -110,36 +114,46 @@ fn who_is_logged_in_there_is_logged_in_here() {
 
     let ann = ann.at(&here);
     let page = ann.visit();
-    page.shows(3, "ann", "on ann's first visit here: still logged in");
-    assert!(!page.set_cookie.is_empty(), "expected a cookie of ours: {page:?}");
-    assert_ne!(ann.cookie(), found.cookie, "expected a cookie of ours");
+    page.shows(3, "ann", "on ann's first visit behind sessiond: still logged in");
+    assert!(!page.set_cookie.is_empty(), "expected a cookie of sessiond: {page:?}");
+    assert_ne!(ann.cookie(), found.cookie, "expected a cookie of sessiond");
     let page = ann.visit();
-    page.shows(4, "ann", "on ann's second visit here");
+    page.shows(4, "ann", "on ann's second visit behind sessiond");
     page.sets_no_cookie("the browser has it already");
     let bob = bob.at(&here);
-    bob.visit().shows(2, "nobody", "on bob's first visit here");
+    bob.visit().shows(2, "nobody", "on bob's first visit behind sessiond");
     Visitor::with(&here, &stolen).visit().shows(
         1,
         "nobody",
-        "by a cookie that was logged out there",
+        "with a cookie that was logged out in the application",
     );
-    println!("here: ann is logged in on visit 3 and 4, bob is on visit 2, cat is logged out");
+    println!(
+        "behind sessiond: ann is logged in on visits 3 and 4, bob is on visit 2, cat is logged out"
+    );
 
-    // What another browser still has of ann's is the same session, until it ends.
-    Visitor::with(&here, &found.cookie).visit().shows(5, "ann", "by the old cookie");
+    // Another browser with ann's old cookie has the same session, until it ends.
+    Visitor::with(&here, &found.cookie).visit().shows(5, "ann", "with the old cookie");
     ann.logout().is_ok("logout here");
     let replay = Visitor::with(&here, &found.cookie);
-    replay.visit().shows(1, "nobody", "by the old cookie, after the logout here");
-    assert_eq!(value(&redis, &found.key), found.value, "nothing is changed there");
-    println!("logged out here: the old cookie opens nothing, its record is there as it was");
+    replay.visit().shows(1, "nobody", "with the old cookie, after the logout behind sessiond");
+    assert_eq!(
+        value(&redis, &found.key),
+        found.value,
+        "expected no change of the application's record"
+    );
+    println!(
+        "logged out behind sessiond: the old cookie gives no access, the application's record is unchanged"
+    );
 
     redis.kill();
     let dan = dan.at(&here);
     let before = dan.cookie();
     let page = dan.visit();
-    assert_eq!(page.status, 503, "expected 503 while nobody knows about dan: {page:?}");
-    page.sets_no_cookie("nobody knows anything about the session");
+    assert_eq!(page.status, 503, "expected 503 while dan's session cannot be read: {page:?}");
+    page.sets_no_cookie("the state of the session is unknown");
     assert_eq!(dan.cookie(), before, "expected dan to keep the session");
-    bob.visit().shows(3, "nobody", "of a session that is here already");
-    println!("the old redis is gone: dan hears 503 and keeps the cookie, bob goes on");
+    bob.visit().shows(3, "nobody", "on a visit with an adopted session");
+    println!(
+        "the application's Redis is gone: dan gets 503 and keeps the cookie, bob's session works"
+    );
 }

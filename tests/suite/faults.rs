@@ -1,21 +1,25 @@
-//! What a store that fails or stops means for callers.
+//! What callers see when a store fails or waits.
 
 use std::{
+    convert::Infallible,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use futures_util::future::BoxFuture;
-use hyper::{server::conn::http2, service::service_fn};
+use http::Request;
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use sessiond::{
     grpc::{
         handler::Handler,
+        health::{HealthService, Serving},
         pb::{
             DestroyRequest, PipelineRequest, ResolveRequest, SessionState, TouchRequest,
             WriteRequest, pipeline_request::Operation,
             session_service_client::SessionServiceClient,
         },
+        peer::{Peer, ReleasedWhenRead},
         session_service::SessionService,
     },
     server::{
@@ -40,9 +44,11 @@ use sessiond::{
         store,
     },
 };
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, service::Routes, transport::Channel};
 use tonic_types::StatusExt;
 
@@ -62,7 +68,7 @@ impl Observer for Nobody {
     fn finished(&self, _: OperationKind, _: Outcome, _: Duration) {}
 }
 
-/// A service over a store that does what the test says.
+/// A service on a store that fails or waits when the test says so.
 struct Service {
     client: SessionServiceClient<Channel>,
     engine: Arc<Engine>,
@@ -89,11 +95,19 @@ async fn service() -> Service {
         observer: Arc::new(Nobody),
         max_message_bytes: 64 << 10,
         pipeline_in_flight: IN_FLIGHT,
-        stopping: CancellationToken::new(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let uri = format!("http://{}", listener.local_addr().expect("an address"));
-    let handler = Handler { auth: None, sessions: Some(service), routes: Routes::default() };
+    let handler = Handler {
+        auth: None,
+        health: HealthService {
+            services: Vec::new(),
+            serving: watch::channel(Serving::default()).1,
+        },
+        sessions: Some(service),
+        unary: None,
+        routes: Routes::default(),
+    };
     tokio::spawn(serve(listener, Arc::new(handler)));
     let client = SessionServiceClient::connect(uri).await.expect("the service is there");
     Service { client, engine, faults, clock }
@@ -103,7 +117,11 @@ async fn serve(listener: TcpListener, handler: Arc<Handler>) {
     while let Ok((connection, _)) = listener.accept().await {
         connection.set_nodelay(true).expect("it can be set");
         let handler = Arc::clone(&handler);
-        let answer = service_fn(move |request| handler.handle(request));
+        let peer = Peer::unbounded();
+        let answer = service_fn(move |request: Request<Incoming>| {
+            let answering = handler.handle(request.map(ReleasedWhenRead), &peer);
+            async { Ok::<_, Infallible>(answering.await) }
+        });
         let http = http2::Builder::new(TokioExecutor::new());
         tokio::spawn(http.serve_connection(TokioIo::new(connection), answer));
     }
@@ -148,15 +166,15 @@ async fn a_store_that_fails_logs_nobody_out() {
         assert_fault(&status, Code::Unavailable, "STORE_UNAVAILABLE", None);
         let retry = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
         assert_eq!(retry, Some(Duration::from_secs(1)), "{call} says when to try again");
-        assert!(!status.message().contains("hunter2"), "the cause is not the caller's business");
+        assert!(!status.message().contains("hunter2"), "expected no cause in an error");
     }
-    // Who has no session needs no store.
+    // Without a credential the store is not needed.
     assert_eq!(service.resolve(&Browser::new()).await.ok(), Some(SessionState::None));
     service.faults.fail(false);
     assert_eq!(service.resolve(&browser).await.ok(), Some(SessionState::Active), "still logged in");
 }
 
-/// More sessions than are ended at a time, and one of the first fails.
+/// More sessions than are ended at once, and one of the first ones fails.
 #[tokio::test]
 async fn a_session_that_can_not_be_ended_keeps_no_other_alive() {
     let mut service = service().await;
@@ -173,15 +191,15 @@ async fn a_session_that_can_not_be_ended_keeps_no_other_alive() {
     let revoked = service.engine.revoke(Target::Principal(ann.clone())).await;
     assert!(
         matches!(revoked, Err(Error::Store(_))),
-        "expected the failure to be told: {revoked:?}"
+        "expected the failure as the answer: {revoked:?}"
     );
-    assert_eq!(listed().await, [first], "all others have ended");
+    assert_eq!(listed().await, [first], "expected all other sessions to end");
     *service.faults.endless.lock() = None;
     let revoked = service.engine.revoke(Target::Principal(ann.clone())).await;
     assert_eq!(revoked.expect("the store works"), 1);
 }
 
-/// An application that has one session for whoever asks.
+/// An application that has the same session of ann for every id.
 struct Anns;
 
 impl Source for Anns {
@@ -199,9 +217,9 @@ enum Way {
     DestroyByTheNewToken,
 }
 
-/// A session of the application's that has ended here, or was rolled, is not adopted
-/// once more, though the mark that it was adopted had no confirmation and was lost with
-/// its server, as in a cluster, where the session is on another.
+/// The mark of an adoption may be unconfirmed and then lost with its server. In a cluster the
+/// session is on another server. A session that has ended or was rolled must not be adopted
+/// again after such a loss.
 #[tokio::test]
 async fn a_mark_lasts_before_its_session_ends_or_changes() {
     let cookie = adoption::browser("theirs").cookie.expect("a cookie");
@@ -233,7 +251,7 @@ async fn a_mark_lasts_before_its_session_ends_or_changes() {
                 };
                 let own = engine.present(Credential::Token(token.expose().as_bytes()));
                 let ended = engine.destroy(&own, Scope::This).await.expect("the store works");
-                assert!(ended.was_live, "it is the same");
+                assert!(ended.was_live, "expected the same session");
             }
         }
         marks.fail_over().await;
@@ -245,12 +263,12 @@ async fn a_mark_lasts_before_its_session_ends_or_changes() {
     }
 }
 
-/// Below the floor of free space creations and changes are refused, below half of
-/// it deadlines stay, and below a quarter nothing is written.
+/// Below the floor of free space, creations and changes are refused. Below half of it,
+/// deadlines do not move. Below a quarter, nothing is written.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_refuses_more_and_ends_what_is_there() {
     if in_force(Backend::Sled) != Backend::Sled {
-        return; // It is the disk of sled.
+        return; // Only sled has a floor of free space.
     }
     let daemon = Daemon::start(Backend::Sled).await;
     let (browser, _other) = (daemon.visitor("{}").await, daemon.visitor("{}").await);
@@ -259,14 +277,14 @@ async fn a_full_disk_refuses_more_and_ends_what_is_there() {
     let disk = rustix::fs::statvfs(&stopped.config.store.sled.path).expect("it tells");
     let free_bytes = disk.f_bavail * disk.f_frsize;
 
-    // Nothing is written.
+    // So large that nothing may be written.
     stopped.config.store.sled.min_free_bytes = SizeOrNone(u64::MAX);
     let daemon = stopped.start().await;
     daemon.clock.advance(Duration::from_secs(60));
     let answer = daemon.resolve(&browser).await;
     assert_eq!(answer.state(), SessionState::Active);
-    assert!(answer.set_cookie.is_empty(), "its deadline stays");
-    let refused = daemon.try_destroy(&browser).await.expect_err("there is no room");
+    assert!(answer.set_cookie.is_empty(), "expected its deadline to stay");
+    let refused = daemon.try_destroy(&browser).await.expect_err("there is no space");
     assert_fault(&refused, Code::ResourceExhausted, "STORE_FULL", None);
     assert_eq!(daemon.resolve(&browser).await.state(), SessionState::Active, "it was not ended");
 
@@ -275,7 +293,7 @@ async fn a_full_disk_refuses_more_and_ends_what_is_there() {
     stopped.config.store.sled.min_free_bytes = SizeOrNone(free_bytes * 3);
     let daemon = stopped.start().await;
     daemon.clock.advance(Duration::from_secs(60));
-    assert!(daemon.resolve(&browser).await.set_cookie.is_empty(), "its deadline stays");
+    assert!(daemon.resolve(&browser).await.set_cookie.is_empty(), "expected its deadline to stay");
     assert_eq!(daemon.destroy(&third).await.destroyed, 1);
 
     // Two thirds of the floor are free.
@@ -284,20 +302,19 @@ async fn a_full_disk_refuses_more_and_ends_what_is_there() {
     let daemon = stopped.start().await;
     let credential = browser.credential();
     for request in [set("{}"), WriteRequest { credential, ..set("{}") }] {
-        let error = daemon.try_write(request).await.expect_err("there is no room");
+        let error = daemon.try_write(request).await.expect_err("there is no space");
         assert_fault(&error, Code::ResourceExhausted, "STORE_FULL", None);
     }
     daemon.clock.advance(Duration::from_secs(60));
     let answer = daemon.resolve(&browser).await;
     assert_eq!(answer.state(), SessionState::Active);
-    assert_eq!(answer.set_cookie.len(), 1, "its deadline is moved");
+    assert_eq!(answer.set_cookie.len(), 1, "expected its deadline to move");
     assert_eq!(daemon.destroy(&browser).await.destroyed, 1);
     daemon.clock.advance(Duration::from_secs(4000));
-    assert_eq!(daemon.cleanup().await, 1, "the other one has expired");
+    assert_eq!(daemon.cleanup().await, 1, "expected one expired session");
 }
 
-/// With the store stopped, a pipeline takes in as many operations as may be in
-/// flight, and not one more.
+/// While the store waits, a pipeline reads exactly as many operations as may be in flight.
 #[tokio::test]
 async fn a_pipeline_takes_in_no_more_than_its_limit() {
     let mut service = service().await;
@@ -325,18 +342,18 @@ async fn a_pipeline_takes_in_no_more_than_its_limit() {
         }
     });
     waited.await.expect("the first operations reach the store");
-    // All requests are there by now, in the same few packets. Give the daemon
-    // every chance to take in more.
+    // All requests have arrived by now, in the same few packets. The wait gives the daemon time
+    // to read more.
     tokio::time::timeout(Duration::from_millis(200), answers.message())
         .await
         .expect_err("nothing is answered while the store is stopped");
-    assert_eq!(reached(&service), IN_FLIGHT, "the limit holds");
+    assert_eq!(reached(&service), IN_FLIGHT, "expected the limit");
     service.faults.stop(false);
     let mut answered = 0;
     while answers.message().await.expect("the stream goes on").is_some() {
         answered += 1;
     }
-    assert_eq!(answered, browsers.len(), "every operation is answered");
+    assert_eq!(answered, browsers.len(), "expected an answer to every operation");
 }
 
 #[tokio::test]
@@ -353,13 +370,13 @@ async fn the_cleanup_outlives_a_failing_store() {
         while service.faults.reached.load(Ordering::SeqCst) < before + 3 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(service.engine.count(), Some(1), "nothing can be swept yet");
+        assert_eq!(service.engine.count(), Some(1), "expected no session to be removed yet");
         service.faults.fail(false);
         while service.engine.count() > Some(0) {
             tokio::task::yield_now().await;
         }
     });
-    waited.await.expect("it tries again, and sweeps once the store works");
-    assert!(!task.is_finished(), "it goes on for ever");
+    waited.await.expect("expected retries until the store works");
+    assert!(!task.is_finished(), "expected the task to run for ever");
     task.abort();
 }

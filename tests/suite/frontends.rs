@@ -1,8 +1,8 @@
-//! The example frontends, as a browser meets them.
+//! The example frontends, as a browser sees them.
 //!
-//! The packages of an example come from its registry once, into the target
-//! folder. A machine that cannot run an example skips its test with a word on
-//! stderr; with SESSIOND_TEST_REQUIRE_FRONTENDS=1, as in CI, the test fails.
+//! The packages of an example are downloaded once, into the target directory. A machine that
+//! cannot run an example skips its test with a message on stderr. With
+//! SESSIOND_TEST_REQUIRE_FRONTENDS=1, as in CI, the test fails instead.
 
 use std::{collections::BTreeSet, process::Command, sync::Barrier, thread};
 
@@ -11,9 +11,9 @@ use crate::support::{
     program::Program,
 };
 
-/// Requests that come at the same time.
+/// The number of requests at the same time.
 const PARALLEL: u32 = 10;
-/// How often a race is run.
+/// How often each race is repeated.
 const ROUNDS: u32 = 20;
 
 #[test]
@@ -28,8 +28,8 @@ fn node_express() {
 
 fn check(name: &str, command: Result<Command, String>) {
     let Some(mut command) = or_skip(name, command) else { return };
-    // No deadline moves during the test, however slow the machine is. So there
-    // is no Set-Cookie but for what the visitor does.
+    // With this granularity no deadline moves during the test, even on a slow machine. So the
+    // only Set-Cookie lines are those that the visitor's actions cause.
     let daemon = Program::serve(&["--dev", "--set=engine.default.touch_granularity=30m"]);
     command.env("SESSIOND", daemon.address("grpc"));
     let frontend = Frontend::start(command);
@@ -54,7 +54,7 @@ fn visits_are_counted(frontend: &Frontend) {
     for visits in 2..=3 {
         let page = visitor.visit();
         page.shows(visits, "nobody", "with the cookie of the first visit");
-        page.sets_no_cookie("the browser knows it all already");
+        page.sets_no_cookie("the browser has the cookie already");
     }
     assert_eq!(visitor.cookie(), cookie, "expected the same session all along");
 }
@@ -66,7 +66,7 @@ fn visitors_are_apart(frontend: &Frontend) {
     other.visit().shows(1, "nobody", "for another visitor");
     other.login("bob").is_ok("login");
     other.visit().shows(2, "bob", "for the other visitor, after a login");
-    ann.visit().shows(2, "ann", "untouched by the other visitor");
+    ann.visit().shows(2, "ann", "not affected by the other visitor");
     assert_ne!(ann.cookie(), other.cookie(), "expected a session for each visitor");
 }
 
@@ -81,7 +81,7 @@ fn a_login_rolls(frontend: &Frontend) {
     assert_eq!(login.set_cookie.len(), 1, "expected one Set-Cookie on login: {login:?}");
     let after = visitor.cookie();
     assert_ne!(after, before, "expected login to give the browser a new id");
-    visitor.visit().shows(3, "ann", "after the login: visits survive it");
+    visitor.visit().shows(3, "ann", "after the login, which keeps the visits");
 
     let replay = Visitor::with(frontend, &before);
     replay.visit().comes_too_early("with the cookie from before the login");
@@ -94,8 +94,8 @@ fn a_login_rolls(frontend: &Frontend) {
     visitor.visit().shows(5, "ann", "after the second login");
 }
 
-/// Requests that were sent before the browser had its new cookie. If one of them brought a
-/// cookie of its own, and came last, the user would be logged out.
+/// Requests that were sent before the browser had its new cookie. If the answer to one of them
+/// set a cookie and came last, the user would be logged out.
 fn a_login_survives_parallel_requests(frontend: &Frontend) {
     for round in 0..ROUNDS {
         let visitor = Visitor::new(frontend);
@@ -106,14 +106,14 @@ fn a_login_survives_parallel_requests(frontend: &Frontend) {
             visitor.login("ann").is_ok("login");
             late.join().expect("the pages")
         });
-        // One that surely comes after the login.
+        // This one certainly comes after the login.
         pages.push(Visitor::with(frontend, &before).visit());
         for page in &pages {
             page.sets_no_cookie(&format!("the login has set a new one, round {round}"));
         }
         let page = visitor.visit();
         assert!(page.text.ends_with("user: ann\n"), "expected ann to be logged in: {page:?}");
-        // A logout that was sent before the login's answer came.
+        // A logout that was sent before the answer to the login came.
         Visitor::with(frontend, &before).logout().is_ok("a logout with the id from before");
         let page = visitor.visit();
         assert_eq!(page.text, text(1, "nobody"), "expected the logout to hold: {page:?}");
@@ -121,10 +121,10 @@ fn a_login_survives_parallel_requests(frontend: &Frontend) {
 }
 
 fn a_login_needs_no_visit_before(frontend: &Frontend) {
-    // Made up, thus live nowhere, and to be adopted by nobody.
+    // An invented id. No session has it, and no store may take it over.
     let planted = format!("session={}.{}", "A".repeat(40), "A".repeat(43));
     let visitor = Visitor::with(frontend, &planted);
-    visitor.login("ann").is_ok("login with a cookie that is none of ours");
+    visitor.login("ann").is_ok("login with an invented cookie");
     assert_ne!(visitor.cookie(), planted, "expected an id that the daemon made");
     visitor.visit().shows(1, "ann", "after a login without a session");
     let nameless = Visitor::new(frontend).login("");
@@ -156,10 +156,10 @@ fn a_logout_is_final(frontend: &Frontend) {
     let replay = Visitor::with(frontend, &before);
     replay.visit().shows(1, "nobody", "with the cookie from before the logout");
     visitor.visit().shows(2, "nobody", "after the replay");
-    Visitor::new(frontend).logout().sets_no_cookie("a logout without a cookie has none to delete");
+    Visitor::new(frontend).logout().sets_no_cookie("there is no cookie to delete");
 }
 
-/// What some requests with this cookie, all at the same time, are answered with.
+/// The answers to several requests with this cookie, sent at the same time.
 fn in_parallel(
     frontend: &Frontend,
     cookie: &str,
@@ -190,16 +190,21 @@ fn no_parallel_visit_is_lost(frontend: &Frontend) {
     visitor.visit().shows(2 + PARALLEL, "nobody", "after the parallel visits");
 }
 
-/// The cart is a list under one key: only `if_version` keeps parallel additions.
+/// The cart is a list under one key. Only `if_version` prevents that parallel additions are
+/// lost.
 fn no_parallel_item_is_lost(frontend: &Frontend) {
     let visitor = Visitor::new(frontend);
-    assert_eq!(visitor.add_to_cart("a book").text, "items: 1\n", "the first item makes a session");
+    assert_eq!(
+        visitor.add_to_cart("a book").text,
+        "items: 1\n",
+        "expected the first item to create a session"
+    );
     let pages = in_parallel(frontend, &visitor.cookie(), |tab| tab.add_to_cart("tea"));
     let shown: BTreeSet<_> = pages.iter().map(|page| page.text.clone()).collect();
     let expected: BTreeSet<_> =
         (2..2 + PARALLEL).map(|items| format!("items: {items}\n")).collect();
     assert_eq!(shown, expected, "expected each parallel item in the cart");
-    visitor.visit().shows(1, "nobody", "beside the cart");
+    visitor.visit().shows(1, "nobody", "with a cart");
     let nothing = visitor.add_to_cart("");
     assert_eq!(nothing.status, 400, "expected an addition without an item to fail: {nothing:?}");
     let last = visitor.add_to_cart("milk").text;
@@ -220,7 +225,7 @@ fn an_outage_is_no_logout(frontend: &Frontend, daemon: Program) {
     for (what, page) in pages {
         assert_eq!(page.status, 503, "expected 503 for {what} without the daemon: {page:?}");
         assert_eq!(page.retry_after.as_deref(), Some("1"), "expected Retry-After: 1 for {what}");
-        page.sets_no_cookie("nobody knows anything about the session");
+        page.sets_no_cookie("the state of the session is unknown");
     }
     assert_eq!(visitor.cookie(), cookie, "expected the browser to keep its session");
 }

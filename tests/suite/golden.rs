@@ -1,6 +1,6 @@
-//! Golden files: what users see, so that a change of it is meant.
+//! Golden files: what users see, so that no change of it happens by accident.
 //!
-//! `SESSIOND_TEST_BLESS=1 cargo test` writes them anew.
+//! `SESSIOND_TEST_BLESS=1 cargo test` writes them again.
 
 use std::{fs, path::Path};
 
@@ -17,7 +17,7 @@ fn assert_golden(name: &str, found: &str) {
         fs::write(&path, found).expect("the golden file can be written");
     }
     let expected = fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(found, expected, "tests/golden/{name}; bless it if this is meant");
+    assert_eq!(found, expected, "tests/golden/{name}; if you meant this change, bless the file");
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn default_configuration() {
     assert_golden("defaults.toml", &Config::defaults().to_toml());
 }
 
-/// Numbers and types of all fields: what a client built today relies on.
+/// The numbers and types of all fields: clients that are built today depend on them.
 #[test]
 fn descriptor() {
     let set = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("our own descriptor");

@@ -1,5 +1,5 @@
-//! The largest records that the sled store takes. More of them in one leaf than fit
-//! into sled's log would go to a file of sled's own, which a power loss may take.
+//! The largest records that the sled store accepts. If a leaf with several of them did not fit
+//! into sled's log, sled would write it to a file of its own, which a power loss can remove.
 
 use std::fs;
 
@@ -36,8 +36,8 @@ fn record() -> Record {
     }
 }
 
-/// Leaves grow until they are split, and join when they have become small: at each
-/// of their sizes they stay in the log.
+/// Leaves grow until they are split, and merge when they have become small. At every size they
+/// must stay in the log.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leaf_of_them_stays_in_the_log() {
     let directory = tempfile::tempdir().expect("a scratch folder");
@@ -45,13 +45,13 @@ async fn a_leaf_of_them_stays_in_the_log() {
     let put_in = async |numbers: std::ops::Range<u8>| {
         let created = numbers.map(|number| store.create(id(number), record()));
         for created in futures_util::future::join_all(created).await {
-            created.expect("it works").expect("it is free");
+            created.expect("the store works").expect("the id is free");
         }
     };
     let take_out = async |numbers: std::ops::Range<u8>| {
         let destroyed = numbers.map(|number| store.destroy(id(number), Claim::Operator));
         for destroyed in futures_util::future::join_all(destroyed).await {
-            destroyed.expect("it works").expect("it was there");
+            destroyed.expect("the store works").expect("the session exists");
         }
     };
     put_in(0..120).await;
@@ -63,5 +63,5 @@ async fn a_leaf_of_them_stays_in_the_log() {
         put_in(first + 12..first + 25).await;
     }
     let files = fs::read_dir(directory.path().join("data/blobs")).expect("sled's folder");
-    assert_eq!(files.count(), 0, "expected every leaf in the log");
+    assert_eq!(files.count(), 0, "expected every leaf in the log, found files of sled");
 }

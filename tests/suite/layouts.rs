@@ -1,4 +1,4 @@
-//! Records of another release, and records that nobody can read, at a daemon.
+//! Daemons with records of another release and with unreadable records.
 
 use sessiond::{
     grpc::pb::{DestroyRequest, DestroyScope, ResolveRequest, SessionState, WriteRequest},
@@ -20,12 +20,12 @@ async fn daemon_on(redis: &RedisServer, record_layout: u8) -> Daemon {
     .await
 }
 
-/// The layout of what is stored under a session's key.
+/// The layout of the record under a session's key.
 fn layout(redis: &RedisServer, id: &str) -> String {
     redis.ask(&["GETRANGE", &format!("sessiond:default:{id}"), "0", "0"])
 }
 
-/// A rolling upgrade, and the way back: daemons of two layouts share a Redis.
+/// A rolling upgrade and the way back: daemons with two layouts share a Redis.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn daemons_of_two_layouts_are_one_service() {
     if is_missing() {
@@ -47,12 +47,16 @@ async fn daemons_of_two_layouts_are_one_service() {
         assert_eq!(data(&its.resolve(&browser).await), r#"{"a":1,"b":2}"#, "{what}");
         assert_eq!(its.state(&before).await, SessionState::Superseded, "{what}");
         assert_eq!(its.list("ann").await, [id], "{what}");
-        assert_eq!(its.destroy(&browser).await.destroyed, 1, "{what}: expected a logout to hold");
+        assert_eq!(
+            its.destroy(&browser).await.destroyed,
+            1,
+            "{what}: expected the logout to succeed"
+        );
         assert_eq!(own.state(&browser).await, SessionState::NotFound, "{what}");
     }
 }
 
-/// What a session's record is replaced by, so that no release can read it.
+/// Octets that replace a record, so that no release can read it.
 const DAMAGED: [(&str, &[u8]); 3] =
     [("of another layout", b"\x09later"), ("cut short", b"\x02cut"), ("empty", b"")];
 
@@ -68,7 +72,7 @@ impl Damaged {
         Self { redis, daemon }
     }
 
-    /// A browser of ann's whose record is replaced, and the session's id.
+    /// A browser of ann whose record is replaced, and the id of its session.
     async fn browser(&self, octets: &[u8]) -> (Browser, String) {
         let browser = self.daemon.login("ann").await;
         let id = self.daemon.id(&browser).await;
@@ -78,7 +82,7 @@ impl Damaged {
     }
 }
 
-/// Its user can log out, and in again.
+/// The user of an unreadable record can log out, and log in again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unreadable_record_locks_nobody_out() {
     if is_missing() {

@@ -29,7 +29,7 @@ fn engine(config: &mut Config) -> &mut EngineConfig {
     config.engine.get_mut("default").expect("the default engine")
 }
 
-/// 100 s of idle lifetime, in steps of 10 s.
+/// An idle lifetime of 100 s, with a granularity of 10 s.
 async fn daemon(backend: Backend, change: impl FnOnce(&mut EngineConfig)) -> Daemon {
     Daemon::with(backend, |config| {
         let engine = engine(config);
@@ -51,17 +51,21 @@ async fn a_busy_session_is_written_once_per_granularity(backend: Backend) {
         let from_now = expire_time - START.unix_millis() - second * 1000;
         assert!((100_000..=110_000).contains(&from_now), "{from_now} ms left at second {second}");
         sent += answer.set_cookie.len();
-        assert!(answer.token.is_empty(), "the token is the same");
+        assert!(answer.token.is_empty(), "expected no new token");
         for line in answer.set_cookie {
             let header = format!("{}; Max-Age=110; ", browser.header());
-            assert!(line.starts_with(&header), "{line} should start with {header}");
+            assert!(line.starts_with(&header), "expected {line} to start with {header}");
         }
     }
-    assert_eq!(sent, 5, "once in 11 seconds");
+    assert_eq!(sent, 5, "expected a cookie once in 11 seconds");
     daemon.clock.advance(Duration::from_millis(99_999));
     assert_eq!(daemon.state(&browser).await, SessionState::Active, "never early");
     daemon.clock.advance(Duration::from_millis(110_000));
-    assert_eq!(daemon.state(&browser).await, SessionState::Expired, "at most a granularity late");
+    assert_eq!(
+        daemon.state(&browser).await,
+        SessionState::Expired,
+        "expected the expiry at most a granularity late"
+    );
 }
 
 async fn without_automatic_touch_only_touch_slides(backend: Backend) {
@@ -75,7 +79,7 @@ async fn without_automatic_touch_only_touch_slides(backend: Backend) {
     );
     assert!(resolved.set_cookie.is_empty());
     let touched = daemon.touch(&browser).await;
-    assert_eq!(touched.set_cookie.len(), 1, "the deadline moved");
+    assert_eq!(touched.set_cookie.len(), 1, "expected a cookie, because the deadline moved");
     assert_eq!(
         millis(touched.session.expect("a session").expire_time.as_ref()),
         START.unix_millis() + 170_000
@@ -83,9 +87,17 @@ async fn without_automatic_touch_only_touch_slides(backend: Backend) {
     daemon.clock.advance(Duration::from_secs(60));
     daemon.write(WriteRequest { credential: browser.credential(), ..set("{}") }).await;
     daemon.clock.advance(Duration::from_secs(99));
-    assert_eq!(daemon.state(&browser).await, SessionState::Active, "a Write is a touch");
+    assert_eq!(
+        daemon.state(&browser).await,
+        SessionState::Active,
+        "expected a Write to touch the session"
+    );
     daemon.clock.advance(Duration::from_secs(11));
-    assert_eq!(daemon.state(&browser).await, SessionState::Expired, "a Resolve is none");
+    assert_eq!(
+        daemon.state(&browser).await,
+        SessionState::Expired,
+        "expected a Resolve not to touch it"
+    );
 }
 
 async fn peek_moves_nothing(backend: Backend) {
@@ -121,7 +133,11 @@ async fn the_absolute_end_is_kept(backend: Backend) {
     daemon.clock.advance(Duration::from_millis(9_999));
     assert_eq!(daemon.state(&browser).await, SessionState::Active);
     daemon.clock.advance(Duration::from_millis(1));
-    assert_eq!(daemon.state(&browser).await, SessionState::Expired, "whatever its own duration");
+    assert_eq!(
+        daemon.state(&browser).await,
+        SessionState::Expired,
+        "expected the absolute lifetime to end a session with any duration"
+    );
     assert_eq!(daemon.cleanup().await, swept(backend, 1));
 }
 
@@ -134,7 +150,7 @@ async fn a_session_cookie_is_not_sent_again(backend: Backend) {
     daemon.clock.advance(Duration::from_secs(60));
     let answer = daemon.resolve(&browser).await;
     assert_eq!(answer.state(), SessionState::Active);
-    assert!(answer.set_cookie.is_empty(), "the deadline moved, which this cookie does not tell");
+    assert!(answer.set_cookie.is_empty(), "expected no cookie, because this one has no deadline");
 }
 
 async fn an_expired_session_is_not_revived(backend: Backend) {
@@ -143,7 +159,7 @@ async fn an_expired_session_is_not_revived(backend: Backend) {
     daemon.clock.advance(Duration::from_secs(110));
     assert_eq!(daemon.touch(&browser).await.state(), SessionState::Expired);
     assert_eq!(daemon.state(&browser).await, SessionState::Expired);
-    assert_eq!(daemon.destroy(&browser).await.destroyed, 0, "it was over already");
+    assert_eq!(daemon.destroy(&browser).await.destroyed, 0, "expected no live session to be ended");
 }
 
 async fn a_clock_that_was_set_back_goes_on_where_it_was(backend: Backend) {
@@ -160,7 +176,7 @@ async fn a_clock_that_was_set_back_goes_on_where_it_was(backend: Backend) {
     assert_eq!(peek(&daemon, &browser).await, SessionState::Active);
     daemon.clock.advance(Duration::from_secs(1));
     let state = peek(&daemon, &browser).await;
-    assert_eq!(state, SessionState::Expired, "110 s after its creation");
+    assert_eq!(state, SessionState::Expired, "expected the expiry 110 s after the creation");
 }
 
 async fn peek(daemon: &Daemon, browser: &Browser) -> SessionState {

@@ -197,7 +197,7 @@ async fn health_knows_each_service_and_ends_its_watchers() {
     let first = watch.message().await.expect("an answer").expect("a status");
     assert_eq!(first.status(), ServingStatus::Serving);
     daemon.ask_to_stop();
-    // A watcher would hold the stop up for the whole grace; its stream ends.
+    // Without an end of its stream, a watcher would hold up the stop for the whole grace.
     let mut last = first.status();
     while let Ok(Some(answer)) = watch.message().await {
         last = answer.status();
@@ -270,11 +270,11 @@ async fn more_metadata_than_allowed_is_refused() {
     let mut client = daemon.client.clone();
     let mut request = Request::new(set("{}"));
     request.metadata_mut().insert("x-much", "x".repeat(15 << 10).parse().expect("ASCII"));
-    client.write(request).await.expect("a call under the limit is taken");
+    client.write(request).await.expect("a call under the limit is accepted");
     let mut request = Request::new(set("{}"));
     request.metadata_mut().insert("x-much", "x".repeat(17 << 10).parse().expect("ASCII"));
     client.write(request).await.expect_err("limits.max_header_bytes is 16 KiB");
-    client.write(set("{}")).await.expect("other calls go on");
+    client.write(set("{}")).await.expect("other calls work");
 }
 
 #[tokio::test]
@@ -295,12 +295,13 @@ async fn more_connections_than_allowed_wait() {
     first.write(set("{}")).await.expect("the first one is served");
     let waiting = tokio::spawn(async move { second.write(set("{}")).await });
     first.write(set("{}")).await.expect("the first one is still served");
-    assert!(!waiting.is_finished(), "the second one waits");
+    assert!(!waiting.is_finished(), "expected the second one to wait");
     drop(first);
-    waiting.await.expect("a call").expect("it is served once there is a place");
+    waiting.await.expect("a call").expect("it is served once a slot is free");
 }
 
-/// A web page can make a browser send the rest blindly, to a listener without a token.
+/// A web page can make a browser send all other requests, without seeing the answer, to a
+/// listener without a token.
 #[tokio::test]
 async fn only_a_post_of_grpc_is_a_call() {
     let daemon = Daemon::start(Backend::Memory).await;
@@ -345,7 +346,7 @@ async fn only_a_post_of_grpc_is_a_call() {
     }
 }
 
-/// What a client says first, and then waits (RFC 9113, section 3.4).
+/// The client's preface, after which it sends nothing (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const GOAWAY: u8 = 7;
 
@@ -367,6 +368,6 @@ async fn an_old_connection_is_told_to_go() {
         let len = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         connection.read_exact(&mut vec![0; len as usize]).await.expect("the rest of the frame");
     }
-    // Whoever calls next opens another.
+    // The next call opens a new connection.
     daemon.client.clone().write(set("{}")).await.expect("a connection of its own");
 }

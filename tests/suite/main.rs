@@ -1,10 +1,11 @@
-//! All tests that look at sessiond from outside, as one binary.
+//! All tests that use sessiond from outside, as one binary.
 //!
-//! Most start a daemon in this process, with a clock that the test moves; some
-//! run the built program. All listen on port 0 and run in parallel.
+//! Most tests start a daemon in this process, with a clock that the test moves. Some run the
+//! built program. All listen on port 0 and run in parallel.
 
 mod administration;
 mod adoption;
+mod adoption_limits;
 mod boundaries;
 mod clocks;
 mod concurrency;
@@ -12,6 +13,7 @@ mod configuration;
 mod configuration_reference;
 mod conformance;
 mod crash_states;
+mod data_directory;
 mod destroying;
 mod documents;
 mod express;
@@ -23,10 +25,14 @@ mod layouts;
 mod lifetimes;
 mod listeners;
 mod messages_in_documents;
+mod peers;
 mod pipelines;
+mod places;
 mod principals;
 mod processes;
+mod redis_connections;
 mod redis_daemon;
+mod redis_needs;
 mod redis_principals;
 mod redis_replicas;
 mod redis_scan;

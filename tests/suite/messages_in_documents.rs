@@ -1,16 +1,16 @@
-//! The messages that `docs/operations.md` explains are those of the source.
+//! The messages that `docs/operations.md` explains must be in the source.
 //!
-//! A row of its section "Troubleshooting" quotes a message in its first cell, with
-//! `…` for what differs each time, and names the file that it comes from in a comment
-//! at its end. What stands between these places must be in that file.
+//! A row of its section "Troubleshooting" quotes a message in its first cell, with `…` for the
+//! parts that vary, and names the source file in a comment at the end of the row. The text
+//! between the `…` must be in that file.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// A shorter piece, such as ": ", says nothing.
+/// A shorter piece, such as ": ", could be anywhere.
 const SHORTEST: usize = 12;
 const LEAST_MESSAGES: usize = 25;
 
-/// The source files below src, and the strings in them as they are printed.
+/// The source files below src, with the strings in them as they are printed.
 type Sources = BTreeMap<String, String>;
 
 fn root() -> &'static Path {
@@ -23,19 +23,19 @@ fn insert_all(folder: &Path, sources: &mut Sources) {
         if path.is_dir() {
             insert_all(&path, sources);
         } else {
-            let name = path.strip_prefix(root()).expect("it is below the root");
+            let name = path.strip_prefix(root()).expect("expected a path below the root");
             let text = fs::read_to_string(&path).expect("a source file");
             sources.insert(name.display().to_string(), printed(&text));
         }
     }
 }
 
-/// One space for any white space.
+/// Replaces any white space by one space.
 fn spaced(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Joined where a line ends in a backslash, and with plain quotation marks.
+/// Joins lines that end in a backslash, and replaces escaped quotation marks by plain ones.
 fn printed(source: &str) -> String {
     let mut lines = source.split("\\\n");
     let mut joined = lines.next().unwrap_or_default().to_owned();
@@ -43,7 +43,7 @@ fn printed(source: &str) -> String {
     spaced(&joined.replace("\\\"", "\""))
 }
 
-/// The pieces of a message that are always the same.
+/// The parts of a message that never vary.
 fn pieces(message: &str) -> Vec<String> {
     let pieces = message.split('…').map(|piece| piece.trim_matches([' ', ':', ';', ',', '.']));
     pieces.filter(|piece| piece.chars().count() >= SHORTEST).map(spaced).collect()
@@ -63,16 +63,20 @@ fn every_message_that_is_explained_is_in_the_source() {
             panic!("expected a message in backticks, and its file in a comment: {row}");
         };
         let pieces = pieces(message);
-        assert!(!pieces.is_empty(), "there is nothing in this message to look for: {row}");
+        assert!(!pieces.is_empty(), "expected a fixed part in this message: {row}");
         for piece in pieces {
             let found = sources.iter().filter(|(_, text)| text.contains(&piece));
             let files: Vec<_> = found.map(|(file, _)| file).collect();
             if !files.iter().any(|found| *found == file) {
-                problems.push(format!("{file} does not say {piece:?}; these do: {files:?}"));
+                problems
+                    .push(format!("{file} does not contain {piece:?}; these files do: {files:?}"));
             }
         }
         messages += 1;
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
-    assert!(messages >= LEAST_MESSAGES, "{messages} messages are explained");
+    assert!(
+        messages >= LEAST_MESSAGES,
+        "expected at least {LEAST_MESSAGES} messages, found {messages}"
+    );
 }

@@ -1,4 +1,5 @@
-//! Pipeline: order per session, one answer each, bounded, and faults within.
+//! Pipeline: the order per session, one answer for each request, its limits, and errors within
+//! a stream.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -27,6 +28,7 @@ over_every_store!(
     operations_on_one_session_keep_their_order,
     every_operation_is_answered_once,
     a_bad_operation_does_not_end_the_stream,
+    too_many_keys_to_unset_are_a_fault_of_one_operation,
     flow_control_holds_a_sender_that_does_not_read,
     a_stopping_daemon_answers_what_it_took,
     a_deadline_ends_the_stream,
@@ -55,7 +57,7 @@ async fn open(
     (sender, answer.expect("the stream opens").into_inner())
 }
 
-/// Sends all requests, closes, and gives the answers by sequence.
+/// Sends all requests, closes the stream, and returns the answers by sequence.
 async fn all(daemon: &Daemon, requests: Vec<PipelineRequest>) -> BTreeMap<u64, Answer> {
     let (sender, mut answers) = open(daemon, requests.len().max(1)).await;
     let expected = requests.len();
@@ -64,12 +66,12 @@ async fn all(daemon: &Daemon, requests: Vec<PipelineRequest>) -> BTreeMap<u64, A
     }
     drop(sender);
     let mut by_sequence = BTreeMap::new();
-    while let Some(answer) = answers.message().await.expect("the stream goes on to its end") {
+    while let Some(answer) = answers.message().await.expect("the stream is open") {
         let result = answer.result.expect("an answer has a result");
         let twice = by_sequence.insert(answer.sequence, result);
-        assert!(twice.is_none(), "{} was answered twice", answer.sequence);
+        assert!(twice.is_none(), "{} has two answers", answer.sequence);
     }
-    assert_eq!(by_sequence.len(), expected, "every operation is answered once");
+    assert_eq!(by_sequence.len(), expected, "expected one answer for each operation");
     by_sequence
 }
 
@@ -103,12 +105,12 @@ async fn operations_on_one_session_keep_their_order(backend: Backend) {
         for _ in &browsers {
             let session = resolved.next().expect("an answer").session.clone();
             let session = session.expect("each Resolve comes before the Destroy");
-            assert_eq!(session.data, format!(r#"{{"n":{n}}}"#), "it sees the Write before it");
+            assert_eq!(session.data, format!(r#"{{"n":{n}}}"#), "the Write before it");
             assert_eq!(session.version, n + 1);
         }
     }
     for late in resolved {
-        assert_eq!(late.state(), SessionState::NotFound, "it comes after the Destroy");
+        assert_eq!(late.state(), SessionState::NotFound, "expected NOT_FOUND after the Destroy");
     }
 }
 
@@ -195,21 +197,45 @@ async fn a_bad_operation_does_not_end_the_stream(backend: Backend) {
         let status = tonic::Status::with_details(error.code.into(), &error.message, details.into());
         assert_fault(&status, code, reason, field);
         if sequence == 1 {
-            assert_eq!(status.details(), unary.details(), "the same as the unary call's");
+            assert_eq!(status.details(), unary.details(), "expected the details of the unary call");
         }
     }
-    assert!(matches!(answers[&5], Answer::Write(_)), "the stream went on");
+    assert!(matches!(answers[&5], Answer::Write(_)), "expected the stream to continue");
 }
 
 /// Answers are not read: the daemon must stop reading requests, and go on when
 /// they are.
+async fn too_many_keys_to_unset_are_a_fault_of_one_operation(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let browser = daemon.visitor(r#"{"a":1}"#).await;
+    let unset = |count| {
+        let unset = vec!["a".into(); count];
+        Operation::Write(WriteRequest { unset, credential: browser.credential(), ..set("{}") })
+    };
+    let requests = vec![
+        request(7, unset(1001)),
+        request(8, unset(200_000)),
+        request(9, resolve(&browser)),
+        request(10, unset(1000)),
+    ];
+    let answers = all(&daemon, requests).await;
+    for sequence in [7, 8] {
+        let Answer::Error(error) = &answers[&sequence] else {
+            panic!("expected operation {sequence} to be refused, found {:?}", answers[&sequence]);
+        };
+        assert!(error.message.contains("at most 1000 keys"), "{error:?}");
+    }
+    assert!(matches!(&answers[&9], Answer::Resolve(found) if found.session.is_some()));
+    assert!(matches!(&answers[&10], Answer::Write(_)), "1000 keys are taken");
+}
+
 async fn flow_control_holds_a_sender_that_does_not_read(backend: Backend) {
     let daemon = Daemon::with(backend, |config| config.limits.pipeline_in_flight = 8).await;
     let browser = daemon.visitor(&format!(r#"{{"a":"{}"}}"#, "x".repeat(30_000))).await;
     let (sender, mut answers) = open(&daemon, 1).await;
     let mut sent = 0;
-    // Only a held sender ever waits this long; what is sent meanwhile fills the
-    // windows and buffers between here and there.
+    // Only a sender that is held waits this long. What it sends before fills the windows and
+    // buffers on the way.
     let held = loop {
         let next = sender.send(request(sent, resolve(&browser)));
         match tokio::time::timeout(Duration::from_millis(500), next).await {
@@ -221,7 +247,7 @@ async fn flow_control_holds_a_sender_that_does_not_read(backend: Backend) {
             break false;
         }
     };
-    assert!(held, "20,000 requests were taken though no answer was read");
+    assert!(held, "20,000 requests were read without a read answer");
     let reader = tokio::spawn(async move {
         let mut read = 0;
         while let Some(answer) = answers.message().await.expect("the stream goes on") {
@@ -234,7 +260,7 @@ async fn flow_control_holds_a_sender_that_does_not_read(backend: Backend) {
         sender.send(request(sent + more, resolve(&browser))).await.expect("it goes on");
     }
     drop(sender);
-    assert_eq!(reader.await.expect("a reader"), sent + 50, "nothing is lost");
+    assert_eq!(reader.await.expect("a reader"), sent + 50, "expected an answer to each request");
 }
 
 async fn a_stopping_daemon_answers_what_it_took(backend: Backend) {
@@ -261,7 +287,7 @@ async fn a_deadline_ends_the_stream(backend: Backend) {
     let browser = daemon.visitor("{}").await;
     let (sender, receiver) = mpsc::channel(4);
     let mut call = Request::new(ReceiverStream::new(receiver));
-    // Long enough for what is answered before.
+    // Long enough for the answers that come before.
     call.set_timeout(Duration::from_secs(2));
     let opened = daemon.client.clone().pipeline(call).await;
     let mut answers = opened.expect("the stream opens").into_inner();
@@ -269,7 +295,7 @@ async fn a_deadline_ends_the_stream(backend: Backend) {
     let first = answers.message().await.expect("answered").expect("an answer");
     assert_eq!(first.sequence, 1);
     let ended = tokio::time::timeout(PATIENCE, answers.message()).await;
-    let status = ended.expect("it ends in time").expect_err("with a status");
+    let status = ended.expect("the stream ends in time").expect_err("with a status");
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
 }
 
@@ -292,7 +318,7 @@ async fn several_cookies_stand_in_several_lanes(backend: Backend) {
     assert!(matches!(&answers[&1], Answer::Write(_)) && matches!(&answers[&2], Answer::Write(_)));
     for late in [4, 5] {
         let Answer::Resolve(resolved) = &answers[&late] else { panic!("a Resolve") };
-        assert_eq!(resolved.state(), SessionState::NotFound, "{late} comes after the Destroy");
+        assert_eq!(resolved.state(), SessionState::NotFound, "{late}: after the Destroy");
     }
 }
 
@@ -301,8 +327,8 @@ fn destroy(browser: &Browser, scope: DestroyScope) -> Operation {
     Operation::Destroy(DestroyRequest { credential, scope: scope.into(), ..Default::default() })
 }
 
-/// In order with what its own credential proves; whatever else it ended is over
-/// when it is answered.
+/// A Destroy is ordered with the operations on its own session. Other sessions that it ends
+/// have ended when it is answered.
 async fn wider_scopes_keep_the_order_of_their_own_session(backend: Backend) {
     let daemon = Daemon::start(backend).await;
     let here = daemon.login("ann").await;
@@ -329,11 +355,11 @@ async fn wider_scopes_keep_the_order_of_their_own_session(backend: Backend) {
             other => panic!("expected a Write or a Destroy, found {other:?}"),
         }
     }
-    assert_eq!(seen, [1, 2, 3], "one session, one lane");
+    assert_eq!(seen, [1, 2, 3], "expected the order of one lane");
     for (at, other) in others.iter().enumerate() {
         sender.send(request(10 + at as u64, resolve(other))).await.expect("open");
         let Some(Answer::Resolve(resolved)) = next().await.result else { panic!("a Resolve") };
-        assert_eq!(resolved.state(), SessionState::NotFound, "it was over with the answer");
+        assert_eq!(resolved.state(), SessionState::NotFound, "expected the end before the answer");
     }
     sender.send(request(60, destroy(&here, DestroyScope::All))).await.expect("open");
     sender.send(request(61, resolve(&here))).await.expect("open");
@@ -345,6 +371,6 @@ async fn wider_scopes_keep_the_order_of_their_own_session(backend: Backend) {
             states.insert(answer.sequence, resolved.state());
         }
     }
-    assert_eq!(states[&61], SessionState::NotFound, "after the Destroy");
-    assert_eq!(states[&62], SessionState::Active, "bob's is another matter");
+    assert_eq!(states[&61], SessionState::NotFound, "expected NOT_FOUND after the Destroy");
+    assert_eq!(states[&62], SessionState::Active, "expected bob's session to stay live");
 }

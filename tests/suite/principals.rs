@@ -1,5 +1,5 @@
-//! All sessions of a principal: the wider scopes of Destroy, ListSessions,
-//! RevokeSessions, and the limit.
+//! All sessions of a principal: the wider scopes of Destroy, ListSessions, RevokeSessions, and
+//! the limit on sessions.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -53,7 +53,7 @@ async fn others_end_and_this_one_stays(backend: Backend) {
     let (bobs, nobodys) = (daemon.login("bob").await, daemon.visitor("{}").await);
     let ended = daemon.destroy_scope(&here, DestroyScope::Others).await;
     assert_eq!(ended.destroyed, 2);
-    assert_eq!(ended.set_cookie, [""; 0], "the browser keeps its session");
+    assert_eq!(ended.set_cookie, [""; 0], "expected the browser to keep its session");
     for gone in [&elsewhere, &third] {
         assert_eq!(daemon.state(gone).await, SessionState::NotFound);
     }
@@ -61,12 +61,12 @@ async fn others_end_and_this_one_stays(backend: Backend) {
         assert_eq!(daemon.state(live).await, SessionState::Active);
     }
     let again = daemon.destroy_scope(&here, DestroyScope::Others).await;
-    assert_eq!(again.destroyed, 0, "there are none any more");
+    assert_eq!(again.destroyed, 0, "expected no sessions left to end");
 }
 
 async fn all_end(backend: Backend) {
     let daemon = Daemon::start(backend).await;
-    // More than are looked at in one go.
+    // More sessions than one slice.
     let mut sessions = Vec::new();
     for _ in 0..130 {
         sessions.push(daemon.login("ann").await);
@@ -79,7 +79,7 @@ async fn all_end(backend: Backend) {
     }
     assert_eq!(daemon.state(&bobs).await, SessionState::Active);
     let again = daemon.destroy_scope(&sessions[7], DestroyScope::All).await;
-    assert_eq!((again.destroyed, again.set_cookie.len()), (0, 1), "the cookie is still cleared");
+    assert_eq!((again.destroyed, again.set_cookie.len()), (0, 1), "expected a deletion cookie");
 }
 
 async fn who_is_anonymous_has_no_others(backend: Backend) {
@@ -88,7 +88,7 @@ async fn who_is_anonymous_has_no_others(backend: Backend) {
     assert_eq!(daemon.destroy_scope(&one, DestroyScope::Others).await.destroyed, 0);
     assert_eq!(daemon.state(&one).await, SessionState::Active);
     let all = daemon.destroy_scope(&one, DestroyScope::All).await;
-    assert_eq!((all.destroyed, all.set_cookie.len()), (1, 1), "the same as THIS");
+    assert_eq!((all.destroyed, all.set_cookie.len()), (1, 1), "expected the effect of THIS");
     assert_eq!(daemon.state(&one).await, SessionState::NotFound);
     assert_eq!(daemon.state(&two).await, SessionState::Active);
     let nothing = daemon.destroy_scope(&Browser::new(), DestroyScope::All).await;
@@ -111,7 +111,11 @@ async fn only_who_is_live_speaks_for_a_principal(backend: Backend) {
             assert_eq!(daemon.destroy_scope(dead, scope).await.destroyed, 0, "{scope:?}");
         }
     }
-    assert_eq!(daemon.state(&rolled).await, SessionState::Active, "nobody ended it");
+    assert_eq!(
+        daemon.state(&rolled).await,
+        SessionState::Active,
+        "expected the session to stay live"
+    );
 }
 
 async fn a_scope_takes_in_all_cookies_of_the_header(backend: Backend) {
@@ -156,15 +160,15 @@ async fn a_list_shows_what_is_live_and_gives_nothing_away(backend: Backend) {
     let set = r#"{"secret":"hunter2"}"#.into();
     daemon.write(WriteRequest { duration: long, set, ..login("ann") }).await;
     let (mut sessions, next) = list(&daemon, "ann", 0, "").await.expect("answered");
-    assert_eq!((sessions.len(), next.as_str()), (2, ""), "the expired and the ended are not in it");
+    assert_eq!((sessions.len(), next.as_str()), (2, ""), "expected live sessions only");
     sessions.sort_by_key(|session| millis(session.create_time.as_ref()));
-    let resolved = daemon.resolve(&first).await.session.expect("it is live");
+    let resolved = daemon.resolve(&first).await.session.expect("the session is live");
     let (old, new) = (&sessions[0], &sessions[1]);
     assert_eq!((&old.id, old.version, &old.create_time), (&resolved.id, 1, &resolved.create_time));
     assert_eq!(old.principal, "ann");
     assert_eq!(new.duration, long);
     assert!(millis(new.expire_time.as_ref()) >= millis(new.create_time.as_ref()) + 7_200_000);
-    assert!(sessions.iter().all(|session| session.data.is_empty()), "there is no data in it");
+    assert!(sessions.iter().all(|session| session.data.is_empty()), "expected no data in a list");
     assert_eq!(daemon.list("bob").await, [daemon.id(&bobs).await]);
     assert_eq!(daemon.list("nobody").await, [""; 0]);
 }
@@ -187,7 +191,7 @@ async fn pages_hold_each_session_once(backend: Backend) {
             }
         }
         assert_eq!(count, pages, "pages of {size}");
-        assert_eq!(found.len(), 120, "pages of {size}: each once");
+        assert_eq!(found.len(), 120, "pages of {size}: expected each session once");
         assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected, "pages of {size}");
     }
 }
@@ -213,8 +217,8 @@ async fn pages_go_on_while_sessions_come_and_go(backend: Backend) {
         }
     }
     let distinct: BTreeSet<_> = found.iter().cloned().collect();
-    assert_eq!(distinct.len(), found.len(), "no session is in two pages");
-    assert!(distinct.is_superset(&staying), "all that stayed are in some page");
+    assert_eq!(distinct.len(), found.len(), "expected no session in two pages");
+    assert!(distinct.is_superset(&staying), "expected each session that stayed in a page");
 }
 
 async fn hostile_page_tokens_are_refused(backend: Backend) {
@@ -226,7 +230,7 @@ async fn hostile_page_tokens_are_refused(backend: Backend) {
     let (_, token) = list(&daemon, "ann", 1, "").await.expect("answered");
     let refused = |error: Status| {
         assert_fault(&error, Code::InvalidArgument, "INVALID_ARGUMENT", Some("page_token"));
-        assert!(!error.message().contains(&token), "it repeats nothing: {error:?}");
+        assert!(!error.message().contains(&token), "expected no token in the error: {error:?}");
     };
     let mut changed = token.clone().into_bytes();
     changed[5] ^= 1;
@@ -241,9 +245,13 @@ async fn hostile_page_tokens_are_refused(backend: Backend) {
         &changed,
         &"A".repeat(500_000),
     ] {
-        refused(list(&daemon, "ann", 1, hostile).await.expect_err("no token of ours"));
+        refused(list(&daemon, "ann", 1, hostile).await.expect_err("expected an invalid token"));
     }
-    refused(list(&daemon, "bob", 1, &token).await.expect_err("ann's token"));
+    refused(
+        list(&daemon, "bob", 1, &token)
+            .await
+            .expect_err("expected ann's token to be refused for bob"),
+    );
     let shop = ListSessionsRequest {
         engine: "shop".to_owned(),
         principal: "ann".to_owned(),
@@ -251,13 +259,15 @@ async fn hostile_page_tokens_are_refused(backend: Backend) {
         ..Default::default()
     };
     refused(daemon.admin.clone().list_sessions(shop).await.expect_err("another engine's"));
-    let (rest, _) = list(&daemon, "ann", 9, &token).await.expect("its own, with another size");
+    let (rest, _) =
+        list(&daemon, "ann", 9, &token).await.expect("a token is valid with another page size");
     assert_eq!(rest.len(), 2);
     let daemon = match backend {
         Backend::Memory => return,
         _ => daemon.stop().await.start().await,
     };
-    let (rest, _) = list(&daemon, "ann", 9, &token).await.expect("also after a restart");
+    let (rest, _) =
+        list(&daemon, "ann", 9, &token).await.expect("a token is valid after a restart");
     assert_eq!(rest.len(), 2);
 }
 
@@ -269,7 +279,7 @@ async fn revoked_by_principal(backend: Backend) {
     }
     let bobs = daemon.login("bob").await;
     assert_eq!(daemon.revoke("ann", &[]).await, 110);
-    assert_eq!(daemon.revoke("ann", &[]).await, 0, "not an error");
+    assert_eq!(daemon.revoke("ann", &[]).await, 0, "expected 0 and no error");
     for gone in &anns {
         assert_eq!(daemon.state(gone).await, SessionState::NotFound);
     }
@@ -282,17 +292,17 @@ async fn revoked_by_id(backend: Backend) {
     let third = daemon.visitor("{}").await;
     let ids = [daemon.id(&one).await, daemon.id(&two).await];
     let named = [ids[0].clone(), "AAAAAAAAAAAAAAAA".to_owned(), ids[1].clone(), ids[0].clone()];
-    assert_eq!(daemon.revoke("", &named).await, 2, "unknown ids are passed over");
+    assert_eq!(daemon.revoke("", &named).await, 2, "expected unknown ids to be ignored");
     assert_eq!(daemon.state(&one).await, SessionState::NotFound);
     assert_eq!(daemon.state(&two).await, SessionState::NotFound);
     assert_eq!(daemon.state(&third).await, SessionState::Active);
     let write = WriteRequest { credential: one.credential(), ..set("{}") };
-    let error = daemon.try_write(write).await.expect_err("nothing brings it back");
+    let error = daemon.try_write(write).await.expect_err("expected no Write to an ended session");
     assert_fault(&error, Code::NotFound, "SESSION_GONE", None);
     let expired = daemon.visitor("{}").await;
     let id = daemon.id(&expired).await;
     daemon.clock.advance(Duration::from_secs(4000));
-    assert_eq!(daemon.revoke("", &[id]).await, 0, "only the live count");
+    assert_eq!(daemon.revoke("", &[id]).await, 0, "expected only live sessions to count");
 }
 
 async fn revoked_by_id_and_principal(backend: Backend) {
@@ -302,8 +312,16 @@ async fn revoked_by_id_and_principal(backend: Backend) {
     let ids = [daemon.id(&anns).await, daemon.id(&bobs).await];
     assert_eq!(daemon.revoke("ann", &ids).await, 1);
     assert_eq!(daemon.state(&anns).await, SessionState::NotFound);
-    assert_eq!(daemon.state(&bobs).await, SessionState::Active, "bob's is not ann's to end");
-    assert_eq!(daemon.state(&kept).await, SessionState::Active, "it was not named");
+    assert_eq!(
+        daemon.state(&bobs).await,
+        SessionState::Active,
+        "expected bob's session to stay live"
+    );
+    assert_eq!(
+        daemon.state(&kept).await,
+        SessionState::Active,
+        "expected the session that was not named to stay live"
+    );
 }
 
 async fn what_can_not_be_meant_is_refused(backend: Backend) {
@@ -311,7 +329,7 @@ async fn what_can_not_be_meant_is_refused(backend: Backend) {
     let browser = daemon.login("ann").await;
     let revoke = async |principal: String, session_ids: Vec<String>| {
         let request = RevokeSessionsRequest { principal, session_ids, ..Default::default() };
-        daemon.admin.clone().revoke_sessions(request).await.expect_err("it is refused")
+        daemon.admin.clone().revoke_sessions(request).await.expect_err("expected an error")
     };
     let token = browser.header();
     for (principal, ids, field) in [
@@ -323,12 +341,12 @@ async fn what_can_not_be_meant_is_refused(backend: Backend) {
     ] {
         let error = revoke(principal.to_owned(), ids).await;
         assert_fault(&error, Code::InvalidArgument, "INVALID_ARGUMENT", Some(field));
-        assert!(!error.message().contains(&token), "it repeats nothing");
+        assert!(!error.message().contains(&token), "expected no token in the error");
     }
     for (principal, size, field) in
         [("", 0, "principal"), ("ann", -1, "page_size"), (&"a".repeat(257), 0, "principal")]
     {
-        let error = list(&daemon, principal, size, "").await.expect_err("it is refused");
+        let error = list(&daemon, principal, size, "").await.expect_err("expected an error");
         assert_fault(&error, Code::InvalidArgument, "INVALID_ARGUMENT", Some(field));
     }
     assert_eq!(daemon.state(&browser).await, SessionState::Active);
@@ -349,7 +367,11 @@ async fn engines_are_apart(backend: Backend) {
     let (engine, credential) = ("shop".into(), there.credential());
     let found =
         daemon.resolve_with(ResolveRequest { engine, credential, ..Default::default() }).await;
-    assert_eq!(found.state(), SessionState::Active, "the other engine's");
+    assert_eq!(
+        found.state(),
+        SessionState::Active,
+        "expected the other engine's session to stay live"
+    );
     let unknown = ListSessionsRequest { engine: "nope".to_owned(), ..Default::default() };
     let error = daemon.admin.clone().list_sessions(unknown).await.expect_err("no such engine");
     assert_fault(&error, Code::InvalidArgument, "UNKNOWN_ENGINE", Some("engine"));
@@ -369,8 +391,8 @@ async fn revocation_outlives_a_restart(backend: Backend) {
     assert_eq!(daemon.destroy_scope(&kept, DestroyScope::All).await.destroyed, 1);
 }
 
-/// A revocation amid logins: whoever was there before is gone, and whoever
-/// answers as live after it is in the list.
+/// A revocation during logins: every earlier session has ended, and every session that is live
+/// after it is in the list.
 async fn logins_in_parallel_survive_or_end(backend: Backend) {
     let daemon = Daemon::start(backend).await;
     for round in 0..10 {
@@ -381,7 +403,7 @@ async fn logins_in_parallel_survive_or_end(backend: Backend) {
         let logins = (0..10).map(|_| {
             let mut client = daemon.client.clone();
             tokio::spawn(async move {
-                let answer = client.write(login("ann")).await.expect("a login is taken");
+                let answer = client.write(login("ann")).await.expect("a login succeeds");
                 Browser::with(&answer.into_inner().set_cookie)
             })
         });
@@ -396,7 +418,7 @@ async fn logins_in_parallel_survive_or_end(backend: Backend) {
         assert_eq!(
             revoked as usize,
             15 - survivors.len(),
-            "round {round}: each is one or the other"
+            "round {round}: expected each session to be ended or listed"
         );
         for gone in &before {
             assert_eq!(daemon.state(gone).await, SessionState::NotFound, "round {round}");
@@ -429,18 +451,27 @@ async fn the_newest_is_refused(backend: Backend) {
     let credential = visitor.credential();
     let enter = WriteRequest { credential: credential.clone(), ..login("ann") };
     full(daemon.try_write(enter).await.expect_err("a fourth"));
-    let resolved = daemon.resolve(&visitor).await.session.expect("it stays as it was");
+    let resolved = daemon.resolve(&visitor).await.session.expect("the session stays live");
     assert_eq!((resolved.version, resolved.principal.len()), (1, 0));
     daemon.login("bob").await;
     daemon.change(&mut first, WriteRequest { roll: true, ..login("ann") }).await;
-    assert_eq!(daemon.list("ann").await.len(), 3, "who is in may log in again");
+    assert_eq!(
+        daemon.list("ann").await.len(),
+        3,
+        "expected a login with a live session to replace it"
+    );
     let gone = Browser { cookie: Some("session=x.y".to_owned()) };
     let gone = WriteRequest { credential: gone.credential(), ..login("ann") };
-    let error = daemon.try_write(gone).await.expect_err("it is dead");
+    let error = daemon.try_write(gone).await.expect_err("expected an ended session");
     assert_fault(&error, Code::NotFound, "SESSION_GONE", None);
     daemon.clock.advance(Duration::from_secs(120));
     daemon.write(WriteRequest { credential, ..login("ann") }).await;
-    full(daemon.try_write(login("ann")).await.expect_err("there was one place, of the expired"));
+    full(
+        daemon
+            .try_write(login("ann"))
+            .await
+            .expect_err("expected one free place, from the expired session"),
+    );
     daemon.destroy(&first).await;
     daemon.login("ann").await;
 }
@@ -453,12 +484,16 @@ async fn the_longest_idle_end(backend: Backend) {
         browsers.push(daemon.login("ann").await);
         daemon.clock.advance(second);
     }
-    // The oldest is the one that was used last.
+    // The oldest session is now the one that was used last.
     daemon.touch(&browsers[0]).await;
     let visitor = daemon.visitor("{}").await;
     daemon.clock.advance(second);
     let fourth = daemon.login("ann").await;
-    assert_eq!(daemon.state(&browsers[1]).await, SessionState::NotFound, "idle for longest");
+    assert_eq!(
+        daemon.state(&browsers[1]).await,
+        SessionState::NotFound,
+        "expected the session that was idle for longest to end"
+    );
     for live in [&browsers[0], &browsers[2], &fourth, &visitor] {
         assert_eq!(daemon.state(live).await, SessionState::Active);
     }
@@ -496,7 +531,7 @@ async fn parallel_logins_keep_the_limit(backend: Backend) {
     }
 }
 
-/// Logins whose callers have gone go on; the limit holds all the same.
+/// Logins whose callers have gone continue, and still respect the limit.
 async fn parallel_logins_that_give_up_keep_the_limit(backend: Backend) {
     let daemon = Daemon::with(backend, limited(OnLimit::RefuseNewest)).await;
     for round in 0..20 {
@@ -510,7 +545,7 @@ async fn parallel_logins_that_give_up_keep_the_limit(backend: Backend) {
         for login in logins.collect::<Vec<_>>() {
             login.await.expect("a login");
         }
-        // Comes last of those that are still under way, or finds none.
+        // Runs after the logins that are still in progress, or finds none.
         let last = daemon.try_write(login("ann")).await;
         let count = daemon.list("ann").await.len();
         assert!(count <= 3, "round {round}: {count} sessions");
@@ -519,8 +554,8 @@ async fn parallel_logins_that_give_up_keep_the_limit(backend: Backend) {
     }
 }
 
-/// What a credential of two cookies means in a pipeline is in `pipelines`; here
-/// the unary call, which takes a token as well.
+/// `pipelines` tests a credential with two cookies in a pipeline. This test is about unary
+/// calls, which also accept a token.
 #[tokio::test]
 async fn a_token_speaks_for_its_principal() {
     let daemon = Daemon::start(Backend::Memory).await;

@@ -1,4 +1,4 @@
-//! The program as a process: start, stop, kill, and who owns the data.
+//! The program as a process: start, stop, kill, and which process owns the data.
 
 use std::{fs, io::Write, net::TcpStream, os::unix::fs::PermissionsExt};
 
@@ -19,7 +19,7 @@ async fn client(program: &Program) -> SessionServiceClient<Channel> {
     let address = program.address("grpc");
     let uri =
         if address.starts_with("unix:") { address.to_owned() } else { format!("http://{address}") };
-    SessionServiceClient::connect(uri).await.expect("the daemon is there")
+    SessionServiceClient::connect(uri).await.expect("the daemon listens")
 }
 
 async fn create(program: &Program, text: &str) -> Browser {
@@ -53,15 +53,15 @@ async fn a_clean_stop_is_0_and_says_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_signal_ends_at_once() {
     let mut program = Program::serve(&["--dev", "--set=runtime.shutdown_grace=1h"]);
-    // A call that never ends by itself: its request is never finished.
+    // A call that never ends by itself, because its request is never complete.
     let mut stream = TcpStream::connect(program.address("grpc")).expect("the daemon is there");
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").expect("sent");
     let headers = unfinished_call();
     stream.write_all(&headers).expect("sent");
-    // An answer on another connection: the daemon is up and has read this one's.
+    // An answer on another connection shows that the daemon runs and has read this request.
     create(&program, "{}").await;
     program.signal(Signal::TERM);
-    // The listener is closed once the stop has begun.
+    // The listener is closed when the stop begins.
     while TcpStream::connect(program.address("grpc")).is_ok() {
         std::thread::yield_now();
     }
@@ -70,7 +70,7 @@ async fn a_second_signal_ends_at_once() {
     assert!(program.log().contains("second signal"));
 }
 
-/// The HEADERS frame of a Resolve whose body never comes.
+/// The HEADERS frame of a Resolve without a body.
 fn unfinished_call() -> Vec<u8> {
     let mut block = Vec::new();
     let path = "/sessiond.v1.SessionService/Resolve";
@@ -91,7 +91,7 @@ fn unfinished_call() -> Vec<u8> {
     frame
 }
 
-/// Each kind of change by itself, with no flush but the one it waits for.
+/// Each kind of change is tested alone, so that no other change causes the flush.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_acknowledged_change_survives_kill_9_by_itself() {
     let directory = tempfile::tempdir().expect("a scratch folder");
@@ -164,10 +164,10 @@ fn a_second_daemon_on_the_same_data_is_refused() {
     let log = stderr(&second);
     assert!(log.contains("is in use by another process; stop it, or give this daemon a store.sled.path of its own"), "{log}");
     assert_eq!(first.stop().0, Some(0));
-    assert_eq!(Program::serve_in(directory.path(), &[]).stop().0, Some(0), "the owner is gone");
+    assert_eq!(Program::serve_in(directory.path(), &[]).stop().0, Some(0), "the owner has ended");
 }
 
-/// What sled has to say of its files it says to nobody but the log.
+/// Messages of sled about its files appear in the log only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_sled_says_is_in_the_log() {
     let directory = tempfile::tempdir().expect("a scratch folder");
@@ -175,17 +175,17 @@ async fn what_sled_says_is_in_the_log() {
     let before = create(&program, "{}").await;
     let (code, log) = program.stop();
     assert_eq!(code, Some(0));
-    assert!(!log.contains("sled::"), "expected no word of sled in {log}");
+    assert!(!log.contains(" sled::"), "expected no message of sled in {log}");
     fs::write(directory.path().join("data/conf"), "damaged").expect("written");
     let program = Program::serve_in(directory.path(), &[]);
-    assert_eq!(state(&program, &before).await, SessionState::Active, "it is not needed");
+    assert_eq!(state(&program, &before).await, SessionState::Active, "that file is not needed");
     let (code, log) = program.stop();
     assert_eq!(code, Some(0));
     assert!(log.contains("WARN sled::config: "), "expected a warning of sled in {log}");
 }
 
-/// Refused by default; with the setting it is moved aside as it is, and all is
-/// said in the log.
+/// Refused by default. With the setting, the database is moved aside unchanged, and the log
+/// says all of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_database_is_refused_or_put_into_quarantine() {
     let directory = tempfile::tempdir().expect("a scratch folder");
@@ -193,7 +193,7 @@ async fn a_damaged_database_is_refused_or_put_into_quarantine() {
     let program = Program::serve_in(directory.path(), &[]);
     let before = create(&program, r#"{"a":1}"#).await;
     assert_eq!(program.stop().0, Some(0));
-    // Something else where the log begins, which sled takes for a torn write.
+    // Other octets where the log begins. sled alone would take them for a torn write.
     let mut log = fs::read(data.join("db")).expect("a log");
     log[..100].fill(0xa5);
     fs::write(data.join("db"), &log).expect("written");
@@ -204,7 +204,7 @@ async fn a_damaged_database_is_refused_or_put_into_quarantine() {
     assert_eq!(refused.status.code(), Some(1));
     let said = stderr(&refused);
     assert!(said.contains("is damaged") && said.contains("store.sled.on_damage"), "{said}");
-    assert!(fs::read(data.join("db")).expect("a log") == log, "it is left as it is");
+    assert!(fs::read(data.join("db")).expect("a log") == log, "expected no change of the file");
     assert!(!data.join("quarantine").exists());
 
     let quarantine = ["--set=store.sled.on_damage=quarantine"];
@@ -216,7 +216,7 @@ async fn a_damaged_database_is_refused_or_put_into_quarantine() {
     assert!(said.contains("all its sessions have ended"), "{said}");
     let aside: Vec<_> = fs::read_dir(data.join("quarantine")).expect("a folder").collect();
     let [Ok(aside)] = &aside[..] else { panic!("expected one, found {aside:?}") };
-    assert!(fs::read(aside.path().join("db")).expect("moved") == log, "to the byte");
+    assert!(fs::read(aside.path().join("db")).expect("moved") == log, "expected the same bytes");
     let why = fs::read_to_string(aside.path().join("why.txt")).expect("it says why");
     assert!(why.contains("found this database damaged"), "{why}");
 
@@ -262,16 +262,16 @@ async fn a_unix_socket_is_for_owner_and_group() {
     let health = run(["health", "--address", &address]);
     assert_eq!((health.status.code(), stdout(&health).trim()), (Some(0), "SERVING"));
     program.kill();
-    assert!(socket.exists(), "kill -9 leaves the socket behind");
+    assert!(socket.exists(), "expected kill -9 to leave the socket");
     let program = start();
     create(&program, "{}").await;
     let grpc = format!("--set=listen.grpc={address}");
     let second =
         run(["serve", "--dev", grpc.as_str(), "--set=listen.admin=", "--set=listen.metrics="]);
-    assert_eq!(second.status.code(), Some(1), "a socket that is in use is not taken away");
+    assert_eq!(second.status.code(), Some(1), "expected the socket in use to stay");
     assert!(stderr(&second).contains("in use by another process"), "{}", stderr(&second));
     assert_eq!(program.stop().0, Some(0));
-    assert!(!socket.exists(), "a clean stop takes the socket away");
+    assert!(!socket.exists(), "expected a clean stop to remove the socket");
     std::fs::write(&socket, "not a socket").expect("a file");
     let third =
         run(["serve", "--dev", grpc.as_str(), "--set=listen.admin=", "--set=listen.metrics="]);
@@ -320,7 +320,7 @@ async fn an_operator_lists_and_ends_sessions() {
     }
     assert_eq!(list("ann") + &list("bob"), "");
     let unsaid = run(["sessions", "revoke", "--address", admin]);
-    assert_eq!(unsaid.status.code(), Some(64), "it does not end everything");
+    assert_eq!(unsaid.status.code(), Some(64), "expected a usage error, not an end of everything");
     let lost = run(["sessions", "list", "--address", admin, "--engine", "nope", "ann"]);
     assert_eq!(lost.status.code(), Some(1));
     assert!(stderr(&lost).contains("no engine of that name"), "{}", stderr(&lost));
@@ -338,7 +338,7 @@ async fn health_and_cleanup_ask_a_running_daemon() {
     assert!(stderr(&lost).contains("no engine of that name is configured"), "{}", stderr(&lost));
     let misled = run(["cleanup", "--address", program.address("grpc")]);
     assert_eq!(misled.status.code(), Some(1), "{}", stdout(&misled));
-    // What is not given is taken from the configuration.
+    // A value without an argument comes from the configuration.
     let mut command = sessiond(["health"]);
     command.env("SESSIOND_LISTEN__GRPC", program.address("grpc"));
     assert_eq!(command.output().expect("the program can be run").status.code(), Some(0));
@@ -390,7 +390,7 @@ fn a_daemon_leaves_no_memory_in_a_core_dump() {
 #[test]
 fn the_tour_is_as_told() {
     let program = Program::dev();
-    // Beside the folder of this test binary, where cargo puts examples.
+    // Examples are in the directory where cargo puts them, next to that of this test binary.
     let here = std::env::current_exe().expect("a path");
     let tour = here.ancestors().nth(2).expect("a folder").join("examples/tour");
     let output = std::process::Command::new(tour).arg(program.address("grpc")).output();
@@ -439,7 +439,7 @@ fn bench_loads_a_daemon_and_leaves_nothing_behind() {
     let page = ureq::get(format!("http://{}/metrics", program.address("metrics")));
     let page = page.call().expect("a page").body_mut().read_to_string().expect("text");
     let none = r#"sessiond_sessions{engine="default"} 0"#;
-    assert!(page.lines().any(|line| line == none), "what bench makes it destroys: {page}");
+    assert!(page.lines().any(|line| line == none), "expected bench to leave no session: {page}");
     let table = run([
         "bench",
         "--address",

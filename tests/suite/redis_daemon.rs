@@ -1,5 +1,5 @@
-//! Daemons on a Redis: without it, several on one, over TLS, behind Sentinels, in
-//! a cluster whose slots move.
+//! Daemons on a Redis: one that is down, several on one, over TLS, behind Sentinels, and in a
+//! cluster whose slots move.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -56,7 +56,7 @@ async fn a_daemon_starts_without_redis_and_serves_when_it_comes() {
     redis.kill();
     let daemon = daemon_on(&redis.url()).await;
     wait_for_health(&daemon, ServingStatus::NotServing).await;
-    let refused = daemon.try_write(set("{}")).await.expect_err("there is no redis");
+    let refused = daemon.try_write(set("{}")).await.expect_err("expected an error without Redis");
     assert_fault(&refused, Code::Unavailable, "STORE_UNAVAILABLE", None);
     assert!(refused.get_error_details().retry_info().is_some(), "{refused:?}");
     redis.restart();
@@ -69,7 +69,7 @@ async fn a_daemon_starts_without_redis_and_serves_when_it_comes() {
     daemon.visitor("{}").await;
 }
 
-/// A call that fails is answered; the log has what an operator needs, once.
+/// Each failed call is answered. The log has what an operator needs, once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_fills_no_log() {
     if is_missing() {
@@ -81,20 +81,20 @@ async fn an_outage_fills_no_log() {
     let address = program.address("grpc").to_owned();
     let mut client =
         SessionServiceClient::connect(format!("http://{address}")).await.expect("it is there");
-    client.write(set("{}")).await.expect("redis is there");
+    client.write(set("{}")).await.expect("Redis is reachable");
     redis.kill();
     for _ in 0..500 {
-        let refused = client.write(set("{}")).await.expect_err("there is no redis");
+        let refused = client.write(set("{}")).await.expect_err("expected an error without Redis");
         assert_fault(&refused, Code::Unavailable, "STORE_UNAVAILABLE", None);
     }
     let (code, log) = program.stop();
     assert_eq!(code, Some(0), "{log}");
     let told = log.lines().filter(|line| line.contains("the store fails")).count();
-    assert_eq!(told, 1, "500 calls have failed:\n{log}");
+    assert_eq!(told, 1, "expected one message for 500 failed calls:\n{log}");
     assert!(log.lines().count() < 20, "{log}");
 }
 
-/// What is full is told once, also when each Write begins with a read that works.
+/// A full Redis is logged once, even if each Write begins with a read that succeeds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_redis_fills_no_log() {
     if is_missing() {
@@ -149,7 +149,7 @@ async fn two_daemons_are_one_service() {
     assert_eq!(daemons[0].state(&browser).await, SessionState::NotFound, "at once");
 }
 
-/// Machines need not agree on the time.
+/// The clocks of machines may differ.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clocks_come_into_line_with_redis() {
     if is_missing() {
@@ -212,7 +212,7 @@ async fn tls_with_a_certificate_and_a_password_from_a_file() {
     let with = daemon(true, "localhost").await;
     let browser = with.visitor("{}").await;
     assert_eq!(with.state(&browser).await, SessionState::Active);
-    // redis-server asks for certificates, unless told otherwise.
+    // redis-server requires client certificates by default.
     let without = daemon(false, "localhost").await;
     let refused = without.try_write(set("{}")).await.expect_err("it has no certificate");
     assert_fault(&refused, Code::Unavailable, "STORE_UNAVAILABLE", None);
@@ -240,7 +240,7 @@ async fn sentinels_name_the_primary() {
     assert!(cause.contains("does not know other"), "{cause}");
 }
 
-/// They take the connections and say nothing: two of three.
+/// Two of three Sentinels accept connections and never answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sentinels_that_hang_are_passed_over() {
     if is_missing() {
@@ -266,7 +266,7 @@ async fn sentinels_that_hang_are_passed_over() {
         calls.sum::<usize>()
     };
     assert_eq!(asked(), 2, "once each");
-    // Each beat asks the primary for its time, and then the Sentinels.
+    // Each check of the connection asks the primary for its time, and then the Sentinels.
     let before = primary.calls("time");
     let beats = async {
         while primary.calls("time") < before + 3 {
@@ -274,10 +274,10 @@ async fn sentinels_that_hang_are_passed_over() {
         }
     };
     tokio::time::timeout(PATIENCE, beats).await.expect("the connection is looked after");
-    assert_eq!(asked(), 0, "the one that has answered is asked first");
+    assert_eq!(asked(), 0, "expected the Sentinel that answered to be asked first");
 }
 
-/// A primary that is cut off from the others refuses, and tells the map of before.
+/// A primary that is cut off from the others refuses, and returns an old map of slots.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_cut_off_is_not_believed() {
     let mut nodes = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
@@ -295,7 +295,7 @@ async fn a_node_that_is_cut_off_is_not_believed() {
     let database = RedisDatabase::start(options(&url, "p"), TestClock::new());
     database.first_contact().await.expect("they are there");
     let store = database.store("default");
-    // In both halves of the slots.
+    // Keys in both halves of the slots.
     let everywhere = async {
         loop {
             let ids = (0..16).map(|number| PublicId::from_bytes([number; 12]));
@@ -308,10 +308,12 @@ async fn a_node_that_is_cut_off_is_not_believed() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(8), everywhere).await.expect("the other is asked");
+    tokio::time::timeout(Duration::from_secs(8), everywhere)
+        .await
+        .expect("the other node is asked");
 }
 
-/// A node of a cluster that tells this map, and answers every GET so.
+/// A node of a cluster that returns this map, and this answer to every GET.
 fn pretend(node: TcpListener, map: String, to_get: &'static str) {
     std::thread::spawn(move || {
         for stream in node.incoming().map_while(Result::ok) {
@@ -342,16 +344,52 @@ async fn sessions_move_with_their_slots() {
     sessions_move("ip", 0).await;
 }
 
-/// Each change is confirmed by a replica of the server that it has reached.
+/// Each change is confirmed by a replica of the server that has executed it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_move_while_changes_wait_for_replicas() {
     sessions_move("ip", 1).await;
 }
 
-/// As behind a proxy: nodes are where the client has found one.
+/// As behind a proxy: the client uses the address at which it found a node.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_move_where_nodes_have_no_names() {
     sessions_move("unknown-endpoint", 0).await;
+}
+
+/// They are to have names, and have none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_move_where_names_are_missing() {
+    sessions_move("hostname", 0).await;
+}
+
+/// The same where nodes differ by their addresses, as on machines of their own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_without_their_names_are_where_their_addresses_say() {
+    if is_missing() {
+        return;
+    }
+    let named = ["--cluster-preferred-endpoint-type", "hostname"];
+    let cluster = RedisCluster::on_one_port(&named);
+    let daemon = daemon_on(&cluster.url()).await;
+    wait_for_health(&daemon, ServingStatus::Serving).await;
+    let mut browsers = Vec::new();
+    for _ in 0..30 {
+        let created = daemon.try_write(set("{}")).await.expect("each slot has its server");
+        browsers.push(Browser::with(&created.set_cookie));
+    }
+    // "MOVED 42 ?:6379" names one of three servers.
+    let id = daemon.id(&browsers[0]).await;
+    let key = format!("sessiond:default:{id}");
+    let holds = |node: &&RedisServer| node.ask(&["GET", &key]).starts_with('$');
+    let from = cluster.nodes.iter().find(holds).expect("somebody holds it");
+    for to in cluster.nodes.iter().filter(|node| node.host != from.host) {
+        let from = cluster.nodes.iter().find(holds).expect("somebody holds it");
+        cluster.move_slot(&key, from, to);
+        assert_eq!(daemon.state(&browsers[0]).await, SessionState::Active);
+    }
+    for browser in &browsers {
+        assert_eq!(daemon.state(browser).await, SessionState::Active);
+    }
 }
 
 /// A slot moves to another server, key by key, while its sessions are used.
@@ -359,7 +397,7 @@ async fn sessions_move(endpoints: &str, replicas: usize) {
     if is_missing() {
         return;
     }
-    // No failover, however busy the machine is.
+    // A long timeout prevents a failover on a busy machine.
     let named = ["--cluster-preferred-endpoint-type", endpoints, "--cluster-node-timeout", "60000"];
     let cluster = RedisCluster::with(3, replicas, &named);
     let daemon = Daemon::with(Backend::Redis, |config| {
@@ -375,7 +413,7 @@ async fn sessions_move(endpoints: &str, replicas: usize) {
     let slot = cluster.nodes[0].ask(&["CLUSTER", "KEYSLOT", &key]);
     let slot = slot.trim().trim_start_matches(':').to_owned();
     let holds = |node: &&RedisServer| node.ask(&["GET", &key]).starts_with('$');
-    let from = cluster.nodes.iter().find(holds).expect("somebody holds it");
+    let from = cluster.nodes.iter().find(holds).expect("one node has the slot");
     let to = cluster.nodes[..3].iter().find(|node| node.port != from.port).expect("another");
     let id = |node: &RedisServer| {
         node.ask(&["CLUSTER", "MYID"]).lines().nth(1).expect("an id").to_owned()

@@ -1,5 +1,5 @@
-//! The redis store's index of principals: what a crash leaves, what goes by itself,
-//! and that it ends no earlier than its sessions.
+//! The redis store's index of principals: what a crash leaves, what is removed without help,
+//! and that an entry never ends before its session.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::{
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const HOUR: Duration = Duration::from_secs(3600);
-/// Noon.
+/// Noon of a day in UTC.
 const NOW: Moment =
     Moment::from_unix_millis(1_800_000_000_000 - 1_800_000_000_000 % 86_400_000 + 43_200_000);
 const LIFETIME: Lifetime =
@@ -87,7 +87,7 @@ fn index_keys(server: &RedisServer) -> Vec<String> {
     answer.lines().filter(|line| line.starts_with("sessiond:")).map(str::to_owned).collect()
 }
 
-/// The key of the one principal that there is.
+/// The key of the only principal.
 fn index_key(server: &RedisServer) -> String {
     let keys = index_keys(server);
     assert_eq!(keys.len(), 1, "{keys:?}");
@@ -109,7 +109,7 @@ fn server_time(server: &RedisServer) -> u64 {
     seconds.parse::<u64>().expect("a number") * 1000
 }
 
-/// An entry by hand, as the module's table has it.
+/// Writes an entry directly, in the form that the table in the module documents.
 fn put_entry(server: &RedisServer, key: &str, id: PublicId, version: u64, written: u64, end: u64) {
     let mut entry = id.as_bytes().to_vec();
     for number in [version, written, end] {
@@ -133,10 +133,13 @@ async fn anonymous_sessions_cost_nothing() {
     }
     let server = RedisServer::start();
     let store = store(&server);
+    create(&store, id(9), "").await;
+    // What the store needs was tried out when it connected.
+    server.ask(&["CONFIG", "RESETSTAT"]);
     create(&store, id(1), "").await;
     store.touch(id(1), touch(NOW + DAY / 48)).await.expect("works").expect("there");
     let written = store.write(id(1), update("").into()).await.expect("works").expect("there");
-    written.expect("it is taken");
+    written.expect("the change is accepted");
     store.destroy(id(1), Claim::Operator).await.expect("works").expect("there");
     let nobodys = store
         .list(Principal::default(), None, 9, Certainty::Current)
@@ -145,11 +148,12 @@ async fn anonymous_sessions_cost_nothing() {
     assert_eq!(nobodys.records, []);
     let asked = server.ask(&["INFO", "commandstats"]);
     for command in ["cmdstat_zadd", "cmdstat_zrem", "cmdstat_zrange"] {
-        assert!(!asked.contains(command), "{command} was asked for: {asked}");
+        assert!(!asked.contains(command), "expected no {command}: {asked}");
     }
 }
 
-/// An entry comes first: what is in between is one too many, never one missing.
+/// The entry is written first. So a crash can leave an entry without a record, but never a
+/// record without an entry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_did_not_come_is_not_listed() {
     if is_missing() {
@@ -163,16 +167,20 @@ async fn a_session_that_did_not_come_is_not_listed() {
     create(&store, id(2), "").await;
     stops_half_way.write(id(2), update("ann").into()).await.expect_err("no SET");
     let key = index_key(&server);
-    assert_eq!(entries(&server, &key), 2, "both entries came first");
+    assert_eq!(entries(&server, &key), 2, "expected both entries before the changes");
     assert_eq!(listed(&store, "ann").await, []);
-    assert_eq!(entries(&server, &key), 2, "the changes may be on their way still");
+    assert_eq!(
+        entries(&server, &key),
+        2,
+        "expected the entries to stay, because the changes may still be in progress"
+    );
     create(&store, id(1), "ann").await;
     store.write(id(2), update("ann").into()).await.expect("works").expect("there").expect("taken");
     assert_eq!(listed(&store, "ann").await, [id(1), id(2)]);
-    assert_eq!(entries(&server, &key), 2, "one for each");
+    assert_eq!(entries(&server, &key), 2, "expected one entry for each session");
 }
 
-/// Each half-written state, and who may still need it.
+/// Each half-written state, and whether a change in progress may still need it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_drops_what_nothing_can_need() {
     if is_missing() {
@@ -186,13 +194,13 @@ async fn a_list_drops_what_nothing_can_need() {
     let end = young + 1_000_000_000;
     let bobs = |version| Some(Record { version, ..record("bob") });
     let cases = [
-        (1, young, None, true, "a creation on its way"),
-        (1, old, None, false, "a creation that never came, or a session that is over"),
-        (2, young, None, false, "a session that is over: only a creation makes one"),
-        (3, young, bobs(2), true, "a login on its way"),
-        (3, old, bobs(2), false, "a login that never came"),
-        (3, young, bobs(3), false, "a login that another change came before"),
-        (3, young, bobs(4), false, "a session that has changed hands"),
+        (1, young, None, true, "a creation in progress"),
+        (1, old, None, false, "a creation that never happened, or a session that has ended"),
+        (2, young, None, false, "a session that has ended: only a creation makes one"),
+        (3, young, bobs(2), true, "a login in progress"),
+        (3, old, bobs(2), false, "a login that never happened"),
+        (3, young, bobs(3), false, "a login that another change overtook"),
+        (3, young, bobs(4), false, "a session that belongs to another principal"),
     ];
     for (at, (version, written, stored, ..)) in cases.iter().enumerate() {
         let id = id(1 + at as u32);
@@ -201,7 +209,7 @@ async fn a_list_drops_what_nothing_can_need() {
             put_record(&server, id, record);
         }
     }
-    // Of an id that two entries name, and of a record that nobody can read.
+    // An id with two entries, and an unreadable record.
     put_entry(&server, &key, id(0), 9, old, end);
     put_entry(&server, &key, id(20), 1, old, end);
     server.ask(&["SET", &format!("sessiond:default:{}", id(20)), "mine"]);
@@ -216,10 +224,14 @@ async fn a_list_drops_what_nothing_can_need() {
         let expected = if *stays { b":1\r\n" } else { b":0\r\n" };
         assert_eq!(counted, expected, "{what}");
     }
-    assert_eq!(entries(&server, &key), 2 + 2 + 1, "what is unreadable is left as it is");
+    assert_eq!(
+        entries(&server, &key),
+        2 + 2 + 1,
+        "expected the entries of unreadable records to stay"
+    );
 }
 
-/// Whoever ends a session tidies up, and takes no later entry along.
+/// An end of a session removes its entry, but no later one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_ends_is_tidied_up() {
     if is_missing() {
@@ -241,7 +253,7 @@ async fn what_ends_is_tidied_up() {
     server.wait_for(&["ZCARD", &key], ":1\r\n");
     store.destroy(id(2), Claim::Operator).await.expect("works").expect("there");
     server.wait_for(&["EXISTS", &key], ":0\r\n");
-    // Of a login that comes after the end of ann's hold on it.
+    // The entry of a login that follows the end of ann's sessions must stay.
     create(&store, id(3), "ann").await;
     let now = server_time(&server);
     put_entry(&server, &key, id(3), 3, now, now + 1_000_000_000);
@@ -249,7 +261,7 @@ async fn what_ends_is_tidied_up() {
     server.wait_for(&["ZCARD", &key], ":1\r\n");
 }
 
-/// Redis removes sessions untold.
+/// Redis removes expired sessions without a notice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_that_are_over_go_with_new_ones() {
     if is_missing() {
@@ -267,7 +279,10 @@ async fn entries_that_are_over_go_with_new_ones() {
         create(&store, id(number), "ann").await;
     }
     let found = entries(&server, &key);
-    assert!((100..=110).contains(&found), "expected 100 live ones and few others, found {found}");
+    assert!(
+        (100..=110).contains(&found),
+        "expected 100 live entries and few others, found {found}"
+    );
     assert_eq!(listed(&store, "ann").await.len(), 100);
     assert_eq!(entries(&server, &key), 100);
 }
@@ -284,12 +299,15 @@ async fn the_index_ends_no_earlier_than_its_sessions() {
     let near = |key: &str, expected: Duration| {
         let expected = expected.as_millis() as i64 + 7_000;
         let found = number(&server.ask(&["PTTL", key]));
-        assert!((expected - 20_000..=expected).contains(&found), "{found}, not {expected} ms");
+        assert!(
+            (expected - 20_000..=expected).contains(&found),
+            "expected about {expected} ms, found {found}"
+        );
     };
-    // From noon to the end of tomorrow, and the session's life again.
+    // From noon to the end of the next day, plus the duration of the session.
     near(&key, HOUR * 37);
     let shorter = Record { deadline: NOW + Duration::from_secs(1), ..record("ann") };
-    store.create(id(2), shorter).await.expect("works").expect("the id is free");
+    store.create(id(2), shorter).await.expect("the store works").expect("the id is free");
     near(&key, HOUR * 37);
     let added = || {
         let asked = server.ask(&["INFO", "commandstats"]);
@@ -301,8 +319,8 @@ async fn the_index_ends_no_earlier_than_its_sessions() {
         let now = NOW + Duration::from_secs(60 * minutes);
         assert!(store.touch(id(1), touch(now)).await.expect("works").expect("there").moved);
     }
-    assert_eq!(added(), before, "touches within a day say nothing to the index");
-    // At 22:50, and at 23:40: now the deadline is tomorrow.
+    assert_eq!(added(), before, "expected no index entries for touches within a day");
+    // At 22:50 and at 23:40. At 23:40 the new deadline is on the next day.
     server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
     for minutes in [650, 700] {
         let now = NOW + Duration::from_secs(60 * minutes);
@@ -311,19 +329,22 @@ async fn the_index_ends_no_earlier_than_its_sessions() {
     let renewed = || number(&server.ask(&["PTTL", &key])) > (HOUR * 40).as_millis() as i64;
     let since = std::time::Instant::now();
     while !renewed() {
-        assert!(since.elapsed() < crate::support::program::PATIENCE, "also without memory");
+        assert!(
+            since.elapsed() < crate::support::program::PATIENCE,
+            "expected the entry to be renewed even without memory"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// When the last entry of the index ends, by the server's clock.
+/// The end of the last entry in the index, by the server's clock.
 fn last_end(server: &RedisServer, key: &str) -> u64 {
     let entries = ask_octets(server.port, &[b"ZRANGE", key.as_bytes(), b"-1", b"-1"]);
     let entry = entries.strip_suffix(b"\r\n").expect("an answer");
     u64::from_be_bytes(*entry.last_chunk().expect("an entry"))
 }
 
-/// With one operation at a time no renewal gets a place: all of them are lost.
+/// With one operation at a time, no renewal in the background gets a slot: all are lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_much_longer_life_is_in_the_index_before_the_session_has_it() {
     if is_missing() {
@@ -347,17 +368,17 @@ async fn a_much_longer_life_is_in_the_index_before_the_session_has_it() {
     store.write(id(1), update("ann").into()).await.expect("works").expect("there").expect("taken");
     assert!(number(&server.ask(&["PTTL", &key])) < (DAY * 3).as_millis() as i64);
     stops_half_way.write(id(1), longer(10).into()).await.expect_err("no SET");
-    covers(DAY * 10, "it comes first");
+    covers(DAY * 10, "before the change");
     store.write(id(1), longer(30).into()).await.expect("works").expect("there").expect("taken");
-    covers(DAY * 30, "a Write has been answered");
-    assert_eq!(entries(&server, &key), 1, "one for each");
+    covers(DAY * 30, "after a Write");
+    assert_eq!(entries(&server, &key), 1, "expected one entry for each session");
     let later = Record { version: 9, deadline: NOW + DAY * 90, ..record("ann") };
     store.restore(id(1), later, NOW).await.expect("the store works");
-    covers(DAY * 90, "a record of another store has been kept");
+    covers(DAY * 90, "after an import");
     assert_eq!(listed(&store, "ann").await, [id(1)]);
 }
 
-/// A login that there is no room for leaves nothing.
+/// A login without free memory leaves nothing behind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_memory_a_login_is_refused() {
     if is_missing() {
@@ -367,8 +388,12 @@ async fn without_memory_a_login_is_refused() {
     let store = store(&server);
     create(&store, id(1), "").await;
     server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
-    let created = store.create(id(2), record("ann")).await.expect_err("there is no room");
-    let written = store.write(id(1), update("ann").into()).await.expect_err("there is no room");
+    let created =
+        store.create(id(2), record("ann")).await.expect_err("expected an error without memory");
+    let written = store
+        .write(id(1), update("ann").into())
+        .await
+        .expect_err("expected an error without memory");
     for error in [created, written] {
         assert_eq!(error.kind, StoreErrorKind::Full, "{error}");
     }

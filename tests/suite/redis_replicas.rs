@@ -1,4 +1,4 @@
-//! What waits for replicas: changes, and what says that a change was made before.
+//! Operations that wait for replicas: changes, and answers that depend on an earlier change.
 
 use std::time::Duration;
 
@@ -26,11 +26,11 @@ use crate::{
     },
 };
 
-/// Of a WAIT that is to fail, and of one that is not.
+/// The timeout of a WAIT that is to fail, and of one that is not.
 const SHORT: Duration = Duration::from_millis(600);
 const LONG: Duration = Duration::from_secs(10);
 
-/// A primary and its replica, which say nothing to each other but what is asked for.
+/// A primary and its replica. Without requests, they exchange nothing.
 fn pair() -> (RedisServer, RedisServer) {
     let primary = RedisServer::start();
     primary.ask(&["CONFIG", "SET", "repl-ping-replica-period", "3600"]);
@@ -56,7 +56,7 @@ fn principal(name: &str) -> Principal {
     Principal::new(name.as_bytes()).expect("short")
 }
 
-/// Makes a session somebody's, who may have had it before.
+/// Gives a session to a principal, who may have it already.
 async fn give(store: &RedisStore, id: PublicId, name: &str) -> Result<Option<Written>, StoreError> {
     let next_verifier = VerifierHash::from_bytes([1; 32]);
     let principal = Some(principal(name));
@@ -70,7 +70,7 @@ async fn anns(store: &RedisStore, id: PublicId) {
     give(store, id, "ann").await.expect("works").expect("there").expect("taken");
 }
 
-/// How many entries there are in the index of principals.
+/// Counts the entries in the index of principals.
 const ENTRIES: &str = "local count = 0 \
     for _, key in ipairs(redis.call('KEYS', 'sessiond:default:p:*')) do \
     count = count + redis.call('ZCARD', key) end return count";
@@ -80,13 +80,13 @@ fn entries(server: &RedisServer) -> u32 {
     count.trim_start_matches(':').trim().parse().expect("a number")
 }
 
-/// The sessions that a server has.
+/// How many sessions a server has.
 fn sessions(server: &RedisServer) -> usize {
     let keys = server.ask(&["KEYS", "sessiond:default:*"]);
     keys.lines().filter(|line| line.starts_with("sess") && !line.contains(":p:")).count()
 }
 
-/// Tries until it is done, which a replica that goes on allows.
+/// Repeats an operation until it succeeds, which it does when the replica continues.
 async fn at_last<T, E>(operation: impl AsyncFn() -> Result<T, E>) -> T {
     let trying = async {
         loop {
@@ -95,10 +95,10 @@ async fn at_last<T, E>(operation: impl AsyncFn() -> Result<T, E>) -> T {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, trying).await.expect("the replica goes on")
+    tokio::time::timeout(PATIENCE, trying).await.expect("the replica continues")
 }
 
-/// A change is acknowledged when a replica has it, and not before.
+/// A change is acknowledged only after a replica has it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_wait_for_replicas() {
     if is_missing() {
@@ -107,7 +107,7 @@ async fn changes_wait_for_replicas() {
     let (primary, replica) = pair();
     let store = patient(&primary, LONG);
     create(&store).await;
-    assert_eq!(replica.ask(&["EXISTS", KEY]), ":1\r\n", "the replica has it by now");
+    assert_eq!(replica.ask(&["EXISTS", KEY]), ":1\r\n", "expected the record on the replica");
     store.write(ID, update("{}")).await.expect("works").expect("there").expect("taken");
 
     let store = patient(&primary, SHORT);
@@ -115,12 +115,12 @@ async fn changes_wait_for_replicas() {
     unconfirmed(&store.write(ID, update("{}")).await.expect_err("the replica has stopped"));
     assert!(store.touch(ID, touch(NOW)).await.expect("a touch does not wait").is_some());
     unconfirmed(&store.destroy(ID, OWN).await.expect_err("the replica has stopped"));
-    // It is gone, and yet nobody may rely on that.
+    // The record is gone, but a replica may still have it.
     assert_eq!(primary.ask(&["EXISTS", KEY]), ":0\r\n");
     unconfirmed(&store.destroy(ID, OWN).await.expect_err("the replica has stopped"));
     replica.signal(Signal::CONT);
     at_last(async || store.destroy(ID, OWN).await).await;
-    assert_eq!(replica.ask(&["EXISTS", KEY]), ":0\r\n", "the replica knows it by now");
+    assert_eq!(replica.ask(&["EXISTS", KEY]), ":0\r\n", "expected no record on the replica");
 }
 
 fn offset(primary: &RedisServer) -> u64 {
@@ -129,7 +129,7 @@ fn offset(primary: &RedisServer) -> u64 {
     offset.expect("an offset").trim().parse().expect("a number")
 }
 
-/// One WAIT at a time on a connection: what comes meanwhile shares the next one.
+/// A connection runs one WAIT at a time. Changes that come meanwhile share the next one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_that_come_together_share_a_wait() {
     if is_missing() {
@@ -147,8 +147,8 @@ async fn changes_that_come_together_share_a_wait() {
     let waits = primary.calls("wait") - before;
     assert!(waits < 50, "expected far fewer WAITs than the 100 changes, found {waits}");
 
-    // So all are made, and told to be unconfirmed, in the time that two of them take.
-    store.destroy(ID, OWN).await.expect("the store works").expect("the script is known now");
+    // So all changes are made and reported as unconfirmed within the time of two WAITs.
+    store.destroy(ID, OWN).await.expect("the store works").expect("Redis has cached the script");
     replica.signal(Signal::STOP);
     let ended = ids.iter().map(|id| hasty.destroy(*id, OWN));
     for ended in futures_util::future::join_all(ended).await {
@@ -158,7 +158,7 @@ async fn changes_that_come_together_share_a_wait() {
     replica.signal(Signal::CONT);
 }
 
-/// A batch ends when its connection is abandoned, and not when its callers give up.
+/// A batch of WAITs ends when its connection is closed, even if its callers still wait.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_hangs_holds_no_round_up() {
     if is_missing() {
@@ -170,18 +170,20 @@ async fn a_server_that_hangs_holds_no_round_up() {
         (options.connect_timeout, options.timeout) = (SHORT, Duration::from_secs(300));
     });
     create(&patient(&primary, LONG)).await;
-    // The connection for changes is there by then.
+    // This also opens the connection for changes.
     at_last(async || give(&store, ID, "ann").await).await;
     primary.signal(Signal::STOP);
     let error = tokio::time::timeout(PATIENCE, store.destroy(ID, OWN)).await;
-    let error = error.expect("it is answered long before its time").expect_err("redis hangs");
+    let error = error
+        .expect("expected an answer before the timeout of the WAIT")
+        .expect_err("expected an error, Redis hangs");
     assert_told(&error, StoreErrorKind::Unavailable, "the connection was abandoned");
     primary.signal(Signal::CONT);
     at_last(async || store.destroy(ID, OWN).await).await;
 }
 
-/// The question for the server's time, by which a connection is known to work, comes
-/// after a WAIT, and may take as much longer.
+/// The store checks a connection by asking for the server's time. That command waits behind a
+/// WAIT and may take as much longer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_wait_is_no_lost_connection() {
     if is_missing() {
@@ -199,8 +201,8 @@ async fn a_long_wait_is_no_lost_connection() {
     replica.signal(Signal::CONT);
 }
 
-/// WAIT looks at what its connection has changed last: so what is confirmed has to
-/// be a change, or the replica may not know yet why there was nothing to do.
+/// WAIT covers the last change on its connection. So a Destroy that finds nothing must make
+/// some change to be confirmed. Otherwise the replica may still have the session.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_destroy_of_nothing_is_confirmed_by_something() {
     if is_missing() {
@@ -210,47 +212,57 @@ async fn a_destroy_of_nothing_is_confirmed_by_something() {
     let waits = patient(&primary, LONG);
     let does_not = store_with(&primary, |_| {});
     let claims = [OWN, Claim::Operator, Claim::Principal(principal("ann"))];
-    // The servers' own words, as they come to know each other, are over.
-    assert_eq!(waits.destroy(ID, OWN).await.expect("it is confirmed"), None);
+    // The messages between the servers at their first contact are over.
+    assert_eq!(waits.destroy(ID, OWN).await.expect("a Destroy is confirmed"), None);
 
     for claim in &claims {
         let (before, made) = (offset(&primary), replica.calls("del"));
         assert_eq!(does_not.destroy(ID, claim.clone()).await.expect("the store works"), None);
         assert_eq!(offset(&primary), before, "nobody waits");
-        assert_eq!(waits.destroy(ID, claim.clone()).await.expect("it is confirmed"), None);
+        assert_eq!(waits.destroy(ID, claim.clone()).await.expect("a Destroy is confirmed"), None);
         assert!(offset(&primary) > before, "{claim:?}");
-        assert_eq!(replica.calls("del"), made + 1, "the replica knows: {claim:?}");
+        assert_eq!(replica.calls("del"), made + 1, "{claim:?}: expected the change on the replica");
         for server in [&primary, &replica] {
             assert_eq!(server.ask(&["EXISTS", KEY]), ":0\r\n");
         }
     }
 
-    // What is another's by now.
+    // A session that belongs to someone else now.
     let others = Record { verifier: VerifierHash::from_bytes([9; 32]), ..record() };
     waits.create(ID, others.clone()).await.expect("the store works").expect("the id is free");
     let (value, life) = (primary.ask(&["GET", KEY]), primary.ask(&["PEXPIRETIME", KEY]));
     for claim in [&claims[0], &claims[2]] {
         let made = replica.calls("setrange");
         assert_eq!(does_not.destroy(ID, claim.clone()).await.expect("the store works"), None);
-        assert_eq!(replica.calls("setrange"), made, "nobody waits");
-        assert_eq!(waits.destroy(ID, claim.clone()).await.expect("it is confirmed"), None);
-        assert_eq!(replica.calls("setrange"), made + 1, "the replica knows: {claim:?}");
+        assert_eq!(replica.calls("setrange"), made, "expected no change without a WAIT");
+        assert_eq!(waits.destroy(ID, claim.clone()).await.expect("a Destroy is confirmed"), None);
+        assert_eq!(
+            replica.calls("setrange"),
+            made + 1,
+            "{claim:?}: expected the change on the replica"
+        );
         for server in [&primary, &replica] {
-            assert_eq!(server.ask(&["GET", KEY]), value, "it is as it was");
-            assert_eq!(server.ask(&["PEXPIRETIME", KEY]), life, "it is as it was");
+            assert_eq!(server.ask(&["GET", KEY]), value, "expected no change of the record");
+            assert_eq!(server.ask(&["PEXPIRETIME", KEY]), life, "expected no change of the expiry");
         }
     }
-    assert!(waits.destroy(ID, Claim::Operator).await.expect("it is confirmed").is_some());
+    assert!(waits.destroy(ID, Claim::Operator).await.expect("a Destroy is confirmed").is_some());
 
     primary.ask(&["CONFIG", "SET", "maxmemory", "1"]);
-    let error = waits.destroy(ID, OWN).await.expect_err("there is no room to confirm it");
+    let error = waits
+        .destroy(ID, OWN)
+        .await
+        .expect_err("expected an error, there is no memory to confirm it");
     assert_told(&error, StoreErrorKind::Full, "OOM");
-    assert_eq!(does_not.destroy(ID, OWN).await.expect("it needs no room"), None);
+    assert_eq!(
+        does_not.destroy(ID, OWN).await.expect("a Destroy without WAIT needs no memory"),
+        None
+    );
     assert_eq!(primary.ask(&["EXISTS", KEY]), ":0\r\n");
 }
 
-/// Who ends what a principal has, and finds nothing, must be able to rely on that:
-/// else what was ended before, unconfirmed, may come back with a replica.
+/// A caller that ends a principal's sessions and finds none must be able to rely on it.
+/// Otherwise a session whose end was not confirmed may come back with a replica.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_durable_list_is_confirmed() {
     if is_missing() {
@@ -262,7 +274,7 @@ async fn a_durable_list_is_confirmed() {
         anns(&store, ID).await;
         replica.signal(Signal::STOP);
         let alive = hasty.list(principal("ann"), None, 9, Certainty::Durable).await;
-        assert_eq!(alive.expect("whoever ends it waits").records.len(), 1);
+        assert_eq!(alive.expect("expected the list without a confirmation").records.len(), 1);
         if is_destroyed {
             unconfirmed(&hasty.destroy(ID, OWN).await.expect_err("the replica has stopped"));
         } else {
@@ -271,22 +283,30 @@ async fn a_durable_list_is_confirmed() {
         let listed = hasty
             .list(principal("ann"), None, 9, Certainty::Current)
             .await
-            .expect("a list does not wait");
-        assert_eq!(listed, Listed::default(), "it is not ann's any more");
+            .expect("a list with Certainty::Current does not wait");
+        assert_eq!(listed, Listed::default(), "expected no session of ann");
         for _ in 0..2 {
             let listed = hasty.list(principal("ann"), None, 9, Certainty::Durable).await;
             unconfirmed(&listed.expect_err("the replica has stopped"));
         }
         replica.signal(Signal::CONT);
         let listed = store.list(principal("ann"), None, 9, Certainty::Durable).await;
-        assert_eq!(listed.expect("the replica goes on"), Listed::default());
-        assert_eq!(replica.ask(&["GET", KEY]), primary.ask(&["GET", KEY]), "the replica knows");
-        assert_eq!(entries(&primary), 0, "nothing needs them any more");
+        assert_eq!(
+            listed.expect("expected a confirmation, the replica continues"),
+            Listed::default()
+        );
+        assert_eq!(
+            replica.ask(&["GET", KEY]),
+            primary.ask(&["GET", KEY]),
+            "expected the same record on the replica"
+        );
+        assert_eq!(entries(&primary), 0, "expected no entries");
         store.destroy(ID, Claim::Operator).await.expect("the store works");
     }
 }
 
-/// A list waits for nobody. What it meets goes all the same, when that is confirmed.
+/// A list with Certainty::Current does not wait. It still removes orphaned entries, once that
+/// is confirmed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_drops_what_is_confirmed() {
     if is_missing() {
@@ -305,16 +325,16 @@ async fn a_list_drops_what_is_confirmed() {
         assert_eq!(listed, Listed::default());
     };
     listed(&hasty).await;
-    // It is confirmed aside, which fails with what is asked for after it at the latest.
+    // The confirmation runs in the background. It fails together with a later request at the
+    // latest.
     unconfirmed(&hasty.destroy(ID, OWN).await.expect_err("the replica has stopped"));
-    assert_eq!(entries(&primary), 1, "nobody knows whether it will be needed");
+    assert_eq!(entries(&primary), 1, "expected the entry to stay while the Destroy is unconfirmed");
     replica.signal(Signal::CONT);
     listed(&store).await;
     primary.wait_for(&["EVAL", ENTRIES, "0"], ":0");
 }
 
-/// Many entries without a session, as those who have expired leave them, are confirmed
-/// by few WAITs.
+/// Many entries without a session, as expired sessions leave them, are confirmed by few WAITs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_that_are_gone_are_confirmed_together() {
     if is_missing() {
@@ -335,7 +355,7 @@ async fn many_that_are_gone_are_confirmed_together() {
     let found: Vec<_> = listed.records.into_iter().map(|(id, _)| id).collect();
     assert_eq!((found, listed.next), (ids.clone().skip(40).collect(), None));
     let waits = primary.calls("wait") - before;
-    assert!(waits < 20, "expected far fewer WAITs than the 40 that are gone, found {waits}");
+    assert!(waits < 20, "expected far fewer WAITs than the 40 entries, found {waits}");
     assert_eq!(entries(&primary), 10);
 
     for id in ids.skip(40) {
@@ -347,7 +367,7 @@ async fn many_that_are_gone_are_confirmed_together() {
     primary.wait_for(&["EVAL", ENTRIES, "0"], ":0");
 }
 
-/// An import that was not confirmed finds its records when it is made again.
+/// An import that was not confirmed finds its records in place when it is repeated.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_that_is_kept_is_confirmed() {
     if is_missing() {
@@ -359,15 +379,15 @@ async fn a_record_that_is_kept_is_confirmed() {
     for _ in 0..2 {
         let restored = store.restore(ID, record(), NOW).await;
         unconfirmed(&restored.expect_err("the replica has stopped"));
-        assert_eq!(sessions(&primary), 1, "it is there, and yet nobody may rely on that");
+        assert_eq!(sessions(&primary), 1, "expected the record on the primary");
     }
     replica.signal(Signal::CONT);
     let restored = at_last(async || store.restore(ID, record(), NOW).await).await;
     assert_eq!(restored, Restored::Kept);
-    assert_eq!(replica.ask(&["EXISTS", KEY]), ":1\r\n", "the replica has it by now");
+    assert_eq!(replica.ask(&["EXISTS", KEY]), ":1\r\n", "expected the record on the replica");
 }
 
-/// What an application sees of it, which sends again what was not confirmed.
+/// The same for an application that repeats a revocation without a confirmation.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_that_is_sent_again_is_confirmed() {
     if is_missing() {
@@ -396,25 +416,25 @@ async fn a_revocation_that_is_sent_again_is_confirmed() {
         let status = outcome.expect_err("the replica has stopped");
         assert_fault(&status, Code::Unavailable, "STORE_UNAVAILABLE", None);
     };
-    // More than are ended at a time.
+    // More sessions than are ended at a time.
     for _ in 0..40 {
         patient.login("ann").await;
     }
     replica.signal(Signal::STOP);
     for _ in 0..2 {
         refused(end_others().await);
-        assert_eq!(sessions(&primary), 1, "the others have ended, unconfirmed");
+        assert_eq!(sessions(&primary), 1, "expected the other sessions to be ended on the primary");
     }
     replica.signal(Signal::CONT);
     at_last(&end_others).await;
-    assert_eq!(sessions(&replica), 1, "the replica knows it by now");
+    assert_eq!(sessions(&replica), 1, "expected the same on the replica");
 
     replica.signal(Signal::STOP);
     for _ in 0..2 {
         refused(revoke().await);
-        assert_eq!(sessions(&primary), 0, "all have ended, unconfirmed");
+        assert_eq!(sessions(&primary), 0, "expected all sessions to be ended on the primary");
     }
     replica.signal(Signal::CONT);
     at_last(&revoke).await;
-    assert_eq!(sessions(&replica), 0, "the replica knows it by now");
+    assert_eq!(sessions(&replica), 0, "expected the same on the replica");
 }

@@ -1,4 +1,4 @@
-//! All records of an engine in Redis: what a scan gives, and when it begins anew.
+//! Scans of all records of an engine in Redis: their results, and when a scan starts again.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +21,7 @@ use crate::support::{
 };
 
 const NOW: Moment = Moment::from_unix_millis(1_800_000_000_000);
-/// More than there are on a server: one slice holds all of them.
+/// More than the records on a server, so that one slice has all of them.
 const ALL: usize = 10_000;
 
 fn id(number: u8) -> PublicId {
@@ -50,7 +50,7 @@ fn stores(url: &str, key_prefix: &str) -> (RedisStore, RedisStore) {
     (database.store("default"), database.store("default/adopted"))
 }
 
-/// Sessions of somebody, so that there is an index beside them.
+/// Sessions with a principal, so that the index has entries, too.
 async fn fill(store: &RedisStore, count: u8) -> BTreeSet<PublicId> {
     for number in 0..count {
         store.create(id(number), record(1)).await.expect("the store works").expect("it is free");
@@ -58,7 +58,7 @@ async fn fill(store: &RedisStore, count: u8) -> BTreeSet<PublicId> {
     (0..count).map(id).collect()
 }
 
-/// The rest of a scan: the ids, and how many records could not be read.
+/// The rest of a scan: the ids, and the number of unreadable records.
 async fn scan(
     store: &RedisStore,
     mut cursor: Option<Cursor>,
@@ -90,35 +90,43 @@ async fn only_records_of_the_engine_are_given() {
     assert_eq!(
         scan(&odd, None, 4).await,
         (expected, 0),
-        "none of a mark, an index, another prefix"
+        "expected sessions only: no marks, index keys or other prefixes"
     );
     let key = format!("ab:default:{}", id(7));
     server.ask(&["SET", &key, "somebody else's"]);
     let (found, unreadable) = scan(&other, None, 4).await;
-    assert_eq!((found.len(), unreadable), (29, 1), "what makes no sense is counted");
-    assert_eq!(server.ask(&["GET", &key]), "$15\r\nsomebody else's\r\n", "and left alone");
+    assert_eq!((found.len(), unreadable), (29, 1), "expected the unreadable record to be counted");
+    assert_eq!(
+        server.ask(&["GET", &key]),
+        "$15\r\nsomebody else's\r\n",
+        "expected it to be unchanged"
+    );
 }
 
-/// Cursors of another process of the server mean something else.
+/// The cursors of one process of a server are meaningless to the next one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_was_started_again_is_scanned_anew() {
     if is_missing() {
         return;
     }
-    // With each write on the disk: what waits for a sync of the second before is lost.
+    // With a sync for each write, because writes since the last sync would be lost.
     let mut server = RedisServer::with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let (store, _) = stores(&server.url(), "sessiond");
     let expected = fill(&store, 200).await;
     let first = store.scan(None, 10).await.expect("the store works");
-    assert!(first.next.is_some() && first.records.len() < 200, "there is more");
+    assert!(first.next.is_some() && first.records.len() < 200, "expected more records");
     server.kill();
     server.restart();
-    // A new one: the old one has to notice the loss first.
+    // A new store, because the old one has to notice the lost connection first.
     let (store, _) = stores(&server.url(), "sessiond");
-    assert_eq!(scan(&store, first.next, 10).await.0, expected, "all, from the beginning");
+    assert_eq!(
+        scan(&store, first.next, 10).await.0,
+        expected,
+        "expected all records, from the beginning"
+    );
 }
 
-/// A key that moves from a server yet to come to one that was scanned.
+/// A key moves from a server that is not scanned yet to one that is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_that_moves_makes_the_scan_begin_anew() {
     if is_missing() {
@@ -132,17 +140,17 @@ async fn a_slot_that_moves_makes_the_scan_begin_anew() {
     let key = |id: PublicId| format!("sessiond:default:{id}");
     let holder = |id: PublicId| {
         let holds = |node: &&RedisServer| node.ask(&["GET", &key(id)]).starts_with('$');
-        cluster.nodes.iter().find(holds).expect("somebody holds it")
+        cluster.nodes.iter().find(holds).expect("one node has the slot")
     };
     let scanned = holder(first.records[0].0);
     let moving = expected.iter().find(|id| holder(**id).port != scanned.port);
-    let moving = *moving.expect("not all are on one server");
+    let moving = *moving.expect("the keys are on several servers");
     cluster.move_slot(&key(moving), holder(moving), scanned);
     let (rest, _) = scan(&store, first.next, ALL).await;
-    assert!(rest.contains(&moving), "it has moved past the scan");
+    assert!(rest.contains(&moving), "expected the key that moved during the scan");
 }
 
-/// While its keys are on their way nobody knows where they are.
+/// While a slot is being moved, its keys may be on either server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_on_its_way_holds_the_scan_up() {
     if is_missing() {
@@ -151,9 +159,9 @@ async fn a_slot_on_its_way_holds_the_scan_up() {
     let cluster = RedisCluster::start(3, 0);
     let (store, _) = stores(&cluster.url(), "sessiond");
     let expected = fill(&store, 10).await;
-    let [from, to, _] = &cluster.nodes[..] else { panic!("there are three") };
+    let [from, to, _] = &cluster.nodes[..] else { panic!("there are three nodes") };
     let to_id = to.ask(&["CLUSTER", "MYID"]).lines().nth(1).expect("an id").to_owned();
-    // The first one holds the first slot.
+    // The first node has slot 0.
     from.ask(&["CLUSTER", "SETSLOT", "0", "MIGRATING", &to_id]);
     let (mut cursor, mut refused) = (None, None);
     for _ in 0..3 {
@@ -162,22 +170,22 @@ async fn a_slot_on_its_way_holds_the_scan_up() {
             Err(error) => refused = Some(error),
         }
     }
-    let refused = refused.expect("one of the three servers has a slot on its way");
+    let refused = refused.expect("expected an error, a slot is being moved");
     let cause = std::error::Error::source(&refused).expect("a cause").to_string();
     assert!(cause.contains("slots of the cluster are being moved"), "{cause}");
     from.ask(&["CLUSTER", "SETSLOT", "0", "STABLE"]);
     assert_eq!(scan(&store, None, ALL).await.0, expected);
 }
 
-/// Much else may be in the same Redis: a page of an export is short all the same.
+/// A Redis may contain many other keys. A page of an export must be small all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_ends_although_nothing_is_found() {
     if is_missing() {
         return;
     }
     let daemon = Daemon::start(Backend::Redis).await;
-    let redis = daemon.redis().expect("it has one");
-    // More than 100 slices of 100.
+    let redis = daemon.redis().expect("the daemon has a Redis");
+    // More than 100 slices of 100 keys.
     redis.ask(&["DEBUG", "POPULATE", "20000", "other"]);
     let browser = daemon.visitor("{}").await;
     let (mut pages, mut found, mut page_token) = (0, Vec::new(), String::new());
@@ -192,11 +200,11 @@ async fn a_page_ends_although_nothing_is_found() {
             break;
         }
     }
-    assert!(pages > 1, "expected pages that end before everything was looked at");
+    assert!(pages > 1, "expected several pages");
     assert_eq!(found, [daemon.id(&browser).await]);
 }
 
-/// A list that meets an entry before its record is there leaves it alone.
+/// A list that finds an entry before its record is written leaves the entry in place.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_forgets_nothing_that_is_being_restored() {
     if is_missing() {
@@ -215,8 +223,8 @@ async fn a_list_forgets_nothing_that_is_being_restored() {
     for number in 0..=255 {
         store.restore(id(number), record(7), NOW).await.expect("the store works");
     }
-    assert!(!lister.is_finished(), "somebody lists all the time");
+    assert!(!lister.is_finished(), "expected the lister to run during the whole import");
     lister.abort();
     let listed = store.list(ann(), None, 1000, Certainty::Current).await.expect("the store works");
-    assert_eq!(listed.records.len(), 256, "all are found");
+    assert_eq!(listed.records.len(), 256, "expected all sessions");
 }

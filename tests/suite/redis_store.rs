@@ -1,5 +1,5 @@
-//! What is special about the redis store: its scripts, the life of its keys, and
-//! a Redis that refuses.
+//! The features of the redis store: its scripts, the expiry of its keys, and a Redis that
+//! refuses commands.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -36,7 +36,7 @@ const LIFETIME: Lifetime = Lifetime {
     absolute: None,
 };
 pub(crate) const ID: PublicId = PublicId::from_bytes([0xfb; 12]);
-/// Of [`ID`], in the store called "default".
+/// The key of [`ID`] in the store called "default".
 pub(crate) const KEY: &str = "sessiond:default:-_v7-_v7-_v7-_v7";
 const VERIFIER: VerifierHash = VerifierHash::from_bytes([1; 32]);
 const OTHER: VerifierHash = VerifierHash::from_bytes([9; 32]);
@@ -92,7 +92,7 @@ pub(crate) fn store(server: &RedisServer) -> RedisStore {
     store_with(server, |_| {})
 }
 
-/// Makes a user that may do this, see [`as_app`].
+/// Creates a user with these permissions, see [`as_app`].
 pub(crate) fn permit(server: &RedisServer, rules: &[&str]) {
     server.ask(&[&["ACL", "SETUSER", "app", "on", ">hunter2", "~sessiond:*"], rules].concat());
 }
@@ -102,7 +102,7 @@ pub(crate) fn as_app(options: &mut RedisOptions) {
     options.login.password = "hunter2".to_owned().into();
 }
 
-/// Holds a script on a real server against what is written here, over many cases.
+/// Compares a script on a real server with the rule in this test, over many cases.
 fn over_cases<V: std::fmt::Debug>(
     cases: u32,
     of: &impl Strategy<Value = V>,
@@ -122,7 +122,7 @@ pub(crate) async fn create(store: &RedisStore) {
     store.create(ID, record()).await.expect("the store works").expect("the id is free");
 }
 
-/// The error is of this kind, and the log says this.
+/// Checks that the error is of this kind, and that the log text contains `cause`.
 #[track_caller]
 pub(crate) fn assert_told(error: &StoreError, kind: StoreErrorKind, cause: &str) {
     let found = error.source().expect("a store error has a cause").to_string();
@@ -137,7 +137,7 @@ fn encoded(record: &Record) -> Vec<u8> {
 }
 
 prop_compose! {
-    /// A record and a touch near all the edges that the rule has.
+    /// A record and a touch near all limits of the rule.
     fn record_and_touch()(
         duration in prop_oneof![1..2_000u64, 1..34_560_000_000u64],
         nanos in prop_oneof![Just(0), 1..1_000_000u32],
@@ -161,7 +161,7 @@ prop_compose! {
         let create_time = Moment::from_unix_millis(created);
         let now = created + age;
         let own = own.map(Duration::from_millis);
-        // Either about now, or about where a touch begins to matter.
+        // Either about now, or about the time at which a touch begins to have an effect.
         let base = match toward_promise {
             true => Moment::from_unix_millis(now) + lifetime.duration(own),
             false => Moment::from_unix_millis(now),
@@ -174,7 +174,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// A record and a claim that are about each other.
+    /// A record and a claim that may or may not match.
     fn record_and_claim()(
         whose in name(),
         claimed in prop_oneof![Just(None), name().prop_map(Some)],
@@ -221,7 +221,7 @@ fn name() -> impl Strategy<Value = String> {
     ]
 }
 
-/// The other rule that is also written in a script.
+/// The other rule that is written a second time in a script.
 #[test]
 fn the_script_judges_a_claim_as_the_rule_does() {
     if is_missing() {
@@ -244,7 +244,7 @@ fn the_script_judges_a_claim_as_the_rule_does() {
     assert!((200..800).contains(&held.get()), "both outcomes are common: {held:?} held");
 }
 
-/// Text, and all that looks like it.
+/// Valid and invalid UTF-8.
 fn text() -> impl Strategy<Value = Vec<u8>> {
     let pieces = ["a\0", "\u{80}", "\u{7ff}", "\u{800}", "\u{d7ff}", "\u{e000}", "\u{ffff}"];
     let pieces = pieces.into_iter().chain(["\u{10000}", "\u{fffff}", "\u{10ffff}"]);
@@ -281,7 +281,7 @@ fn area() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// A record that cannot be read is removed, whoever asks.
+/// A Destroy removes a record that cannot be decoded, with any claim.
 #[test]
 fn a_destroy_removes_what_cannot_be_decoded() {
     if is_missing() {
@@ -318,7 +318,7 @@ fn a_destroy_removes_what_cannot_be_decoded() {
     assert!((400..1600).contains(&readable.get()), "both are common: {readable:?} readable");
 }
 
-/// A rule that is also written in a script.
+/// A rule that is written a second time in a script.
 #[test]
 fn the_script_judges_a_touch_as_the_rule_does() {
     if is_missing() {
@@ -339,10 +339,10 @@ fn the_script_judges_a_touch_as_the_rule_does() {
         prop_assert_eq!(kept, Some(Arc::new(after)));
         Ok(())
     });
-    assert!((200..1800).contains(&moved.get()), "both outcomes are common: {moved:?} moved");
+    assert!((200..1800).contains(&moved.get()), "expected both outcomes often, {moved:?} moved");
 }
 
-/// Milliseconds that the key has to live.
+/// The time to live of the key, in milliseconds.
 fn life(server: &RedisServer) -> i64 {
     let answer = server.ask(&["PTTL", KEY]);
     answer.trim().trim_start_matches(':').parse().expect("a number")
@@ -370,7 +370,7 @@ async fn a_key_lives_a_little_longer_than_its_session() {
     near(20_000 + 10_000 + 7_000);
 }
 
-/// Without anybody's help.
+/// Redis removes it without a cleanup.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_over_goes_by_itself() {
     if is_missing() {
@@ -411,13 +411,13 @@ async fn a_foreign_value_is_named_and_left_alone() {
         };
         unreadable(&store.read(ID, Certainty::Current).await.expect_err(cause));
         if set[2] != damaged {
-            // Of a record that is damaged at its end it would be right to begin.
+            // A record that is damaged at its end begins like a valid one.
             unreadable(&store.touch(ID, touch(NOW)).await.expect_err(cause));
         }
         unreadable(&store.write(ID, update("{}")).await.expect_err(cause));
         assert!(store.create(ID, record()).await.expect("the store works").is_none(), "{cause}");
         assert_eq!(server.ask(&["DUMP", KEY]), before, "{cause}: it is as it was");
-        // It needs no readable record.
+        // A Destroy needs no readable record.
         let removed = store.destroy(ID, Claim::valid_id(OTHER)).await.expect("the store works");
         assert_eq!(removed, Some(Removed::Unreadable), "{cause}: expected it to be ended");
         assert_eq!(server.ask(&["EXISTS", KEY]), ":0\r\n", "{cause}: expected it to be gone");
@@ -472,7 +472,7 @@ async fn a_replica_is_refused_until_it_is_promoted() {
     recovered(&store).await;
 }
 
-/// The first answer that is none of a connection being made.
+/// The first error that does not come from opening a connection.
 async fn refusal(store: &RedisStore) -> Result<(), StoreError> {
     store.create(PublicId::from_bytes([5; 12]), record()).await.map(drop)
 }
@@ -504,13 +504,24 @@ async fn a_missing_permission_is_named() {
     unavailable(&limited.write(ID, update("{}")).await.expect_err("no SET"), "+set +setrange");
     let later = NOW + Duration::from_secs(50);
     let before = server.ask(&["GET", KEY]);
-    unavailable(&limited.touch(ID, touch(later)).await.expect_err("no SETRANGE"), "+set +setrange");
+    let touched = limited.touch(ID, touch(later)).await.expect("no SETRANGE, and yet GET");
+    assert!(!touched.expect("it is there").moved);
     assert_eq!(server.ask(&["GET", KEY]), before, "nothing is half done");
+    assert_told(
+        &limited.check().expect_err("no SET"),
+        StoreErrorKind::Unavailable,
+        "+set +setrange",
+    );
+    limited.check_reading().expect_err("it was never fit for use");
     assert!(limited.read(ID, Certainty::Current).await.expect("GET is allowed").is_some());
     assert!(limited.touch(ID, touch(NOW)).await.expect("nothing is due").is_some());
     assert!(life(&server) > 100_000, "and nothing ends early");
     server.ask(&["ACL", "SETUSER", "app", "+@all"]);
     assert!(limited.touch(ID, touch(later)).await.expect("it is allowed").expect("there").moved);
+    recovered(&limited).await;
+    server.ask(&["ACL", "SETUSER", "app", "-get"]);
+    let later = later + Duration::from_secs(50);
+    unavailable(&limited.touch(ID, touch(later)).await.expect_err("no GET"), "+get +set");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -555,7 +566,7 @@ async fn scripts_that_redis_forgot_are_sent_again() {
     assert!(store.destroy(ID, OWN).await.expect("the store works").is_some());
 }
 
-/// What different requests ask at the same time travels together.
+/// Commands of concurrent requests are sent together.
 #[tokio::test]
 async fn commands_of_different_requests_share_round_trips() {
     if is_missing() {
@@ -582,6 +593,6 @@ async fn commands_of_different_requests_share_round_trips() {
     }
     let after = counts();
     let [commands, reads] = [0, 1].map(|at| after[at] - before[at]);
-    assert!(commands >= AT_ONCE * ROUNDS, "each is a command: {commands}");
+    assert!(commands >= AT_ONCE * ROUNDS, "expected a command for each: {commands}");
     assert!(reads * 8 < commands, "expected far fewer reads than commands: {reads} of {commands}");
 }

@@ -1,4 +1,5 @@
-//! How operations of the redis store run: who has a place, a turn, and for how long.
+//! How operations of the redis store run: the limits on concurrent operations, their order, and
+//! their timeouts.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -15,7 +16,7 @@ use crate::{
     },
 };
 
-/// What comes of an operation when it has got a place.
+/// Runs an operation, and repeats it while it is refused because too many are running.
 async fn in_its_place<T, F: Future<Output = Result<T>>>(operation: impl Fn() -> F) -> Result<T> {
     let trying = async {
         loop {
@@ -27,19 +28,21 @@ async fn in_its_place<T, F: Future<Output = Result<T>>>(operation: impl Fn() -> 
             }
         }
     };
-    tokio::time::timeout(PATIENCE, trying).await.expect("places and turns are given back")
+    tokio::time::timeout(PATIENCE, trying)
+        .await
+        .expect("expected running operations to release their slots")
 }
 
 async fn version(store: &RedisStore) -> u64 {
     in_its_place(|| store.read(ID, Certainty::Current))
         .await
         .expect("the store works")
-        .expect("it is there")
+        .expect("the session exists")
         .version
 }
 
-/// As a body does while its peer takes nothing. On one thread, where no work is done
-/// before the first poll returns.
+/// As with a response body whose peer reads nothing. On one thread, no work is done before the
+/// first poll returns.
 #[tokio::test]
 async fn a_caller_that_does_not_poll_holds_nobody_up() {
     if is_missing() {
@@ -50,11 +53,18 @@ async fn a_caller_that_does_not_poll_holds_nobody_up() {
         let store = store_with(&server, |options| options.max_pending = max_pending);
         create(&store).await;
         let mut first = pin!(store.write(ID, update("{}")));
-        assert!(futures_util::poll!(&mut first).is_pending(), "redis takes a while");
+        assert!(futures_util::poll!(&mut first).is_pending(), "expected Redis to need some time");
         let second = in_its_place(|| store.write(ID, update("{}"))).await;
-        second.expect("the store works").expect("it is there").expect("it is taken");
-        first.await.expect("the store works").expect("it is there").expect("it is taken");
-        assert_eq!(version(&store).await, 3, "both were made");
+        second
+            .expect("the store works")
+            .expect("the session exists")
+            .expect("the change is accepted");
+        first
+            .await
+            .expect("the store works")
+            .expect("the session exists")
+            .expect("the change is accepted");
+        assert_eq!(version(&store).await, 3, "expected both changes");
     }
 }
 
@@ -68,10 +78,10 @@ async fn a_caller_that_has_gone_leaves_nothing_half_done() {
     create(&store).await;
     {
         let mut write = pin!(store.write(ID, update("{}")));
-        assert!(futures_util::poll!(&mut write).is_pending(), "redis takes a while");
+        assert!(futures_util::poll!(&mut write).is_pending(), "expected Redis to need some time");
     }
     let made = async { while version(&store).await < 2 {} };
-    tokio::time::timeout(PATIENCE, made).await.expect("it goes on to its end");
+    tokio::time::timeout(PATIENCE, made).await.expect("expected the operation to complete");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -87,14 +97,17 @@ async fn time_runs_out_also_when_nobody_polls() {
     in_its_place(|| store.read(ID, Certainty::Current)).await.expect("the store works");
     server.signal(rustix::process::Signal::STOP);
     let mut first = pin!(store.read(ID, Certainty::Current));
-    assert!(futures_util::poll!(&mut first).is_pending(), "redis does not answer");
+    assert!(
+        futures_util::poll!(&mut first).is_pending(),
+        "expected no answer yet, Redis is stopped"
+    );
     let late = |error: &StoreError| assert_told(error, StoreErrorKind::Unavailable, "within 300ms");
     late(
         &in_its_place(|| store.read(ID, Certainty::Current))
             .await
-            .expect_err("redis does not answer"),
+            .expect_err("expected an error, Redis is stopped"),
     );
-    late(&first.await.expect_err("redis does not answer"));
+    late(&first.await.expect_err("expected an error, Redis is stopped"));
     server.signal(rustix::process::Signal::CONT);
 }
 
@@ -110,13 +123,16 @@ async fn more_than_may_wait_is_refused() {
     let mut waiting: Vec<_> =
         (0..3).map(|_| Box::pin(store.read(ID, Certainty::Current))).collect();
     for read in &mut waiting {
-        assert!(futures_util::poll!(read).is_pending(), "redis does not answer");
+        assert!(futures_util::poll!(read).is_pending(), "expected no answer yet, Redis is stopped");
     }
-    let error = store.read(ID, Certainty::Current).await.expect_err("three are waiting");
+    let error = store
+        .read(ID, Certainty::Current)
+        .await
+        .expect_err("expected an error, three operations are waiting");
     assert_told(&error, StoreErrorKind::Overloaded, "store.redis.max_pending");
     server.signal(rustix::process::Signal::CONT);
     for read in waiting {
-        assert!(read.await.expect("redis goes on").is_some());
+        assert!(read.await.expect("Redis continues").is_some());
     }
-    assert!(store.read(ID, Certainty::Current).await.expect("there is room").is_some());
+    assert!(store.read(ID, Certainty::Current).await.expect("a slot is free").is_some());
 }

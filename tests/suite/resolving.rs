@@ -1,4 +1,4 @@
-//! Resolve and Touch: states, and what stays unstored.
+//! Resolve and Touch: the states, and requests that store nothing.
 
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ over_every_store!(
     engines_are_worlds_of_their_own,
     a_touch_reads_no_data,
     any_octets_are_a_state,
+    a_header_that_no_server_takes_is_a_state,
 );
 
 async fn every_state_has_its_cause(backend: Backend) {
@@ -37,13 +38,16 @@ async fn every_state_has_its_cause(backend: Backend) {
     let answer = daemon.resolve(&browser).await;
     assert_eq!(answer.state(), SessionState::Active);
     assert_eq!(data(&answer), r#"{"a":1}"#);
-    assert!(answer.set_cookie.is_empty() && answer.token.is_empty(), "there is nothing to learn");
+    assert!(
+        answer.set_cookie.is_empty() && answer.token.is_empty(),
+        "expected no cookie and no token"
+    );
 
     assert_eq!(daemon.state(&Browser::new()).await, SessionState::None);
     let other = ResolveRequest { credential: cookie_header("theme=dark"), ..Default::default() };
     assert_eq!(daemon.resolve_with(other).await.state(), SessionState::None);
     let absent = daemon.resolve_with(ResolveRequest::default()).await;
-    assert_eq!(absent.state(), SessionState::None, "no credential at all");
+    assert_eq!(absent.state(), SessionState::None, "expected NONE without a credential");
     assert!(absent.session.is_none());
 
     let mut forged = browser.clone();
@@ -51,7 +55,11 @@ async fn every_state_has_its_cause(backend: Backend) {
     assert_eq!(daemon.state(&forged).await, SessionState::Invalid);
     let id = browser.header().split('.').next().expect("an id").to_owned();
     forged.cookie = Some(id);
-    assert_eq!(daemon.state(&forged).await, SessionState::Invalid, "an unsigned id");
+    assert_eq!(
+        daemon.state(&forged).await,
+        SessionState::Invalid,
+        "expected INVALID for an unsigned id"
+    );
 
     let mut rolled = browser.clone();
     daemon.change(&mut rolled, WriteRequest { roll: true, ..set("{}") }).await;
@@ -65,7 +73,7 @@ async fn every_state_has_its_cause(backend: Backend) {
     daemon.clock.advance(Duration::from_secs(31 * 60));
     let answer = daemon.resolve(&rolled).await;
     assert_eq!(answer.state(), SessionState::Expired);
-    assert!(answer.set_cookie.is_empty(), "Resolve never sends a deletion cookie");
+    assert!(answer.set_cookie.is_empty(), "expected no deletion cookie from a Resolve");
     daemon.cleanup().await;
     if swept(backend, 1) == 1 {
         assert_eq!(daemon.state(&rolled).await, SessionState::NotFound, "swept");
@@ -80,9 +88,9 @@ async fn nothing_is_stored_for_a_visitor(backend: Backend) {
         assert!(answer.session.is_none() && answer.set_cookie.is_empty(), "{header}");
     }
     daemon.clock.advance(Duration::from_secs(365 * 24 * 3600));
-    assert_eq!(daemon.cleanup().await, 0, "there is nothing to sweep");
+    assert_eq!(daemon.cleanup().await, 0, "expected nothing to sweep");
     if let Some(redis) = daemon.redis() {
-        assert_eq!(redis.ask(&["DBSIZE"]), ":0\r\n", "there is no key");
+        assert_eq!(redis.ask(&["DBSIZE"]), ":0\r\n", "expected no key");
     }
 }
 
@@ -96,14 +104,15 @@ async fn create_makes_a_session_with_an_id_of_its_own(backend: Backend) {
     assert!(first.set_cookie[0].contains(&first.token));
     let browser = Browser::with(&first.set_cookie);
     let again = daemon.resolve_with(create(browser.credential())).await;
-    assert_eq!(again.state(), SessionState::Active, "what is live is not made anew");
+    assert_eq!(again.state(), SessionState::Active, "expected the live session, no new one");
 
-    // A signed id that is not stored, never was, or is over: it is not adopted.
+    // A signed id that is not stored is not adopted, whether its session ended or never
+    // existed.
     daemon.destroy(&browser).await;
     let other = daemon.resolve_with(create(browser.credential())).await;
     assert_eq!(other.state(), SessionState::Created);
     let (old, new) = (first.session.expect("a session"), other.session.expect("a session"));
-    assert_ne!(old.id, new.id, "the id presented must not be taken over");
+    assert_ne!(old.id, new.id, "expected a new id, not the presented one");
     assert_eq!(daemon.state(&browser).await, SessionState::NotFound);
 }
 
@@ -130,11 +139,11 @@ async fn create_makes_nothing_in_the_grace_of_a_roll(backend: Backend) {
         }
         let both = cookie_header(format!("{}; {}", before.header(), later.header()));
         let answer = daemon.resolve_with(create(both)).await;
-        assert_eq!(answer.state(), SessionState::Active, "expected the one that is live");
+        assert_eq!(answer.state(), SessionState::Active, "expected the live session");
     }
     daemon.clock.advance(Duration::from_millis(1));
     let answer = daemon.resolve_with(create(before.credential())).await;
-    assert_eq!(answer.state(), SessionState::Created, "expected a session after the grace");
+    assert_eq!(answer.state(), SessionState::Created, "expected a new session after roll_grace");
     assert_eq!(daemon.state(&browser).await, SessionState::Active);
 }
 
@@ -160,7 +169,8 @@ async fn the_first_live_cookie_wins(backend: Backend) {
     assert_eq!(resolve(format!("{flood}{one}")).await.state(), SessionState::Invalid, "the ninth");
 }
 
-/// Junk cookies of the name, which any site below the same domain can set, lock nobody out.
+/// Junk cookies of the same name, which any site below the domain can set, must not log users
+/// out.
 async fn junk_before_a_cookie_does_not_hide_it(backend: Backend) {
     let daemon = Daemon::start(backend).await;
     let browser = daemon.visitor(r#"{"n":1}"#).await;
@@ -178,7 +188,11 @@ async fn junk_before_a_cookie_does_not_hide_it(backend: Backend) {
         let header = format!("{}{cookie}", format!("session={junk}; ").repeat(100));
         let credential = cookie_header(header);
         let answer = daemon.resolve_with(ResolveRequest { credential, ..Default::default() }).await;
-        assert_eq!(answer.state(), SessionState::Active, "behind 100 of {junk:?}");
+        assert_eq!(
+            answer.state(),
+            SessionState::Active,
+            "expected the session behind 100 cookies {junk:?}"
+        );
     }
     let junk = "session=junk; ".repeat(8);
     let credential = cookie_header(format!("{junk}{cookie}"));
@@ -187,7 +201,7 @@ async fn junk_before_a_cookie_does_not_hide_it(backend: Backend) {
     let credential = cookie_header(format!("{junk}{cookie}"));
     let destroy = DestroyRequest { credential, ..Default::default() };
     let destroyed = daemon.client.clone().destroy(destroy).await.expect("answered").into_inner();
-    assert_eq!(destroyed.destroyed, 1, "a logout ends the session behind the junk");
+    assert_eq!(destroyed.destroyed, 1, "expected the session behind the junk to end");
 }
 
 async fn a_token_is_a_credential(backend: Backend) {
@@ -229,7 +243,7 @@ async fn an_older_secret_is_signed_again(backend: Backend) {
     let old = browser.header();
     let mut stopped = daemon.stop().await;
     if backend == Backend::Memory {
-        return; // It keeps nothing over a restart.
+        return; // This store loses its records at a restart.
     }
     let engine = stopped.config.engine.get_mut("default").expect("the default engine");
     let fresh = "a newer secret that now signs, long enough";
@@ -237,13 +251,13 @@ async fn an_older_secret_is_signed_again(backend: Backend) {
     let daemon = stopped.start().await;
     let answer = daemon.resolve(&browser).await;
     assert_eq!(answer.state(), SessionState::Active);
-    assert_eq!(answer.set_cookie.len(), 1, "the browser must learn the new signature");
+    assert_eq!(answer.set_cookie.len(), 1, "expected a cookie with the new signature");
     browser.learn(&answer.set_cookie);
     assert_ne!(browser.header(), old);
     assert_eq!(browser.header(), format!("session={}", answer.token));
     let again = daemon.resolve(&browser).await;
     assert_eq!(again.state(), SessionState::Active);
-    assert!(again.set_cookie.is_empty(), "once is enough");
+    assert!(again.set_cookie.is_empty(), "expected the new cookie only once");
 }
 
 async fn engines_are_worlds_of_their_own(backend: Backend) {
@@ -257,7 +271,11 @@ async fn engines_are_worlds_of_their_own(backend: Backend) {
     let credential = browser.credential();
     let elsewhere =
         daemon.resolve_with(ResolveRequest { engine, credential, ..Default::default() }).await;
-    assert_eq!(elsewhere.state(), SessionState::NotFound, "the secret is the same, the engine not");
+    assert_eq!(
+        elsewhere.state(),
+        SessionState::NotFound,
+        "expected NOT_FOUND in another engine with the same secret"
+    );
     let named = ResolveRequest {
         engine: "default".into(),
         credential: browser.credential(),
@@ -301,4 +319,19 @@ async fn any_octets_are_a_state(backend: Backend) {
     let last = cookie_header([b"\xff\xff; ", valid.as_bytes()].concat());
     let answer = daemon.resolve_with(ResolveRequest { credential: last, ..Default::default() });
     assert_eq!(answer.await.state(), SessionState::Active, "junk before it hides no cookie");
+}
+
+async fn a_header_that_no_server_takes_is_a_state(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let browser = daemon.visitor("{}").await;
+    let with_header_of = |len: usize| {
+        let own = browser.header();
+        let others = "x".repeat(len - own.len() - "others=; ".len());
+        let credential = cookie_header(format!("others={others}; {own}"));
+        ResolveRequest { credential, ..Default::default() }
+    };
+    let most = daemon.resolve_with(with_header_of(64 << 10)).await;
+    assert_eq!(most.state(), SessionState::Active);
+    let more = daemon.resolve_with(with_header_of((64 << 10) + 1)).await;
+    assert_eq!(more.state(), SessionState::Invalid, "more than 64 KiB are not looked at");
 }

@@ -1,4 +1,4 @@
-//! Export and import: sessions move to another daemon, whatever store it has.
+//! Export and import: sessions move to another daemon with any kind of store.
 
 use std::{
     collections::HashMap,
@@ -36,6 +36,7 @@ over_every_store!(
     all_engines_are_exported_or_one,
     what_is_over_stays_behind,
     rubbish_is_refused_whole,
+    any_version_goes_on_to_the_next_daemon,
     a_page_token_is_good_for_its_question,
     watchers_hear_of_what_was_imported,
 );
@@ -47,7 +48,7 @@ async fn page(
     daemon.admin.clone().export_sessions(request).await.map(|answer| answer.into_inner())
 }
 
-/// All pages of an export, small ones.
+/// All pages of an export, with a small page size.
 async fn export(daemon: &Daemon, engine: &str) -> Vec<SessionRecord> {
     let (mut records, mut page_token) = (Vec::new(), String::new());
     loop {
@@ -70,7 +71,7 @@ async fn try_import(
     daemon.admin.clone().import_sessions(request).await.map(|answer| answer.into_inner())
 }
 
-/// How many were created, replaced, kept and dropped.
+/// Imports the records. Returns how many were created, replaced, kept and dropped.
 async fn import(daemon: &Daemon, records: &[SessionRecord]) -> [u32; 4] {
     let answer = try_import(daemon, records).await.expect("an import is answered");
     let ImportSessionsResponse { created_count, replaced_count, kept_count, dropped_count } =
@@ -78,7 +79,7 @@ async fn import(daemon: &Daemon, records: &[SessionRecord]) -> [u32; 4] {
     [created_count, replaced_count, kept_count, dropped_count]
 }
 
-/// The kinds of stores there are here.
+/// The kinds of stores that can be tested on this machine.
 fn stores() -> Vec<Backend> {
     let mut stores = vec![Backend::Memory, Backend::Sled];
     if !is_missing() {
@@ -110,7 +111,7 @@ async fn sessions_move_to_every_store(backend: Backend) {
 
     let records = export(&here, "").await;
     let text = format!("{records:?}");
-    assert!(!text.contains("9007199254740993"), "a record prints nothing of itself: {text}");
+    assert!(!text.contains("9007199254740993"), "expected no data in the Debug text: {text}");
     for backend in stores() {
         let there = Daemon::start(backend).await;
         let count = browsers.len() as u32;
@@ -119,10 +120,10 @@ async fn sessions_move_to_every_store(backend: Backend) {
         for browser in &browsers {
             let (old, new) = (here.resolve(browser).await, there.resolve(browser).await);
             assert_eq!(new.state(), SessionState::Active);
-            assert!(old.session == new.session, "the same session, to the byte of its data");
-            assert_eq!(new.set_cookie, [""; 0], "the browser keeps its cookie");
+            assert!(old.session == new.session, "expected the same session with the same data");
+            assert_eq!(new.set_cookie, [""; 0], "expected no new cookie");
         }
-        assert_eq!(there.state(&before).await, SessionState::Superseded, "an id of before a roll");
+        assert_eq!(there.state(&before).await, SessionState::Superseded, "an id before a roll");
         assert_eq!(there.state(&ended).await, SessionState::NotFound);
         assert_eq!(there.list("ann").await, here.list("ann").await);
         assert_eq!(there.list("bob").await.len(), 1);
@@ -149,12 +150,12 @@ async fn later_states_take_the_place_of_earlier_ones(backend: Backend) {
     assert_eq!(
         import(&there, &second).await,
         [0, 1, 1, 0],
-        "one is later here, one is later there"
+        "expected the later record on each side to be kept"
     );
     assert_eq!(data(&there.resolve(&moved).await), r#"{"n":3}"#);
-    assert_eq!(there.state(&before).await, SessionState::Superseded, "the roll has come along");
+    assert_eq!(there.state(&before).await, SessionState::Superseded, "the roll is imported");
     assert_eq!(there.list("ann").await.len(), 1);
-    assert_eq!(data(&there.resolve(&changed_there).await), r#"{"n":2}"#, "not taken back");
+    assert_eq!(data(&there.resolve(&changed_there).await), r#"{"n":2}"#, "expected no older data");
     assert_eq!(import(&there, &first).await, [0, 0, 2, 0], "the first export once more");
     there.destroy(&moved).await;
     assert_eq!(there.list("ann").await.len(), 0);
@@ -178,7 +179,7 @@ async fn what_stays_is_exported_while_others_come_and_go(backend: Backend) {
     for record in records {
         staying.remove(&record.id);
     }
-    assert!(staying.is_empty(), "{} sessions are missing in the export", staying.len());
+    assert!(staying.is_empty(), "expected all sessions, {} are missing", staying.len());
 }
 
 async fn all_engines_are_exported_or_one(backend: Backend) {
@@ -204,7 +205,7 @@ async fn all_engines_are_exported_or_one(backend: Backend) {
     let without = Daemon::start(backend).await;
     let error = try_import(&without, &all).await.expect_err("no such engine");
     assert_fault(&error, Code::InvalidArgument, "UNKNOWN_ENGINE", Some("records"));
-    assert_eq!(export(&without, "").await.len(), 0, "and nothing was kept");
+    assert_eq!(export(&without, "").await.len(), 0, "expected no imported session");
     let asked = ExportSessionsRequest { engine: "nope".to_owned(), ..Default::default() };
     let error = page(&here, asked).await.expect_err("no such engine");
     assert_fault(&error, Code::InvalidArgument, "UNKNOWN_ENGINE", Some("engine"));
@@ -218,9 +219,9 @@ async fn what_is_over_stays_behind(backend: Backend) {
     there.clock.advance(Duration::from_secs(4000));
     let alive = here.visitor("{}").await;
     let records = export(&here, "").await;
-    assert_eq!(records.len(), 1, "one is over");
+    assert_eq!(records.len(), 1, "expected one expired session");
     assert_eq!(records[0].id, here.id(&alive).await);
-    assert_eq!(import(&there, &early).await, [0, 0, 0, 1], "one was over before it came");
+    assert_eq!(import(&there, &early).await, [0, 0, 0, 1], "one has expired");
 }
 
 async fn rubbish_is_refused_whole(backend: Backend) {
@@ -257,16 +258,32 @@ async fn rubbish_is_refused_whole(backend: Backend) {
         let message = error.message();
         assert!(message.contains(&format!("record 1: {field}: expected")), "{field}: {message}");
         assert!(!message.contains("secret"), "{message}");
-        assert_eq!(export(&there, "").await.len(), 0, "{field}: the good one was kept");
+        assert_eq!(export(&there, "").await.len(), 0, "{field}: expected no imported session");
     }
     let many = vec![good_ones(); 1001];
     let error = try_import(&there, &many).await.expect_err("too many");
     assert_fault(&error, Code::InvalidArgument, "INVALID_ARGUMENT", Some("records"));
-    // A clock that is ahead makes no session that outlives the absolute lifetime.
+    // A clock that is ahead must not give a session more than its absolute lifetime.
     let ahead = SessionRecord { create_time: time(1_900_000_000), ..good_ones() };
     assert_eq!(import(&there, &[ahead]).await, [1, 0, 0, 0]);
     let kept = export(&there, "").await.remove(0);
     assert_eq!(kept.create_time.expect("a time").seconds, 1_800_000_000, "it is now at the latest");
+}
+
+async fn any_version_goes_on_to_the_next_daemon(backend: Backend) {
+    let here = Daemon::start(backend).await;
+    let mut browser = here.visitor("{}").await;
+    let mut records = export(&here, "").await;
+    for version in [i64::MAX as u64, 1 << 62, (1 << 62) + 1] {
+        records[0].version = version;
+        let (there, next) = (Daemon::start(backend).await, Daemon::start(backend).await);
+        assert_eq!(import(&there, &records).await, [1, 0, 0, 0], "version {version}");
+        assert_eq!(import(&there, &records).await, [0, 0, 1, 0], "once more");
+        there.change(&mut browser, set(r#"{"n":1}"#)).await;
+        let exported = export(&there, "").await;
+        assert_eq!(import(&next, &exported).await, [1, 0, 0, 0], "version {version}, written to");
+        assert_eq!(data(&next.resolve(&browser).await), r#"{"n":1}"#);
+    }
 }
 
 async fn a_page_token_is_good_for_its_question(backend: Backend) {
@@ -276,7 +293,7 @@ async fn a_page_token_is_good_for_its_question(backend: Backend) {
     }
     let first = ExportSessionsRequest { page_size: 1, ..Default::default() };
     let token = page(&here, first).await.expect("a page").next_page_token;
-    assert!(!token.is_empty(), "there is more");
+    assert!(!token.is_empty(), "expected more pages");
     for (engine, page_token) in [("default", token.as_str()), ("", "x"), ("", &token[1..])] {
         let (engine, page_token) = (engine.to_owned(), page_token.to_owned());
         let request = ExportSessionsRequest { engine, page_token, page_size: 0 };
@@ -305,7 +322,7 @@ async fn watchers_hear_of_what_was_imported(backend: Backend) {
     assert_eq!(rolled.former_principal, "ann");
 }
 
-/// A daemon with a secret that others share, and sessions in it.
+/// A daemon with a secret that others share, and its sessions.
 struct Served {
     program: Program,
     _directory: tempfile::TempDir,
@@ -327,7 +344,7 @@ impl Served {
 
     async fn client(&self) -> SessionServiceClient<tonic::transport::Channel> {
         let address = format!("http://{}", self.program.address("grpc"));
-        SessionServiceClient::connect(address).await.expect("the daemon answers")
+        SessionServiceClient::connect(address).await.expect("the daemon listens")
     }
 
     async fn visitors(&self, count: usize) -> Vec<Browser> {
@@ -361,7 +378,7 @@ impl Served {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program can be run");
-        // It may have ended for good reasons: what it says is what counts.
+        // It may have ended before it read all input. Its output is what counts.
         let _ = child.stdin.take().expect("it is piped").write_all(lines);
         child.wait_with_output().expect("it ends")
     }
@@ -393,7 +410,7 @@ async fn a_pipe_moves_everything() {
         let (_, token) = cookie.split_once('=').expect("a pair");
         let (id, _) = token.split_once('.').expect("a token");
         let (public, verifier) = id.split_at(16);
-        assert!(text.contains(public) && !text.contains(verifier), "an id is no credential");
+        assert!(text.contains(public) && !text.contains(verifier), "expected no verifier");
     }
     assert_done(&there.import(&exported.stdout, &[]), "created=20 replaced=0 kept=0 dropped=0");
     assert_done(&there.import(&exported.stdout, &[]), "created=0 replaced=0 kept=20 dropped=0");
@@ -402,7 +419,8 @@ async fn a_pipe_moves_everything() {
     }
 }
 
-/// Logouts of the old daemon between two exports reach the new one.
+/// If a session is logged out at the old daemon between two exports, the mirror ends it at the
+/// new one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_ends_what_has_ended() {
     let (here, there) = (Served::start(), Served::start());
@@ -418,9 +436,9 @@ async fn a_mirror_ends_what_has_ended() {
         &there.import(&second, &["--mirror"]),
         "created=0 replaced=0 kept=3 dropped=0 ended=1",
     );
-    assert_eq!(there.state(&browsers[2]).await, SessionState::NotFound, "a logout stays one");
+    assert_eq!(there.state(&browsers[2]).await, SessionState::NotFound, "expected its logout");
     assert_eq!(there.state(&browsers[3]).await, SessionState::Active);
-    assert_eq!(there.state(&new).await, SessionState::Active, "it is later than the export");
+    assert_eq!(there.state(&new).await, SessionState::Active, "newer than the export");
     let text = String::from_utf8(second).expect("text");
     let part = text.replace("{\"end\"", "\n#");
     assert_failed(&there.import(part.as_bytes(), &["--mirror"]), "line ");
@@ -447,18 +465,18 @@ async fn an_interrupted_export_goes_on() {
     assert_eq!(stderr(&exported), "sessiond: exported 1200 records of default\n");
     use std::os::unix::fs::PermissionsExt;
     let mode = fs::metadata(&path).expect("it is there").permissions().mode();
-    assert_eq!(mode & 0o777, 0o600, "it holds everybody's data");
+    assert_eq!(mode & 0o777, 0o600, "expected mode 0600, the file has all data");
     let whole = fs::read_to_string(&path).expect("text");
     assert_failed(&here.export(&["--output", file]), "exists already");
     let again = here.export(&["--output", file, "--resume"]);
     assert_eq!(stderr(&again), "sessiond: the export is complete already\n");
-    // Torn within a record, some time after the first cursor; and right after the header.
+    // Cut within a record, some time after the first cursor, and directly after the header.
     let cursor = whole.find("{\"cursor\"").expect("more than a page");
     for end in [cursor + 2000, whole.find('\n').expect("a line") + 5] {
         write_file(&path, &whole[..end]);
         let resumed = here.export(&["--output", file, "--resume"]);
         assert_eq!(stderr(&resumed), "sessiond: exported 1200 records of default\n");
-        assert!(fs::read_to_string(&path).expect("text") == whole, "as if nothing had happened");
+        assert!(fs::read_to_string(&path).expect("text") == whole, "expected the complete export");
     }
     let engine = here.export(&["--output", file, "--resume", "--engine", "shop"]);
     assert_failed(&engine, "it is not an export of shop alone");
@@ -471,14 +489,14 @@ async fn an_interrupted_export_goes_on() {
     let tail = there.import(b"", &["--input", file, "--from-line", &from.to_string()]);
     let count = 1200 - (from - 3);
     assert_done(&tail, &format!("created={count} replaced=0 kept=0 dropped=0"));
-    // Only what comes after the cursor.
+    // Only the records after the cursor.
     let line = whole[cursor..].lines().next().expect("a line");
     let after = line.split('"').nth(3).expect("the cursor");
     let rest = here.export(&["--after", after]);
     assert_eq!(stderr(&rest), format!("sessiond: exported {count} records of default\n"));
 }
 
-/// A file is cut off at any octet.
+/// A file may be cut at any octet.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_goes_on_that_was_cut_within_a_character() {
     let here = Served::start();
@@ -497,7 +515,7 @@ async fn an_export_goes_on_that_was_cut_within_a_character() {
     fs::write(&path, &whole.as_bytes()[..within]).expect("the scratch folder can be written");
     let resumed = here.export(&["--output", file, "--resume"]);
     assert_eq!(stderr(&resumed), "sessiond: exported 3 records of default\n");
-    assert_eq!(fs::read_to_string(&path).expect("text"), whole, "as if nothing had happened");
+    assert_eq!(fs::read_to_string(&path).expect("text"), whole, "expected the complete export");
     let mut broken = whole.into_bytes();
     broken[within] = b'e';
     fs::write(&path, &broken).expect("the scratch folder can be written");
@@ -505,7 +523,7 @@ async fn an_export_goes_on_that_was_cut_within_a_character() {
     assert_failed(&refused, "sessions.jsonl: line 2: ");
 }
 
-/// An engine without sessions leaves no record behind that would tell of it.
+/// An engine without sessions has no record in the file that would show its name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resumed_export_knows_of_the_engines_before() {
     let settings = [
@@ -522,12 +540,13 @@ async fn a_resumed_export_knows_of_the_engines_before() {
     let exported = here.export(&["--output", file]);
     assert_eq!(stderr(&exported), "sessiond: exported 3 records of admin, default\n");
     let whole = fs::read_to_string(&path).expect("text");
-    // Torn within the second engine's records: what is left tells of the first one alone.
+    // Cut within the records of the second engine. The rest has records of the first engine
+    // only.
     let first_record = whole.find("\"engine\":\"default\"").expect("a record");
     write_file(&path, &whole[..first_record + 5]);
     let resumed = here.export(&["--output", file, "--resume"]);
     assert_eq!(stderr(&resumed), "sessiond: exported 3 records of admin, default\n");
-    assert_eq!(fs::read_to_string(&path).expect("text"), whole, "as if nothing had happened");
+    assert_eq!(fs::read_to_string(&path).expect("text"), whole, "expected the complete export");
     let mirrored = there.import(whole.as_bytes(), &["--mirror"]);
     assert_done(&mirrored, "created=3 replaced=0 kept=0 dropped=0 ended=1");
 }

@@ -1,4 +1,4 @@
-//! WatchSessions: what is told, to whom, and what becomes of who is slow.
+//! WatchSessions: which events are sent to whom, and what happens to slow watchers.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ async fn try_watch(daemon: &Daemon, engine: &str, principal: &str) -> Result<Eve
     let request = WatchSessionsRequest { engine, principal };
     let mut admin = daemon.admin.clone();
     let opened = tokio::time::timeout(PATIENCE, admin.watch_sessions(request)).await;
-    Ok(opened.expect("an answer within reason")?.into_inner())
+    Ok(opened.expect("an answer in time")?.into_inner())
 }
 
 async fn watch(daemon: &Daemon, engine: &str, principal: &str) -> Events {
@@ -51,10 +51,10 @@ async fn watch(daemon: &Daemon, engine: &str, principal: &str) -> Events {
 
 async fn next(events: &mut Events) -> WatchSessionsResponse {
     let next = tokio::time::timeout(PATIENCE, events.message()).await;
-    next.expect("an event within reason").expect("the stream goes on").expect("an event")
+    next.expect("an event in time").expect("the stream is open").expect("an event")
 }
 
-/// The next event, in short.
+/// The next event, in a short form.
 async fn told(events: &mut Events) -> (Kind, String, Cause) {
     let event = next(events).await;
     let principal = String::from_utf8(event.principal.to_vec()).expect("text");
@@ -74,7 +74,7 @@ async fn a_life_is_told(backend: Backend) {
     assert_eq!((created.kind(), &created.session_id), (Kind::Created, &id));
     assert_eq!((created.engine.as_str(), created.principal.len()), ("default", 0));
     assert_eq!(millis(created.event_time.as_ref()), START.unix_millis());
-    // A plain change is nothing to watchers.
+    // A change of data is not an event.
     daemon.change(&mut browser, set(r#"{"a":1}"#)).await;
     daemon.clock.advance(Duration::from_secs(5));
     daemon.change(&mut browser, login("ann")).await;
@@ -88,7 +88,7 @@ async fn a_life_is_told(backend: Backend) {
     assert_eq!((&ended.session_id, &ended.principal[..]), (&id, &b"ann"[..]));
     daemon.destroy(&browser).await;
     daemon.visitor("{}").await;
-    assert_eq!(next(&mut events).await.kind(), Kind::Created, "it ended once");
+    assert_eq!(next(&mut events).await.kind(), Kind::Created, "expected one event for one end");
 }
 
 async fn every_cause_is_told(backend: Backend) {
@@ -128,12 +128,12 @@ async fn what_expires_is_told_once(backend: Backend) {
     let late = daemon.login("ann").await;
     let mut events = watch(&daemon, "", "ann").await;
     daemon.clock.advance(Duration::from_secs(4000));
-    // Over by now, though it was not swept yet.
+    // The session has expired, but no cleanup has removed it yet.
     assert_eq!(daemon.destroy(&late).await.destroyed, 0);
     assert_eq!(told(&mut events).await, (Kind::Expired, "ann".to_owned(), Cause::Unspecified));
     assert_eq!(daemon.cleanup().await, swept(backend, 7));
     if swept(backend, 1) == 0 {
-        return; // What a store removes by itself it does not tell.
+        return; // This store removes expired sessions itself and sends no events.
     }
     let mut found = Vec::new();
     for _ in 0..7 {
@@ -146,7 +146,7 @@ async fn what_expires_is_told_once(backend: Backend) {
     assert_eq!(found, expected);
     assert_eq!(daemon.cleanup().await, 0);
     daemon.login("ann").await;
-    assert_eq!(next(&mut events).await.kind(), Kind::Created, "each was told once");
+    assert_eq!(next(&mut events).await.kind(), Kind::Created, "expected each event once");
 }
 
 async fn filters_hold(backend: Backend) {
@@ -191,17 +191,21 @@ async fn a_session_that_changes_hands_is_told_to_both(backend: Backend) {
     daemon.destroy(&browser).await;
     assert_eq!(told(&mut bobs).await, destroyed("bob", Cause::Owner));
     daemon.login("ann").await;
-    assert_eq!(next(&mut anns).await.kind(), Kind::Created, "it was not ann's any more");
+    assert_eq!(
+        next(&mut anns).await.kind(),
+        Kind::Created,
+        "expected no event for a session that ann no longer owns"
+    );
 }
 
-/// One watcher does not read. It is told so, and nobody else notices.
+/// One watcher does not read. It is told so, and no other watcher is affected.
 async fn a_slow_watcher_is_dropped_and_holds_nobody_up(backend: Backend) {
     let daemon = Daemon::with(backend, |config| {
         config.limits.watch_queue = 16;
         config.listen.metrics = AddrOrOff(Some(([127, 0, 0, 1], 0).into()));
     })
     .await;
-    // A connection of its own, whose windows are small: what is not read stays there.
+    // A connection of its own with small windows, so that unread events stay in the daemon.
     let address = format!("http://{}", daemon.admin_address());
     let endpoint = tonic::transport::Channel::from_shared(address).expect("an address");
     let channel = endpoint.initial_stream_window_size(1024).initial_connection_window_size(1024);
@@ -209,7 +213,8 @@ async fn a_slow_watcher_is_dropped_and_holds_nobody_up(backend: Backend) {
     let slow = slow.watch_sessions(WatchSessionsRequest::default()).await.expect("it watches");
     let mut slow = slow.into_inner();
     let mut quick = watch(&daemon, "", "").await;
-    // In step: a machine that is busy makes nobody slow here.
+    // The quick watcher reads each event before the next login. So it is never too slow, even
+    // on a busy machine.
     for _ in 0..600 {
         daemon.login(&"a".repeat(200)).await;
         while next(&mut quick).await.kind() != Kind::Created {}
@@ -223,12 +228,23 @@ async fn a_slow_watcher_is_dropped_and_holds_nobody_up(backend: Backend) {
         }
     };
     assert_fault(&status, Code::ResourceExhausted, "WATCHER_TOO_SLOW", None);
-    assert!((16..600).contains(&before), "what was queued comes before it: {before}");
+    assert!(
+        (16..600).contains(&before),
+        "expected the queued events before the status, found {before}"
+    );
     daemon.visitor("{}").await;
-    assert_eq!(next(&mut quick).await.kind(), Kind::Created, "the other one watches on");
+    assert_eq!(
+        next(&mut quick).await.kind(),
+        Kind::Created,
+        "expected the other watcher to continue"
+    );
     let mut again = watch(&daemon, "", "").await;
     daemon.visitor("{}").await;
-    assert_eq!(next(&mut again).await.kind(), Kind::Created, "and so does who comes back");
+    assert_eq!(
+        next(&mut again).await.kind(),
+        Kind::Created,
+        "expected a watcher that returns to get events"
+    );
 }
 
 async fn many_watch(backend: Backend) {
@@ -260,7 +276,7 @@ async fn more_than_the_limit_are_refused(backend: Backend) {
     let refused = try_watch(&daemon, "", "").await.expect_err("a third");
     assert_fault(&refused, Code::ResourceExhausted, "TOO_MANY_WATCHERS", None);
     drop(first);
-    // The daemon learns of it in its own time.
+    // The daemon notices the closed stream after some time.
     let again = async {
         loop {
             match try_watch(&daemon, "", "").await {
@@ -269,7 +285,7 @@ async fn more_than_the_limit_are_refused(backend: Backend) {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, again).await.expect("its place is free again");
+    tokio::time::timeout(PATIENCE, again).await.expect("expected its slot to be free again");
 }
 
 async fn a_deadline_ends_it(backend: Backend) {
@@ -281,9 +297,9 @@ async fn a_deadline_ends_it(backend: Backend) {
     daemon.login("ann").await;
     next(&mut events).await;
     let ended = tokio::time::timeout(PATIENCE, events.message()).await;
-    let status = ended.expect("it ends in time").expect_err("with a status");
+    let status = ended.expect("expected the stream to end in time").expect_err("with a status");
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
-    // Its place is free again, and it is asked no more.
+    // Its slot is free again, and the daemon no longer sends to it.
     assert!(try_watch(&daemon, "", "").await.is_ok());
 }
 
@@ -292,18 +308,18 @@ async fn a_stop_ends_it(backend: Backend) {
     let mut events = watch(&daemon, "", "").await;
     daemon.visitor("{}").await;
     daemon.ask_to_stop();
-    assert_eq!(next(&mut events).await.kind(), Kind::Created, "what was queued comes before");
+    assert_eq!(next(&mut events).await.kind(), Kind::Created, "expected the queued event first");
     let end = tokio::time::timeout(PATIENCE, events.message()).await.expect("it ends");
-    let status = end.expect_err("it ends with a status");
+    let status = end.expect_err("expected the stream to end with a status");
     assert_fault(&status, Code::Unavailable, "SHUTTING_DOWN", None);
     let _stopped = daemon.stop().await;
 }
 
-/// A revocation whose caller has gone is told all the same.
+/// The end by a revocation is sent to watchers even if its caller has gone.
 async fn what_callers_gave_up_is_told(backend: Backend) {
     let daemon = Daemon::start(backend).await;
     for round in 0..20 {
-        // Nobody else's, should the call come late.
+        // Each round has its own principal, in case a call arrives late.
         let principal = format!("ann {round}");
         daemon.login(&principal).await;
         let mut events = watch(&daemon, "", &principal).await;
@@ -311,7 +327,7 @@ async fn what_callers_gave_up_is_told(backend: Backend) {
         let mut admin = daemon.admin.clone();
         let patience = Duration::from_micros(round * 100);
         let _ = tokio::time::timeout(patience, admin.revoke_sessions(request)).await;
-        // It has come to the daemon or not; either way the session ends once.
+        // The call may have reached the daemon or not. In both cases the session ends once.
         daemon.revoke(&principal, &[]).await;
         assert_eq!(told(&mut events).await, destroyed(&principal, Cause::Revoked));
     }

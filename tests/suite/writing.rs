@@ -1,10 +1,11 @@
-//! Write: creation, changes, versions, rolling, and what is refused.
+//! Write: creation, changes, versions, rolling, and requests that are refused.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sessiond::{
     grpc::pb::{Credential, SessionState, WriteRequest},
     server::config::{Backend, Size},
+    session::data::Data,
 };
 use tonic::Code;
 
@@ -32,6 +33,7 @@ over_every_store!(
     a_lower_limit_locks_nobody_out,
     a_message_over_the_limit_is_named,
     large_sessions_are_kept,
+    a_write_has_bounds,
 );
 
 async fn without_a_credential_it_creates(backend: Backend) {
@@ -40,9 +42,9 @@ async fn without_a_credential_it_creates(backend: Backend) {
     let created = daemon.write(request).await;
     let session = created.session.expect("a session");
     assert_eq!((session.version, session.principal.as_ref()), (1, b"ann".as_slice()));
-    assert!(session.data.is_empty(), "a Write returns no data");
+    assert!(session.data.is_empty(), "expected no data from a Write");
     assert_eq!(session.id.len(), 16);
-    assert!(created.token.starts_with(&session.id), "the public half of the id");
+    assert!(created.token.starts_with(&session.id), "expected the public part of the id");
     let browser = Browser::with(&created.set_cookie);
     let answer = daemon.resolve(&browser).await;
     assert_eq!(data(&answer), r#"{"a":1}"#);
@@ -84,7 +86,7 @@ async fn keys_are_changed_one_by_one(backend: Backend) {
         WriteRequest { unset: vec!["a".into(), "b".into(), "x".into()], ..set(r#"{"b":9,"d":4}"#) };
     let written = daemon.change(&mut browser, change).await;
     assert_eq!(written.session.expect("a session").version, 2);
-    assert!(written.set_cookie.is_empty() && written.token.is_empty(), "there is nothing to learn");
+    assert!(written.set_cookie.is_empty() && written.token.is_empty(), "expected no new cookie");
     assert_eq!(data(&daemon.resolve(&browser).await), r#"{"c":3,"b":9,"d":4}"#);
     daemon.change(&mut browser, WriteRequest { replace: true, ..set(r#"{"z":0}"#) }).await;
     assert_eq!(data(&daemon.resolve(&browser).await), r#"{"z":0}"#);
@@ -113,7 +115,7 @@ async fn a_stale_version_is_refused(backend: Backend) {
     assert_fault(&error, Code::Aborted, "VERSION_MISMATCH", Some("if_version"));
     daemon.touch(&browser).await;
     let written = daemon.change(&mut browser, at(2)).await;
-    assert_eq!(written.session.expect("a session").version, 3, "a touch is no new version");
+    assert_eq!(written.session.expect("a session").version, 3, "a touch keeps the version");
 }
 
 async fn rolling_gives_a_new_id_to_the_same_session(backend: Backend) {
@@ -123,14 +125,14 @@ async fn rolling_gives_a_new_id_to_the_same_session(backend: Backend) {
     let session = daemon.resolve(&browser).await.session.expect("a session");
     let rolled =
         daemon.change(&mut browser, WriteRequest { roll: true, ..Default::default() }).await;
-    assert_eq!(rolled.set_cookie.len(), 1, "the browser must learn the new id");
+    assert_eq!(rolled.set_cookie.len(), 1, "expected a cookie with the new id");
     assert_eq!(browser.header(), format!("session={}", rolled.token));
     assert_ne!(browser.header(), before.header());
     let answer = daemon.resolve(&browser).await;
-    assert_eq!(data(&answer), r#"{"cart":[1]}"#, "rolling loses nothing");
+    assert_eq!(data(&answer), r#"{"cart":[1]}"#, "expected the data after the roll");
     let after = answer.session.expect("a session");
     assert_eq!((after.id, after.create_time), (session.id, session.create_time));
-    assert_eq!(daemon.state(&before).await, SessionState::Superseded, "the old id is worthless");
+    assert_eq!(daemon.state(&before).await, SessionState::Superseded, "the old id is superseded");
     assert_eq!(daemon.touch(&before).await.state(), SessionState::Superseded);
     assert_eq!(daemon.state(&browser).await, SessionState::Active);
 }
@@ -145,10 +147,10 @@ async fn a_new_principal_rolls(backend: Backend) {
     assert_eq!(daemon.state(&anonymous).await, SessionState::Superseded, "no fixation");
     let ann = browser.clone();
     let same = daemon.change(&mut browser, principal("ann")).await;
-    assert!(same.set_cookie.is_empty(), "the same principal changes nothing");
+    assert!(same.set_cookie.is_empty(), "expected no roll for the same principal");
     assert_eq!(daemon.state(&ann).await, SessionState::Active);
     daemon.change(&mut browser, principal("")).await;
-    assert_eq!(daemon.state(&ann).await, SessionState::Superseded, "becoming anonymous rolls, too");
+    assert_eq!(daemon.state(&ann).await, SessionState::Superseded, "a logout rolls, too");
     let session = daemon.resolve(&browser).await.session.expect("a session");
     assert!(session.principal.is_empty());
     let longest = "p".repeat(256);
@@ -168,10 +170,10 @@ async fn a_session_has_its_own_duration(backend: Backend) {
     let longer = WriteRequest { duration: seconds(hours), ..Default::default() };
     let written = daemon.change(&mut browser, longer).await;
     assert_eq!(written.session.expect("a session").duration, seconds(hours));
-    assert_eq!(written.set_cookie.len(), 1, "the deadline moved");
+    assert_eq!(written.set_cookie.len(), 1, "expected a cookie, because the deadline moved");
     daemon.clock.advance(Duration::from_secs(3600 * 11));
     let answer = daemon.resolve(&browser).await;
-    assert_eq!(answer.state(), SessionState::Active, "the engine's half an hour is not its own");
+    assert_eq!(answer.state(), SessionState::Active, "expected the session's own duration");
     browser.learn(&answer.set_cookie);
     daemon.clock.advance(Duration::from_secs(3600 * 11));
     let kept = daemon.write(WriteRequest { credential: browser.credential(), ..set("{}") }).await;
@@ -179,7 +181,7 @@ async fn a_session_has_its_own_duration(backend: Backend) {
     let shorter = WriteRequest { duration: seconds(60), ..Default::default() };
     daemon.change(&mut browser, shorter).await;
     daemon.clock.advance(Duration::from_secs(62));
-    assert_eq!(daemon.state(&browser).await, SessionState::Expired, "a shorter one counts at once");
+    assert_eq!(daemon.state(&browser).await, SessionState::Expired, "a shorter one takes effect");
 }
 
 async fn bad_requests_name_their_field(backend: Backend) {
@@ -225,7 +227,7 @@ async fn bad_requests_name_their_field(backend: Backend) {
     for (index, (request, reason, field)) in cases.into_iter().enumerate() {
         for credential in [None, browser.credential()] {
             let error = daemon.try_write(WriteRequest { credential, ..request.clone() }).await;
-            let error = error.expect_err(&format!("case {index} is refused"));
+            let error = error.expect_err(&format!("case {index}: expected an error"));
             assert_fault(&error, Code::InvalidArgument, reason, Some(field));
         }
     }
@@ -236,7 +238,7 @@ async fn bad_requests_name_their_field(backend: Backend) {
     let error = error.expect_err("a credential of no kind is ambiguous");
     assert_fault(&error, Code::InvalidArgument, "INVALID_ARGUMENT", Some("credential"));
     let answer = daemon.resolve(&browser).await;
-    assert_eq!(answer.session.expect("a session").version, 1, "nothing was stored by any of them");
+    assert_eq!(answer.session.expect("a session").version, 1, "expected no change by any of them");
 }
 
 async fn octets_that_are_no_text_name_their_field(backend: Backend) {
@@ -258,7 +260,7 @@ async fn a_lower_limit_locks_nobody_out(backend: Backend) {
     let mut browser = daemon.visitor(&format!(r#"{{"a":"{}","b":1}}"#, "x".repeat(300))).await;
     let mut stopped = daemon.stop().await;
     if backend == Backend::Memory {
-        return; // It keeps nothing over a restart.
+        return; // This store loses its records at a restart.
     }
     stopped.config.engine.get_mut("default").expect("an engine").max_data_bytes = Size(100);
     let daemon = stopped.start().await;
@@ -269,7 +271,7 @@ async fn a_lower_limit_locks_nobody_out(backend: Backend) {
         .await;
     let credential = browser.credential();
     let grow = daemon.try_write(WriteRequest { credential, ..set(r#"{"c":1}"#) }).await;
-    let error = grow.expect_err("it must not grow");
+    let error = grow.expect_err("expected an error, it must not grow");
     assert_fault(&error, Code::InvalidArgument, "DATA_TOO_LARGE", Some("set"));
 }
 
@@ -294,6 +296,71 @@ async fn large_sessions_are_kept(backend: Backend) {
     }
 }
 
+/// What the bounds of one Write refuse would keep a thread busy for 20 to 90 ms.
+async fn a_write_has_bounds(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let mut browser = daemon.visitor(r#"{"a":1,"b":2}"#).await;
+    let unset = |count: usize| WriteRequest {
+        unset: (0..count).map(|number| number.to_string().into()).collect(),
+        ..Default::default()
+    };
+    let keys = |count: usize| {
+        let members: Vec<_> = (0..count).map(|number| format!("\"{number}\":0")).collect();
+        format!("{{{}}}", members.join(","))
+    };
+    let same_key = format!("{{{}\"a\":1}}", "\"a\":1,".repeat(150_000));
+    let empty_keys = WriteRequest { unset: vec![Default::default(); 500_000], ..set("{}") };
+    let deep = "[".repeat(60_000);
+    for (request, reason, field) in [
+        (unset(1001), "INVALID_ARGUMENT", "unset"),
+        (unset(100_000), "INVALID_ARGUMENT", "unset"),
+        (empty_keys, "INVALID_ARGUMENT", "unset"),
+        (set(&same_key), "DATA_TOO_LARGE", "set"),
+        (set(&keys(4097)), "INVALID_DATA", "set"),
+        (set(&deep), "INVALID_DATA", "set"),
+        // Checked on another thread.
+        (set(&format!("{{\"a\":\"{}\"", "x".repeat(60_000))), "INVALID_DATA", "set"),
+    ] {
+        for credential in [None, browser.credential()] {
+            let error = daemon.try_write(WriteRequest { credential, ..request.clone() }).await;
+            let error = error.expect_err("it is over a bound");
+            assert_fault(&error, Code::InvalidArgument, reason, Some(field));
+        }
+    }
+    daemon.change(&mut browser, unset(1000)).await;
+    daemon.change(&mut browser, set(&keys(4094))).await;
+    let credential = browser.credential();
+    let more = WriteRequest { credential, ..set(&keys(4095)) };
+    let error = daemon.try_write(more).await.expect_err("with a and b it has one key too many");
+    assert_fault(&error, Code::InvalidArgument, "INVALID_DATA", Some("set"));
+    let credential = browser.credential();
+    let others = WriteRequest { credential, unset: vec!["a".into()], ..set(&keys(4095)) };
+    daemon.write(others).await;
+}
+
+/// A merge once copied and hashed each key of the session. To check the text is the measure,
+/// so that the ratio depends on the machine as little as possible.
+#[test]
+fn a_small_change_of_many_keys_is_a_scan() {
+    let members: Vec<_> = (0..4096).map(|number| format!("\"k{number}\":0")).collect();
+    let text = format!("{{{}}}", members.join(","));
+    let stored = Data::parse(text.clone().into()).expect("an object");
+    let set = Data::parse(r#"{"k7":1}"#.into()).expect("an object");
+    let fastest = |work: &dyn Fn() -> usize| {
+        let time = || {
+            let started = Instant::now();
+            assert!(work() > 0);
+            started.elapsed()
+        };
+        (0..30).map(|_| time()).min().expect("some")
+    };
+    let check = || serde_json::from_str::<&serde_json::value::RawValue>(&text).expect("JSON");
+    let checked = fastest(&|| check().get().len());
+    let merged = fastest(&|| stored.merge(&[], &set).expect("objects").text().len());
+    let ratio = merged.as_secs_f64() / checked.as_secs_f64();
+    assert!(ratio < 4.0, "expected a scan, found {ratio:.1} times what it takes to check the text");
+}
+
 async fn data_of_one_principal_is_not_shown_to_another(backend: Backend) {
     let daemon = Daemon::start(backend).await;
     let mut browser = daemon.visitor(r#"{"cart":[1]}"#).await;
@@ -304,7 +371,7 @@ async fn data_of_one_principal_is_not_shown_to_another(backend: Backend) {
     daemon.change(&mut browser, give("ann", r#"{"name":"Ann"}"#)).await;
     let found = daemon.resolve(&browser).await;
     let kept = r#"{"cart":[1],"name":"Ann"}"#;
-    assert_eq!(data(&found), kept, "expected a login to keep what the visitor had");
+    assert_eq!(data(&found), kept, "expected a login to keep the visitor's data");
     daemon.change(&mut browser, give("ann", r#"{"n":1}"#)).await;
     let found = daemon.resolve(&browser).await;
     let kept = r#"{"cart":[1],"name":"Ann","n":1}"#;
@@ -314,11 +381,10 @@ async fn data_of_one_principal_is_not_shown_to_another(backend: Backend) {
     assert_eq!(data(&found), r#"{"name":"Bob"}"#, "expected nothing of ann's to be left");
     daemon.change(&mut browser, give("", "{}")).await;
     let found = daemon.resolve(&browser).await;
-    assert_eq!(data(&found), "{}", "expected nothing of bob's for a nobody");
+    assert_eq!(data(&found), "{}", "expected nothing of bob's for an anonymous user");
 }
 
-/// Stores count in milliseconds. If an answer did not, repeating the Write would look like a
-/// change.
+/// Stores count in milliseconds. If answers did not, a repeated Write would look like a change.
 async fn a_duration_is_rounded_once(backend: Backend) {
     let daemon = Daemon::start(backend).await;
     let mut browser = daemon.visitor("{}").await;

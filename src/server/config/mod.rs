@@ -251,6 +251,10 @@ pub struct Limits {
     pub max_message_bytes: Size,
     /// The most metadata of one call.
     pub max_header_bytes: Size,
+    /// What all peers together may make the daemon hold. Beyond it calls are refused.
+    pub max_held_bytes: Size,
+    /// How long a peer may take for the rest of a message, or leave an answer unread.
+    pub stall_timeout: Span,
     /// Operations of one Pipeline in flight. Flow control holds the rest.
     pub pipeline_in_flight: u32,
     /// Streams of WatchSessions at a time. More are refused.
@@ -267,6 +271,8 @@ impl Default for Limits {
             max_concurrent_streams: 256,
             max_message_bytes: Size::mib(1),
             max_header_bytes: Size::kib(16),
+            max_held_bytes: Size::mib(64),
+            stall_timeout: Span::secs(20),
             pipeline_in_flight: 256,
             max_watchers: 64,
             watch_queue: 1024,

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{ConfigError, SecretText, Span, files};
 use crate::store::codec::Layout;
-use crate::store::redis::{Login, RedisOptions, RedisUrl, Target, Tls, Wait};
+use crate::store::redis::{Login, RedisOptions, RedisUrl, Source, Target, Tls, Wait};
 
 /// `[store.redis]`: the Redis or Valkey that keeps the sessions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -162,38 +162,33 @@ pub(super) fn check_access(table: &str, redis: &RedisConfig) -> Result<(), Confi
     Ok(())
 }
 
-/// Reads the files and builds the options of the store.
+/// Reads the files and builds the options of the store. Files are read again at each
+/// connection.
 pub(super) fn options(table: &str, redis: &RedisConfig) -> Result<RedisOptions, ConfigError> {
-    let pem = |name: &str, path: &Path| {
-        if path.as_os_str().is_empty() {
-            return Ok(Vec::new());
-        }
-        let unreadable = |error| {
-            let problem = format!("the file cannot be read: {error}");
-            ConfigError::new(format!("{table}.tls.{name}"), problem)
+    let login = |username: &str, name: &str, file: &Path, inline: &SecretText| {
+        let read = {
+            let key = format!("{table}.{name}");
+            let (file, inline) = (file.to_owned(), inline.clone());
+            move || password(&key, &file, &inline)
         };
-        fs::read(path).map_err(unreadable)
+        let password = source(read, [file])?;
+        Ok::<_, ConfigError>(Login { username: username.to_owned(), password })
     };
+    let tls = {
+        let (table, files) = (table.to_owned(), redis.tls.clone());
+        move || tls(&table, &files)
+    };
+    let RedisTlsConfig { ca_file, cert_file, key_file } = &redis.tls;
     Ok(RedisOptions {
         url: redis.url.clone(),
-        login: Login {
-            username: redis.username.clone(),
-            password: password(table, "password_file", &redis.password_file, &redis.password)?,
-        },
-        sentinel_login: Login {
-            username: redis.sentinel_username.clone(),
-            password: password(
-                table,
-                "sentinel_password_file",
-                &redis.sentinel_password_file,
-                &redis.sentinel_password,
-            )?,
-        },
-        tls: Tls {
-            roots: pem("ca_file", &redis.tls.ca_file)?,
-            certificate: pem("cert_file", &redis.tls.cert_file)?,
-            key: pem("key_file", &redis.tls.key_file)?.into(),
-        },
+        login: login(&redis.username, "password_file", &redis.password_file, &redis.password)?,
+        sentinel_login: login(
+            &redis.sentinel_username,
+            "sentinel_password_file",
+            &redis.sentinel_password_file,
+            &redis.sentinel_password,
+        )?,
+        tls: source(tls, [ca_file, cert_file, key_file].map(PathBuf::as_path))?,
         key_prefix: redis.key_prefix.clone(),
         timeout: redis.timeout.0,
         connect_timeout: redis.connect_timeout.0,
@@ -206,15 +201,40 @@ pub(super) fn options(table: &str, redis: &RedisConfig) -> Result<RedisOptions, 
     })
 }
 
+/// What `read` gives now, or `read` itself if it reads one of `files`.
+fn source<T>(
+    read: impl Fn() -> Result<T, ConfigError> + Send + Sync + 'static,
+    files: impl IntoIterator<Item: AsRef<Path>>,
+) -> Result<Source<T>, ConfigError> {
+    let now = read()?;
+    let has_file = files.into_iter().any(|file| !file.as_ref().as_os_str().is_empty());
+    Ok(match has_file {
+        true => Source::read(move || Ok(read()?)),
+        false => Source::Fixed(now),
+    })
+}
+
+fn tls(table: &str, files: &RedisTlsConfig) -> Result<Tls, ConfigError> {
+    let pem = |name: &str, path: &Path| {
+        if path.as_os_str().is_empty() {
+            return Ok(Vec::new());
+        }
+        let unreadable = |error| {
+            let problem = format!("the file cannot be read: {error}");
+            ConfigError::new(format!("{table}.tls.{name}"), problem)
+        };
+        fs::read(path).map_err(unreadable)
+    };
+    Ok(Tls {
+        roots: pem("ca_file", &files.ca_file)?,
+        certificate: pem("cert_file", &files.cert_file)?,
+        key: pem("key_file", &files.key_file)?.into(),
+    })
+}
+
 /// The password: the first line of the file, or else the value in the configuration.
-fn password(
-    table: &str,
-    name: &str,
-    file: &Path,
-    inline: &SecretText,
-) -> Result<Zeroizing<String>, ConfigError> {
-    let key = format!("{table}.{name}");
-    match files::read(&key, file)? {
+fn password(key: &str, file: &Path, inline: &SecretText) -> Result<Zeroizing<String>, ConfigError> {
+    match files::read(key, file)? {
         None => Ok(Zeroizing::new(inline.0.clone())),
         Some(text) => match files::lines(&text).next() {
             Some(line) => Ok(Zeroizing::new(line.to_owned())),

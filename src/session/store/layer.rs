@@ -143,6 +143,11 @@ pub trait Layer: Send + Sync + 'static {
         self.inner().check()
     }
 
+    /// See [`Store::check_reading`]. Does not pass through [`around`](Self::around).
+    fn check_reading(&self) -> Result<()> {
+        self.inner().check_reading()
+    }
+
     /// See [`Store::count`]. Does not pass through [`around`](Self::around).
     fn count(&self) -> Option<u64> {
         self.inner().count()
@@ -191,6 +196,10 @@ impl<L: Layer> Store for L {
 
     fn check(&self) -> Result<()> {
         Layer::check(self)
+    }
+
+    fn check_reading(&self) -> Result<()> {
+        Layer::check_reading(self)
     }
 
     fn count(&self) -> Option<u64> {

@@ -50,7 +50,8 @@ pub trait Store: BulkStore {
     /// memory: ask [`recall`](Self::recall) first.
     async fn read(&self, id: PublicId, certainty: Certainty) -> Result<Option<Arc<Record>>>;
 
-    /// Moves the deadline as `touch` says, and returns the record as it is then.
+    /// Moves the deadline as `touch` says, and returns the record as it is then. A store that
+    /// can read and takes no changes returns the record as it is, unmoved.
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>>;
 
     /// Keeps a new record. `None`, and nothing is stored, if `id` is taken.
@@ -91,6 +92,12 @@ pub trait Store: BulkStore {
     /// An error if the store cannot serve until it is opened again, or until what it depends
     /// on is back. Never waits.
     fn check(&self) -> Result<()>;
+
+    /// The same, and no error if records can still be read: sessions go on then, although
+    /// changes are refused.
+    fn check_reading(&self) -> Result<()> {
+        self.check()
+    }
 
     /// How many records are kept, including expired ones that no cleanup has removed.
     /// `None`: the store does not know.

@@ -7,13 +7,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     sync::Arc,
     time::Duration,
 };
 
 use parking_lot::RwLock;
-use redis::{Cmd, Value, from_redis_value};
+use redis::{Cmd, Value};
 use tokio::{
     sync::{Notify, watch},
     task::AbortHandle,
@@ -22,15 +21,15 @@ use tokio::{
 
 use super::{
     command::Command,
-    connect::{Access, Connector, Place},
+    connect::{Access, Connector, Place, ProbeKey},
     failure::{Failure, answer},
     scan::{Holders, number_of},
     server::{Manner, Server},
+    slots::{Range, Redirection, SLOTS, key_within, ranges, slot},
     time::Timekeeper,
     url::Address,
 };
 
-const SLOTS: usize = 16384;
 /// The limit of redirections for one command.
 const MOST_REDIRECTIONS: usize = 8;
 /// How long to wait while a key moves between two servers.
@@ -70,6 +69,8 @@ struct Map {
     servers: BTreeMap<Address, Arc<Server>>,
     /// All nodes, including replicas: any of them can give the map.
     nodes: BTreeSet<Address>,
+    /// For each server, a key in one of its slots.
+    probe_keys: BTreeMap<Address, Arc<ProbeKey>>,
     /// The servers that have reported the cluster as down since the map was
     /// last fetched.
     doubted: BTreeSet<Address>,
@@ -95,6 +96,7 @@ impl Cluster {
             number: 0,
             servers: BTreeMap::new(),
             nodes: BTreeSet::new(),
+            probe_keys: BTreeMap::new(),
             doubted: BTreeSet::new(),
         };
         let shared = Arc::new(Shared {
@@ -132,13 +134,18 @@ impl Cluster {
             match &last {
                 Failure::Refused { code, text } if code == "MOVED" || code == "ASK" => {
                     asking = code == "ASK";
+                    let learned = shared.learned.subscribe();
                     if !asking {
                         shared.outdated.notify_one();
                     }
-                    let Some(address) = redirection(text, || shared.address(&server)) else {
-                        return Err(last);
+                    let Some(redirection) = Redirection::read(text) else { return Err(last) };
+                    let next = match redirection.address(|| shared.address(&server)) {
+                        Some(address) => Some(shared.server(address)),
+                        None if asking => shared.neighbour(&server, redirection.port),
+                        None => shared.holder_next_time(slot, learned).await,
                     };
-                    server = shared.server(address);
+                    let Some(next) = next else { return Err(last) };
+                    server = next;
                 }
                 Failure::Refused { code, .. } if code == "TRYAGAIN" => {
                     sleep(BETWEEN_SERVERS).await;
@@ -180,16 +187,21 @@ impl Cluster {
         }
     }
 
-    /// Fails if none of the servers can be reached. Does not wait.
-    pub(super) fn check(&self) -> Result<(), Failure> {
+    /// Fails if `check` fails for all servers. Does not wait.
+    pub(super) fn check(
+        &self,
+        check: impl Fn(&Server) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let map = self.shared.map.read();
         let mut failure = match &*self.shared.learned.borrow() {
             Some(Err(why)) => why.clone(),
             _ => Failure::Unreached("no server is known yet".to_owned()),
         };
         for server in map.servers.values() {
-            match server.check() {
+            match check(server) {
                 Ok(()) => return Ok(()),
+                // What a server lacks says more than that another one is gone.
+                Err(_) if matches!(failure, Failure::Lacking(_)) => {}
                 Err(why) => failure = why,
             }
         }
@@ -213,8 +225,34 @@ impl Shared {
     /// The server at `address`. Starts it if it is new.
     fn server(&self, address: Address) -> Arc<Server> {
         let mut map = self.map.write();
-        let start = || Arc::new(self.start(&address));
-        Arc::clone(map.servers.entry(address.clone()).or_insert_with(start))
+        if let Some(server) = map.servers.get(&address) {
+            return Arc::clone(server);
+        }
+        let server = Arc::new(self.start(&mut map, &address));
+        map.servers.insert(address, Arc::clone(&server));
+        server
+    }
+
+    /// The server that an ASK means which names a port and no host: the only other one with
+    /// that port.
+    fn neighbour(&self, server: &Arc<Server>, port: u16) -> Option<Arc<Server>> {
+        let map = self.map.read();
+        let mut others = map
+            .servers
+            .iter()
+            .filter(|(address, other)| address.port == port && !Arc::ptr_eq(other, server));
+        let (_, other) = others.next()?;
+        others.next().is_none().then(|| Arc::clone(other))
+    }
+
+    /// The holder of a slot when the map has been fetched again.
+    async fn holder_next_time(
+        &self,
+        slot: usize,
+        mut learned: watch::Receiver<Option<Result<(), Failure>>>,
+    ) -> Option<Arc<Server>> {
+        learned.changed().await.ok()?;
+        self.map.read().holders[slot].clone()
     }
 
     /// The address of a server; `None` if it is not in the cluster any more.
@@ -224,12 +262,25 @@ impl Shared {
         known.find(|(_, known)| Arc::ptr_eq(known, server)).map(|(address, _)| address.clone())
     }
 
-    fn start(&self, address: &Address) -> Server {
-        Server::start(&self.connector(address), &self.time, self.manner)
+    fn start(&self, map: &mut Map, address: &Address) -> Server {
+        let connector = self.connector(address, self.probe_key(map, address));
+        Server::start(&connector, &self.time, self.manner)
     }
 
-    fn connector(&self, address: &Address) -> Connector {
-        Connector { access: Arc::clone(&self.access), place: Place::Node(address.clone()) }
+    fn connector(&self, address: &Address, probe_key: Arc<ProbeKey>) -> Connector {
+        let place = Place::Node(address.clone(), probe_key);
+        Connector { access: Arc::clone(&self.access), place }
+    }
+
+    /// The key of a server. It is in one of its slots when [`install`](Self::install) has
+    /// said which those are.
+    fn probe_key(&self, map: &mut Map, address: &Address) -> Arc<ProbeKey> {
+        let any = || Arc::new(ProbeKey::new(self.any_probe_key()));
+        Arc::clone(map.probe_keys.entry(address.clone()).or_insert_with(any))
+    }
+
+    fn any_probe_key(&self) -> String {
+        self.access.needs.as_ref().map(|needs| needs.key()).unwrap_or_default()
     }
 
     /// Remembers that a server reported the cluster as down. A server that is
@@ -255,7 +306,9 @@ impl Shared {
                 if let Some(server) = server {
                     return server.ask(&command).await;
                 }
-                let mut connection = self.connector(&address).connect().await?.connection;
+                let key = Arc::new(ProbeKey::new(self.any_probe_key()));
+                let connector = self.connector(&address, key);
+                let mut connection = connector.connect().await?.connection;
                 answer(connection.send_packed_command(&command).await?)
             };
             let asked = timeout(limit, ask).await;
@@ -276,13 +329,17 @@ impl Shared {
         let mut map = self.map.write();
         // A server that still sees the cluster as down will report that again.
         let doubted = std::mem::take(&mut map.doubted);
-        let connected = map.servers.iter().filter(|(_, server)| server.check().is_ok());
-        let mut in_turn: Vec<_> = connected
-            .map(|(address, server)| (address.clone(), Some(Arc::clone(server))))
-            .collect();
+        let connected = map.servers.iter().filter(|(_, server)| server.is_connected());
+        let mut connected: Vec<_> = connected.collect();
         // They still come before unconnected nodes: one of those that hangs
         // would delay a map that all agree on.
-        in_turn.sort_by_key(|(address, _)| doubted.contains(address));
+        connected.sort_by_key(|(address, server)| {
+            doubted.contains(*address) || server.check_reading().is_err()
+        });
+        let mut in_turn: Vec<_> = connected
+            .into_iter()
+            .map(|(address, server)| (address.clone(), Some(Arc::clone(server))))
+            .collect();
         let mut others = map.nodes.clone();
         others.extend(self.seeds.iter().cloned());
         others.retain(|node| in_turn.iter().all(|(address, _)| address != node));
@@ -300,25 +357,32 @@ impl Shared {
         let mut map = self.map.write();
         let mut servers = BTreeMap::new();
         let mut holders = vec![None; SLOTS];
-        map.nodes = ranges.iter().flat_map(|range| range.nodes.iter().cloned()).collect();
+        map.nodes = ranges.iter().flat_map(Range::nodes).cloned().collect();
+        let mut probe_keys = BTreeMap::new();
         for range in &ranges {
-            let Some(primary) = range.nodes.first() else { continue };
-            let server = servers.entry(primary.clone()).or_insert_with(|| {
-                let known = map.servers.get(primary).cloned();
-                known.unwrap_or_else(|| Arc::new(self.start(primary)))
-            });
+            let slots = holders.get_mut(range.first..=range.last).ok_or(Failure::Absurd)?;
+            let Some(primary) = &range.primary else { continue };
+            let known = servers.get(primary).or_else(|| map.servers.get(primary)).cloned();
+            let server = known.unwrap_or_else(|| Arc::new(self.start(&mut map, primary)));
+            servers.insert(primary.clone(), Arc::clone(&server));
+            if !probe_keys.contains_key(primary) {
+                let key = self.probe_key(&mut map, primary);
+                if !(range.first..=range.last).contains(&slot(&key.get())) {
+                    key.set(key_within(&self.any_probe_key(), range.first, range.last));
+                }
+                probe_keys.insert(primary.clone(), key);
+            }
             if range.first == 0 {
                 self.time.follow(primary.clone());
             }
-            for slot in holders.get_mut(range.first..=range.last).ok_or(Failure::Absurd)? {
-                *slot = Some(Arc::clone(server));
-            }
+            slots.fill(Some(server));
         }
         let mut told: Vec<_> = ranges.iter().map(Range::to_string).collect();
         told.sort_unstable();
         map.number = number_of(told.concat().as_bytes());
         map.primaries = servers.values().cloned().collect();
         map.servers = servers;
+        map.probe_keys = probe_keys;
         map.holders = holders;
         Ok(())
     }
@@ -349,105 +413,5 @@ async fn keep_learning(shared: Arc<Shared>) {
         shared.learned.send_replace(Some(outcome));
         sleep(MAP_PAUSE).await;
         let _ = timeout(interval, shared.outdated.notified()).await;
-    }
-}
-
-struct Range {
-    first: usize,
-    last: usize,
-    /// The primary comes first.
-    nodes: Vec<Address>,
-}
-
-impl fmt::Display for Range {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let primary = self.nodes.first();
-        write!(
-            f,
-            "{}-{} {};",
-            self.first,
-            self.last,
-            primary.map(Address::to_string).unwrap_or_default()
-        )
-    }
-}
-
-fn ranges(told: Value, by: &Address) -> Option<Vec<Range>> {
-    let Value::Array(ranges) = told else { return None };
-    ranges.into_iter().map(|range| self::range(range, by)).collect()
-}
-
-fn range(told: Value, by: &Address) -> Option<Range> {
-    let Value::Array(told) = told else { return None };
-    let mut told = told.into_iter();
-    let mut number = || from_redis_value::<usize>(told.next()?).ok();
-    let (first, last) = (number()?, number()?);
-    let nodes: Option<Vec<_>> = told.map(|node| self::node(node, by)).collect();
-    Some(Range { first, last, nodes: nodes? })
-}
-
-/// Some clusters give no host, or "?" if they do not know it.
-fn is_host(host: &str) -> bool {
-    !host.is_empty() && host != "?"
-}
-
-/// A node without a host has the host of the server that answered.
-fn node(told: Value, by: &Address) -> Option<Address> {
-    let Value::Array(told) = told else { return None };
-    let mut told = told.into_iter();
-    let host: Option<String> = from_redis_value(told.next()?).ok()?;
-    let port: u16 = from_redis_value(told.next()?).ok()?;
-    let host = host.filter(|host| is_host(host));
-    Some(Address { host: host.unwrap_or_else(|| by.host.clone()), port })
-}
-
-/// The address in "3999 127.0.0.1:6381". Without a host, it has the host of the
-/// server that answered.
-fn redirection(text: &str, by: impl FnOnce() -> Option<Address>) -> Option<Address> {
-    let (host, port) = text.split_whitespace().nth(1)?.rsplit_once(':')?;
-    let host = if is_host(host) { host.to_owned() } else { by()?.host };
-    Some(Address { host, port: port.parse().ok()? })
-}
-
-/// CRC16 (XMODEM) of the key, or of the text between its first pair of braces.
-/// Our keys have no braces.
-fn slot(key: &str) -> usize {
-    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
-    let hashed = tag.map(|(tag, _)| tag).filter(|tag| !tag.is_empty()).unwrap_or(key);
-    usize::from(crc16::State::<crc16::XMODEM>::calculate(hashed.as_bytes())) % SLOTS
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn slot_of_all(key: &str) -> usize {
-        usize::from(crc16::State::<crc16::XMODEM>::calculate(key.as_bytes())) % SLOTS
-    }
-
-    #[test]
-    fn slots_are_those_of_redis() {
-        // The results of CLUSTER KEYSLOT.
-        assert_eq!(slot("123456789"), 0x31c3 % SLOTS);
-        assert_eq!(slot("foo"), 12182);
-        assert_eq!(slot("{foo}bar{baz}"), 12182);
-        assert_eq!(slot("a{}b{foo}"), slot_of_all("a{}b{foo}"));
-        assert_eq!(slot("}foo{"), slot_of_all("}foo{"));
-    }
-
-    #[test]
-    fn redirections_are_read() {
-        let by = || Some(Address { host: "redis-3".to_owned(), port: 6379 });
-        for (text, host) in [
-            ("3999 127.0.0.1:6381", "127.0.0.1"),
-            ("0 fd00::1:6381", "fd00::1"),
-            ("3999 :6381", "redis-3"),
-            ("3999 ?:6381", "redis-3"),
-        ] {
-            let address = redirection(text, by).expect("an address");
-            assert_eq!((address.host.as_str(), address.port), (host, 6381), "{text}");
-        }
-        assert_eq!(redirection("3999", by), None);
-        assert_eq!(redirection("3999 :6381", || None), None, "the server that answered is unknown");
     }
 }

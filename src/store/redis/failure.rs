@@ -5,6 +5,7 @@ use std::{borrow::Cow, fmt};
 
 use redis::{RedisError, Value};
 
+use super::needs::Lack;
 use crate::session::store::StoreError;
 
 /// Why a command has no usable answer. It can be cloned for callers that wait
@@ -19,6 +20,8 @@ pub(super) enum Failure {
     Refused { code: String, text: String },
     /// The change was made, but it may be lost if the server is lost.
     Unreplicated { replicas: i64, wanted: u32 },
+    /// The server is reached, and refuses what the daemon needs.
+    Lacking(Lack),
     /// Slots are moving from one server of a cluster to another.
     Moving,
     /// The answer is not one that the command can have.
@@ -28,6 +31,11 @@ pub(super) enum Failure {
 impl Failure {
     pub(super) fn is_refused_as(&self, codes: &[&str]) -> bool {
         matches!(self, Self::Refused { code, .. } if codes.contains(&code.as_str()))
+    }
+
+    /// The server has refused the command. It may still do others.
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self, Self::Refused { .. })
     }
 
     /// Converts it to the error for the store's caller. `key` is the key of the
@@ -78,6 +86,7 @@ impl fmt::Display for Failure {
                 "the change was made and confirmed by {replicas} replicas, \
                  store.redis.wait_replicas asks for {wanted}"
             ),
+            Self::Lacking(lack) => write!(f, "redis refuses what the daemon needs: {lack}"),
             Self::Moving => f.write_str(
                 "slots of the cluster are being moved, and the keys in them cannot be scanned; \
                  wait until that is done",

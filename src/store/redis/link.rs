@@ -2,7 +2,8 @@
 //!
 //! A task makes the connection and asks for the server's time once a second. It
 //! reconnects if the connection is lost, if the answer does not come, or if
-//! another server has become the primary. When one link learns of a new
+//! another server has become the primary. As often it tries out whether the server
+//! still takes changes; see [`needs`](super::needs). When one link learns of a new
 //! primary, all links follow it at once. Commands of different requests share
 //! the connection and its round trips.
 //!
@@ -18,17 +19,26 @@ use redis::{
     Cmd, Pipeline, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
-use tokio::{sync::watch, task::AbortHandle, time::timeout};
+use tokio::{
+    sync::watch,
+    task::AbortHandle,
+    time::{sleep, timeout},
+};
 
 use super::{
     connect::{Connected, Connector},
     failure::{Failure, answer},
+    needs::{Lack, Told},
     time::Timekeeper,
-    url::Address,
+    url::Endpoint,
 };
 
-/// How often the server is asked for its time.
+/// How often the server is asked for its time, and whether it takes changes.
 const BEAT: Duration = Duration::from_secs(1);
+/// The shortest pause between two beats. The next one comes early after a refusal.
+const SHORTEST_BEAT: Duration = Duration::from_millis(50);
+/// How often everything is tried out that is needed.
+const TRIAL: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -55,6 +65,7 @@ struct Up {
     connection: MultiplexedConnection,
     number: u64,
     naming: u64,
+    lack: Option<Lack>,
 }
 
 impl Drop for Link {
@@ -69,8 +80,16 @@ impl Link {
     pub(super) fn start(connector: Connector, time: Arc<Timekeeper>, held_up: Duration) -> Self {
         let (state, receiver) = watch::channel(State::Connecting);
         let (broken, found_broken) = watch::channel(0);
-        let keeper =
-            Keeper { connector: connector.clone(), time, held_up, state, broken: found_broken };
+        let needs = connector.needed();
+        let keeper = Keeper {
+            connector: connector.clone(),
+            time,
+            held_up,
+            state,
+            broken: found_broken,
+            refusals: needs.map(|needs| needs.refusals()),
+            told: needs.cloned().map(Told::nothing),
+        };
         let task = tokio::spawn(keeper.run()).abort_handle();
         Self { connector, state: receiver, broken, task }
     }
@@ -104,10 +123,25 @@ impl Link {
         Ok(answers.into_iter().map(heeded).collect())
     }
 
-    /// Fails if there is no connection. Does not wait.
+    /// Fails if there is no connection, or if the server lacks something. Does not wait.
     pub(super) fn check(&self) -> Result<(), Failure> {
+        self.lack()?.map_or(Ok(()), |lack| Err(Failure::Lacking(lack)))
+    }
+
+    /// Fails if there is no connection, or if records cannot be read. Does not wait.
+    pub(super) fn check_reading(&self) -> Result<(), Failure> {
+        let lack = self.lack()?.filter(|lack| !lack.reads);
+        lack.map_or(Ok(()), |lack| Err(Failure::Lacking(lack)))
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.lack().is_ok()
+    }
+
+    /// What the server lacks. Fails if there is no connection.
+    fn lack(&self) -> Result<Option<Lack>, Failure> {
         match &*self.state.borrow() {
-            State::Up(_) => Ok(()),
+            State::Up(up) => Ok(up.lack.clone()),
             State::Connecting => Err(Failure::Unreached("connecting".to_owned())),
             State::Down(why) => Err(why.clone()),
         }
@@ -155,7 +189,8 @@ impl Link {
         });
     }
 
-    /// Abandons the connection if the outcome shows that it is useless.
+    /// Abandons the connection if the outcome shows that it is useless, and has the servers
+    /// tried out if it shows that something may be missing.
     fn heed<T>(&self, number: u64, outcome: Result<T, Failure>) -> Result<T, Failure> {
         // READONLY: the primary became a replica, and may be elsewhere now.
         let useless = |failure: &Failure| {
@@ -163,6 +198,9 @@ impl Link {
         };
         if outcome.as_ref().is_err_and(useless) {
             self.abandon(number);
+        }
+        if let (Err(why), Some(needs)) = (&outcome, self.connector.needed()) {
+            needs.heed(why);
         }
         outcome
     }
@@ -175,6 +213,9 @@ struct Keeper {
     held_up: Duration,
     state: watch::Sender<State>,
     broken: watch::Receiver<u64>,
+    /// `None`, as `told`: the server is only read from.
+    refusals: Option<watch::Receiver<u64>>,
+    told: Option<Told>,
 }
 
 impl Keeper {
@@ -184,17 +225,17 @@ impl Keeper {
         let mut told: Option<String> = None;
         loop {
             match self.connect().await {
-                Ok(Connected { connection, address, naming }) => {
+                Ok(Connected { connection, endpoint, lack, naming }) => {
                     number += 1;
                     if told.take().is_some() {
-                        tracing::info!(server = %address, "redis is connected again");
+                        tracing::info!(server = %endpoint, "redis is connected again");
                     }
-                    let up = Up { connection, number, naming };
-                    self.state.send_replace(State::Up(up.clone()));
+                    let up = Up { connection, number, naming, lack };
+                    self.is_up(&endpoint, up.clone());
                     let since = Instant::now();
-                    let why = self.watch_over(&address, up).await;
+                    let why = self.watch_over(&endpoint, up).await;
                     self.state.send_replace(State::Connecting);
-                    tracing::warn!(server = %address, "the connection is lost, reconnecting: {why}");
+                    tracing::warn!(server = %endpoint, "the connection is lost, reconnecting: {why}");
                     told = Some(String::new());
                     // A connection that was lost immediately does not reset the
                     // pauses.
@@ -213,8 +254,16 @@ impl Keeper {
                     self.state.send_replace(State::Down(why));
                 }
             }
-            tokio::time::sleep(pauses.next()).await;
+            sleep(pauses.next()).await;
         }
+    }
+
+    /// Makes the connection, and what the server lacks, known.
+    fn is_up(&mut self, endpoint: &Endpoint, up: Up) {
+        if let Some(told) = &mut self.told {
+            told.found(up.lack.as_ref(), endpoint);
+        }
+        self.state.send_replace(State::Up(up));
     }
 
     async fn connect(&self) -> Result<Connected, Failure> {
@@ -223,7 +272,7 @@ impl Keeper {
             let mut made = self.connector.connect().await?;
             // Our clock must agree with the server's before it is used for any
             // decision. The Sentinels have just been asked.
-            self.ask_time(&made.address, &mut made.connection).await?;
+            self.ask_time(&made.endpoint, &mut made.connection).await?;
             Ok(made)
         };
         let slow = || Err(Failure::Unreached(format!("no connection within {limit:?}")));
@@ -231,46 +280,79 @@ impl Keeper {
     }
 
     /// Returns the reason when the connection has become useless.
-    async fn watch_over(&mut self, address: &Address, mut up: Up) -> Failure {
+    async fn watch_over(&mut self, endpoint: &Endpoint, mut up: Up) -> Failure {
         let limit = self.connector.timeout() + self.held_up;
+        let mut tried_out = Instant::now();
         loop {
-            let found_broken = self.broken.wait_for(|broken| *broken >= up.number);
-            if timeout(BEAT, found_broken).await.is_ok() {
-                return Failure::Lost(match up.naming == self.connector.naming() {
-                    true => "a command was lost with it".to_owned(),
-                    false => "another server has become the primary".to_owned(),
-                });
+            let refused = async {
+                match &mut self.refusals {
+                    // While something is missing, every beat tries it out.
+                    Some(refusals) if up.lack.is_none() => refusals.changed().await.is_ok(),
+                    _ => std::future::pending().await,
+                }
+            };
+            let is_refused = async {
+                sleep(SHORTEST_BEAT).await;
+                timeout(BEAT - SHORTEST_BEAT, refused).await.unwrap_or(false)
+            };
+            let found_broken = async {
+                let _ = self.broken.wait_for(|broken| *broken >= up.number).await;
+            };
+            let is_refused = tokio::select! {
+                () = found_broken => {
+                    return Failure::Lost(match up.naming == self.connector.naming() {
+                        true => "a command was lost with it".to_owned(),
+                        false => "another server has become the primary".to_owned(),
+                    });
+                }
+                is_refused = is_refused => is_refused,
+            };
+            let is_trial = is_refused || up.lack.is_some() || tried_out.elapsed() >= TRIAL;
+            if is_trial {
+                tried_out = Instant::now();
             }
-            match timeout(limit, self.beat(address, &mut up.connection)).await {
-                Ok(Ok(())) => {}
+            match timeout(limit, self.beat(endpoint, &mut up, is_trial)).await {
+                Ok(Ok(None)) => {}
+                Ok(Ok(Some(lack))) => {
+                    up.lack = lack;
+                    self.is_up(endpoint, up.clone());
+                }
                 Ok(Err(why)) => return why,
                 Err(_) => return Failure::Lost(format!("no answer within {limit:?}")),
             }
         }
     }
 
+    /// Returns what the server lacks, if that has changed.
+    ///
     /// The Sentinels are asked after the server has answered: while a server
     /// hung, another one may have replaced it.
     async fn beat(
         &self,
-        address: &Address,
-        connection: &mut MultiplexedConnection,
-    ) -> Result<(), Failure> {
-        self.ask_time(address, connection).await?;
-        match self.connector.is_deposed(address).await {
+        endpoint: &Endpoint,
+        up: &mut Up,
+        is_trial: bool,
+    ) -> Result<Option<Option<Lack>>, Failure> {
+        let Up { connection, lack: before, .. } = up;
+        self.ask_time(endpoint, connection).await?;
+        let lack = match !is_trial && self.connector.takes_changes(connection).await? {
+            true => None,
+            false => self.connector.try_out(connection).await?,
+        };
+        match self.connector.is_deposed(endpoint).await {
             Some(by) => Err(Failure::Unreached(format!("{by} has become the primary"))),
-            None => Ok(()),
+            None => Ok((lack != *before).then_some(lack)),
         }
     }
 
     async fn ask_time(
         &self,
-        address: &Address,
+        endpoint: &Endpoint,
         connection: &mut MultiplexedConnection,
     ) -> Result<(), Failure> {
         let asked = Instant::now();
         let told = connection.send_packed_command(&redis::cmd("TIME")).await?;
-        self.time.heard(address, answer(told)?, asked.elapsed())
+        self.time.heard(endpoint, answer(told)?, asked.elapsed())
     }
 }
 

@@ -28,6 +28,7 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | [`options`] | where and how records are kept |
 //! | [`work`] | how an operation runs: its executor, its time, its turn |
 //! | [`url`] | where Redis is |
 //! | [`command`] | what is asked of it |
@@ -37,8 +38,10 @@
 //! | [`servers`] | one server or a cluster: who is asked |
 //! | [`server`], [`link`] | one server, and a connection that is kept up |
 //! | [`wait_batcher`] | changes that wait for replicas |
-//! | [`cluster`] | who holds which slot |
+//! | [`cluster`], [`slots`] | who holds which slot |
 //! | [`connect`] | how connections are made, and how Sentinels are asked |
+//! | [`source`] | passwords and certificates, read at each connection |
+//! | [`needs`] | what is needed of a server, and what is missing there |
 //! | [`time`] | whose time it is |
 //! | [`failure`] | what can go wrong, and what it means |
 
@@ -49,10 +52,14 @@ mod database;
 mod failure;
 mod foreign;
 mod link;
+mod needs;
+mod options;
 mod principals;
 mod scan;
 mod server;
 mod servers;
+mod slots;
+mod source;
 mod time;
 mod url;
 mod wait_batcher;
@@ -80,6 +87,7 @@ use self::{
         touch_arguments,
     },
     failure::Failure,
+    needs::Needs,
     servers::Servers,
     time::Timekeeper,
     work::{RuntimeExecutors, Turns},
@@ -87,6 +95,8 @@ use self::{
 pub use self::{
     connect::{Login, Tls},
     foreign::ForeignRedis,
+    options::RedisOptions,
+    source::{Source, SourceError},
     url::{Address, EXPECTED as EXPECTED_URL, RedisUrl, Target, UnfitUrl},
     wait_batcher::Wait,
 };
@@ -101,36 +111,6 @@ use crate::session::{
     },
 };
 
-/// Where and how records are kept.
-#[derive(Clone)]
-pub struct RedisOptions {
-    /// The server or servers. Its own login counts where `login` is empty.
-    pub url: RedisUrl,
-    /// Replaces the login of the URL, unless it is empty.
-    pub login: Login,
-    /// For the Sentinels, if they ask for one. The login of the URL is never sent to them.
-    pub sentinel_login: Login,
-    /// Used if the URL asks for TLS.
-    pub tls: Tls,
-    /// Every key begins with it.
-    pub key_prefix: String,
-    /// The most time that one operation may take, with all its commands.
-    pub timeout: Duration,
-    /// The most time until a connection can be used, with TLS and login. Also limits the probes.
-    pub connect_timeout: Duration,
-    /// Connections to each server.
-    pub connections: usize,
-    /// Operations that may wait for an answer at the same time. More are refused.
-    pub max_pending: usize,
-    /// How long Redis keeps a record past its deadline.
-    pub expiry_grace: Duration,
-    /// Replicas that must confirm a change. `None`: none.
-    pub wait: Option<Wait>,
-    /// The layout of the records that are written. An earlier one than the latest is for the
-    /// time in which daemons of an earlier release use the same Redis.
-    pub record_layout: Layout,
-}
-
 /// Redis with a store for each engine. A clone is another handle.
 #[derive(Clone)]
 pub struct RedisDatabase {
@@ -139,6 +119,7 @@ pub struct RedisDatabase {
 
 struct Shared {
     servers: Servers,
+    needs: Arc<Needs>,
     key_prefix: String,
     timeout: Duration,
     connect_timeout: Duration,
@@ -159,10 +140,11 @@ impl RedisDatabase {
     /// Starts to connect, and keeps trying. Aligns `clock` with the time of Redis. Needs a
     /// tokio runtime.
     pub fn start(options: RedisOptions, clock: Arc<dyn Clock>) -> Self {
-        let probe_key = format!("{}:probe", options.key_prefix);
-        let servers = Servers::start(&options, Some(probe_key), Timekeeper::new(clock));
+        let needs = Arc::new(Needs::new(&options.key_prefix, options.wait.is_some()));
+        let servers = Servers::start(&options, Some(Arc::clone(&needs)), Timekeeper::new(clock));
         let shared = Shared {
             servers,
+            needs,
             key_prefix: options.key_prefix,
             timeout: options.timeout,
             connect_timeout: options.connect_timeout,
@@ -202,6 +184,7 @@ pub struct RedisStore {
 }
 
 const CONNECT: &str = "reach redis";
+const USE: &str = "use redis";
 const READ: &str = "read a record";
 const TOUCH_IT: &str = "touch a record";
 const CREATE: &str = "keep a new record";
@@ -435,17 +418,23 @@ impl Store for RedisStore {
             let arguments = touch_arguments(&touch, store.shared.expiry_grace);
             let verb = Verb::Script(&TOUCH);
             let command = Command { verb, key: &key, arguments, durable: false };
-            let (found, deadline) = match store.run(TOUCH_IT, command).await? {
-                Value::Array(answer) => {
+            let (found, deadline) = match store.shared.servers.run(&command).await {
+                Ok(Value::Array(answer)) => {
                     let [record, deadline] = <[_; 2]>::try_from(answer)
                         .map_err(|_| Failure::Absurd.while_doing(TOUCH_IT, &key))?;
                     let deadline = redis::from_redis_value::<u64>(deadline)
                         .map_err(|_| Failure::Absurd.while_doing(TOUCH_IT, &key))?;
-                    (record, Some(Moment::from_unix_millis(deadline)))
+                    (bytes(record, TOUCH_IT, &key)?, Some(Moment::from_unix_millis(deadline)))
                 }
-                found => (found, None),
+                Ok(found) => (bytes(found, TOUCH_IT, &key)?, None),
+                // Redis takes no changes, or not this one. What it can read is answered.
+                Err(why) if why.is_refused() => {
+                    let read = store.get(READ, &key, Certainty::Current).await;
+                    (read.map_err(|_| why.while_doing(TOUCH_IT, &key))?, None)
+                }
+                Err(why) => return Err(why.while_doing(TOUCH_IT, &key)),
             };
-            let Some(bytes) = bytes(found, TOUCH_IT, &key)? else {
+            let Some(bytes) = found else {
                 return Ok(None);
             };
             let mut record = decode(bytes, TOUCH_IT, &key)?;
@@ -545,7 +534,15 @@ impl Store for RedisStore {
     }
 
     fn check(&self) -> Result<()> {
-        self.shared.servers.check().map_err(|why| why.while_doing(CONNECT, ""))
+        self.shared.servers.check().map_err(|why| why.while_doing(USE, ""))
+    }
+
+    /// A Redis that has taken no changes since the start was never fit for use.
+    fn check_reading(&self) -> Result<()> {
+        if !self.shared.needs.were_met() {
+            return self.check();
+        }
+        self.shared.servers.check_reading().map_err(|why| why.while_doing(USE, ""))
     }
 
     /// To count the keys, Redis would have to read all of them.
@@ -582,11 +579,5 @@ impl BulkStore for RedisStore {
             }
         })
         .await
-    }
-}
-
-impl std::fmt::Debug for RedisOptions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "RedisOptions({})", self.url)
     }
 }

@@ -104,9 +104,19 @@ impl Server {
         answers.pop().unwrap_or(Err(Failure::Absurd))
     }
 
-    /// Fails if the server cannot be reached. Does not wait.
+    /// Fails if the server cannot be reached, or lacks something. Does not wait.
     pub(super) fn check(&self) -> Result<(), Failure> {
         self.all().try_for_each(Link::check)
+    }
+
+    /// Fails if the server cannot be reached, or if records cannot be read. Does not wait.
+    pub(super) fn check_reading(&self) -> Result<(), Failure> {
+        self.links.all.iter().try_for_each(Link::check_reading)
+    }
+
+    /// Whether there are connections, whatever the server lacks. Does not wait.
+    pub(super) fn is_connected(&self) -> bool {
+        self.all().all(Link::is_connected)
     }
 
     /// Waits for the outcome of the current attempts to connect.

@@ -10,10 +10,12 @@ use super::{
     command::Command,
     connect::{Access, Connector, Login, Place},
     failure::Failure,
+    needs::Needs,
     scan::Holders,
     server::{Manner, Server},
+    source::Source,
     time::Timekeeper,
-    url::{RedisUrl, Target},
+    url::{Endpoint, RedisUrl, Target},
 };
 
 /// One server, or a cluster of them.
@@ -23,25 +25,28 @@ pub(super) enum Servers {
 }
 
 impl Servers {
-    /// Starts to connect. `probe_key`: the key that tests new connections,
-    /// unless they are only read from.
+    /// Starts to connect. `needs`: what the servers are tried out for, unless
+    /// they are only read from.
     pub(super) fn start(
         options: &RedisOptions,
-        probe_key: Option<String>,
+        needs: Option<Arc<Needs>>,
         time: Timekeeper,
     ) -> Self {
         let RedisUrl { tls, username, password, target } = options.url.clone();
         let named = &options.login;
         let login = Login {
             username: if named.username.is_empty() { username } else { named.username.clone() },
-            password: if named.password.is_empty() { password } else { named.password.clone() },
+            password: match &named.password {
+                Source::Fixed(none) if none.is_empty() => Source::Fixed(password),
+                own => own.clone(),
+            },
         };
         let access = Arc::new(Access {
             tls: tls.then(|| options.tls.clone()),
             servers: login,
             sentinels: options.sentinel_login.clone(),
             timeout: options.connect_timeout,
-            probe_key,
+            needs,
         });
         let time = Arc::new(time);
         let manner = Manner {
@@ -54,7 +59,12 @@ impl Servers {
             Self::One(Arc::new(Server::start(&connector, &time, manner)))
         };
         match target {
-            Target::Server { address, database } => one(Place::Server { address, database }),
+            Target::Server { address, database } => {
+                one(Place::Server { endpoint: Endpoint::Tcp(address), database })
+            }
+            Target::Socket { path, database } => {
+                one(Place::Server { endpoint: Endpoint::Unix(path), database })
+            }
             Target::Sentinel { sentinels, service, database } => {
                 let (sentinels, service) = (sentinels.into(), service.into());
                 one(Place::Primary { sentinels, service, database, naming: Arc::default() })
@@ -98,7 +108,14 @@ impl Servers {
     pub(super) fn check(&self) -> Result<(), Failure> {
         match self {
             Self::One(server) => server.check(),
-            Self::Cluster(cluster) => cluster.check(),
+            Self::Cluster(cluster) => cluster.check(Server::check),
+        }
+    }
+
+    pub(super) fn check_reading(&self) -> Result<(), Failure> {
+        match self {
+            Self::One(server) => server.check_reading(),
+            Self::Cluster(cluster) => cluster.check(Server::check_reading),
         }
     }
 }

@@ -10,7 +10,10 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::RwLock;
 use redis::{Value, from_redis_value};
 
-use super::{failure::Failure, url::Address};
+use super::{
+    failure::Failure,
+    url::{Address, Endpoint},
+};
 use crate::session::clock::{Clock, Moment};
 
 /// Aligns a clock with the server's.
@@ -40,7 +43,7 @@ impl Timekeeper {
     /// Handles `server`'s answer to a TIME that was sent `ago` before.
     pub(super) fn heard(
         &self,
-        server: &Address,
+        server: &Endpoint,
         answer: Value,
         ago: Duration,
     ) -> Result<(), Failure> {
@@ -48,7 +51,12 @@ impl Timekeeper {
             from_redis_value(answer).map_err(|_| Failure::Absurd)?;
         let told = Moment::from_unix_millis(seconds * 1000 + micros / 1000);
         let Some(clock) = &self.clock else { return Ok(()) };
-        if self.server.read().as_ref().is_none_or(|followed| followed == server) {
+        if self
+            .server
+            .read()
+            .as_ref()
+            .is_none_or(|followed| matches!(server, Endpoint::Tcp(address) if address == followed))
+        {
             // The server read its clock when the command arrived, at some
             // moment since it was sent.
             clock.follow(told, told + ago + Duration::from_millis(1));

@@ -5,14 +5,23 @@
 //! | `redis://host:6379/0` | one server |
 //! | `redis+sentinel://host:26379,host:26379/service` | the primary that Sentinels know as `service` |
 //! | `redis+cluster://host:6379,host:6379` | a cluster, by some of its nodes |
+//! | `redis+unix:///path?db=0` or `unix:///path?db=0` | one server, over a unix socket |
 //!
 //! `rediss` in place of `redis` is the same over TLS. A user name and a
 //! password may precede the hosts (`user:password@`), with `%` escapes; files
-//! and the environment are better places for them. The password is never shown.
+//! and the environment are better places for them. For a unix socket, they may
+//! also be written as `?user=USER&pass=PASSWORD`, as the crate `redis` and other
+//! clients do. The password is never shown.
 
-use std::{fmt, str::FromStr};
+use std::{
+    ffi::OsString,
+    fmt,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 use zeroize::Zeroizing;
 
 const REDIS_PORT: u16 = 6379;
@@ -38,6 +47,13 @@ pub enum Target {
     Server {
         /// The default port is 6379.
         address: Address,
+        /// The number for SELECT.
+        database: u32,
+    },
+    /// One server, over a unix socket.
+    Socket {
+        /// Absolute.
+        path: PathBuf,
         /// The number for SELECT.
         database: u32,
     },
@@ -75,6 +91,22 @@ impl fmt::Display for Address {
     }
 }
 
+/// Where a connection leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    Tcp(Address),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
 /// The text is not such a URL. The error does not repeat it, because it may
 /// contain a password.
 #[derive(Debug, thiserror::Error)]
@@ -83,14 +115,17 @@ pub struct UnfitUrl;
 
 /// What an error message tells about the accepted forms.
 pub const EXPECTED: &str = "a URL such as \"redis://127.0.0.1:6379\", \
-     \"redis+sentinel://host:26379,host:26379/service\" or \"redis+cluster://host:6379,host:6379\"; \
-     rediss is the same over TLS";
+     \"redis+sentinel://host:26379,host:26379/service\", \"redis+cluster://host:6379,host:6379\" or \
+     \"redis+unix:///path\"; rediss is the same over TLS";
 
 impl FromStr for RedisUrl {
     type Err = UnfitUrl;
 
     fn from_str(text: &str) -> Result<Self, UnfitUrl> {
         let (scheme, rest) = text.split_once("://").ok_or(UnfitUrl)?;
+        if matches!(scheme, "unix" | "redis+unix") {
+            return socket(rest);
+        }
         let (transport, kind) = scheme.split_once('+').unwrap_or((scheme, ""));
         let tls = match transport {
             "redis" => false,
@@ -129,6 +164,45 @@ impl FromStr for RedisUrl {
         let (username, password) = (decoded(username)?, Zeroizing::new(decoded(password)?));
         Ok(Self { tls, username, password, target })
     }
+}
+
+/// `rest` is what follows `unix://`.
+fn socket(rest: &str) -> Result<RedisUrl, UnfitUrl> {
+    let start = rest.find('/').ok_or(UnfitUrl)?;
+    let (before, rest) = rest.split_at(start);
+    // Socket paths are local: there is a login before the path, and no host.
+    let login = match before {
+        "" => "",
+        before => before.strip_suffix('@').ok_or(UnfitUrl)?,
+    };
+    let (username, password) = login.split_once(':').unwrap_or((login, ""));
+    let (mut username, mut password) = (decoded(username)?, decoded(password)?);
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let path: Vec<u8> = percent_decode_str(path).collect();
+    if path.len() < 2 || path.contains(&0) {
+        return Err(UnfitUrl);
+    }
+    let mut number = 0;
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').ok_or(UnfitUrl)?;
+        match name {
+            "db" => number = value.parse().map_err(|_| UnfitUrl)?,
+            // In a query, a plus sign stands for a blank.
+            "user" => username = decoded(&value.replace('+', " "))?,
+            "pass" => password = decoded(&value.replace('+', " "))?,
+            _ => return Err(UnfitUrl),
+        }
+    }
+    let path = PathBuf::from(OsString::from_vec(path));
+    let target = Target::Socket { path, database: number };
+    Ok(RedisUrl { tls: false, username, password: Zeroizing::new(password), target })
+}
+
+/// What stands for something else in the path of a URL.
+const IN_A_PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#');
+
+fn encoded(path: &Path) -> impl fmt::Display {
+    percent_encode(path.as_os_str().as_bytes(), IN_A_PATH)
 }
 
 fn address(text: &str, default_port: u16) -> Result<Address, UnfitUrl> {
@@ -178,6 +252,11 @@ impl fmt::Display for RedisUrl {
             Target::Server { address, database } => {
                 write!(f, "{transport}://{user}{address}{}", slash(*database))
             }
+            Target::Socket { path, database } => {
+                let database =
+                    if *database == 0 { String::new() } else { format!("?db={database}") };
+                write!(f, "redis+unix://{user}{}{database}", encoded(path))
+            }
             Target::Sentinel { sentinels, service, database } => {
                 let (sentinels, database) = (list(sentinels), slash(*database));
                 write!(f, "{transport}+sentinel://{user}{sentinels}/{service}{database}")
@@ -225,6 +304,10 @@ mod tests {
             target("rediss+cluster://10.0.0.1:7001,c.example"),
             Target::Cluster { seeds: vec![at("10.0.0.1", 7001), at("c.example", 6379)] }
         );
+        let path = PathBuf::from("/run/redis.sock");
+        for text in ["redis+unix:///run/redis.sock?db=3", "unix:///run/redis.sock?db=3"] {
+            assert_eq!(target(text), Target::Socket { path: path.clone(), database: 3 });
+        }
         for (text, tls) in
             [("redis://a", false), ("rediss://a", true), ("rediss+cluster://a", true)]
         {
@@ -240,6 +323,14 @@ mod tests {
             assert!(shown.contains("@a:1/2"), "{shown}");
             assert!(!shown.contains("hunter") && !shown.contains("us@er"), "{shown}");
         }
+        for text in [
+            "unix:///run/redis.sock?user=us%40er&pass=hunter%3A2",
+            "redis+unix://us%40er:hunter%3a2@/run/redis.sock",
+        ] {
+            let url: RedisUrl = text.parse().expect("a URL");
+            assert_eq!((url.username.as_str(), url.password.as_str()), ("us@er", "hunter:2"));
+            assert_eq!(url.to_string(), "redis+unix://(password not shown)@/run/redis.sock");
+        }
         let url: RedisUrl = "redis://:hunter2@a".parse().expect("a URL");
         assert_eq!((url.username.as_str(), url.password.as_str()), ("", "hunter2"));
     }
@@ -251,6 +342,8 @@ mod tests {
             "rediss://[::1]:7000/3",
             "redis+sentinel://a:26379,b:5000/main/2",
             "rediss+cluster://10.0.0.1:7001,c.example:6379",
+            "redis+unix:///run/redis.sock",
+            "redis+unix:///run/a%20socket%3F?db=3",
         ] {
             assert_eq!(text.parse::<RedisUrl>().expect(text).to_string(), text);
         }
@@ -273,6 +366,14 @@ mod tests {
             "redis+cluster://a/1",
             "redis+cluster://a,,b",
             "redis+ring://a",
+            "unix://",
+            "unix:///",
+            "unix://host/run/redis.sock",
+            "unix:///run/redis.sock?db=first",
+            "unix:///run/redis.sock?tls=yes",
+            "unix:///run/%00",
+            "rediss+unix:///run/redis.sock",
+            "redis+unix:relative.sock",
         ] {
             assert!(text.parse::<RedisUrl>().is_err(), "{text:?} is no URL");
         }

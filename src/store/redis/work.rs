@@ -168,7 +168,7 @@ mod tests {
             clock::{Clock, Moment},
             store::StoreErrorKind,
         },
-        store::redis::{Login, RedisDatabase, RedisOptions, Tls},
+        store::redis::{Login, RedisDatabase, RedisOptions, Source},
     };
 
     struct Still;
@@ -187,7 +187,7 @@ mod tests {
             url: "redis://127.0.0.1:1".parse().expect("a URL"),
             login: Login::default(),
             sentinel_login: Login::default(),
-            tls: Tls::default(),
+            tls: Source::default(),
             key_prefix: "sessiond".to_owned(),
             timeout: Duration::from_secs(20),
             connect_timeout: Duration::from_secs(5),

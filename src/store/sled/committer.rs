@@ -13,14 +13,23 @@
 //! After a failed flush or sync, the content of the disk is unknown: the kernel
 //! may have dropped the pages. The store cannot keep its promise of durability
 //! then, and refuses every operation until it is opened again.
+//!
+//! The same is true when the log has lost its name: somebody has removed it, or
+//! its directory, or put another file in its place. Every write still succeeds
+//! then, and the next start finds nothing of it. So each flush and each sync looks
+//! whether the log is where it was ([`Place`]) before anything is acknowledged. The
+//! watching thread looks once a second, for changes that nobody waits for.
+//!
+//! After each sync the committer raises the high-water mark ([`super::mark`]).
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
-    path::Path,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -30,7 +39,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::open::SEGMENT_BYTES;
+use super::{mark::HighWater, open::SEGMENT_BYTES};
 use crate::session::store::{Result, StoreError};
 
 /// When a change is acknowledged.
@@ -69,7 +78,10 @@ const SYNC_BYTES: u64 = SEGMENT_BYTES as u64 / 4;
 const MOST_UNSYNCED_BYTES: u64 = SEGMENT_BYTES as u64 / 2;
 const MOST_WAIT_FOR_SYNC: Duration = Duration::from_secs(5);
 
-/// A flush that takes longer than this is woken: see [`Shared::watch`].
+/// A flush that takes longer than this is woken: see [`Shared::watch`]. So often, the watching
+/// thread also looks whether the log is in its place, and has the log synced if there is
+/// something new in it that no mark knows of. That costs the disk nothing: sled's own thread
+/// syncs the log in each of its turns, which are far more frequent.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// The key that is inserted to wake a flush, in a tree that holds nothing else.
 pub(super) const NUDGE: &[u8] = b"nudge";
@@ -96,7 +108,10 @@ struct Shared {
     synced_bytes: AtomicU64,
     /// Wakes changes that wait for a sync. Used with the lock of the queue.
     room: Condvar,
-    failed: AtomicBool,
+    /// Why the store refuses everything.
+    failure: OnceLock<Failure>,
+    place: Place,
+    high_water: Arc<HighWater>,
     /// Incremented at the beginning and at the end of a flush: odd during a
     /// flush.
     flushes: AtomicU64,
@@ -109,6 +124,8 @@ struct Queue {
     waiting: Vec<Waiter>,
     /// The thread sleeps, and nobody has woken it yet.
     idle: bool,
+    /// The mark is behind the log.
+    sync_due: bool,
     stopping: bool,
     /// The thread has ended: nobody would answer.
     dead: bool,
@@ -125,7 +142,13 @@ type Done = Box<dyn FnOnce(Result<()>) + Send>;
 
 impl Committer {
     /// Starts the two threads. `path` is the directory of the database.
-    pub(super) fn start(db: sled::Db, path: &Path, flush_interval: Duration) -> io::Result<Self> {
+    pub(super) fn start(
+        db: sled::Db,
+        path: &Path,
+        high_water: Arc<HighWater>,
+        flush_interval: Duration,
+    ) -> io::Result<Self> {
+        let log = open_log(path)?;
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             wake: Condvar::new(),
@@ -135,11 +158,12 @@ impl Committer {
             written_bytes: AtomicU64::new(0),
             synced_bytes: AtomicU64::new(0),
             room: Condvar::new(),
-            failed: AtomicBool::new(false),
+            failure: OnceLock::new(),
+            place: Place::of(path, &log)?,
+            high_water,
             flushes: AtomicU64::new(0),
             ended: Condvar::new(),
         });
-        let log = open_log(path)?;
         let mut committer = Self { shared: Arc::clone(&shared), threads: Vec::new() };
         let (theirs, their_db) = (Arc::clone(&shared), db.clone());
         let thread = std::thread::Builder::new().name("sessiond-commit".to_owned());
@@ -150,16 +174,13 @@ impl Committer {
         Ok(committer)
     }
 
-    /// Fails if a flush or a sync has failed before: see the module
-    /// documentation.
+    /// Fails if a flush or a sync has failed before, or the log has lost its name: see the
+    /// module documentation.
     pub(super) fn check(&self) -> Result<()> {
-        if self.shared.failed.load(Ordering::Acquire) {
-            return Err(StoreError::unavailable(
-                "make changes durable after an earlier failure",
-                "an earlier flush failed; restart the daemon after you have repaired the disk",
-            ));
+        match self.shared.failure.get() {
+            None => Ok(()),
+            Some(failure) => Err(failure.later()),
         }
-        Ok(())
     }
 
     /// Waits until a change of `bytes` bytes may be made. Call it before each
@@ -269,9 +290,9 @@ impl Shared {
         let _end = End(self);
         let mut pause = false;
         loop {
-            let (waiting, stopping) = self.gather(flush_interval, pause);
-            let sync =
-                stopping || waiting.iter().any(|waiter| waiter.durability == Durability::Synced);
+            let Gathered { waiting, sync_due, stopping } = self.gather(flush_interval, pause);
+            let is_synced = |waiter: &Waiter| waiter.durability == Durability::Synced;
+            let sync = stopping || sync_due || waiting.iter().any(is_synced);
             let outcome = self.flush(db, log, sync);
             pause = outcome.is_err();
             for waiter in waiting {
@@ -286,10 +307,10 @@ impl Shared {
     /// Waits until a caller wants a flush, until the interval has passed after
     /// a change that nobody waits for, or until too many bytes are unsynced.
     /// After a failure, unsynced bytes alone do not end the wait at once.
-    fn gather(&self, flush_interval: Duration, pause: bool) -> (Vec<Waiter>, bool) {
+    fn gather(&self, flush_interval: Duration, pause: bool) -> Gathered {
         let mut queue = self.queue.lock();
-        while queue.waiting.is_empty() && !queue.stopping {
-            let failed = self.failed.load(Ordering::Acquire);
+        while queue.waiting.is_empty() && !queue.stopping && !queue.sync_due {
+            let failed = self.failure.get().is_some();
             let much = self.unsynced_bytes() >= SYNC_BYTES;
             if much && !pause && !failed {
                 break;
@@ -302,7 +323,11 @@ impl Shared {
             }
         }
         queue.idle = false;
-        (std::mem::take(&mut queue.waiting), queue.stopping)
+        Gathered {
+            waiting: std::mem::take(&mut queue.waiting),
+            sync_due: std::mem::take(&mut queue.sync_due),
+            stopping: queue.stopping,
+        }
     }
 
     fn is_dirty(&self) -> bool {
@@ -316,20 +341,27 @@ impl Shared {
     }
 
     fn flush(&self, db: &sled::Db, log: &File, sync: bool) -> std::result::Result<(), Failure> {
-        if self.failed.load(Ordering::Acquire) {
-            return Err(Failure(Arc::new(io::Error::other("an earlier flush failed"))));
+        if let Some(failure) = self.failure.get() {
+            return Err(failure.clone());
         }
         let _flush = Flush::begin(&self.flushes);
         let changed = self.changed.load(Ordering::SeqCst);
         let written = self.written_bytes.load(Ordering::SeqCst);
-        let flushed = db.flush().map_err(|error| self.fail(io::Error::other(error)))? as u64;
+        let flushed = db.flush().map_err(|error| self.fail_flush(io::Error::other(error)))? as u64;
+        self.look()?;
         self.flushed.store(changed, Ordering::SeqCst);
         self.written_bytes.fetch_add(flushed, Ordering::SeqCst);
         if !sync && self.unsynced_bytes() < SYNC_BYTES {
             return Ok(());
         }
-        log.sync_data().map_err(|error| self.fail(error))?;
+        // Before the sync, which makes all of it safe.
+        let end = written_end(db);
+        let segments = db.context.pagecache.log.iter_from(0).segments;
+        log.sync_data().map_err(|error| self.fail_flush(error))?;
+        self.look()?;
         self.synced.store(changed, Ordering::SeqCst);
+        let numbers = segments.into_iter().map(|(number, offset)| (number.max(0) as u64, offset));
+        self.high_water.raise(end, numbers.collect());
         self.synced_bytes.store(written + flushed, Ordering::SeqCst);
         let _queue = self.queue.lock();
         self.room.notify_all();
@@ -352,6 +384,16 @@ impl Shared {
         let mut before = 0;
         while !queue.dead {
             self.ended.wait_for(&mut queue, PATIENCE);
+            let behind = !queue.dead
+                && MutexGuard::unlocked(&mut queue, || {
+                    self.look().is_ok()
+                        && self.failure.get().is_none()
+                        && self.high_water.end() < written_end(db)
+                });
+            if behind {
+                queue.sync_due = true;
+                self.wake(&mut queue);
+            }
             let flushes = self.flushes.load(Ordering::SeqCst);
             if flushes % 2 == 1 && flushes == before {
                 // If there is an error, the flush reports it.
@@ -361,13 +403,74 @@ impl Shared {
         }
     }
 
-    fn fail(&self, error: io::Error) -> Failure {
-        self.failed.store(true, Ordering::Release);
-        let queue = self.queue.lock();
+    /// Fails the store if the log is not where it was.
+    fn look(&self) -> std::result::Result<(), Failure> {
+        self.place.check().map_err(|error| {
+            let is_first = self.fail(Failure::Gone(Arc::new(error)));
+            let failure = self.failure.get().expect("it was set").clone();
+            if is_first {
+                tracing::error!(error = %failure.cause(), "the log is not in its place any more: the store refuses every operation from now on, because nothing of it would be there after a restart; restart after you have put the data directory back");
+            }
+            failure
+        })
+    }
+
+    fn fail_flush(&self, error: io::Error) -> Failure {
+        let failure = Failure::Flush(Arc::new(error));
+        if self.fail(failure.clone()) {
+            tracing::error!(error = %failure.cause(), "a flush failed: the store refuses every operation from now on, because the content of the disk is unknown; restart after you have repaired the disk");
+        }
+        failure
+    }
+
+    /// Whether this is the first failure.
+    fn fail(&self, failure: Failure) -> bool {
+        let is_first = self.failure.set(failure).is_ok();
+        self.high_water.give_up();
+        let _queue = self.queue.lock();
         self.room.notify_all();
-        drop(queue);
-        tracing::error!(%error, "a flush failed: the store refuses every operation from now on, because the content of the disk is unknown; restart after you have repaired the disk");
-        Failure(Arc::new(error))
+        is_first
+    }
+}
+
+/// What the committing thread has to do.
+struct Gathered {
+    waiting: Vec<Waiter>,
+    sync_due: bool,
+    stopping: bool,
+}
+
+/// The number up to which sled has written its log, see [`super::log`]. sled does not document
+/// this and what else is under `context`, but its version is settled: 0.34.7 is the last.
+fn written_end(db: &sled::Db) -> u64 {
+    (db.context.pagecache.log.stable_offset() + 1).max(0) as u64
+}
+
+/// Where the log is: the file that its name leads to.
+struct Place {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Place {
+    fn of(directory: &Path, log: &File) -> io::Result<Self> {
+        // So that a working directory that was renamed is noticed as well.
+        let path = std::path::absolute(directory)?.join("db");
+        let found = log.metadata()?;
+        Ok(Self { path, device: found.dev(), inode: found.ino() })
+    }
+
+    /// One system call, which reads no disk: 1 to 2 µs. A look at the open file would be no
+    /// cheaper, and would not see that its directory was renamed or replaced.
+    fn check(&self) -> io::Result<()> {
+        let path = self.path.display();
+        let found = fs::metadata(&self.path)
+            .map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))?;
+        if (found.dev(), found.ino()) != (self.device, self.inode) {
+            return Err(io::Error::other(format!("{path} is another file")));
+        }
+        Ok(())
     }
 }
 
@@ -394,7 +497,7 @@ struct End<'a>(&'a Shared);
 impl Drop for End<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.failed.store(true, Ordering::Release);
+            self.0.fail(Failure::Panic);
         }
         let waiting = {
             let mut queue = self.0.queue.lock();
@@ -409,13 +512,44 @@ impl Drop for End<'_> {
     }
 }
 
-/// One failure, reported to every caller that waited for that flush.
-#[derive(Clone)]
-struct Failure(Arc<io::Error>);
+/// Why the store refuses everything. Every caller gets a copy.
+#[derive(Clone, Debug)]
+enum Failure {
+    /// A flush or a sync has failed.
+    Flush(Arc<io::Error>),
+    /// The log has lost its name.
+    Gone(Arc<io::Error>),
+    /// The committing thread has panicked. The panic hook has reported it.
+    Panic,
+}
 
 impl Failure {
+    fn cause(&self) -> Arc<io::Error> {
+        match self {
+            Self::Flush(error) | Self::Gone(error) => Arc::clone(error),
+            Self::Panic => Arc::new(io::Error::other("the committer has panicked")),
+        }
+    }
+
+    /// For a caller whose change it concerns.
     fn into_error(self) -> StoreError {
-        StoreError::unavailable(DOING, self.0)
+        StoreError::unavailable(DOING, self.cause())
+    }
+
+    /// For a caller that comes later.
+    fn later(&self) -> StoreError {
+        const DOING: &str = "make changes durable after an earlier failure";
+        StoreError::unavailable(
+            DOING,
+            match self {
+                Self::Flush(_) | Self::Panic => {
+                    "an earlier flush failed; restart the daemon after you have repaired the disk"
+                }
+                Self::Gone(_) => {
+                    "the log is not in its place any more; put the data directory back and restart the daemon"
+                }
+            },
+        )
     }
 }
 

@@ -1,72 +1,354 @@
-//! The mark of the time, as it is stored.
+//! The high-water mark: what is known to be on the disk.
+//!
+//! sled's recovery passes over what it cannot read, as after a loss of power. It cannot tell
+//! a log that never reached the disk from one that was there and is damaged. The mark can:
+//! a file beside the log that says
+//!
+//! - up to which number the log was on the disk at the last sync, and
+//! - which segments were in use then, and where.
+//!
+//! An opening compares the log with the mark before sled opens it.
+//!
+//! **The mark never says too much.** It is written after the sync that it is about. It is not
+//! synced itself, which would double the price of a sync: after a loss of power an older
+//! mark may be found. That one says less, and is true all the same, because a number is never
+//! used twice, and because [`Phase`] says how a segment may have changed since.
+//!
+//! There are three slots, each with a checksum: the first for the marks that are synced, at
+//! an opening and at a clean stop; the others in turn for those that follow syncs. A loss of
+//! power can only tear the latter. The newest whole slot counts.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::Path,
+};
 
-use bytes::{Buf, BufMut};
+use parking_lot::Mutex;
 
-use crate::session::clock::{Evidence, Moment, TimeMark, WallOffset, WallTime};
+use super::{
+    log::{Log, Reader, normal, number_at},
+    open::SEGMENT_BYTES,
+    ownership,
+};
 
-const LEN: usize = 8 + 8 + 8 + 8 + 1 + 16;
-const HAS_BOOT: u8 = 1;
-const IS_SYNCHRONIZED: u8 = 2;
+/// In the data directory.
+pub(super) const MARK_FILE: &str = "mark";
+const MAGIC: &[u8; 16] = b"sessiond mark 1\n";
+const SLOT_BYTES: usize = 64 << 10;
+const SLOTS: usize = 3;
+/// Before the segments in a slot: magic, sequence, phase, end, how many segments.
+const HEAD_BYTES: usize = 16 + 4 * 8;
+/// Of a log of more than 32 GB, the other segments are not compared.
+const MOST_SEGMENTS: usize = (SLOT_BYTES - HEAD_BYTES - 4) / 16;
+const SEGMENT: u64 = SEGMENT_BYTES as u64;
 
-/// Big endian: the moment, its offset, the wall clock, the milliseconds since boot, flags, the boot.
-pub(super) fn encode(mark: TimeMark) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(LEN);
-    bytes.put_u64(mark.now.unix_millis());
-    bytes.put_i64(mark.offset.millis());
-    let Some(evidence) = mark.evidence else { return bytes };
-    bytes.put_u64(evidence.wall.unix_millis());
-    bytes.put_u64(evidence.since_boot.as_millis() as u64);
-    let has_boot = if evidence.boot.is_some() { HAS_BOOT } else { 0 };
-    bytes.put_u8(has_boot | if evidence.is_synchronized { IS_SYNCHRONIZED } else { 0 });
-    bytes.put_slice(&evidence.boot.unwrap_or_default());
-    bytes
+/// How many segments may be overwritten in part when the power is lost. The log is synced
+/// at least once within each segment, so it is one, and one more for certainty.
+const MOST_BEING_WRITTEN: usize = 2;
+
+/// What may have happened to the log since the mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing: sled had closed it.
+    Closed,
+    /// sled has written more. It may have freed segments of the mark, cut them off at the end
+    /// of the file, or written others in their place, at most [`MOST_BEING_WRITTEN`] of them
+    /// in part.
+    Open,
+    /// An opening was interrupted. sled fills all free segments with zeros then.
+    Opening,
 }
 
-/// The moment alone is a mark as well: earlier releases kept no more. `None`: it is none.
-pub(super) fn decode(mut bytes: &[u8]) -> Option<TimeMark> {
-    let now = Moment::from_unix_millis(bytes.try_get_u64().ok()?);
-    if bytes.is_empty() {
-        return Some(TimeMark { now, offset: WallOffset::ZERO, evidence: None });
-    }
-    let offset = WallOffset::from_millis(bytes.try_get_i64().ok()?);
-    if bytes.is_empty() {
-        return Some(TimeMark { now, offset, evidence: None });
-    }
-    let wall = WallTime::from_unix_millis(bytes.try_get_u64().ok()?);
-    let since_boot = Duration::from_millis(bytes.try_get_u64().ok()?);
-    let flags = bytes.try_get_u8().ok()?;
-    let boot = bytes.first_chunk().copied().filter(|_| flags & HAS_BOOT != 0);
-    let is_synchronized = flags & IS_SYNCHRONIZED != 0;
-    Some(TimeMark {
-        now,
-        offset,
-        evidence: Some(Evidence { wall, is_synchronized, boot, since_boot }),
-    })
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Mark {
+    phase: Phase,
+    /// Everything in the log before this number was on the disk.
+    end: u64,
+    /// The segments in use, by number, with their places in the file.
+    segments: BTreeMap<u64, u64>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Mark {
+    fn encode(&self, sequence: u64) -> Vec<u8> {
+        let segments = self.segments.iter().rev().take(MOST_SEGMENTS);
+        let head = [sequence, self.phase as u64, self.end, segments.len() as u64];
+        let mut slot = MAGIC.to_vec();
+        let numbers = segments.flat_map(|(number, offset)| [*number, *offset]);
+        slot.extend(head.into_iter().chain(numbers).flat_map(u64::to_le_bytes));
+        slot.extend(crc32fast::hash(&slot).to_le_bytes());
+        slot
+    }
 
-    #[test]
-    fn a_mark_is_read_as_it_was_written() {
-        let now = Moment::from_unix_millis(1_800_000_000_001);
-        let offset = WallOffset::from_millis(-9);
-        let evidence = |boot, is_synchronized| Evidence {
-            wall: WallTime::from_unix_millis(1_700_000_000_002),
-            is_synchronized,
-            boot,
-            since_boot: Duration::from_millis(3),
+    /// The mark and its sequence, if the slot is whole.
+    fn decode(slot: &[u8]) -> Option<(u64, Self)> {
+        let numbers = slot.strip_prefix(MAGIC)?;
+        let number = |at: usize| {
+            let octets = numbers.get(8 * at..)?.first_chunk::<8>()?;
+            Some(u64::from_le_bytes(*octets))
         };
-        for evidence in [None, Some(evidence(None, true)), Some(evidence(Some([7; 16]), false))] {
-            let mark = TimeMark { now, offset, evidence };
-            assert_eq!(decode(&encode(mark)), Some(mark));
+        let count = usize::try_from(number(3)?).ok().filter(|count| *count <= MOST_SEGMENTS)?;
+        let (content, rest) = slot.split_at_checked(HEAD_BYTES + 16 * count)?;
+        if rest.first_chunk::<4>()? != &crc32fast::hash(content).to_le_bytes() {
+            return None;
         }
-        let earlier = 1_800_000_000_001u64.to_be_bytes();
-        let offset = WallOffset::ZERO;
-        assert_eq!(decode(&earlier), Some(TimeMark { now, offset, evidence: None }));
-        assert_eq!((decode(&[]), decode(&[0; 9])), (None, None));
+        let phase = match number(1)? {
+            0 => Phase::Closed,
+            1 => Phase::Open,
+            _ => Phase::Opening,
+        };
+        let segment = |nth: usize| Some((number(4 + 2 * nth)?, number(5 + 2 * nth)?));
+        let segments = (0..count).map(segment).collect::<Option<_>>()?;
+        Some((number(0)?, Self { phase, end: number(2)?, segments }))
     }
+}
+
+/// Whether the content of a file of this name can be ours. It can be empty or zeros, which
+/// a loss of power leaves of a new file.
+pub(super) fn is_ours(content: &[u8]) -> bool {
+    let slots = content.chunks(SLOT_BYTES);
+    content.len() <= SLOTS * SLOT_BYTES
+        && (content.iter().all(|octet| *octet == 0)
+            || slots.take(SLOTS).any(|slot| slot.starts_with(MAGIC)))
+}
+
+/// The mark of an open database.
+pub(super) struct HighWater(Mutex<Inner>);
+
+struct Inner {
+    file: File,
+    sequence: u64,
+    mark: Mark,
+    /// Segments that were not in use at the mark that was found, or are known to be damaged.
+    /// sled may still list them. They are never in a mark.
+    unused: BTreeSet<u64>,
+    /// A write has failed, and that was logged.
+    failed: bool,
+    /// The store has failed: nothing more is known.
+    given_up: bool,
+}
+
+/// What an opening has found.
+pub(super) enum Found {
+    /// The log has all that the mark says.
+    Whole(HighWater),
+    /// It has not; this is what is missing.
+    Missing(String),
+}
+
+impl HighWater {
+    /// Compares the log of the database in `path` with its mark. `from` is the number up to
+    /// which sled has a snapshot. Makes a mark if there is none.
+    pub(super) fn open(path: &Path, from: u64) -> io::Result<Found> {
+        let file = ownership::private_file(&path.join(MARK_FILE))?;
+        let log = match File::open(path.join("db")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            log => Some(log?),
+        };
+        let (sequence, mark) = match newest(&file)? {
+            Some((sequence, mark)) => (sequence, Some(mark)),
+            None => (0, None),
+        };
+        let mut unused = BTreeSet::new();
+        if let Some(log) = &log {
+            let found = Log::read(log)?;
+            match &mark {
+                Some(mark) => {
+                    if let Some(problem) = missing(log, &found, from, mark)? {
+                        return Ok(Found::Missing(problem));
+                    }
+                    let before = found.segments().map(|(number, _)| number);
+                    let before = before.take_while(|number| *number < mark.end);
+                    unused.extend(before.filter(|number| !mark.segments.contains_key(number)));
+                }
+                None => {
+                    tracing::warn!(
+                        "the data directory has no mark: if the log has lost something, that \
+                         is not noticed at this start"
+                    );
+                    let mut reader = Reader::new(log);
+                    for (number, offset) in found.segments() {
+                        if reader.walk(number, offset, |_, _| ())? < number + SEGMENT {
+                            unused.insert(number);
+                        }
+                    }
+                }
+            }
+        }
+        let mark = mark.unwrap_or_else(|| Mark {
+            phase: Phase::Opening,
+            end: 0,
+            segments: BTreeMap::new(),
+        });
+        let mut inner = Inner { file, sequence, mark, unused, failed: false, given_up: false };
+        inner.mark.phase = Phase::Opening;
+        inner.write_synced()?;
+        Ok(Found::Whole(Self(Mutex::new(inner))))
+    }
+
+    /// Marks that everything before `end` is on the disk. `segments` are those in use, as
+    /// they were before the sync.
+    pub(super) fn raise(&self, end: u64, segments: BTreeMap<u64, u64>) {
+        let mut inner = self.0.lock();
+        if inner.given_up {
+            return;
+        }
+        let unused = &inner.unused;
+        let is_in_use = |number: u64| number < end && !unused.contains(&number);
+        let segments = segments.into_iter().filter(|(number, _)| is_in_use(*number)).collect();
+        inner.mark = Mark { phase: Phase::Open, end, segments };
+        let slot = 1 + inner.sequence as usize % (SLOTS - 1);
+        match inner.write(slot) {
+            Ok(()) => inner.failed = false,
+            Err(_) if inner.failed => {}
+            Err(error) => {
+                inner.failed = true;
+                tracing::warn!(%error, "the mark cannot be written: damage to what is stored from now on may not be noticed");
+            }
+        }
+    }
+
+    /// The number up to which all is known to be on the disk.
+    pub(super) fn end(&self) -> u64 {
+        self.0.lock().mark.end
+    }
+
+    /// Marks nothing any more, because the store has failed.
+    pub(super) fn give_up(&self) {
+        self.0.lock().given_up = true;
+    }
+
+    /// Marks that nothing has changed since, once sled has closed its log. What sled has freed
+    /// while it closed is not in use any more.
+    pub(super) fn close(&self, log: &File) -> io::Result<()> {
+        let mut inner = self.0.lock();
+        if inner.given_up {
+            return Ok(());
+        }
+        log.sync_data()?;
+        let mut segments = std::mem::take(&mut inner.mark.segments);
+        let mut gone = Vec::new();
+        for (number, offset) in &segments {
+            if number_at(log, *offset)? != Some(*number) {
+                gone.push(*number);
+            }
+        }
+        segments.retain(|number, _| !gone.contains(number));
+        inner.mark.segments = segments;
+        inner.mark.phase = Phase::Closed;
+        inner.write_synced()
+    }
+}
+
+impl Inner {
+    fn write(&mut self, slot: usize) -> io::Result<()> {
+        self.sequence += 1;
+        let slot_at = (slot * SLOT_BYTES) as u64;
+        self.file.write_all_at(&self.mark.encode(self.sequence), slot_at)
+    }
+
+    fn write_synced(&mut self) -> io::Result<()> {
+        self.write(0)?;
+        self.file.sync_all()
+    }
+}
+
+fn newest(file: &File) -> io::Result<Option<(u64, Mark)>> {
+    let mut content = vec![0; SLOTS * SLOT_BYTES];
+    let mut len = 0;
+    while len < content.len() {
+        match file.read_at(&mut content[len..], len as u64) {
+            Ok(0) => break,
+            Ok(read) => len += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let whole = content.chunks(SLOT_BYTES).filter_map(Mark::decode);
+    Ok(whole.max_by_key(|(sequence, _)| *sequence))
+}
+
+/// What the log lacks of what the mark says. It is read in full.
+fn missing(log: &File, found: &Log, from: u64, mark: &Mark) -> io::Result<Option<String>> {
+    let mut reader = Reader::new(log);
+    let mut reached = BTreeMap::new();
+    // If the snapshot has it all, up to the end of a segment.
+    let mut end = if found.has_any(from) { 0 } else { normal(from) };
+    for (number, offset) in found.joined_tail(from) {
+        let readable = reader.walk(number, offset, |_, _| ())?;
+        reached.insert(number, readable);
+        end = end.max(readable);
+        if readable < number + SEGMENT {
+            break;
+        }
+    }
+    if end < mark.end {
+        let lost = mark.end - end;
+        return Ok(Some(format!(
+            "the log (db) ends {lost} bytes before what was on the disk at the last sync"
+        )));
+    }
+    if mark.phase == Phase::Opening {
+        return Ok(None);
+    }
+    let numbers: HashMap<u64, u64> =
+        found.segments().map(|(number, offset)| (offset, number)).collect();
+    let mut holes = Vec::new();
+    for (&number, &offset) in &mark.segments {
+        let readable = match numbers.get(&offset) {
+            // Written in its place since.
+            Some(other) if *other >= mark.end => continue,
+            Some(other) if *other == number => match reached.get(&number) {
+                Some(readable) => *readable,
+                None => reader.walk(number, offset, |_, _| ())?,
+            },
+            _ if offset >= found.len && mark.phase == Phase::Open => continue,
+            _ => number,
+        };
+        if readable < mark.end.min(number + SEGMENT) {
+            holes.push(Hole { number, offset, readable });
+        }
+    }
+    let is_damage = match mark.phase {
+        Phase::Closed => !holes.is_empty(),
+        _ => holes.len() > MOST_BEING_WRITTEN || are_needed(&mut reader, found, end, &holes)?,
+    };
+    Ok(holes.first().filter(|_| is_damage).map(|hole| {
+        let at = hole.offset + (hole.readable - hole.number);
+        format!("the log (db) has a hole: what was written at byte {at} cannot be read")
+    }))
+}
+
+/// A segment of the mark that cannot be read in full.
+struct Hole {
+    number: u64,
+    offset: u64,
+    readable: u64,
+}
+
+/// Whether one of the segments was still in use. sled writes to a segment again only when
+/// there is a newer message elsewhere for each page in it. So if the readable part of a
+/// segment has the newest message for a page, it was not written to again: it is damaged.
+fn are_needed(reader: &mut Reader<'_>, found: &Log, end: u64, holes: &[Hole]) -> io::Result<bool> {
+    if holes.is_empty() {
+        return Ok(false);
+    }
+    let mut newest = HashMap::<u64, u64>::new();
+    for (number, offset) in found.segments().filter(|(number, _)| *number <= normal(end)) {
+        reader.walk(number, offset, |message, page| {
+            if message < end {
+                let newest = newest.entry(page).or_default();
+                *newest = message.max(*newest);
+            }
+        })?;
+    }
+    let mut needed = false;
+    for hole in holes {
+        reader.walk(hole.number, hole.offset, |message, page| {
+            needed |= newest.get(&page).is_none_or(|newest| *newest <= message);
+        })?;
+    }
+    Ok(needed)
 }

@@ -17,15 +17,20 @@
 //! | [`committer`] | makes changes durable |
 //! | [`space`] | how full the disk is |
 //! | [`open`] | opens the data directory |
-//! | [`mark`] | the mark of the time, as it is stored |
+//! | [`ownership`] | whose the data directory is, and who may read it |
+//! | [`mark`] | what is known to be on the disk |
+//! | [`log`] | reads sled's log |
+//! | [`time_mark`] | the mark of the time, as it is stored |
 //! | [`snapshots`] | checks the files that sled keeps beside its log |
 //! | [`quarantine`] | moves a damaged database aside |
 //! | [`database`] | the database as the process runs it |
 
 mod committer;
 mod database;
+mod log;
 mod mark;
 mod open;
+mod ownership;
 mod principals;
 mod quarantine;
 mod records;
@@ -33,6 +38,7 @@ mod snapshots;
 mod space;
 mod tally;
 mod threads;
+mod time_mark;
 
 use std::{
     fs::File,
@@ -175,14 +181,18 @@ impl SledDatabase {
         let opened = open::open(&path, page_bytes, options.on_damage)?;
         let directory = |source| OpenError::Directory { path: path.clone(), source };
         let meta = opened.db.open_tree(META).map_err(|error| unreadable_database(&path, &error))?;
-        let committer =
-            Committer::start(sled::Db::clone(&opened.db), &path, options.flush_interval)
-                .map_err(directory)?;
+        let committer = Committer::start(
+            sled::Db::clone(&opened.db),
+            &path,
+            opened.high_water,
+            options.flush_interval,
+        );
+        let committer = committer.map_err(directory)?;
         let hot_bytes = options.cache_bytes - page_bytes;
         let items = (hot_bytes / 512).max(16) as usize;
         let shared = Arc::new(Shared {
             hot: Cache::with_weighter(items, hot_bytes, ByteWeight),
-            space: Space::new(path.clone(), options.min_free_bytes),
+            space: Space::new(File::open(&path).map_err(directory)?, options.min_free_bytes),
             options,
             committer,
             locks: Locks::new(),
@@ -242,7 +252,7 @@ impl SledDatabase {
         let path = &self.shared().options.path;
         let mark =
             self.shared().meta.get(TIME).map_err(|error| unreadable_database(path, &error))?;
-        Ok(mark.as_deref().and_then(mark::decode))
+        Ok(mark.as_deref().and_then(time_mark::decode))
     }
 
     /// Keeps a mark of the time, unless the disk is full. May wait for the disk.
@@ -252,7 +262,7 @@ impl SledDatabase {
             return Ok(());
         }
         committer.admit(CHANGE_BYTES)?;
-        let kept = meta.insert(TIME, mark::encode(mark));
+        let kept = meta.insert(TIME, time_mark::encode(mark));
         committer.changed();
         kept.map(drop).map_err(|error| StoreError::unavailable("mark the time", error))
     }

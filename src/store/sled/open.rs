@@ -9,7 +9,10 @@ use std::{
     os::unix::fs::DirBuilderExt,
     panic,
     path::{Path, PathBuf},
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
     time::Duration,
 };
@@ -19,7 +22,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     committer::{NUDGE, PATIENCE},
-    quarantine,
+    mark::{Found, HighWater},
+    ownership, quarantine,
     snapshots::{self, Newest},
 };
 
@@ -63,11 +67,10 @@ const MIN_CACHE_BYTES: u64 = 256;
 /// new database is on the disk.
 pub(super) const LAYOUT_FILE: &str = "layout";
 /// The name of that file until the database is complete.
-const UNFINISHED_FILE: &str = "layout.unfinished";
-/// The temporary name of that file for a database that was created without
-/// either.
-const NEW_LAYOUT_FILE: &str = "layout.new";
-const LAYOUT: &str = "sessiond sled 2\n";
+pub(super) const UNFINISHED_FILE: &str = "layout.unfinished";
+pub(super) const LAYOUT: &str = "sessiond sled 2\n";
+/// The file in the data directory that its owner holds locked.
+pub(super) const LOCK_FILE: &str = "lock";
 
 /// How often, and at what interval, an opening checks whether sled has released
 /// the log.
@@ -95,6 +98,17 @@ pub enum OpenError {
     InUse {
         /// The data directory.
         path: PathBuf,
+    },
+    /// Something is there that sessiond has not put there.
+    #[error(
+        "the data directory {} holds {found}, which is not sessiond's, or has no file layout to say that it is; nothing is touched; give store.sled.path a directory of its own, empty or missing",
+        path.display()
+    )]
+    Foreign {
+        /// The data directory.
+        path: PathBuf,
+        /// What is there.
+        found: String,
     },
     /// The directory or a file in it cannot be created, read or written.
     #[error("cannot use the data directory {}: {source}", path.display())]
@@ -165,27 +179,42 @@ fn is_about_content(said: &str) -> bool {
 /// the value releases the lock.
 pub(super) struct Opened {
     pub db: Handle,
+    pub high_water: Arc<HighWater>,
     pub lock: File,
 }
 
 /// The last handle of a database to be dropped. Dropping it makes sled close
 /// its log, and sled panics if its own sync fails then. The committer has
 /// already synced by then, and has reported any error.
-pub(super) struct Handle(Option<sled::Db>);
+pub(super) struct Handle {
+    db: Option<sled::Db>,
+    log: File,
+    high_water: Arc<HighWater>,
+}
 
 impl Deref for Handle {
     type Target = sled::Db;
 
     fn deref(&self) -> &sled::Db {
-        self.0.as_ref().expect("it is taken when dropped")
+        self.db.as_ref().expect("it is taken when dropped")
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        let db = self.0.take();
+        let db = self.db.take();
         if panic::catch_unwind(panic::AssertUnwindSafe(|| drop(db))).is_err() {
             tracing::error!("sled could not close its log; the lines above give its message");
+            return;
+        }
+        // sled still writes while it closes.
+        let closed = match is_released(&self.log) {
+            Ok(true) => self.high_water.close(&self.log),
+            Ok(false) => return,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = closed {
+            tracing::warn!(%error, "the mark of the clean stop cannot be written");
         }
     }
 }
@@ -197,14 +226,15 @@ pub(super) fn open(
 ) -> Result<Opened, OpenError> {
     let directory = |source| OpenError::Directory { path: path.to_owned(), source };
     create_durably(path).map_err(directory)?;
+    // Nothing is left behind in a directory that is not ours. If there is a lock,
+    // another daemon may be making its database at this moment.
+    match fs::symlink_metadata(path.join(LOCK_FILE)) {
+        Ok(lock) if lock.is_file() => {}
+        _ => ownership::check(path)?,
+    }
     // We take our lock first, because sled reads and writes its `conf` before
     // it takes its own lock.
-    let lock = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path.join("lock"))
-        .map_err(directory)?;
+    let lock = ownership::private_file(&path.join(LOCK_FILE)).map_err(directory)?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -212,6 +242,8 @@ pub(super) fn open(
         }
         Err(errno) => return Err(directory(errno.into())),
     }
+    ownership::check(path)?;
+    ownership::make_private(path).map_err(directory)?;
     quarantine::finish(path).map_err(directory)?;
     let db = match open_database(path, cache_bytes) {
         Err(OpenError::Damaged { path, problem }) if on_damage == OnDamage::Quarantine => {
@@ -235,7 +267,9 @@ pub(super) fn open(
             "there are databases in quarantine; remove those that you do not need any more"
         );
     }
-    Ok(Opened { db, lock })
+    // What sled has made.
+    ownership::make_private(path).map_err(directory)?;
+    Ok(Opened { high_water: Arc::clone(&db.high_water), db, lock })
 }
 
 /// Requires that the lock is held.
@@ -256,12 +290,16 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Handle, OpenError> {
     }
     settle_log(path).map_err(directory)?;
     snapshots::finish_or_drop_unfinished(path).map_err(directory)?;
-    if let Some(problem) = snapshots::would_be_emptied(path, is_made).map_err(directory)? {
+    if is_made && let Some(problem) = snapshots::would_be_emptied(path).map_err(directory)? {
         return Err(damaged(format!("{problem}, and sled would drop all other data")));
     }
-    if !is_made {
-        drop_unfinished_beginning(path).map_err(directory)?;
-    }
+    let covered = snapshots::covered(path).map_err(directory)?;
+    let high_water = match HighWater::open(path, covered).map_err(directory)? {
+        Found::Whole(high_water) => high_water,
+        Found::Missing(problem) => return Err(damaged(problem)),
+    };
+    // Not before the log was compared with its mark: sled would fill holes.
+    let log = ownership::private_file(&path.join("db")).map_err(directory)?;
     let config = sled::Config::new()
         .path(path)
         .cache_capacity(cache_bytes.max(MIN_CACHE_BYTES))
@@ -286,7 +324,7 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Handle, OpenError> {
         flush(&db).map_err(|error| OpenError::of_sled(path, &error))?;
         note_layout(path).map_err(directory)?;
     }
-    Ok(db)
+    Ok(Handle { db: Some(db), log, high_water: Arc::new(high_water) })
 }
 
 /// Flushes, and wakes the flush as the committer's watcher does, which does not
@@ -311,24 +349,18 @@ fn flush(db: &sled::Db) -> sled::Result<()> {
 /// Records that a database is being created, before any part of it exists. If
 /// an earlier creation was interrupted, it removes the leftovers; nothing in
 /// them was ever acknowledged. A power loss can leave a log there that sled
-/// cannot read.
+/// cannot read. [`ownership::check`] has made sure that they are that.
 fn begin(path: &Path) -> io::Result<()> {
-    let unfinished = path.join(UNFINISHED_FILE);
-    let left = quarantine::database_in(path)?;
-    if unfinished.exists() {
-        for file in left {
-            tracing::warn!(file = %file.display(), "removed a file of a database that was never completed");
-            if file.is_dir() { fs::remove_dir_all(file)? } else { fs::remove_file(file)? }
-        }
-        return File::open(path)?.sync_all();
-    }
-    // If there are files, the database was created without such a note.
-    if left.is_empty() {
-        fs::write(&unfinished, LAYOUT)?;
-        File::open(&unfinished)?.sync_all()?;
+    // A note that is there is not written again: a loss of power could tear it.
+    if !ownership::is_unfinished(path)? {
+        ownership::write_private(&path.join(UNFINISHED_FILE), LAYOUT.as_bytes())?;
         File::open(path)?.sync_all()?;
     }
-    Ok(())
+    for file in quarantine::database_in(path)? {
+        tracing::warn!(file = %file.display(), "removed a file of a database that was never completed");
+        if file.is_dir() { fs::remove_dir(file)? } else { fs::remove_file(file)? }
+    }
+    File::open(path)?.sync_all()
 }
 
 /// Records that the database is complete. From now on, an empty log means that
@@ -338,18 +370,12 @@ fn note_layout(path: &Path) -> io::Result<()> {
         File::open(path.join(file))?.sync_all()?;
     }
     File::open(path)?.sync_all()?;
-    let unfinished = path.join(UNFINISHED_FILE);
-    // A database that was created without the note must never appear
-    // unfinished.
-    let note = if unfinished.exists() { unfinished } else { path.join(NEW_LAYOUT_FILE) };
-    fs::write(&note, LAYOUT)?;
-    File::open(&note)?.sync_all()?;
-    fs::rename(&note, path.join(LAYOUT_FILE))?;
+    fs::rename(path.join(UNFINISHED_FILE), path.join(LAYOUT_FILE))?;
     File::open(path)?.sync_all()
 }
 
 /// Opens the database, or returns why it cannot be opened.
-fn open_sled(path: &Path, config: &sled::Config) -> Result<Handle, OpenError> {
+fn open_sled(path: &Path, config: &sled::Config) -> Result<sled::Db, OpenError> {
     // sled panics on some kinds of damage. We catch that, to report what is
     // wrong.
     match panic::catch_unwind(panic::AssertUnwindSafe(|| {
@@ -361,7 +387,7 @@ fn open_sled(path: &Path, config: &sled::Config) -> Result<Handle, OpenError> {
         }
         Ok(db)
     })) {
-        Ok(Ok(db)) => Ok(Handle(Some(db))),
+        Ok(Ok(db)) => Ok(db),
         Ok(Err(error)) => Err(OpenError::of_sled(path, &error)),
         Err(panic) => {
             // The panic message is not repeated: it may contain stored data.
@@ -408,33 +434,25 @@ fn settle_log(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    for _ in 0..LINGERING_TRIES {
-        match flock(&log, FlockOperation::NonBlockingLockExclusive) {
-            // Closing the file releases the lock.
-            Ok(()) => break,
-            Err(rustix::io::Errno::WOULDBLOCK) => thread::sleep(LINGERING_PAUSE),
-            Err(errno) => return Err(errno.into()),
-        }
-    }
     // If the log is still locked, opening it with sled reports that.
+    is_released(&log)?;
     log.sync_data()?;
     File::open(path)?.sync_all()
 }
 
-/// A power loss during the creation of a database can leave a torn `conf`, and
-/// sled then refuses to open it forever. `conf` is synced before any change is
-/// accepted. While the log is empty, no data depends on `conf`.
-fn drop_unfinished_beginning(path: &Path) -> io::Result<()> {
-    let is_empty = match fs::metadata(path.join("db")) {
-        Ok(log) => log.len() == 0,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-        Err(error) => return Err(error),
-    };
-    if is_empty && path.join("conf").exists() {
-        fs::remove_file(path.join("conf"))?;
-        tracing::warn!("nothing was ever written to the database; it is created again");
+/// Waits until sled has released the log. `false`: it has not for a long time.
+fn is_released(log: &File) -> io::Result<bool> {
+    for _ in 0..LINGERING_TRIES {
+        match flock(log, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {
+                flock(log, FlockOperation::Unlock)?;
+                return Ok(true);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => thread::sleep(LINGERING_PAUSE),
+            Err(errno) => return Err(errno.into()),
+        }
     }
-    Ok(())
+    Ok(false)
 }
 
 #[cfg(test)]
@@ -479,6 +497,7 @@ mod tests {
         other.insert("a", "b").expect("it is taken");
         other.flush().expect("it is flushed");
         drop(other);
+        fs::write(path.join(LAYOUT_FILE), "sessiond sled 1\n").expect("written");
         let refused = open(&path, 1 << 20, OnDamage::Quarantine).map(drop);
         assert!(matches!(refused, Err(OpenError::Unusable { .. })), "{refused:?}");
         assert!(quarantine::all(&path).expect("readable").is_empty());
@@ -486,25 +505,29 @@ mod tests {
         assert!(other.expect("it opens").get("a").expect("readable").is_some(), "as it was");
     }
 
-    /// For instance after a restore from a backup that lacks the file, and
-    /// after a crash while the file is rewritten.
+    /// For instance after a restore from a backup that lacks the file, into a directory
+    /// where a start was interrupted.
     #[test]
     fn a_database_without_its_layout_file_is_never_taken_for_unfinished() {
-        let scratch = tempfile::tempdir().expect("a scratch folder");
-        let path = scratch.path().join("data");
-        let opened = open(&path, 1 << 20, OnDamage::Refuse).expect("it opens");
-        opened.db.insert("key", "value").expect("it is taken");
-        drop(opened);
-        fs::remove_file(path.join(LAYOUT_FILE)).expect("it was there");
-        // Something else has the file's final name: the opening fails at that
-        // point.
-        fs::create_dir(path.join(LAYOUT_FILE)).expect("made");
-        fs::write(path.join(LAYOUT_FILE).join("full"), "").expect("made");
-        note_layout(&path).expect_err("nothing is renamed to a folder");
-        fs::remove_dir_all(path.join(LAYOUT_FILE)).expect("removed");
-        let opened = open(&path, 1 << 20, OnDamage::Refuse).expect("it opens");
-        assert!(opened.db.get("key").expect("readable").is_some(), "nothing is dropped");
-        assert!(path.join(LAYOUT_FILE).is_file(), "it has its note again");
+        for note in [None, Some(LAYOUT)] {
+            let scratch = tempfile::tempdir().expect("a scratch folder");
+            let path = scratch.path().join("data");
+            for value in ["a", "b"] {
+                let opened = open(&path, 1 << 20, OnDamage::Refuse).expect("it opens");
+                opened.db.insert("key", value).expect("it is taken");
+            }
+            fs::remove_file(path.join(LAYOUT_FILE)).expect("it was there");
+            if let Some(note) = note {
+                fs::write(path.join(UNFINISHED_FILE), note).expect("written");
+            }
+            let log = fs::read(path.join("db")).expect("a log");
+            let refused = open(&path, 1 << 20, OnDamage::Quarantine).map(drop);
+            assert!(matches!(refused, Err(OpenError::Foreign { .. })), "{note:?}: {refused:?}");
+            assert!(fs::read(path.join("db")).expect("a log") == log, "nothing is touched");
+            fs::write(path.join(LAYOUT_FILE), LAYOUT).expect("written");
+            let opened = open(&path, 1 << 20, OnDamage::Refuse).expect("it opens");
+            assert!(opened.db.get("key").expect("readable").is_some(), "nothing is dropped");
+        }
     }
 
     #[test]

@@ -12,21 +12,25 @@
 //! [`prove_disk`] runs before anything moves.
 
 use std::{
-    ffi::OsStr,
     fs::{self, DirBuilder, File},
-    io::{self, Read, Write},
+    io::{self, Read},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
-use super::open::{LAYOUT_FILE, SEGMENT_BYTES};
+use super::{
+    mark::MARK_FILE,
+    open::{LAYOUT, LAYOUT_FILE, SEGMENT_BYTES, UNFINISHED_FILE},
+    ownership::write_private,
+};
 
 /// In the data directory.
-const FOLDER: &str = "quarantine";
+pub(super) const FOLDER: &str = "quarantine";
 /// In [`FOLDER`]: the name during a move. A crash may leave it.
 const UNFINISHED: &str = "unfinished";
 /// With each database in quarantine: what was wrong with it.
 const WHY: &str = "why.txt";
+/// In [`FOLDER`], so that no file of anybody else is in its place.
 const PROBE: &str = "probe";
 
 /// The most databases in quarantine: a disk that damages one database after
@@ -35,6 +39,9 @@ const MOST: usize = 8;
 
 /// Moves the database to quarantine and returns its new path.
 pub(super) fn put(path: &Path, problem: &str) -> io::Result<PathBuf> {
+    let folder = path.join(FOLDER);
+    let mut private = DirBuilder::new();
+    private.mode(0o700).recursive(true).create(&folder)?;
     prove_disk(path)?;
     if all(path)?.len() >= MOST {
         return Err(io::Error::other(format!(
@@ -42,13 +49,11 @@ pub(super) fn put(path: &Path, problem: &str) -> io::Result<PathBuf> {
              those that you do not need"
         )));
     }
-    let folder = path.join(FOLDER);
     let unfinished = folder.join(UNFINISHED);
-    let mut private = DirBuilder::new();
-    private.mode(0o700).recursive(true).create(&unfinished)?;
-    let mut why = File::create(unfinished.join(WHY))?;
-    writeln!(why, "sessiond {} found this database damaged: {problem}", env!("CARGO_PKG_VERSION"))?;
-    why.sync_all()?;
+    private.create(&unfinished)?;
+    let why =
+        format!("sessiond {} found this database damaged: {problem}\n", env!("CARGO_PKG_VERSION"));
+    write_private(&unfinished.join(WHY), why.as_bytes())?;
     for directory in [&unfinished, &folder, path] {
         File::open(directory)?.sync_all()?;
     }
@@ -61,7 +66,13 @@ pub(super) fn finish(path: &Path) -> io::Result<()> {
     match database_in(&unfinished) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         // Nothing has moved yet: the opening decides again whether to move it.
-        Ok(moved) if moved.is_empty() => fs::remove_dir_all(&unfinished),
+        Ok(moved) if moved.is_empty() => {
+            match fs::remove_file(unfinished.join(WHY)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            fs::remove_dir(&unfinished)
+        }
         Ok(_) => move_all(path, &unfinished).map(drop),
         Err(error) => Err(error),
     }
@@ -76,7 +87,7 @@ pub(super) fn all(path: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in entries {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if name != UNFINISHED {
+        if ![UNFINISHED, PROBE].contains(&&*name) {
             names.push(name);
         }
     }
@@ -84,13 +95,25 @@ pub(super) fn all(path: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// The marker of the directory moves last. Before it goes, another one says that the
+/// directory is ours, and that a database is to be made in it.
 fn move_all(path: &Path, unfinished: &Path) -> io::Result<PathBuf> {
-    for from in database_in(path)? {
-        let name = from.file_name().unwrap_or_default();
-        fs::rename(&from, unfinished.join(name))?;
+    let layout = path.join(LAYOUT_FILE);
+    let move_there =
+        |from: &Path| fs::rename(from, unfinished.join(from.file_name().unwrap_or_default()));
+    let sync = || {
+        File::open(unfinished)?.sync_all()?;
+        File::open(path)?.sync_all()
+    };
+    for from in database_in(path)?.into_iter().filter(|from| *from != layout) {
+        move_there(&from)?;
     }
-    File::open(unfinished)?.sync_all()?;
-    File::open(path)?.sync_all()?;
+    write_private(&path.join(UNFINISHED_FILE), LAYOUT.as_bytes())?;
+    sync()?;
+    if layout.exists() {
+        move_there(&layout)?;
+        sync()?;
+    }
     // The file system's time of the last rename.
     let moved = fs::metadata(unfinished)?.modified()?;
     let moved = humantime::format_rfc3339_millis(moved).to_string().replace(':', "-");
@@ -103,20 +126,20 @@ fn move_all(path: &Path, unfinished: &Path) -> io::Result<PathBuf> {
 /// The files of sled, and those that an opening creates. Nothing else is
 /// touched: the directory may be the root of a file system.
 pub(super) fn database_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let is_of_database = |name: &OsStr| {
-        let text = name.to_string_lossy();
-        matches!(&*text, "conf" | "db" | "blobs" | LAYOUT_FILE)
-            || text.starts_with("snap.")
-            || text.starts_with("damaged.snap.")
-    };
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        if is_of_database(&entry.file_name()) {
+        if is_of_database(&entry.file_name().to_string_lossy()) {
             found.push(entry.path());
         }
     }
     Ok(found)
+}
+
+pub(super) fn is_of_database(name: &str) -> bool {
+    matches!(name, "conf" | "db" | "blobs" | LAYOUT_FILE | MARK_FILE)
+        || name.starts_with("snap.")
+        || name.starts_with("damaged.snap.")
 }
 
 /// Fails unless all of the database can be read, and a probe as large as sled's
@@ -135,21 +158,18 @@ fn prove_disk(path: &Path) -> io::Result<()> {
         let mut file = File::open(&at)?;
         while file.read(&mut buffer)? > 0 {}
     }
-    let probe = path.join(PROBE);
-    let written = File::create(&probe).and_then(|mut file| {
-        file.write_all(&vec![0x55; SEGMENT_BYTES])?;
-        file.sync_all()
-    });
+    let probe = path.join(FOLDER).join(PROBE);
+    let written = write_private(&probe, &vec![0x55; SEGMENT_BYTES]);
     fs::remove_file(&probe)?;
-    written
+    written.map(drop)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const FILES: [&str; 5] =
-        ["conf", "db", "snap.0000000000000010", "damaged.snap.00", LAYOUT_FILE];
+    const FILES: [&str; 6] =
+        ["conf", "db", "snap.0000000000000010", "damaged.snap.00", MARK_FILE, LAYOUT_FILE];
 
     fn database() -> tempfile::TempDir {
         let directory = tempfile::tempdir().expect("a scratch folder");
@@ -171,7 +191,7 @@ mod tests {
         }
         assert_eq!(fs::read(aside.join("blobs/7")).expect("moved"), b"7");
         assert!(database_in(path).expect("readable").is_empty(), "all of it has moved");
-        for stays in ["lock", "notes"] {
+        for stays in ["lock", "notes", UNFINISHED_FILE] {
             assert!(path.join(stays).exists(), "{stays} must stay");
         }
         assert!(fs::read_to_string(aside.join(WHY)).expect("it says why").contains("a problem"));

@@ -10,14 +10,12 @@
 //! exist.
 
 use std::{
-    collections::BTreeSet,
     fs::{self, File},
     io,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
-use super::open::SEGMENT_BYTES;
+use super::log::Log;
 
 /// Completes or removes a snapshot that a crash left without its final name.
 /// Such a file makes sled's next opening fail.
@@ -68,7 +66,7 @@ pub(super) fn set_aside_damaged(path: &Path) -> io::Result<Newest> {
     if is_whole(&fs::read(&snapshot)?) {
         return Ok(Newest::Well);
     }
-    if !Log::read(&File::open(path.join("db"))?, 0)?.has_no_gap() {
+    if !Log::read(&File::open(path.join("db"))?)?.has_no_gap(0) {
         return Ok(Newest::Needed(snapshot));
     }
     // sled treats every file whose name begins with "snap." as a snapshot.
@@ -97,114 +95,43 @@ fn newest(path: &Path) -> io::Result<Option<(String, PathBuf)>> {
 /// A snapshot is the content, its length in 8 octets, and its CRC.
 fn is_whole(snapshot: &[u8]) -> bool {
     let content = snapshot.len().checked_sub(12).filter(|len| *len > 0);
-    content.is_some_and(|len| crc(&snapshot[..len]).to_le_bytes() == snapshot[len + 8..])
+    content
+        .is_some_and(|len| crc32fast::hash(&snapshot[..len]).to_le_bytes() == snapshot[len + 8..])
 }
 
-const HEADER_BYTES: usize = 20;
-
-/// The segments that sled's recovery finds in its log.
-struct Log {
-    /// Where recovery begins: the newest segment that is called stable, as an
-    /// offset in all octets ever written.
-    first: u64,
-    /// The segments with that offset or a higher one, in order.
-    tail: Vec<u64>,
-    /// Whether there are any segments.
-    any: bool,
-    /// Two segments have the same offset.
-    double: bool,
+/// The number up to which the newest snapshot holds the state of the log. Its name says it.
+pub(super) fn covered(path: &Path) -> io::Result<u64> {
+    let newest = newest(path)?;
+    let number =
+        newest.and_then(|(name, _)| u64::from_str_radix(name.strip_prefix("snap.")?, 16).ok());
+    Ok(number.unwrap_or(0))
 }
 
-impl Log {
-    /// Reads the segment headers as a recovery does that has a snapshot up to
-    /// `from`.
-    fn read(log: &File, from: u64) -> io::Result<Self> {
-        let segment = SEGMENT_BYTES as u64;
-        let from = from / segment * segment;
-        let (mut numbers, mut stable, mut double) = (BTreeSet::new(), from, false);
-        for at in (0..log.metadata()?.len()).step_by(SEGMENT_BYTES) {
-            let mut header = [0; HEADER_BYTES];
-            match log.read_exact_at(&mut header, at) {
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
-                read => read?,
-            }
-            let Some((number, stable_here)) = segment_header(&header) else {
-                continue;
-            };
-            let Some(number) = u64::try_from(number).ok().filter(|number| *number >= from) else {
-                continue;
-            };
-            stable = stable.max(u64::try_from(stable_here).unwrap_or(0));
-            double |= !numbers.insert(number);
-        }
-        let first = stable / segment * segment;
-        let tail = numbers.range(first..).copied().collect();
-        Ok(Self { first, tail, any: !numbers.is_empty(), double })
-    }
-
-    /// Whether recovery would treat everything as torn.
-    fn lacks_its_beginning(&self) -> bool {
-        self.any && self.tail.first() != Some(&self.first)
-    }
-
-    fn has_no_gap(&self) -> bool {
-        let expected = (self.first..).step_by(SEGMENT_BYTES).take(self.tail.len());
-        self.any
-            && !self.double
-            && !self.lacks_its_beginning()
-            && expected.eq(self.tail.iter().copied())
-    }
-}
-
-/// If sled would silently drop its log when it opens this, returns what is
-/// missing. If the database `is_made`, its log is not empty.
-pub(super) fn would_be_emptied(path: &Path, is_made: bool) -> io::Result<Option<&'static str>> {
-    // A snapshot's name gives the offset up to which it goes.
-    let from = newest(path)?
-        .and_then(|(name, _)| u64::from_str_radix(name.strip_prefix("snap.")?, 16).ok())
-        .unwrap_or(0);
+/// If sled would silently drop the log of a database when it opens this, returns
+/// what is missing.
+pub(super) fn would_be_emptied(path: &Path) -> io::Result<Option<&'static str>> {
     let log = match File::open(path.join("db")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         log => Some(log?),
     };
     let Some(log) = log.filter(|log| log.metadata().is_ok_and(|log| log.len() > 0)) else {
-        return Ok((is_made || from > 0).then_some("its log is missing"));
+        return Ok(Some("its log is missing"));
     };
-    if is_made && !Log::read(&log, 0)?.any {
+    let log = Log::read(&log)?;
+    if !log.has_any(0) {
         return Ok(Some("its log has no segment header"));
     }
-    let lacks = Log::read(&log, from)?.lacks_its_beginning();
+    let lacks = log.lacks_its_beginning(covered(path)?);
     Ok(lacks.then_some("the part of its log where recovery begins is missing"))
-}
-
-/// The offset at which a segment begins, in all octets that sled has written,
-/// and the offset that was stable then. `None` if this is not the header of a
-/// segment in use.
-fn segment_header(header: &[u8; HEADER_BYTES]) -> Option<(i64, i64)> {
-    let (sum, rest) = header.split_first_chunk::<4>()?;
-    let (begin, rest) = rest.split_first_chunk::<8>()?;
-    let (stable, _) = rest.split_first_chunk::<8>()?;
-    if !u32::from_le_bytes(*sum) != crc(&header[4..]) {
-        return None;
-    }
-    let number = |octets| i64::from_le_bytes(octets) ^ i64::MAX;
-    Some((number(*begin), number(*stable)))
-}
-
-/// CRC-32 as in gzip. Slow, but used only on segment headers and snapshots at
-/// an opening.
-fn crc(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |sum, octet| {
-        (0..8).fold(sum ^ u32::from(*octet), |sum, _| {
-            (sum >> 1) ^ (0xedb8_8320 & (sum & 1).wrapping_neg())
-        })
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::sled::open::{OnDamage, OpenError, Opened, open};
+    use crate::store::sled::{
+        log::{HEADER_BYTES, segment_header},
+        open::{OnDamage, OpenError, Opened, SEGMENT_BYTES, open},
+    };
 
     /// sled's threads may still hold the log for a moment after it was closed.
     fn reopen(path: &Path) -> Result<Opened, OpenError> {
@@ -239,8 +166,8 @@ mod tests {
         assert!(is_whole(&fs::read(&snapshot).expect("readable")));
         let log = File::open(directory.path().join("db")).expect("a log");
         assert!(log.metadata().expect("a size").len() > 2 * SEGMENT_BYTES as u64);
-        assert!(Log::read(&log, 0).expect("readable").has_no_gap());
-        assert_eq!(would_be_emptied(directory.path(), true).expect("readable"), None);
+        assert!(Log::read(&log).expect("readable").has_no_gap(0));
+        assert_eq!(would_be_emptied(directory.path()).expect("readable"), None);
         assert!(matches!(set_aside_damaged(directory.path()), Ok(Newest::Well)));
         assert!(snapshot.exists());
     }
@@ -289,7 +216,7 @@ mod tests {
         let log = directory.path().join("db");
         let mut content = fs::read(&log).expect("readable");
         // Where recovery would begin.
-        let first = Log::read(&File::open(&log).expect("a log"), 0).expect("readable").first;
+        let first = Log::read(&File::open(&log).expect("a log")).expect("readable").first(0);
         let places = (0..content.len()).step_by(SEGMENT_BYTES);
         let place = places.into_iter().find(|at| {
             let header = content[*at..].first_chunk::<HEADER_BYTES>().expect("20 octets");

@@ -18,8 +18,8 @@
 //! When there is enough space again, the operations are accepted again.
 
 use std::{
+    fs::File,
     io,
-    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -51,44 +51,59 @@ impl Room {
     }
 }
 
-type Free = Box<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>;
+type Free = Box<dyn Fn() -> io::Result<u64> + Send + Sync>;
 
 pub(super) struct Space {
-    path: PathBuf,
     floor_bytes: u64,
     free_bytes: Free,
-    last: Mutex<Option<(Instant, Room)>>,
+    last: Mutex<Last>,
+}
+
+#[derive(Default)]
+struct Last {
+    answer: Option<(Instant, Room)>,
+    /// The last answer was an error, and it was logged.
+    is_unknown: bool,
 }
 
 impl Space {
-    /// Watches the file system that `path` is on.
-    pub(super) fn new(path: PathBuf, floor_bytes: u64) -> Self {
-        let free_bytes = |path: &Path| {
-            let found = rustix::fs::statvfs(path)?;
+    /// Watches the file system that `directory` is on. It stays open, so that there is an
+    /// answer after its name is gone, too.
+    pub(super) fn new(directory: File, floor_bytes: u64) -> Self {
+        Self::with(floor_bytes, move || {
+            let found = rustix::fs::fstatvfs(&directory)?;
             Ok(found.f_bavail.saturating_mul(found.f_frsize))
-        };
-        Self { path, floor_bytes, free_bytes: Box::new(free_bytes), last: Mutex::new(None) }
+        })
+    }
+
+    fn with(
+        floor_bytes: u64,
+        free_bytes: impl Fn() -> io::Result<u64> + Send + Sync + 'static,
+    ) -> Self {
+        Self { floor_bytes, free_bytes: Box::new(free_bytes), last: Mutex::default() }
     }
 
     /// What there is room for. May wait for the file system.
     pub(super) fn room(&self, now: Instant) -> Room {
         let mut last = self.last.lock();
-        if let Some((at, room)) = *last
+        if let Some((at, room)) = last.answer
             && now.saturating_duration_since(at) < GOOD_FOR
         {
             return room;
         }
-        let free_bytes = match (self.free_bytes)(&self.path) {
-            Ok(free_bytes) => free_bytes,
-            Err(error) => {
+        let answer = (self.free_bytes)();
+        let is_unknown = answer.is_err();
+        let free_bytes = answer.unwrap_or_else(|error| {
+            if !last.is_unknown {
                 tracing::warn!(%error, "the free space of the disk is unknown; assuming that it is enough");
-                u64::MAX
             }
-        };
+            u64::MAX
+        });
+        last.is_unknown = is_unknown;
         let floor_bytes = self.floor_bytes;
         let room = Room::of(free_bytes, floor_bytes);
-        let before = last.map_or(Room::Everything, |(_, room)| room);
-        *last = Some((now, room));
+        let before = last.answer.map_or(Room::Everything, |(_, room)| room);
+        last.answer = Some((now, room));
         match room {
             Room::Everything if before < room => {
                 tracing::info!(free_bytes, "the disk has enough free space again");
@@ -129,10 +144,7 @@ mod tests {
     fn less_space_is_room_for_less_until_there_is_more() {
         let free = Arc::new(AtomicU64::new(100));
         let theirs = Arc::clone(&free);
-        let space = Space {
-            free_bytes: Box::new(move |_| Ok(theirs.load(Ordering::Relaxed))),
-            ..Space::new(PathBuf::from("/"), 80)
-        };
+        let space = Space::with(80, move || Ok(theirs.load(Ordering::Relaxed)));
         let mut now = Instant::now();
         assert_eq!(space.room(now), Room::Everything);
         free.store(0, Ordering::Relaxed);
@@ -162,8 +174,8 @@ mod tests {
     #[test]
     fn a_real_file_system_tells() {
         let now = Instant::now();
-        let here = std::env::temp_dir();
-        assert_eq!(Space::new(here.clone(), 1).room(now), Room::Everything);
-        assert_eq!(Space::new(here, u64::MAX).room(now), Room::Nothing);
+        let here = || File::open(std::env::temp_dir()).expect("a directory");
+        assert_eq!(Space::new(here(), 1).room(now), Room::Everything);
+        assert_eq!(Space::new(here(), u64::MAX).room(now), Room::Nothing);
     }
 }

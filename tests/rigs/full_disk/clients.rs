@@ -1,5 +1,4 @@
-//! The clients: they do what clients do, remember what was acknowledged, and
-//! verify it.
+//! The clients: they make calls, remember what was acknowledged, and verify it.
 
 use std::{
     sync::{
@@ -20,22 +19,22 @@ use crate::{rig::Random, support::browser::token as credential};
 
 type Service = SessionServiceClient<Channel>;
 
-/// Sessions that a client destroys none of any more.
+/// A client with no more sessions than this destroys none.
 const KEEP: usize = 10;
-/// Sent along with each call.
+/// The deadline of each call.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
-/// What the way to the daemon and back may add on a busy machine.
+/// The time that the network and a busy machine may add.
 const LATE: Duration = Duration::from_secs(2);
 
-/// What is going on; the clients behave accordingly.
+/// The state of the disk. It decides what clients do and which answers they accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Phase {
-    /// Sessions come; nothing is refused yet, or some is.
+    /// Free space shrinks; creations may be refused or not.
     Filling,
-    /// Less than the floor is free: every creation and change is refused.
+    /// Less than the floor is free: every creation and every change is refused.
     Full,
-    /// Nothing is free. Anything may fail, if it says so.
+    /// No space is free. Any call may fail, with an error of the store.
     Nothing,
     Done,
 }
@@ -49,13 +48,13 @@ impl Phase {
 #[derive(Default)]
 pub(super) struct Common {
     phase: AtomicU8,
-    /// The daemon is killed: who gets no answer knows nothing.
+    /// The daemon is being killed: the result of a call without an answer is unknown.
     pub ending: AtomicBool,
     pub created: AtomicU64,
     pub changed: AtomicU64,
     pub destroyed: AtomicU64,
     pub touched: AtomicU64,
-    /// STORE_FULL, and other faults of the store.
+    /// Calls refused as STORE_FULL, and calls with other errors of the store.
     pub refused: AtomicU64,
     pub failed: AtomicU64,
     pub longest_micros: AtomicU64,
@@ -82,7 +81,7 @@ impl Common {
         self.phase.store(phase as u8, Ordering::SeqCst);
     }
 
-    /// The answer; notes what may not be.
+    /// Returns the answer. Records a finding if the answer is not allowed.
     async fn ask<T>(
         &self,
         what: &str,
@@ -133,11 +132,11 @@ impl Common {
 
 enum Answer<T> {
     Done(T),
-    /// Nothing was done.
+    /// Nothing was changed.
     Refused,
-    /// It may have been done or not.
+    /// The change may have been made or not.
     Unknown,
-    /// It may, and nobody is there any more.
+    /// The change may have been made or not, and the daemon has ended.
     Ended,
 }
 
@@ -146,7 +145,7 @@ struct Kept {
     token: String,
     n: u64,
     len: usize,
-    /// What was asked for without a clear answer.
+    /// A change that was sent and got no clear answer.
     doubt: Option<Doubt>,
 }
 
@@ -172,7 +171,7 @@ impl Client {
         Self { random: Random::stream(seed, number), kept: Vec::new(), gone: Vec::new() }
     }
 
-    /// The data was removed.
+    /// Forgets all sessions, because the data were removed.
     pub(super) fn forget(&mut self) {
         self.kept.clear();
         self.gone.clear();
@@ -184,7 +183,7 @@ impl Client {
         self
     }
 
-    /// False when the daemon has ended.
+    /// Returns false if the daemon has ended.
     async fn step(&mut self, service: &Service, common: &Common) -> bool {
         let filling = common.phase() == Phase::Filling;
         let choice = self.random.below(100);
@@ -196,7 +195,7 @@ impl Client {
         match choice {
             _ if self.kept[at].doubt.is_some() => self.touch(at, service, common).await,
             _ if choice < writes => self.write(at, service, common).await,
-            // Some stay, to be touched.
+            // Some sessions stay, to be touched.
             _ if choice < destroys && self.kept.len() > KEEP => {
                 self.destroy(at, service, common).await
             }
@@ -252,7 +251,7 @@ impl Client {
         match common.ask("destroy", false, service.clone().destroy(in_time(destroy))).await {
             Answer::Done(answer) => {
                 if answer.destroyed != 1 {
-                    common.found("a session was not there to be destroyed".to_owned());
+                    common.found("a Destroy found no session".to_owned());
                 }
                 count(&common.destroyed);
                 self.gone.push(self.kept.swap_remove(at).token);
@@ -300,7 +299,8 @@ impl Client {
         true
     }
 
-    /// After a restart: all there is, and nothing else. Settles what was in doubt.
+    /// After a restart: checks that all acknowledged sessions are stored and that no others
+    /// are. Decides the calls with an unknown result.
     pub(super) async fn verify(mut self, address: String, common: Arc<Common>) -> Self {
         let service = connect(&address);
         for mut kept in std::mem::take(&mut self.kept) {
@@ -343,19 +343,19 @@ impl Kept {
             || state == SessionState::NotFound && self.doubt == Some(Doubt::Destroy);
         if !is_there {
             let (phase, doubt) = (common.phase(), self.doubt);
-            common.found(format!("{phase:?}: a session is {state:?}, in doubt: {doubt:?}"));
+            common.found(format!("{phase:?}: a session is {state:?}, unacknowledged: {doubt:?}"));
         }
         state == SessionState::Active
     }
 
-    /// Gives the change that is there.
+    /// Returns the number of the change that is stored.
     fn check_data(&self, found: Option<&Session>, common: &Common) -> Option<u64> {
         let found = found.expect("an active session");
         let more = u64::from(self.doubt == Some(Doubt::Write));
         let n = (self.n..=self.n + more).find(|n| found.data == text(*n, self.len));
         if n.is_none() {
             common.found(format!(
-                "a session of {} changes ({:?} in doubt) has version {}, or other data",
+                "a session with {} changes ({:?} unacknowledged) has version {}, or other data",
                 self.n, self.doubt, found.version
             ));
         }

@@ -1,4 +1,4 @@
-//! The clients: they make the load, remember what was acknowledged, and verify.
+//! The clients: they make the load, remember what was acknowledged, and verify it.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -24,13 +24,13 @@ use crate::support::browser::token as credential;
 type Service = SessionServiceClient<Channel>;
 type Admin = SessionAdminServiceClient<Channel>;
 
-/// Live sessions of one client; with sixteen clients a few hundred in all.
+/// The most live sessions of one client; with sixteen clients, a few hundred in all.
 const MOST_HELD: usize = 16;
-/// Old tokens kept of one session.
+/// The most old tokens that are kept for one session.
 const MOST_OLD: usize = 3;
-/// Gone sessions of earlier rounds that each round verifies.
+/// How many ended sessions of earlier rounds each round verifies.
 const OLDER_GONE: usize = 16;
-/// An answer takes milliseconds; who waits so long waits for ever.
+/// A call takes milliseconds. One without an answer after this time is taken to hang.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn connect(address: &str) -> Service {
@@ -45,14 +45,14 @@ fn channel(address: &str) -> Channel {
     Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy()
 }
 
-/// What the clients have in common: the sessions to which all of them write at
-/// the same time, each a key of its own.
+/// The state that clients share: sessions to which all of them write at the same time, each
+/// client with its own key.
 pub(super) struct Common {
-    /// The daemon was told to end: who gets no answer knows nothing.
+    /// The daemon was told to end: the result of a call without an answer is unknown.
     ending: AtomicBool,
-    /// Tokens of these sessions; made by whoever comes first.
+    /// The tokens of these sessions. The first client that needs a session creates it.
     tokens: Vec<OnceCell<String>>,
-    /// For each session and client, what was sent and what was acknowledged.
+    /// For each session and client, the value that was sent and the one that was acknowledged.
     sent: Vec<Vec<AtomicU64>>,
     acknowledged: Vec<Vec<AtomicU64>>,
 }
@@ -75,8 +75,8 @@ impl Common {
         self.ending.store(ending, Ordering::SeqCst);
     }
 
-    /// An answer; `None` when the daemon was told to end and nobody knows what
-    /// became of the call. Any other error is a violation.
+    /// Returns the answer, or `None` if the daemon was told to end and the result of the call
+    /// is unknown. Any other error is a violation.
     async fn answered<T>(
         &self,
         call: impl Future<Output = Result<tonic::Response<T>, Status>>,
@@ -103,8 +103,8 @@ impl Common {
         }
     }
 
-    /// Each key is between what was acknowledged and what was sent, and the
-    /// version counts them all: none is lost, none counted twice.
+    /// Checks that each key is between the acknowledged and the sent value, and that the
+    /// version counts every Write exactly once.
     pub(super) async fn verify(&self, address: &str) -> Tally {
         let (mut tally, service) = (Tally::default(), connect(address));
         for (at, token) in self.tokens.iter().enumerate() {
@@ -127,20 +127,22 @@ impl Common {
                     );
                     tally.lose(what);
                 }
-                // From here on this is what is known.
+                // The value that was found is the acknowledged value from now on.
                 self.acknowledged[at][client].store(value, Ordering::SeqCst);
                 sent.store(value, Ordering::SeqCst);
                 sum += value;
             }
             if session.version != 1 + sum {
                 let version = session.version;
-                tally.lose(format!("common session {at} has version {version} after {sum} Writes"));
+                tally.lose(format!(
+                    "common session {at} has version {version}, expected {sum} Writes"
+                ));
             }
         }
         tally
     }
 
-    /// Adds one to the key of a client.
+    /// Increments the key of a client.
     async fn write(&self, at: usize, client: usize, service: &Service, tally: &mut Tally) -> bool {
         let made = self.tokens[at].get_or_try_init(|| async {
             let set = WriteRequest { set: "{}".into(), ..Default::default() };
@@ -162,7 +164,7 @@ impl Common {
     }
 }
 
-/// Of the client with this number.
+/// The principal of the client with this number.
 pub(super) fn principal(client: usize) -> String {
     format!("client {client}")
 }
@@ -187,7 +189,7 @@ pub(super) struct Client {
     random: StdRng,
     held: Vec<Held>,
     gone: Vec<Gone>,
-    /// How many of `gone` were verified at least once.
+    /// How many of `gone` have been verified at least once.
     verified: usize,
     made: u64,
 }
@@ -204,12 +206,12 @@ impl Client {
             (Tally::default(), connect(address), connect_admin(admin));
         while self.step(common, &service, &admin, &mut tally).await {}
         if !common.ending.load(Ordering::SeqCst) && tally.violations.is_empty() {
-            tally.violate("a client stopped although nobody ended the daemon".to_owned());
+            tally.violate("a client stopped, expected it to work until the daemon ends".to_owned());
         }
         tally
     }
 
-    /// One change. False when it was not acknowledged.
+    /// Makes one change. Returns false if it was not acknowledged.
     async fn step(
         &mut self,
         common: &Common,
@@ -237,12 +239,13 @@ impl Client {
         }
     }
 
-    /// Whose its sessions are: half from the beginning, the others from a roll on.
+    /// The principal of its sessions: of half of them from the beginning, of the others from a
+    /// roll on.
     pub(super) fn principal(&self) -> String {
         principal(self.number)
     }
 
-    /// Every session that is its principal's is listed.
+    /// Checks that the list of its principal has every session that belongs to it.
     pub(super) async fn verify_list(&self, admin: &str, tally: &mut Tally) {
         let mut admin = connect_admin(admin);
         let (mut listed, mut page_token) = (Vec::new(), String::new());
@@ -266,13 +269,16 @@ impl Client {
         }
         for held in self.held.iter().filter(|held| held.listed) {
             if !listed.iter().any(|session| session.id == held.id()) {
-                tally.lose(format!("session {} is missing in its principal's", held.number));
+                tally.lose(format!(
+                    "session {} is missing in the list of its principal",
+                    held.number
+                ));
             }
         }
     }
 
     async fn create(&mut self, common: &Common, service: &Service, tally: &mut Tally) -> bool {
-        // Numbers of different clients differ.
+        // Clients must not use equal numbers.
         let number = self.made * 64 + self.number as u64;
         self.made += 1;
         let listed = (number / 64).is_multiple_of(2);
@@ -284,7 +290,7 @@ impl Client {
         let Some(WriteResponse { token, .. }) =
             common.answered(service.clone().write(write), tally).await
         else {
-            // Nobody has its id; it may be there or not.
+            // No client has its id, so whether it exists cannot be checked.
             return false;
         };
         let old = Vec::new();
@@ -293,7 +299,7 @@ impl Client {
         true
     }
 
-    /// A session that expires at once, so that the sweep has work.
+    /// Makes a session that expires at once, so that the sweep has work.
     async fn make_mayfly(&mut self, common: &Common, service: &Service, tally: &mut Tally) -> bool {
         let write = WriteRequest {
             set: Held::initial(self.made).into(),
@@ -354,15 +360,15 @@ impl Client {
         };
         let held = self.held.swap_remove(at);
         if ended == 0 && !retried {
-            tally.lose(format!("session {} was not there to be destroyed", held.number));
+            tally.lose(format!("a Destroy did not find session {}", held.number));
         }
         tally.acknowledged += 1;
         self.bury(held, Why::Destroyed);
         true
     }
 
-    /// Whether a caller has given up on a call and is to try again: whatever the second
-    /// answer says, it says that what has ended stays so. `None`: the daemon has ended.
+    /// Returns whether to repeat a call, as a caller does after a timeout. The second answer
+    /// must also be correct: what has ended stays ended. `None`: the daemon has ended.
     async fn gave_up<T>(
         &mut self,
         first: impl Future<Output = Result<T, Status>>,
@@ -378,8 +384,8 @@ impl Client {
         }
     }
 
-    /// Ends all that its principal has, for an operator or for the owner of the one at
-    /// `at`, or all but that one. Those are among them whose id nobody knows.
+    /// Ends all sessions of its principal, as an operator or as the owner of the session at
+    /// `at`, or all except that one. They include sessions whose id no client knows.
     async fn end_all(
         &mut self,
         at: usize,
@@ -412,9 +418,9 @@ impl Client {
             return false;
         };
         let ended: Vec<_> = self.held.extract_if(.., |held| is_meant(held)).collect();
-        // There may be more: of creates that were not answered.
+        // The count may be higher: creates without an answer may have succeeded.
         if count < ended.len() as u64 && !retried {
-            tally.lose(format!("{count} of {} sessions were there to be ended", ended.len()));
+            tally.lose(format!("expected to end {} sessions, ended {count}", ended.len()));
         }
         tally.acknowledged += ended.len() as u64;
         for held in ended {
@@ -424,7 +430,7 @@ impl Client {
         true
     }
 
-    /// They are verified next.
+    /// Sets the reason of the tokens that a roll ended, and has them verified again.
     fn regard_rolled_as(&mut self, why: Why) {
         let is_rolled = |gone: &mut Gone| gone.why != Why::Destroyed;
         let changed: Vec<_> = self.gone.extract_if(..self.verified, is_rolled).collect();
@@ -437,14 +443,14 @@ impl Client {
     }
 
     fn bury(&mut self, held: Held, why: Why) {
-        // A token from before a roll tells more than one of now.
+        // A token from before a roll shows more than the current one.
         let old = held.old.into_iter().map(|token| Gone { token, why });
         self.gone.extend(old);
         self.gone.push(Gone { token: held.token, why });
     }
 
-    /// After a crash: settles what was in doubt, and holds the store to what
-    /// was acknowledged.
+    /// After a crash: decides the changes with an unknown result, and checks that everything
+    /// acknowledged is stored.
     pub(super) async fn verify(&mut self, common: &Common, address: &str, depth: Depth) -> Tally {
         let (mut tally, service) = (Tally::default(), connect(address));
         common.ending(false);
@@ -460,7 +466,7 @@ impl Client {
             let Some(found) = resolve(common, &service, &gone.token, &mut tally).await else {
                 continue;
             };
-            // What is found settles what was in doubt.
+            // The state that is found decides the changes with an unknown result.
             match (gone.why, found.state()) {
                 (Why::Destroyed | Why::RolledOrDestroyed, SessionState::NotFound) => {
                     gone.why = Why::Destroyed;
@@ -482,7 +488,7 @@ impl Client {
         service: &Service,
         tally: &mut Tally,
     ) {
-        // Half of the doubtful destroys are tried again without a look.
+        // Half of the Destroys with an unknown result are repeated without a Resolve before.
         if held.doubt == Some(Doubt::Destroy) && self.random.random_bool(0.5) {
             if common
                 .answered(destroy(service, &held.token, DestroyScope::This), tally)
@@ -515,7 +521,7 @@ impl Client {
             }
             (state, doubt, _) => {
                 let number = held.number;
-                tally.lose(format!("session {number} is {state:?}; in doubt: {doubt:?}"));
+                tally.lose(format!("session {number} is {state:?}; unacknowledged: {doubt:?}"));
                 return;
             }
         }
@@ -530,7 +536,7 @@ impl Client {
     }
 }
 
-/// How many sessions it has ended.
+/// Returns how many sessions it ended.
 async fn destroy(
     service: &Service,
     token: &str,
@@ -542,7 +548,7 @@ async fn destroy(
     Ok(answer.map(|ended| ended.destroyed.into()))
 }
 
-/// How many sessions it has ended.
+/// Returns how many sessions it ended.
 async fn revoke(admin: &Admin, principal: &str) -> Result<Response<u64>, Status> {
     let principal = principal.to_owned();
     let request = RevokeSessionsRequest { principal, ..Default::default() };

@@ -1,22 +1,22 @@
-//! What was acknowledged, and what may be found after a crash.
+//! The acknowledged state, and what may be found after a crash.
 
 use sessiond::{grpc::pb::Session, session::id::PublicId};
 
-/// A session of one client, who alone changes it.
+/// A session that only one client changes.
 pub(super) struct Held {
-    /// Of the last acknowledged change of the id.
+    /// The token of the last acknowledged create or roll.
     pub token: String,
-    /// Tokens of before acknowledged rolls: superseded for ever.
+    /// Tokens from before acknowledged rolls. They stay superseded.
     pub old: Vec<String>,
-    /// Says who it is; kept in its data.
+    /// Identifies the session; part of its data.
     pub number: u64,
-    /// As acknowledged. Each change adds one to both.
+    /// As acknowledged. Each change increments both.
     pub n: u64,
     pub version: u64,
-    /// It is its client's principal's, as acknowledged.
+    /// Whether it is acknowledged that the session belongs to its client's principal.
     pub listed: bool,
-    /// The one change that was sent and not acknowledged: it may have taken
-    /// effect or not.
+    /// The change that was sent and not acknowledged, at most one. It may have taken effect or
+    /// not.
     pub doubt: Option<Doubt>,
 }
 
@@ -27,7 +27,7 @@ pub(super) enum Doubt {
     Destroy,
 }
 
-/// A token that must not be live any more.
+/// A token that must not be live.
 pub(super) struct Gone {
     pub token: String,
     pub why: Why,
@@ -35,27 +35,28 @@ pub(super) struct Gone {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Why {
-    /// Its end was acknowledged.
+    /// The end of its session was acknowledged.
     Destroyed,
-    /// A roll took effect whose answer, with the new id, nobody has.
+    /// A roll took effect, but its answer with the new id was lost.
     Rolled,
-    /// The same, and then a call that ends all of its principal's was not answered.
+    /// As [`Self::Rolled`], and then a call that ends all sessions of the principal got no
+    /// answer.
     RolledOrDestroyed,
 }
 
-/// What was counted and what was wrong.
+/// Counts, and the violations that were found.
 #[derive(Default)]
 pub(super) struct Tally {
-    /// Creates, writes, rolls and ends that were acknowledged.
+    /// Acknowledged creates, writes, rolls and ends.
     pub acknowledged: u64,
-    /// Resolves that verified them.
+    /// The Resolves that verified them.
     pub resolved: u64,
     pub lost: u64,
     pub back: u64,
     pub violations: Vec<String>,
 }
 
-/// Enough to see what happened.
+/// As many as a reader needs to see what happened.
 const MOST_VIOLATIONS: usize = 20;
 
 impl Tally {
@@ -87,30 +88,30 @@ impl Tally {
 }
 
 impl Held {
-    /// The public id, which a token begins with.
+    /// The public id, which is the first part of a token.
     pub(super) fn id(&self) -> &str {
         &self.token[..PublicId::TEXT_LEN]
     }
 
-    /// The data of change `n`: what a Write sets.
+    /// The data of change `n`, as a Write sets them.
     pub(super) fn set(number: u64, n: u64) -> String {
         format!(r#"{{"n":{n},"pad":"{}"}}"#, pad(number, n))
     }
 
-    /// Of a new session: who it is besides, which no Write names again.
+    /// The data of a new session, with the key `who`, which later Writes do not set.
     pub(super) fn initial(number: u64) -> String {
         format!(r#"{{"who":{number},"n":0,"pad":"{}"}}"#, pad(number, 0))
     }
 
-    /// Holds what was found to what was acknowledged and settles the doubt. An
-    /// error says what is wrong.
+    /// Compares the session that was found with the acknowledged state, and decides the change
+    /// with an unknown result. An error says what is wrong.
     pub(super) fn settle(&mut self, found: &Session) -> Result<(), String> {
         let Self { number, n, version, doubt, .. } = &*self;
         let doubtful = u64::from(matches!(doubt, Some(Doubt::Write)));
         let expected = |n: u64| {
             format!(r#"{{"who":{number},"n":{n},"pad":"{}"}}"#, pad(*number, n)).into_bytes()
         };
-        // An unacknowledged roll that took effect is found as SUPERSEDED.
+        // A roll without an acknowledgement that took effect is found as SUPERSEDED, not here.
         for more in 0..=doubtful {
             if found.version == version + more && found.data == expected(n + more) {
                 self.n += more;
@@ -122,18 +123,17 @@ impl Held {
         let data = String::from_utf8_lossy(&found.data);
         let start: String = data.chars().take(60).collect();
         Err(format!(
-            "session {number}: expected version {version} with n {n} (in doubt: {doubt:?}), found \
-             version {} with {} bytes of data that begin {start:?}",
+            "session {number}: expected version {version} with n {n} (unacknowledged: {doubt:?}), found \
+             version {} with {} bytes of data that begin with {start:?}",
             found.version,
             data.len()
         ))
     }
 }
 
-/// Text whose length and letters follow from the session and the change, so
-/// that a record of half of one and half of another is noticed. Most sessions
-/// are small; each tenth has 30 to 60 KiB, so that segments fill and are used
-/// again.
+/// Text whose length and letters depend on the session and the change, so that a record mixed
+/// from two of them is noticed. Most sessions are small. One in ten has 30 to 60 KiB, so that
+/// sled fills segments and reuses them.
 fn pad(number: u64, n: u64) -> String {
     let mixed = (number * 1_000_003 + n).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
     let len = match number % 10 {

@@ -1,14 +1,13 @@
-//! What a power loss may leave of recorded operations.
+//! Computes what a power loss may leave of the recorded operations.
 //!
-//! - Data is safe once its file was fsync'ed or fdatasync'ed; sync_file_range
-//!   makes nothing safe. Of later writes any may have arrived, whatever their
-//!   order, one of them in part, in sectors of 512 bytes. What a sector then holds is what it
-//!   held after some write: a later write does not arrive without what was
-//!   in its sectors before.
-//! - Changes of a directory arrive in order, so a power loss takes the last so
-//!   many of those that are not safe. They are safe once the directory was
-//!   synced, or the file they are about, as on the file systems of Linux. A
-//!   quarter of the images is harsher: there a synced file may have no name.
+//! - Data are safe after fsync or fdatasync of their file; sync_file_range makes nothing safe.
+//!   Of later writes, any subset may have reached the disk in any order, and one write only in
+//!   part, in sectors of 512 bytes. A sector holds what it held after some write: a later write
+//!   never arrives without the earlier content of its sectors.
+//! - Changes of a directory arrive in order, so a power loss removes some number of the last
+//!   unsafe ones. They become safe when the directory is synced, or the file that they concern,
+//!   as on Linux file systems. A quarter of the images are harsher: a synced file may have no
+//!   name there.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,7 +23,7 @@ const SECTOR: usize = 512;
 pub(crate) struct Disk {
     files: Vec<File>,
     directories: BTreeMap<String, Directory>,
-    /// As a process sees them.
+    /// The names as a process sees them.
     names: HashMap<String, usize>,
     open: HashMap<i32, Open>,
 }
@@ -48,9 +47,9 @@ enum Change {
 #[derive(Default)]
 struct Directory {
     changes: Vec<Entry>,
-    /// So many of the changes are safe because the directory was synced.
+    /// How many of the changes are safe because the directory was synced.
     synced: usize,
-    /// Or because a file in it was.
+    /// How many are safe because a file in it was synced.
     journaled: usize,
 }
 
@@ -72,12 +71,12 @@ impl Entry {
     }
 }
 
-/// Of one image, for the reader of a finding.
+/// The properties of one image, printed with a finding.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Loss {
-    /// How many percent of the unsafe writes arrive.
+    /// How many percent of the unsafe writes reach the disk.
     pub arrive: u64,
-    /// A synced file has its name.
+    /// Whether a synced file always has its name.
     pub journal: bool,
     pub torn: bool,
 }
@@ -119,16 +118,16 @@ impl Disk {
             }
             Operation::Sync { fd } => self.sync(*fd),
             Operation::Rename { from, to } => {
-                let file = self.names.remove(from).expect("what is renamed is there");
+                let file = self.names.remove(from).expect("expected the renamed file to exist");
                 self.names.insert(to.clone(), file);
                 let (directory, from) = split(from);
                 let (same, to) = split(to);
-                assert_eq!(directory, same, "renamed within its directory");
+                assert_eq!(directory, same, "expected a rename within one directory");
                 let (from, to) = (from.to_owned(), to.to_owned());
                 self.directory(directory).changes.push(Entry::Renamed { from, to, file });
             }
             Operation::Unlink { path } => {
-                let file = self.names.remove(path).expect("what is removed is there");
+                let file = self.names.remove(path).expect("expected the removed file to exist");
                 let (directory, name) = split(path);
                 let name = name.to_owned();
                 self.directory(directory).changes.push(Entry::Gone { name, file });
@@ -154,20 +153,21 @@ impl Disk {
     }
 
     fn directory(&mut self, path: &str) -> &mut Directory {
-        self.directories.get_mut(path).expect("the directory is there")
+        self.directories.get_mut(path).expect("expected the directory to exist")
     }
 
     fn file(&mut self, fd: i32) -> &mut File {
         match self.open.get(&fd) {
             Some(Open::File(file)) => &mut self.files[*file],
-            _ => panic!("an operation on descriptor {fd}, which is no open file"),
+            _ => panic!("an operation on descriptor {fd}, which is not an open file"),
         }
     }
 
     fn sync(&mut self, fd: i32) {
-        match self.open.get(&fd).expect("what is synced is open") {
+        match self.open.get(&fd).expect("expected the synced file to be open") {
             Open::Directory(path) => {
-                let directory = self.directories.get_mut(path).expect("it is there");
+                let directory =
+                    self.directories.get_mut(path).expect("expected the directory to exist");
                 directory.synced = directory.changes.len();
                 directory.journaled = directory.changes.len();
             }
@@ -185,14 +185,14 @@ impl Disk {
         }
     }
 
-    /// Writes into the empty directory `to` what a power loss now may leave.
+    /// Writes a possible state after a power loss at this point into the empty directory `to`.
     pub(crate) fn lose_power(&self, random: &mut Random, to: &Path) -> io::Result<Loss> {
         let loss = Loss {
             arrive: *random.pick(&[0, 10, 50, 90, 100]),
             journal: random.chance(75),
             torn: random.chance(50),
         };
-        // Parents come before what is in them.
+        // Parents come before their entries.
         let mut present = vec![String::new()];
         for (path, directory) in &self.directories {
             if !present.contains(path) {
@@ -273,7 +273,8 @@ impl File {
                 Change::Truncate(len) => found.resize(*len, 0),
                 Change::Write { at, data } if !data.is_empty() => {
                     let (first, end) = (at / SECTOR, (at + data.len()).div_ceil(SECTOR));
-                    // Torn: its first part, its last part, or sectors here and there.
+                    // A torn write: only its first part, its last part, or some of its sectors
+                    // arrive.
                     let (way, place) = (random.index(3), first + random.index(end - first + 1));
                     for sector in first..end {
                         let arrives = match way {

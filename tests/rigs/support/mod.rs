@@ -1,6 +1,6 @@
-//! What the rigs of the program have in common.
+//! What the rigs that run the program have in common.
 
-// The suite uses more of these than the rigs do.
+// The suite uses more of this module than the rigs do.
 #[path = "../../suite/support/browser.rs"]
 #[allow(dead_code)]
 pub(crate) mod browser;

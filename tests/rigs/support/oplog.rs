@@ -1,10 +1,10 @@
-//! The log of `recorder.rs`: what a process did to its files, in order.
+//! Reads the log of `recorder.rs`: the operations of a process on its files, in order.
 
 use std::{path::Path, time::Duration};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Operation {
-    /// A process began; descriptors of the one before mean nothing any more.
+    /// A process began. Descriptors of the previous one are invalid.
     Start,
     Open {
         fd: i32,
@@ -44,7 +44,7 @@ pub(crate) enum Operation {
 }
 
 impl Operation {
-    /// The operation without its data.
+    /// A description of the operation, without its data.
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Write { fd, at, data } => {
@@ -55,11 +55,11 @@ impl Operation {
     }
 }
 
-/// An operation, and where in the log its entry ends.
+/// An operation, and the offset in the log at which its entry ends.
 pub(crate) struct Entry {
     pub operation: Operation,
     pub end: u64,
-    /// Since some moment that is the same for all of them.
+    /// Since a fixed point that is the same for all entries.
     pub time: Duration,
 }
 
@@ -103,6 +103,6 @@ pub(crate) fn read(path: &Path) -> Vec<Entry> {
         let (end, time) = ((log.len() - rest.len()) as u64, Duration::from_nanos(time));
         entries.push(Entry { operation, end, time });
     }
-    assert!(rest.is_empty(), "the recorder's log is cut");
+    assert!(rest.is_empty(), "the recorder's log ends within an entry");
     entries
 }

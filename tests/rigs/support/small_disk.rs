@@ -1,8 +1,8 @@
-//! A small file system that can be filled without harm to anybody.
+//! A small file system that a test can fill without harm to others.
 //!
-//! A tmpfs in a mount namespace of its own, which a process of ours holds open.
-//! Nobody else sees it; we reach it through that process's folder in /proc. So it
-//! needs no root, and goes away with the process.
+//! It is a tmpfs in a mount namespace of its own, held open by a child process. No other
+//! process sees it; the tests reach it through the child's directory in /proc. So it needs no
+//! root, and it disappears with the child.
 
 use std::{
     fs::{self, File},
@@ -20,7 +20,7 @@ pub(crate) struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Of so many bytes; or why this machine cannot have one.
+    /// Makes a file system of this size, or returns why this machine cannot have one.
     pub(crate) fn new(bytes: u64) -> Result<Self, String> {
         let mount_point = tempfile::tempdir().expect("a scratch folder");
         let script =
@@ -29,7 +29,7 @@ impl SmallDisk {
             .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
             .arg(bytes.to_string())
             .arg(mount_point.path())
-            // Ends the holder with us, however we end.
+            // Ends the child when this process ends for any reason.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -42,12 +42,12 @@ impl SmallDisk {
         let path = PathBuf::from(format!("/proc/{}/root", holder.id())).join(below);
         if line.trim() != "mounted" {
             let _ = holder.kill();
-            let output = holder.wait_with_output().expect("it can be waited for");
+            let output = holder.wait_with_output().expect("the child can be waited for");
             return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
         }
         let disk = Self { holder, path, _mount_point: mount_point };
-        let found =
-            statvfs(&disk.path).map_err(|error| format!("it cannot be reached: {error}"))?;
+        let found = statvfs(&disk.path)
+            .map_err(|error| format!("the file system cannot be reached: {error}"))?;
         assert_eq!(found.f_blocks * found.f_frsize, bytes, "a file system of its own");
         Ok(disk)
     }
@@ -57,12 +57,12 @@ impl SmallDisk {
     }
 
     pub(crate) fn free_bytes(&self) -> u64 {
-        let found = statvfs(&self.path).expect("the file system tells");
+        let found = statvfs(&self.path).expect("the file system reports its free space");
         found.f_bavail * found.f_frsize
     }
 
-    /// Has a file take what is more than `leave_bytes`, or give back what it
-    /// took of that. Others take and give meanwhile.
+    /// Grows or shrinks the ballast file so that `leave_bytes` are free. Others use and free
+    /// space at the same time.
     pub(crate) fn leave(&self, leave_bytes: u64) {
         let ballast = self.path.join("ballast");
         let file = File::options().create(true).truncate(false).write(true).open(&ballast);
@@ -70,17 +70,17 @@ impl SmallDisk {
         let has = file.metadata().expect("a size").len();
         let free = self.free_bytes();
         match free.checked_sub(leave_bytes) {
-            // Somebody may be faster; then it takes nothing.
+            // Another writer may take the space first. Then the ballast gets nothing.
             Some(0) => {}
             Some(more) => drop(fallocate(&file, FallocateFlags::empty(), has, more)),
             None => {
                 let less = leave_bytes - free;
-                file.set_len(has.saturating_sub(less)).expect("it gives back");
+                file.set_len(has.saturating_sub(less)).expect("the ballast can be shortened");
             }
         }
     }
 
-    /// All the space is free again.
+    /// Removes the ballast, so that all its space is free again.
     pub(crate) fn relieve(&self) {
         match fs::remove_file(self.path.join("ballast")) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),

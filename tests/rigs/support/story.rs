@@ -1,4 +1,4 @@
-//! What was done to sessions, and whether a store agrees.
+//! The changes that were made to sessions, and whether a store agrees with them.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -18,7 +18,7 @@ use sessiond::{
     store::sled::{Durability, OnDamage, SledDatabase, SledOptions, SledStore},
 };
 
-/// A session, and everything that was done to it, one after the other.
+/// A session with all its changes, one after the other.
 #[derive(Clone)]
 pub(crate) struct Story {
     pub id: PublicId,
@@ -28,10 +28,10 @@ pub(crate) struct Story {
 #[derive(Clone)]
 pub(crate) struct Step {
     pub durability: Durability,
-    /// The length of the log before it was asked for, and after it was answered.
+    /// The length of the log before the request was sent, and after its answer.
     pub sent: u64,
     pub acknowledged: u64,
-    /// What it left behind; `None`: nothing.
+    /// The state after the change; `None` if the session has ended.
     pub left: Option<Left>,
 }
 
@@ -41,18 +41,18 @@ pub(crate) struct Left {
     pub data: Vec<u8>,
 }
 
-/// Whose the sessions of a rig are, by a number; every fourth is nobody's.
+/// The principal for a session of a rig, by number. Every fourth session is anonymous.
 pub(crate) fn principal(number: u64) -> &'static str {
     PRINCIPALS[number as usize % PRINCIPALS.len()]
 }
 
 const PRINCIPALS: [&str; 4] = ["", "ann", "bob", "cleo"];
 
-/// What is wrong with a store, by kind.
+/// The errors of a store, by kind.
 pub(crate) type Findings = Vec<(&'static str, String)>;
 
-/// Opens the store in `data` as it was left at `cut`, a place in the recorder's
-/// log, and holds it to the stories. `untold` more records may be there.
+/// Opens the store in `data` as it was at `cut`, an offset in the recorder's log, and compares
+/// it with the stories. It may also hold up to `untold` records of unacknowledged creations.
 pub(crate) async fn judge(data: &Path, stories: &[Story], cut: u64, untold: usize) -> Findings {
     let options = SledOptions {
         path: data.to_owned(),
@@ -74,14 +74,14 @@ pub(crate) async fn judge(data: &Path, stories: &[Story], cut: u64, untold: usiz
     let (_database, store) = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => {
-            // The directory's name says nothing.
+            // The directory's name is different each time.
             let error = error.replace(&data.display().to_string(), "DATA");
             return vec![("does not open", error)];
         }
         Err(_) => return vec![("panics at open", String::new())],
     };
     let mut findings = Findings::new();
-    // Everything acknowledged before this was asked for was synced along.
+    // Every change that was acknowledged before this offset was included in a sync.
     let synced = stories.iter().flat_map(|story| &story.steps);
     let synced = synced
         .filter(|step| step.durability == Durability::Synced && step.acknowledged <= cut)
@@ -91,8 +91,8 @@ pub(crate) async fn judge(data: &Path, stories: &[Story], cut: u64, untold: usiz
     let mut present = 0;
     for story in stories {
         let must = story.steps.iter().rposition(|step| {
-            // Not at the same place: what is buffered leaves nothing in the log,
-            // and may have come after the sync had begun.
+            // An equal offset is not enough: a buffered change adds nothing to the log, so it
+            // may have been made after the sync had begun.
             step.acknowledged < synced
                 || step.durability == Durability::Synced && step.acknowledged <= cut
         });
@@ -107,7 +107,8 @@ pub(crate) async fn judge(data: &Path, stories: &[Story], cut: u64, untold: usiz
         if let Some(record) = &found
             && !is_listed(&store, story.id, &record.principal).await.unwrap_or(true)
         {
-            findings.push(("a session is missing in its principal's", story.id.to_string()));
+            findings
+                .push(("a session is missing in the list of its principal", story.id.to_string()));
         }
         let found =
             found.map(|record| Left { version: record.version, data: record.data.text().to_vec() });
@@ -129,28 +130,31 @@ pub(crate) async fn judge(data: &Path, stories: &[Story], cut: u64, untold: usiz
         );
         let kind = match (must, &found) {
             (Some(Step { left: None, .. }), Some(_)) => "a destroyed session is back",
-            (Some(Step { durability: Durability::Synced, .. }), _) => "synced is lost",
-            (Some(_), _) => "lost, though a later sync took it along",
-            (None, _) => "makes no sense",
+            (Some(Step { durability: Durability::Synced, .. }), _) => "a synced change is lost",
+            (Some(_), _) => "lost, although a later sync included it",
+            (None, _) => "a state that no change stored",
         };
         findings.push((kind, detail));
     }
     if let Err(error) = judge_principals(&store, &mut findings).await {
         findings.push(("the principals cannot be listed", error.to_string()));
     }
-    // Nothing is due, but after a crash the records are counted by a sweep.
+    // No session is due at time 0, but after a crash a cleanup counts the records.
     if let Err(error) = store.cleanup(Moment::from_unix_millis(0), usize::MAX).await {
         findings.push(("a sweep fails", error.to_string()));
     }
     let count = store.count().expect("sled has counted") as usize;
     if !(present..=present + untold).contains(&count) {
-        findings.push(("unknown records", format!("{count} are there, {present} are known")));
+        findings.push(("unknown records", format!("found {count}, expected {present} known ones")));
     }
     let end = Moment::from_unix_millis(u64::MAX / 2);
     match store.cleanup(end, usize::MAX).await.map(|swept| swept.removed.len()) {
         Ok(removed) if removed == count => {}
         Ok(removed) => {
-            findings.push(("the index misses records", format!("{removed} of {count} are swept")));
+            findings.push((
+                "the index misses records",
+                format!("a sweep removed {removed} of {count}"),
+            ));
         }
         Err(error) => findings.push(("a sweep fails", error.to_string())),
     }
@@ -161,8 +165,8 @@ pub(crate) async fn judge(data: &Path, stories: &[Story], cut: u64, untold: usiz
     findings
 }
 
-/// Whether the one entry that a session should have is there. Looks at no
-/// other, because looking drops what is too much.
+/// Whether the index has the entry of this session. It checks this one entry only, because a
+/// list removes orphaned entries.
 async fn is_listed(store: &SledStore, id: PublicId, principal: &Principal) -> Result<bool> {
     if principal.is_anonymous() {
         return Ok(true);
@@ -180,12 +184,12 @@ async fn is_listed(store: &SledStore, id: PublicId, principal: &Principal) -> Re
     Ok(listed.records.first().is_some_and(|(found, _)| *found == id))
 }
 
-/// A sweep at the beginning of time removes no session, and leaves no entry
-/// without one.
+/// Checks that a cleanup at time 0 removes no session, and leaves no index entry without a
+/// session.
 async fn judge_principals(store: &SledStore, findings: &mut Findings) -> Result<()> {
     let swept = store.cleanup(Moment::from_unix_millis(0), usize::MAX).await?;
     if !swept.removed.is_empty() {
-        findings.push(("a sweep removes the living", format!("{}", swept.removed.len())));
+        findings.push(("a sweep removes live sessions", format!("{}", swept.removed.len())));
     }
     let entries = store.index_entries()?.principals;
     let mut listed = 0;

@@ -1,5 +1,5 @@
-//! The built program under the recorder. Nothing here panics over what it
-//! does: that is for the rig to judge.
+//! Runs the built program under the recorder. Nothing here panics because of what the program
+//! does: the rigs judge that.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -16,15 +16,15 @@ use super::ending;
 
 pub(crate) const SECRET: &str = "a-signing-secret-for-tests-long-enough";
 
-/// How long a start or an end may take.
+/// The longest time that a start or a stop may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How to start the program.
 pub(crate) struct Setup<'a> {
-    /// Keeps its sessions in `data` below.
+    /// The program keeps its data in `data` in this directory.
     pub root: &'a Path,
     pub settings: &'a [&'a str],
-    /// Where the recorder writes to; without it there is no recorder.
+    /// The file that the recorder writes. Without it the program runs without the recorder.
     pub log: Option<&'a Path>,
     /// `RECORDER_FAULT`.
     pub fault: Option<&'a str>,
@@ -36,16 +36,16 @@ pub(crate) struct Victim {
     stderr: Option<JoinHandle<String>>,
 }
 
-/// A process that is no more.
+/// A process that has ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// `None`: it did not end in time and was killed.
+    /// `None`: it did not end in time, so it was killed.
     pub status: Option<ExitStatus>,
     pub log: String,
 }
 
 impl Victim {
-    /// Starts it and waits until it is ready, or has ended.
+    /// Starts it and waits until it is ready or has ended.
     pub(crate) fn start(setup: &Setup) -> Result<Self, Ended> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sessiond"));
         command.env_clear().stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -83,7 +83,7 @@ impl Victim {
                 victim.address = format!("http://{address}");
                 Ok(victim)
             }
-            // No line and no end is a start that hangs.
+            // Neither a ready line nor an end within the time means that the start hangs.
             None => Err(victim.wait(Duration::from_secs(1))),
         }
     }
@@ -97,7 +97,7 @@ impl Victim {
         self.end(Signal::TERM)
     }
 
-    /// Kills it between two operations on files: see the recorder.
+    /// Kills it between two operations on files, with the recorder's signal.
     pub(crate) fn die(self) -> Ended {
         self.end(Signal::USR2)
     }
@@ -128,11 +128,15 @@ impl Drop for Victim {
     }
 }
 
-/// Beside the folder of this test binary, where cargo puts examples.
+/// The recorder, in the directory where cargo puts examples, next to that of this binary.
 fn recorder() -> PathBuf {
     let here = std::env::current_exe().expect("a path");
     let folder = here.ancestors().nth(2).expect("a folder");
     let path = folder.join("examples/librecorder.so");
-    assert!(path.exists(), "there is no {}: cargo build --example recorder", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing; build it with `cargo build --example recorder`",
+        path.display()
+    );
     path
 }

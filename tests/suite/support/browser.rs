@@ -1,4 +1,4 @@
-//! A browser's side of the cookies: keeps what Set-Cookie says.
+//! A browser's cookies: it keeps what Set-Cookie sets.
 
 use sessiond::grpc::pb::{Credential, credential::Kind};
 
@@ -14,7 +14,7 @@ impl Browser {
         Self::default()
     }
 
-    /// Takes in the Set-Cookie values of an answer.
+    /// Processes the Set-Cookie values of an answer.
     pub(crate) fn learn(&mut self, set_cookie: &[String]) {
         for line in set_cookie {
             let pair = line.split(';').next().expect("a Set-Cookie value has a pair").to_owned();
@@ -23,7 +23,7 @@ impl Browser {
         }
     }
 
-    /// A browser that was handed `set_cookie`.
+    /// A browser that has received `set_cookie`.
     pub(crate) fn with(set_cookie: &[String]) -> Self {
         let mut browser = Self::new();
         browser.learn(set_cookie);
@@ -36,7 +36,7 @@ impl Browser {
         self.cookie.clone().unwrap_or_default()
     }
 
-    /// What a frontend passes on.
+    /// The credential that a frontend passes on.
     pub(crate) fn credential(&self) -> Option<Credential> {
         cookie_header(self.header())
     }

@@ -141,7 +141,7 @@ impl Clock for TestClock {
     }
 }
 
-/// A running daemon. It is stopped by `stop`, or cut off when dropped.
+/// A running daemon. `stop` stops it cleanly; dropping it does not wait.
 pub(crate) struct Daemon {
     pub clock: Arc<TestClock>,
     pub client: SessionServiceClient<Channel>,
@@ -152,11 +152,11 @@ pub(crate) struct Daemon {
     pub metrics: Option<ListenAddr>,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<Result<(), StoreError>>,
-    // Held for its Drop; shared by a daemon that is started again.
+    // Kept for its Drop. A daemon that is started again shares it.
     scratch: Arc<Scratch>,
 }
 
-/// What a daemon keeps its sessions in.
+/// The storage of a daemon.
 struct Scratch {
     directory: tempfile::TempDir,
     redis: Option<RedisServer>,
@@ -188,7 +188,7 @@ impl Daemon {
         config.store.sled.path = scratch.directory.path().join("data");
         if let Some(redis) = &scratch.redis {
             config.store.redis.url = redis.url().parse().expect("a URL");
-            // So that a busy machine is no failure.
+            // Long enough for a busy machine.
             config.store.redis.timeout = Span::secs(30);
             config.store.redis.connect_timeout = Span::secs(10);
         }
@@ -234,7 +234,7 @@ impl Daemon {
         }
     }
 
-    /// Asks for a clean stop and waits for its end.
+    /// Stops it cleanly and waits until it has ended.
     pub(crate) async fn stop(mut self) -> Stopped {
         drop(self.stop.take());
         let stopped = self.running.await.expect("the daemon stops without a panic");
@@ -246,17 +246,17 @@ impl Daemon {
         }
     }
 
-    /// The server that it keeps its sessions in.
+    /// The Redis server that keeps its sessions.
     pub(crate) fn redis(&self) -> Option<&RedisServer> {
         self.scratch.redis.as_ref()
     }
 
-    /// Where the admin service listens.
+    /// The address of the admin service.
     pub(crate) fn admin_address(&self) -> &str {
         &self.admin_address
     }
 
-    /// Asks for a clean stop and goes on.
+    /// Begins a clean stop without waiting.
     pub(crate) fn ask_to_stop(&mut self) {
         drop(self.stop.take());
     }
@@ -288,7 +288,7 @@ impl Daemon {
         self.try_write(request).await.expect("a Write is taken")
     }
 
-    /// Changes the session of a browser, which learns the cookie.
+    /// Changes the session of a browser, which stores the new cookie.
     pub(crate) async fn change(
         &self,
         browser: &mut Browser,
@@ -315,7 +315,7 @@ impl Daemon {
         self.try_destroy(browser).await.expect("a Destroy is answered")
     }
 
-    /// A browser that logs in as `principal`, with a session of its own.
+    /// A browser with a session of its own that logs in as `principal`.
     pub(crate) async fn login(&self, principal: &str) -> Browser {
         let answer = self.write(login(principal)).await;
         Browser::with(&answer.set_cookie)
@@ -378,8 +378,8 @@ impl Daemon {
     }
 }
 
-/// The backend that a test asks for, or the one that the whole suite is to run
-/// with: SESSIOND_TEST_BACKEND=redis.
+/// The backend for a test: the one it asks for, or that of SESSIOND_TEST_BACKEND for the whole
+/// suite.
 pub(crate) fn in_force(asked: Backend) -> Backend {
     match std::env::var("SESSIOND_TEST_BACKEND").as_deref() {
         Err(_) | Ok("") => asked,
@@ -388,13 +388,13 @@ pub(crate) fn in_force(asked: Backend) -> Backend {
     }
 }
 
-/// What a cleanup of this store says when so many sessions are over: Redis removes
-/// them by itself, by its own clock.
+/// What a cleanup returns when this many sessions have expired. Redis removes them itself, by
+/// its own clock.
 pub(crate) fn swept(backend: Backend, count: u64) -> u64 {
     if in_force(backend) == Backend::Redis { 0 } else { count }
 }
 
-/// A daemon that was stopped, to be started again on the same store.
+/// A stopped daemon that can be started again on the same store.
 pub(crate) struct Stopped {
     pub config: Config,
     pub machine: Arc<TestMachine>,
@@ -413,7 +413,7 @@ impl Stopped {
     }
 }
 
-/// A Write that makes a session the principal's.
+/// A Write that gives the session to a principal.
 pub(crate) fn login(principal: &str) -> WriteRequest {
     WriteRequest { principal: Some(principal.to_owned().into()), ..Default::default() }
 }
@@ -423,7 +423,7 @@ pub(crate) fn set(data: &str) -> WriteRequest {
     WriteRequest { set: data.to_owned().into(), ..Default::default() }
 }
 
-/// The session's data as text.
+/// The data of the session as text.
 pub(crate) fn data(answer: &ResolveResponse) -> String {
     let session = answer.session.as_ref().expect("a live session");
     String::from_utf8(session.data.to_vec()).expect("data is text")
@@ -434,7 +434,7 @@ pub(crate) fn millis(timestamp: Option<&prost_types::Timestamp>) -> u64 {
     timestamp.seconds as u64 * 1000 + timestamp.nanos as u64 / 1_000_000
 }
 
-/// Holds an error to its code, its reason, and the field at fault.
+/// Checks the code of an error, its reason, and the field that it names.
 #[track_caller]
 pub(crate) fn assert_fault(status: &Status, code: Code, reason: &str, field: Option<&str>) {
     assert_eq!(status.code(), code, "{status:?}");
@@ -443,5 +443,5 @@ pub(crate) fn assert_fault(status: &Status, code: Code, reason: &str, field: Opt
     assert_eq!((info.domain.as_str(), info.reason.as_str()), ("sessiond", reason), "{status:?}");
     let violations = details.bad_request().map(|bad| bad.field_violations.as_slice());
     let found = violations.and_then(|all| all.first()).map(|first| first.field.as_str());
-    assert_eq!(found, field, "the field at fault of {status:?}");
+    assert_eq!(found, field, "the field that {status:?} names");
 }

@@ -1,4 +1,4 @@
-//! The end of another process.
+//! Waits for the end of another process.
 
 use std::{
     process::{Child, ExitStatus},
@@ -11,18 +11,19 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
-/// Waits until it has ended. `None`: it has not, within `limit`.
+/// Waits until the child has ended. Returns `None` if it has not within `limit`.
 pub(crate) fn of(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
-    let ended = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).expect("it is not reaped");
+    let ended = pidfd_open(Pid::from_child(child), PidfdFlags::empty())
+        .expect("the child is not reaped yet");
     let since = Instant::now();
     loop {
         let left = limit.saturating_sub(since.elapsed());
-        let left = Timespec::try_from(left).expect("not for ever");
+        let left = Timespec::try_from(left).expect("the limit fits into a Timespec");
         match poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&left)) {
             Err(Errno::INTR) => {}
             polled => {
-                polled.expect("it can be waited for");
-                return child.try_wait().expect("it can be waited for");
+                polled.expect("the child can be polled");
+                return child.try_wait().expect("the child can be waited for");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A store that fails or stops when a test says so.
+//! A store that fails or waits when a test says so.
 
 use std::sync::{
     Arc,
@@ -17,16 +17,16 @@ use sessiond::{
 };
 use tokio::sync::watch;
 
-/// What the test switches. The store shares it.
+/// The switches of the test, shared with the store.
 pub(crate) struct Faults {
     failing: AtomicBool,
     stopped: watch::Sender<bool>,
-    /// A new record is kept, and its creation fails, because nothing has confirmed it.
+    /// A creation stores its record and then fails, because nothing has confirmed it.
     unconfirming: AtomicBool,
     unconfirmed: Mutex<Vec<PublicId>>,
-    /// The session that cannot be destroyed.
+    /// The id of a session whose Destroy fails.
     pub endless: Mutex<Option<PublicId>>,
-    /// Operations that have reached the store.
+    /// How many operations have reached the store.
     pub reached: AtomicUsize,
 }
 
@@ -44,17 +44,17 @@ impl Faults {
         })
     }
 
-    /// Every operation fails from now on, or works again.
+    /// Makes every operation fail from now on, or succeed again.
     pub(crate) fn fail(&self, failing: bool) {
         self.failing.store(failing, Ordering::SeqCst);
     }
 
-    /// No creation is confirmed from now on, or every creation is again.
+    /// Makes every creation unconfirmed from now on, or confirmed again.
     pub(crate) fn confirm(&self, confirming: bool) {
         self.unconfirming.store(!confirming, Ordering::SeqCst);
     }
 
-    /// Every operation waits from now on, or continues.
+    /// Makes every operation wait from now on, or continue.
     pub(crate) fn stop(&self, stopped: bool) {
         self.stopped.send_replace(stopped);
     }
@@ -82,7 +82,7 @@ impl FlakyStore {
         Self { store: MemoryStore::default(), faults }
     }
 
-    /// Loses the records that were not confirmed.
+    /// Loses the unconfirmed records.
     pub(crate) async fn fail_over(&self) {
         let lost: Vec<_> = self.faults.unconfirmed.lock().drain(..).collect();
         for id in lost {
@@ -108,7 +108,7 @@ impl Layer for FlakyStore {
         })
     }
 
-    /// Nothing: what is recalled could not fail.
+    /// Always `None`: an answer from memory could not fail.
     fn recall(&self, _: PublicId) -> Option<Arc<Record>> {
         None
     }

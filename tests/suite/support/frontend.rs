@@ -1,7 +1,7 @@
-//! Web applications in other languages, and the browser of who visits them: the
-//! example frontends, and `tests/express`, which keeps its sessions itself.
+//! Web applications in other languages, and a browser of their visitors: the example frontends,
+//! and `tests/express`, which stores its sessions itself.
 //!
-//! The packages of each come from its registry once, into the target folder.
+//! Their packages are downloaded once, into the target directory.
 
 use std::{
     env,
@@ -20,23 +20,23 @@ use ureq::{
 
 use super::program::PATIENCE;
 
-/// With it set to 1, as in CI, nothing is skipped.
+/// If it is 1, as in CI, nothing is skipped.
 const REQUIRE: &str = "SESSIOND_TEST_REQUIRE_FRONTENDS";
 
-/// What can be run here. Otherwise says on stderr that `name` is skipped, and why.
+/// Returns what was found, or prints to stderr that `name` is skipped, and why.
 pub(crate) fn or_skip<T>(name: &str, found: Result<T, String>) -> Option<T> {
     match found {
         Ok(found) => Some(found),
         Err(problem) => {
             assert!(env::var(REQUIRE).as_deref() != Ok("1"), "{REQUIRE}=1, but {problem}");
-            // Past the test harness, which hides what a passing test prints.
+            // Directly to stderr, because the test harness hides what a passing test prints.
             let _ = writeln!(std::io::stderr(), "skipped: {name}: {problem}");
             None
         }
     }
 }
 
-/// A Python that has the packages of the example, or why this machine has none.
+/// A Python with the packages of the example, or why this machine has none.
 pub(crate) fn interpreter() -> Result<PathBuf, String> {
     let requirements = here("examples/python-wsgi/requirements.txt");
     let home = install("python", "python3", &requirements, |home| {
@@ -48,22 +48,32 @@ pub(crate) fn interpreter() -> Result<PathBuf, String> {
     Ok(home.join("venv/bin/python"))
 }
 
-/// How to start the Python example, or why this machine cannot.
+/// The command that starts the Python example, or why this machine cannot.
 pub(crate) fn python() -> Result<Command, String> {
+    python_script("examples/python-wsgi/app.py")
+}
+
+/// How to run a Python script with the packages of the example.
+pub(crate) fn python_script(script: &str) -> Result<Command, String> {
     let mut command = Command::new(interpreter()?);
-    command.arg(here("examples/python-wsgi/app.py"));
+    command.arg(here(script));
     Ok(command)
 }
 
-/// How to start the Node example, or why this machine cannot.
+/// The command that starts the Node example, or why this machine cannot.
 pub(crate) fn node() -> Result<Command, String> {
+    node_script("examples/node-express/app.js")
+}
+
+/// How to run a Node script with the packages of the example.
+pub(crate) fn node_script(script: &str) -> Result<Command, String> {
     let home = packages("node", "examples/node-express", &["package.json"], "install")?;
     let mut command = Command::new("node");
-    command.arg(here("examples/node-express/app.js")).env("NODE_PATH", home.join("node_modules"));
+    command.arg(here(script)).env("NODE_PATH", home.join("node_modules"));
     Ok(command)
 }
 
-/// How to start the application of `tests/express`, likewise.
+/// The command that starts the application of `tests/express`, or why this machine cannot.
 pub(crate) fn express() -> Result<Command, String> {
     let files = ["package-lock.json", "package.json"];
     let home = packages("express", "tests/express", &files, "ci")?;
@@ -72,7 +82,7 @@ pub(crate) fn express() -> Result<Command, String> {
     Ok(command)
 }
 
-/// What `npm install` or `npm ci` makes of these files; the first names all packages.
+/// Runs `npm install` or `npm ci` with these files. The first one lists all packages.
 fn packages(name: &str, folder: &str, files: &[&str], how: &str) -> Result<PathBuf, String> {
     let file = |name: &str| here(folder).join(name);
     install(name, "node", &file(files[0]), |home| {
@@ -90,8 +100,8 @@ fn here(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The folder where the packages of `manifest` are. Installs them unless this
-/// version of the interpreter did so already.
+/// The directory with the packages of `manifest`. Installs them, unless it has been done with
+/// this version of the interpreter.
 fn install(
     name: &str,
     interpreter: &str,
@@ -105,20 +115,20 @@ fn install(
     let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("frontends").join(name);
     fs::create_dir_all(&home).expect("a scratch folder");
     let stamp = home.join("stamp");
-    // The tests may run twice at a time, in two terminals.
+    // Another test run may be using the same directory.
     let lock = File::create(home.join("lock")).expect("a file to lock");
     lock.lock().expect("the scratch folder can be locked");
     if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
         return Ok(home);
     }
-    // An installation that fails half way must not pass for a finished one.
+    // An interrupted installation must not be taken for a complete one.
     let _ = fs::remove_file(&stamp);
     steps(&home)?;
     fs::write(&stamp, wanted).expect("the stamp can be written");
     Ok(home)
 }
 
-/// Runs a command to its end and gives what it printed.
+/// Runs a command until it ends and returns its output.
 fn run(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|error| format!("{command:?} cannot run: {error}"))?;
     if !output.status.success() {
@@ -140,7 +150,7 @@ impl Frontend {
     pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command
             .env("PORT", "0")
-            // gRPC would go through the machine's HTTP proxy, if it has one.
+            // Without it gRPC would use the machine's HTTP proxy, if there is one.
             .env("no_grpc_proxy", "127.0.0.1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -161,7 +171,7 @@ impl Frontend {
             let _ = sender.send(line);
         });
         let mut frontend = Self { child, url: String::new(), stderr: Some(stderr) };
-        let line = line.recv_timeout(PATIENCE).expect("the frontend says something");
+        let line = line.recv_timeout(PATIENCE).expect("the frontend prints a line");
         let url = line.trim_end().strip_prefix("listening on ");
         frontend.url = url.unwrap_or_else(|| panic!("expected the URL, found {line:?}")).to_owned();
         frontend
@@ -192,27 +202,31 @@ impl Visitor {
             .http_status_as_error(false)
             .timeout_global(Some(PATIENCE))
             .proxy(None)
-            // A frontend may close an idle connection just when it is used again.
+            // A frontend may close an idle connection at the moment when it is used again.
             .max_idle_connections(0);
         Self { agent: config.build().new_agent(), url: frontend.url.clone() }
     }
 
-    /// A visitor who got hold of a cookie, `name=value`.
+    /// A visitor with a cookie from elsewhere, `name=value`.
     pub(crate) fn with(frontend: &Frontend, cookie: &str) -> Self {
         let visitor = Self::new(frontend);
         let uri: Uri = visitor.url.parse().expect("the frontend prints a URL");
         let parsed = Cookie::parse(cookie.to_owned(), &uri).expect("a cookie");
-        visitor.agent.cookie_jar_lock().insert(parsed, &uri).expect("the jar takes it");
-        assert_eq!(visitor.cookie(), cookie, "the jar holds what was put in");
+        visitor
+            .agent
+            .cookie_jar_lock()
+            .insert(parsed, &uri)
+            .expect("the cookie jar accepts the cookie");
+        assert_eq!(visitor.cookie(), cookie, "expected the cookie in the jar");
         visitor
     }
 
-    /// The same browser, where the site is served from now.
+    /// The same browser, for a site that is now served from `frontend`.
     pub(crate) fn at(self, frontend: &Frontend) -> Self {
         Self { url: frontend.url.clone(), ..self }
     }
 
-    /// `name=value` of each cookie: what the next request will send.
+    /// `name=value` of each cookie that the next request will send.
     pub(crate) fn cookie(&self) -> String {
         let jar = self.agent.cookie_jar_lock();
         let pairs: Vec<_> = jar.iter().map(|c| format!("{}={}", c.name(), c.value())).collect();
@@ -227,7 +241,7 @@ impl Visitor {
         Page::read(self.agent.post(format!("{}/login", self.url)).send_form([("user", user)]))
     }
 
-    /// Of the example frontends only.
+    /// For the example frontends only.
     pub(crate) fn add_to_cart(&self, item: &str) -> Page {
         Page::read(self.agent.post(format!("{}/cart", self.url)).send_form([("item", item)]))
     }
@@ -237,7 +251,7 @@ impl Visitor {
     }
 }
 
-/// What the frontend answered.
+/// An answer of the frontend.
 #[derive(Debug)]
 pub(crate) struct Page {
     pub status: u16,
@@ -272,10 +286,10 @@ impl Page {
         assert_eq!(self.text, text(visits, user), "expected this {when}");
     }
 
-    /// The session has a new id, whose cookie the browser is about to get.
+    /// The session has a new id, and the browser has not received the new cookie yet.
     #[track_caller]
     pub(crate) fn comes_too_early(&self, when: &str) {
-        assert_eq!(self.status, 503, "expected to be sent away {when}: {self:?}");
+        assert_eq!(self.status, 503, "expected 503 {when}: {self:?}");
         assert_eq!(self.retry_after.as_deref(), Some("1"), "expected Retry-After: 1 {when}");
         self.sets_no_cookie(when);
     }
@@ -286,7 +300,7 @@ impl Page {
     }
 }
 
-/// What the page of a visit says.
+/// The text of the page for a visit.
 pub(crate) fn text(visits: u32, user: &str) -> String {
     format!("visits: {visits}\nuser: {user}\n")
 }

@@ -1,4 +1,4 @@
-//! Health as a probe sees it.
+//! Health checks, as a probe makes them.
 
 use tonic::transport::Channel;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -7,19 +7,28 @@ pub(crate) use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::program::PATIENCE;
 
+/// What a probe of the service that holds the sessions asks for.
+#[allow(dead_code, reason = "the rigs include this file and ask for the daemon as a whole")]
+pub(crate) const SESSIONS: &str = "sessiond.v1.SessionService";
+
 /// Watches until the daemon's health is `status`, for a bounded time.
 pub(crate) async fn becomes(channel: Channel, status: ServingStatus) {
+    of_service_becomes(channel, "", status).await;
+}
+
+/// The same for the health of one service.
+pub(crate) async fn of_service_becomes(channel: Channel, service: &str, status: ServingStatus) {
     let mut client = HealthClient::new(channel);
-    let watch = client.watch(HealthCheckRequest::default()).await;
+    let watch = client.watch(HealthCheckRequest { service: service.to_owned() }).await;
     let mut watch = watch.expect("probes are answered").into_inner();
     let watching = async {
         loop {
-            let answer = watch.message().await.expect("the watch goes on");
+            let answer = watch.message().await.expect("the watch is open");
             if answer.expect("the daemon still serves probes").status() == status {
                 return;
             }
         }
     };
     let watched = tokio::time::timeout(PATIENCE, watching).await;
-    watched.unwrap_or_else(|_| panic!("health should be {status:?} by now"));
+    watched.unwrap_or_else(|_| panic!("health of {service:?} should be {status:?} by now"));
 }

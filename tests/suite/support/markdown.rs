@@ -1,5 +1,5 @@
-//! Markdown, as far as the documents use it: fenced blocks, inline links, and headings
-//! that begin with `#`.
+//! Parses the Markdown that the documents use: fenced blocks, inline links, and headings that
+//! begin with `#`.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -53,12 +53,12 @@ impl Document {
         self.blocks.iter().filter(move |block| block.info == info)
     }
 
-    /// The targets of links, with the numbers of their lines. Links in code are none.
+    /// The targets of links with their line numbers. A link in code is not a link.
     pub(crate) fn links(&self) -> Vec<(usize, String)> {
         let mut links = Vec::new();
         let mut in_code = false;
         for (number, line) in &self.prose {
-            // Code may go on in the next line, but not in the next paragraph.
+            // Code may continue in the next line, but not in the next paragraph.
             in_code &= !line.trim().is_empty();
             let mut text = String::new();
             for (at, piece) in line.split('`').enumerate() {
@@ -95,9 +95,9 @@ impl Document {
     }
 }
 
-/// What GitHub makes of the first heading with this text.
+/// The anchor that GitHub makes for the first heading with this text.
 fn anchor(heading: &str) -> String {
-    // Of a link only its text counts.
+    // For a link, only its text counts.
     let mut pieces = heading.split("](");
     let mut text = pieces.next().unwrap_or_default().to_owned();
     text.extend(pieces.filter_map(|piece| piece.split_once(')')).map(|(_, after)| after));

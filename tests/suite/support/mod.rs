@@ -1,9 +1,10 @@
-//! What the tests have in common.
+//! What the tests share.
 
 pub(crate) mod browser;
 pub(crate) mod daemon;
 pub(crate) mod ending;
 pub(crate) mod flaky;
+pub(crate) mod frames;
 pub(crate) mod frontend;
 pub(crate) mod health;
 pub(crate) mod markdown;
@@ -12,8 +13,8 @@ pub(crate) mod program;
 pub(crate) mod redis;
 pub(crate) mod sled;
 
-/// Runs each test over every store: `over_every_store!(a, b)` makes the tests
-/// `memory::a`, `sled::a`, `redis::a` and so on of the functions `a` and `b`.
+/// Runs each test over every store: `over_every_store!(a, b)` makes the tests `memory::a`,
+/// `sled::a`, `redis::a` and so on from the functions `a` and `b`.
 ///
 /// With SESSIOND_TEST_BACKEND=redis every daemon of the suite has a redis store.
 #[macro_export]

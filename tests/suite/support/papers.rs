@@ -1,4 +1,4 @@
-//! Certificates and keys, made anew for each test.
+//! Certificates and keys, generated for each test.
 
 use std::{fs, path::PathBuf};
 
@@ -28,7 +28,7 @@ impl Papers {
         ] {
             let mut params = CertificateParams::new(vec![host.to_owned()]).expect("a name");
             params.extended_key_usages = vec![usage];
-            // OpenSSL takes a certificate whose subject is its issuer's for self-signed.
+            // OpenSSL takes a certificate with equal subject and issuer for self-signed.
             params.distinguished_name.push(DnType::CommonName, host);
             let key = KeyPair::generate().expect("a key");
             let cert = params.signed_by(&key, &ca).expect("a certificate");

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::ending;
 
-/// How long anything may take before a test gives up. Not a measure of speed.
+/// The longest time that a test waits for anything. It is not a limit on speed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A command line of sessiond, with an empty environment.
@@ -36,7 +36,7 @@ pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A daemon that was started and is ready. It is killed when dropped.
+/// A daemon that has started and is ready. It is killed when dropped.
 pub(crate) struct Program {
     child: Child,
     addresses: HashMap<String, String>,
@@ -69,7 +69,7 @@ impl Program {
         Self::serve(&all)
     }
 
-    /// Starts a daemon and waits until it says that it is ready.
+    /// Starts a daemon and waits for its ready line.
     pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
@@ -90,7 +90,7 @@ impl Program {
             let _ = sender.send(line);
         });
         let mut program = Self { child, addresses: HashMap::new(), stderr: Some(stderr) };
-        let line = line.recv_timeout(PATIENCE).expect("the program says something");
+        let line = line.recv_timeout(PATIENCE).expect("the program prints a line");
         if !line.contains(" ready:") {
             let status = program.wait();
             panic!("expected a ready line, found {line:?}; {status}; {}", program.log());
@@ -111,18 +111,18 @@ impl Program {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(self.pid(), signal).expect("the daemon is there");
+        kill_process(self.pid(), signal).expect("the daemon is running");
     }
 
-    /// Waits for the end.
+    /// Waits until it ends.
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        // Also when it was waited for before.
+        // It may have been waited for before.
         let ended = self.child.try_wait().expect("the child can be waited for");
         let ended = ended.or_else(|| ending::of(&mut self.child, PATIENCE));
-        ended.expect("the daemon should have ended by now")
+        ended.expect("expected the daemon to end")
     }
 
-    /// Asks for a clean stop, and gives the exit code and the log.
+    /// Stops it cleanly. Returns the exit code and the log.
     pub(crate) fn stop(mut self) -> (Option<i32>, String) {
         self.signal(Signal::TERM);
         let code = self.wait().code();
@@ -135,7 +135,7 @@ impl Program {
         self.wait();
     }
 
-    /// What it wrote to standard error. Waits for its end.
+    /// What it wrote to standard error. Waits until it ends.
     pub(crate) fn log(&mut self) -> String {
         let reader = self.stderr.take().expect("the log is read once");
         reader.join().expect("the log can be read")

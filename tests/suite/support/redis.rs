@@ -1,7 +1,7 @@
-//! Real Redis servers, started on free ports and ended with their handles.
+//! Real Redis servers on free ports, which end when their handles are dropped.
 //!
-//! A machine without `redis-server` skips what needs one, with a word on stderr;
-//! with SESSIOND_TEST_REQUIRE_REDIS=1, as in CI, the test fails.
+//! A machine without `redis-server` skips the tests that need one, with a message on stderr.
+//! With SESSIOND_TEST_REQUIRE_REDIS=1, as in CI, the test fails instead.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -12,7 +12,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use sessiond::store::redis::{Login, RedisOptions, Tls};
+use sessiond::store::redis::{Login, RedisOptions, Source};
 
 use super::program::PATIENCE;
 
@@ -23,7 +23,7 @@ static MISSING: LazyLock<Option<String>> = LazyLock::new(|| {
     asked.err().map(|error| format!("redis-server cannot be run: {error}"))
 });
 
-/// True, with a word on stderr, where there is no `redis-server`.
+/// True, with a message on stderr, if there is no `redis-server`.
 pub(crate) fn is_missing() -> bool {
     let Some(why) = &*MISSING else { return false };
     assert!(std::env::var_os(REQUIRE).is_none(), "{REQUIRE} is set, and {why}");
@@ -31,13 +31,13 @@ pub(crate) fn is_missing() -> bool {
     true
 }
 
-/// Patient, so that a busy machine is no failure.
+/// Options with long timeouts, for busy machines.
 pub(crate) fn options(url: &str, key_prefix: &str) -> RedisOptions {
     RedisOptions {
         url: url.parse().expect("a URL"),
         login: Login::default(),
         sentinel_login: Login::default(),
-        tls: Tls::default(),
+        tls: Source::default(),
         key_prefix: key_prefix.to_owned(),
         timeout: Duration::from_secs(20),
         connect_timeout: Duration::from_secs(5),
@@ -49,9 +49,10 @@ pub(crate) fn options(url: &str, key_prefix: &str) -> RedisOptions {
     }
 }
 
-/// A server of its own.
+/// A Redis server with its own data.
 pub(crate) struct RedisServer {
     child: Option<Child>,
+    pub host: &'static str,
     pub port: u16,
     arguments: Vec<String>,
     sentinel: bool,
@@ -63,29 +64,18 @@ impl RedisServer {
         Self::with(&[])
     }
 
-    /// With these arguments, such as `--maxmemory 10mb`; `{port}` is its port.
+    /// Starts a server with these arguments, such as `--maxmemory 10mb`. `{port}` is its port.
     pub(crate) fn with(arguments: &[&str]) -> Self {
         Self::on_a_free_port(arguments, None)
     }
 
-    /// A Sentinel with this configuration.
+    /// Starts a Sentinel with this configuration.
     pub(crate) fn sentinel(configuration: &str) -> Self {
         Self::on_a_free_port(&[], Some(configuration))
     }
 
     fn on_a_free_port(arguments: &[&str], sentinel: Option<&str>) -> Self {
-        let directory = tempfile::tempdir().expect("a scratch folder");
-        if let Some(configuration) = sentinel {
-            let path = directory.path().join("sentinel.conf");
-            std::fs::write(path, configuration).expect("the scratch folder can be written");
-        }
-        let mut server = Self {
-            child: None,
-            port: 0,
-            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
-            sentinel: sentinel.is_some(),
-            directory,
-        };
+        let mut server = Self::new(LOCALHOST, arguments, sentinel);
         // Somebody else may take the port in between: another one, then.
         for _ in 0..20 {
             server.port = free_port();
@@ -96,6 +86,22 @@ impl RedisServer {
         panic!("expected redis-server to start: {}", server.log());
     }
 
+    fn new(host: &'static str, arguments: &[&str], sentinel: Option<&str>) -> Self {
+        let directory = tempfile::tempdir().expect("a scratch folder");
+        if let Some(configuration) = sentinel {
+            let path = directory.path().join("sentinel.conf");
+            std::fs::write(path, configuration).expect("the scratch folder can be written");
+        }
+        Self {
+            child: None,
+            host,
+            port: 0,
+            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            sentinel: sentinel.is_some(),
+            directory,
+        }
+    }
+
     /// Whether it came up.
     fn run(&mut self) -> bool {
         let mut command = Command::new("redis-server");
@@ -104,12 +110,15 @@ impl RedisServer {
         } else {
             command.args(["--save", "", "--enable-debug-command", "yes"]);
         }
-        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"]);
+        command.args(["--port", &self.port.to_string(), "--bind", self.host]);
         command.arg("--dir").arg(self.directory.path());
         let port = self.port.to_string();
         command.args(self.arguments.iter().map(|argument| argument.replace("{port}", &port)));
         if self.arguments.iter().any(|argument| argument == "--cluster-enabled") {
             command.args(["--cluster-port", &free_port().to_string()]);
+            // Loopback connections all come from the same address, by which nodes would know
+            // each other.
+            command.args(["--cluster-announce-ip", self.host]);
         }
         let mut child = command
             .stdin(Stdio::null())
@@ -125,7 +134,7 @@ impl RedisServer {
             let _ = writeln!(log, "{line}");
             line.contains("Ready to accept connections") || line.contains("+monitor master")
         });
-        // Whoever writes to a pipe that nobody reads has to stop.
+        // A process blocks if nobody reads its pipe.
         std::thread::spawn(move || {
             for line in lines {
                 let _ = writeln!(log, "{line}");
@@ -138,13 +147,35 @@ impl RedisServer {
         ready
     }
 
-    /// What it wrote.
+    /// The output of the server.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://{}", self.address())
+    }
+
+    fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    /// Makes it refuse changes with MISCONF: it fails to save its data, because a folder has
+    /// the name of the file.
+    pub(crate) fn fail_to_save(&self) {
+        let dump = self.directory.path().join("dump.rdb");
+        let _ = std::fs::remove_file(&dump);
+        std::fs::create_dir_all(dump.join("in the way")).expect("the scratch folder is writable");
+        self.ask(&["CONFIG", "SET", "save", "3600 1000000"]);
+        self.ask(&["BGSAVE"]);
+        self.wait_for(&["INFO", "persistence"], "rdb_last_bgsave_status:err");
+    }
+
+    /// Ends what [`fail_to_save`](Self::fail_to_save) began.
+    pub(crate) fn save_again(&self) {
+        std::fs::remove_dir_all(self.directory.path().join("dump.rdb")).expect("it is there");
+        self.ask(&["BGSAVE"]);
+        self.wait_for(&["INFO", "persistence"], "rdb_last_bgsave_status:ok");
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -152,7 +183,7 @@ impl RedisServer {
         kill_process(Pid::from_child(child), signal).expect("the server is there");
     }
 
-    /// kill -9, and waits for the end.
+    /// Kills it with SIGKILL and waits until it has ended.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -160,7 +191,7 @@ impl RedisServer {
         }
     }
 
-    /// Starts it again, on the same port.
+    /// Starts it again on the same port.
     pub(crate) fn restart(&mut self) {
         self.kill();
         let since = Instant::now();
@@ -169,12 +200,21 @@ impl RedisServer {
         }
     }
 
-    /// Sends a command and gives the answer as it came.
+    /// Sends a command and returns the raw answer.
     pub(crate) fn ask(&self, words: &[&str]) -> String {
-        ask(self.port, words)
+        let answer = ask_octets_of(self.host, self.port, &[&octets(words)]);
+        String::from_utf8_lossy(&answer).into_owned()
     }
 
-    /// How often it has run a command, be it from its primary.
+    /// The same after a login with this password.
+    pub(crate) fn ask_with(&self, password: &str, words: &[&str]) -> String {
+        let commands = [&octets(&["AUTH", password])[..], &octets(words)];
+        let answer = ask_octets_of(self.host, self.port, &commands);
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        answer.strip_prefix("+OK\r\n").expect("the password is right").to_owned()
+    }
+
+    /// How often it ran a command, including commands from its primary.
     pub(crate) fn calls(&self, command: &str) -> u32 {
         let stats = self.ask(&["INFO", "commandstats"]);
         let start = format!("cmdstat_{command}:calls=");
@@ -183,7 +223,7 @@ impl RedisServer {
         count.map_or(0, |count| count.parse().expect("a number"))
     }
 
-    /// Sends a command until its answer has this in it.
+    /// Repeats a command until its answer contains `expected`.
     pub(crate) fn wait_for(&self, words: &[&str], expected: &str) {
         let since = Instant::now();
         loop {
@@ -203,36 +243,42 @@ impl Drop for RedisServer {
     }
 }
 
+const LOCALHOST: &str = "127.0.0.1";
+
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = TcpListener::bind((LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("an address").port()
 }
 
 /// A command in the protocol's own words, so that no client of ours is trusted.
-pub(crate) fn ask(port: u16, words: &[&str]) -> String {
-    let words: Vec<_> = words.iter().map(|word| word.as_bytes()).collect();
-    let answer = ask_octets(port, &words);
-    String::from_utf8_lossy(&answer).into_owned()
+pub(crate) fn ask_octets(port: u16, words: &[&[u8]]) -> Vec<u8> {
+    ask_octets_of(LOCALHOST, port, &[words])
 }
 
-pub(crate) fn ask_octets(port: u16, words: &[&[u8]]) -> Vec<u8> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("redis is there");
-    let mut request = format!("*{}\r\n", words.len()).into_bytes();
-    for word in words {
-        request.extend(format!("${}\r\n", word.len()).into_bytes());
-        request.extend_from_slice(word);
-        request.extend(b"\r\n");
+fn octets<'a>(words: &[&'a str]) -> Vec<&'a [u8]> {
+    words.iter().map(|word| word.as_bytes()).collect()
+}
+
+fn ask_octets_of(host: &str, port: u16, commands: &[&[&[u8]]]) -> Vec<u8> {
+    let mut stream = TcpStream::connect((host, port)).expect("redis is there");
+    let mut request = Vec::new();
+    for words in commands {
+        request.extend(format!("*{}\r\n", words.len()).into_bytes());
+        for word in *words {
+            request.extend(format!("${}\r\n", word.len()).into_bytes());
+            request.extend_from_slice(word);
+            request.extend(b"\r\n");
+        }
     }
     stream.write_all(&request).expect("redis takes it");
-    // It answers, and then sees that there is no more to come.
+    // The server answers, and then sees the end of the requests.
     stream.shutdown(Shutdown::Write).expect("the connection is there");
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     answer
 }
 
-/// A cluster of its own: the primaries first, then as many replicas of each as
-/// asked for.
+/// A cluster of its own: first the primaries, then `replicas` replicas for each.
 pub(crate) struct RedisCluster {
     pub nodes: Vec<RedisServer>,
 }
@@ -243,15 +289,44 @@ impl RedisCluster {
     }
 
     pub(crate) fn with(primaries: usize, replicas: usize, arguments: &[&str]) -> Self {
+        let all = Self::arguments(arguments);
+        let count = primaries * (1 + replicas);
+        let nodes = (0..count).map(|_| RedisServer::with(&all)).collect();
+        Self::of(nodes, primaries, replicas)
+    }
+
+    /// Three primaries that share a port, each on an address of its own, as on machines of
+    /// their own.
+    pub(crate) fn on_one_port(arguments: &[&str]) -> Self {
+        let all = Self::arguments(arguments);
+        // Somebody else may have the port at one of the addresses: another one, then.
+        for _ in 0..20 {
+            let port = free_port();
+            let mut nodes: Vec<_> = [LOCALHOST, "127.0.0.2", "127.0.0.3"]
+                .map(|host| {
+                    let mut node = RedisServer::new(host, &all, None);
+                    node.port = port;
+                    node
+                })
+                .into();
+            if nodes.iter_mut().all(RedisServer::run) {
+                return Self::of(nodes, 3, 0);
+            }
+        }
+        panic!("expected a port that is free at three addresses");
+    }
+
+    fn arguments<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
         let cluster =
             "--cluster-enabled yes --cluster-node-timeout 1000 --repl-diskless-sync-delay 0";
-        let cluster: Vec<_> = cluster.split(' ').collect();
-        let all: Vec<_> = cluster.iter().chain(arguments).copied().collect();
-        let count = primaries * (1 + replicas);
-        let nodes: Vec<_> = (0..count).map(|_| RedisServer::with(&all)).collect();
+        cluster.split(' ').chain(arguments.iter().copied()).collect()
+    }
+
+    fn of(nodes: Vec<RedisServer>, primaries: usize, replicas: usize) -> Self {
+        let count = nodes.len();
         let mut command = Command::new("redis-cli");
         command.args(["--cluster", "create"]);
-        command.args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)));
+        command.args(nodes.iter().map(RedisServer::address));
         command.args(["--cluster-replicas", &replicas.to_string(), "--cluster-yes"]);
         let output = command.output().expect("redis-cli can be run");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -261,14 +336,14 @@ impl RedisCluster {
             node.wait_for(&["CLUSTER", "INFO"], "cluster_state:ok");
             node.wait_for(&["CLUSTER", "INFO"], &format!("cluster_known_nodes:{count}"));
         }
-        // A replica that never had its primary's data does not take over.
+        // A replica that never received its primary's data does not take over.
         for replica in &cluster.nodes[primaries..] {
             replica.wait_for(&["INFO", "replication"], "master_link_status:up");
         }
         cluster
     }
 
-    /// Moves the slot of `key`, and the key in it, from one node to another.
+    /// Moves the slot of `key`, and the key itself, from one node to another.
     pub(crate) fn move_slot(&self, key: &str, from: &RedisServer, to: &RedisServer) {
         let slot = to.ask(&["CLUSTER", "KEYSLOT", key]);
         let slot = slot.trim().trim_start_matches(':');
@@ -278,7 +353,7 @@ impl RedisCluster {
         let (from_id, to_id) = (id(from), id(to));
         to.ask(&["CLUSTER", "SETSLOT", slot, "IMPORTING", &from_id]);
         from.ask(&["CLUSTER", "SETSLOT", slot, "MIGRATING", &to_id]);
-        let moved = from.ask(&["MIGRATE", "127.0.0.1", &to.port.to_string(), key, "0", "5000"]);
+        let moved = from.ask(&["MIGRATE", to.host, &to.port.to_string(), key, "0", "5000"]);
         assert_eq!(moved, "+OK\r\n", "{key} moves");
         for node in &self.nodes {
             assert_eq!(node.ask(&["CLUSTER", "SETSLOT", slot, "NODE", &to_id]), "+OK\r\n");
@@ -286,8 +361,7 @@ impl RedisCluster {
     }
 
     pub(crate) fn url(&self) -> String {
-        let nodes: Vec<_> =
-            self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        let nodes: Vec<_> = self.nodes.iter().map(RedisServer::address).collect();
         format!("redis+cluster://{}", nodes.join(","))
     }
 }

@@ -1,10 +1,10 @@
-//! The sled store as the tests open it.
+//! The sled store with the options that the tests use.
 
 use std::{path::Path, time::Duration};
 
 use sessiond::store::sled::{Durability, OnDamage, SledDatabase, SledOptions, SledStore};
 
-/// Of a store below `directory`, on a disk that is never too full.
+/// Options for a store below `directory` that ignores the free space.
 pub(crate) fn options(directory: &Path) -> SledOptions {
     SledOptions {
         path: directory.join("data"),
@@ -20,7 +20,7 @@ pub(crate) fn options(directory: &Path) -> SledOptions {
     }
 }
 
-/// The database, which is closed when it is dropped with its store.
+/// Opens the database. It is closed when it and its store are dropped.
 pub(crate) fn open(options: SledOptions) -> (SledDatabase, SledStore) {
     let database = SledDatabase::open(options).expect("the database opens");
     let store = database.store("default").expect("a store");
