@@ -27,13 +27,10 @@ use sessiond::{
         peer::{Peer, ReleasedWhenRead},
         session_service::SessionService,
     },
-    server::{
-        metrics::Metrics,
-        system::{SystemClock, SystemEntropy},
-    },
+    server::{clock::SystemClock, metrics::Metrics, system::SystemEntropy},
     service::{engines::Engines, observer::OperationKind},
     session::{
-        clock::{Clock, Moment},
+        clock::{Clock, Moment, WallOffset},
         cookie::values,
         credential::Credential,
         data::{Data, MAX_KEYS},
@@ -97,7 +94,8 @@ fn tokens_and_cookies(criterion: &mut Criterion) {
     }
     let (cookie, token) = (cookie(), keyring.sign(&id));
     group.bench_function("set-cookie", |bench| {
-        bench.iter(|| cookie.set(black_box(&token), NOW + LIFETIME.duration, NOW));
+        bench
+            .iter(|| cookie.set(black_box(&token), NOW + LIFETIME.duration, NOW, WallOffset::ZERO));
     });
     group.finish();
 }

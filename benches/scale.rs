@@ -19,7 +19,7 @@ use bytes::Bytes;
 use clap::Parser;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use sessiond::{
-    server::system::{SystemClock, SystemEntropy},
+    server::{clock::SystemClock, system::SystemEntropy},
     session::{
         clock::{Clock, Moment},
         data::Data,

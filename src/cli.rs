@@ -37,6 +37,15 @@ pub(crate) enum Command {
         #[arg(long)]
         dev: bool,
     },
+    /// Show the clock that a data directory continues from, while no daemon has it open
+    Clock {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Continue from the clock of this machine instead, if that is later; sessions whose time
+        /// is over by then have ended
+        #[arg(long)]
+        reset: bool,
+    },
     /// Generate and print a secret for signing cookies
     Secret,
     /// Query the health of a running daemon; exit with code 0 if it is serving

@@ -7,7 +7,7 @@ use sessiond::{
         CleanupRequest, ListSessionsRequest, RevokeSessionsRequest, Session,
         session_admin_service_client::SessionAdminServiceClient,
     },
-    server::config::{Config, ConfigError, ListenAddr},
+    server::config::{Config, ConfigError, ListenAddr, first_line},
 };
 use tonic::{
     Request, Status,
@@ -215,10 +215,10 @@ fn nearest(listeners: &[ListenAddr]) -> Option<ListenAddr> {
 
 /// The header value: `Bearer` and the first token in the file.
 fn authorization(path: &Path) -> Result<MetadataValue<Ascii>, Problem> {
-    let text = read(path)?;
-    let token = text.lines().map(str::trim).find(|line| !line.is_empty());
+    let token = first_line(path)
+        .map_err(|error| format!("cannot read the file {}: {error}", path.display()))?;
     let token = token.ok_or_else(|| format!("{} holds no token", path.display()))?;
-    let mut value = MetadataValue::try_from(format!("Bearer {token}"))
+    let mut value = MetadataValue::try_from(format!("Bearer {}", *token))
         .map_err(|_| format!("{} holds a token that is not visible ASCII", path.display()))?;
     value.set_sensitive(true);
     Ok(value)

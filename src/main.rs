@@ -12,9 +12,14 @@ use sessiond::{
     grpc::pb::{RevokeSessionsRequest, Session},
     server::{
         Addresses, Server, StartError, Surroundings,
+        clock::SystemClock,
         config::{Config, ConfigError, ListenAddr},
         log,
-        system::{SystemClock, SystemEntropy, keep_little_freed_memory, raise_descriptor_limit},
+        system::{
+            SystemEntropy, keep_little_freed_memory, keep_memory_out_of_core_dumps,
+            raise_descriptor_limit,
+        },
+        time_mark::{self, MarkError, Marked},
     },
 };
 use tokio::{
@@ -67,10 +72,28 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Serve { config, dev } => serve(config.load(dev).map_err(bad_config)?, dev),
         Command::Check { config, dev } => {
             let config = config.load(dev).map_err(bad_config)?;
-            for warning in sessiond::server::check(&config).map_err(bad_config)? {
+            let checked = sessiond::server::check(&config).map_err(bad_config)?;
+            let advice = if dev { &[][..] } else { &checked.advice };
+            for warning in checked.warnings.iter().chain(advice) {
                 eprintln!("sessiond: warning: {warning}");
             }
-            print(&config.to_toml())
+            // As comments, because the rest can be used as a file.
+            let secrets = checked.secrets.iter().map(|line| format!("# {line}\n"));
+            print(&(secrets.collect::<String>() + &config.to_toml()))
+        }
+        Command::Clock { config, reset } => {
+            let config = config.load(false).map_err(bad_config)?;
+            let marked = one_thread()?.block_on(async {
+                match reset {
+                    false => time_mark::show(&config).await,
+                    true => time_mark::reset(&config).await,
+                }
+            });
+            let marked = marked.map_err(|error| match error {
+                MarkError::Config(error) => bad_config(error),
+                error => fault(error.to_string()),
+            })?;
+            print(&clock_line(&marked))
         }
         Command::Secret => print(&format!("{}\n", cli::fresh_secret())),
         Command::Health { client, service } => {
@@ -130,6 +153,22 @@ fn session_line(session: &Session) -> String {
     format!("{} created={} expires={}\n", session.id, time(created), time(expires))
 }
 
+/// `session_clock=TIME wall_clock=TIME since_mark=SPAN`.
+fn clock_line(marked: &Marked) -> String {
+    let time = |millis: u64| {
+        humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_millis(millis))
+    };
+    let elapsed = marked.elapsed.map(|elapsed| Duration::from_secs(elapsed.as_secs()));
+    let elapsed =
+        elapsed.map_or("unknown".to_owned(), |span| humantime::format_duration(span).to_string());
+    format!(
+        "session_clock={} wall_clock={} since_mark={}\n",
+        time(marked.now.unix_millis()),
+        time(marked.wall.unix_millis()),
+        elapsed.replace(' ', "")
+    )
+}
+
 fn serve(config: Config, dev: bool) -> Result<(), Failure> {
     keep_little_freed_memory();
     log::start(&config.log);
@@ -140,6 +179,9 @@ fn serve(config: Config, dev: bool) -> Result<(), Failure> {
             "sessions are lost when the daemon stops"
         };
         tracing::warn!("running with --dev, not for production: {kept}");
+    }
+    if let Err(problem) = keep_memory_out_of_core_dumps() {
+        tracing::warn!("a core dump of the daemon may hold secrets and sessions: {problem}");
     }
     let unix = |address: &ListenAddr| matches!(address, ListenAddr::Unix(_));
     let both = config.listen.grpc.iter().any(unix) && !config.listen.grpc.iter().all(unix);
@@ -160,6 +202,10 @@ fn serve(config: Config, dev: bool) -> Result<(), Failure> {
             StartError::Config(error) => (BAD_CONFIGURATION, error.to_string()),
             error => (FAULT, error.to_string()),
         })?;
+        // A trial is told once that it is one.
+        for advice in if dev { &[] } else { server.advice() } {
+            tracing::warn!("{advice}");
+        }
         print(&ready_line(&server.addresses()))?;
         let stop = async {
             // An error would mean that the signal thread has ended. It never does.

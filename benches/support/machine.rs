@@ -12,7 +12,7 @@ use rustix::{
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
 };
 use sessiond::{
-    server::system::{SystemClock, cpu_time},
+    server::{clock::SystemClock, system::cpu_time},
     session::clock::Clock,
 };
 

@@ -29,8 +29,6 @@ impl Clock for Stopped {
         Moment::from_unix_millis(1_800_000_000_000)
     }
 
-    fn not_before(&self, _: Moment) {}
-
     fn follow(&self, _: Moment, _: Moment) {}
 }
 

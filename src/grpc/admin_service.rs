@@ -74,7 +74,7 @@ impl session_admin_service_server::SessionAdminService for SessionAdminService {
         let ExportSessionsRequest { engine, page_size, page_token } = request.get_ref();
         let request = ExportRequest { engine, page_size: *page_size, page_token };
         let page = self.0.export(request).await?;
-        let record = |entry| convert::exported(&page.engine, entry);
+        let record = |entry| convert::exported(&page.engine, entry, page.offset);
         Ok(Response::new(ExportSessionsResponse {
             records: page.entries.iter().map(record).collect(),
             next_page_token: page.next_page_token.unwrap_or_default(),

@@ -209,14 +209,14 @@ impl Time {
 
 /// `create_time`, `expire_time` and `duration`.
 fn times(session: &Session) -> [Time; 3] {
-    let timestamp = |moment| {
-        let (seconds, nanos) = convert::seconds_and_nanos(moment);
+    let timestamp = |time| {
+        let (seconds, nanos) = convert::seconds_and_nanos(time);
         Time { seconds, nanos: nanos.into() }
     };
     let duration = session.duration;
     [
-        timestamp(session.record.create_time),
-        timestamp(session.expire_time),
+        timestamp(session.create_time()),
+        timestamp(session.expire_time()),
         Time { seconds: duration.as_secs(), nanos: duration.subsec_nanos().into() },
     ]
 }
@@ -280,7 +280,7 @@ mod tests {
         service::fault::Reason,
         session::{
             CookieUpdate,
-            clock::Moment,
+            clock::{Moment, WallOffset},
             credential::Absence,
             data::Data,
             engine::Destroyed,
@@ -364,22 +364,33 @@ mod tests {
         let principal = prop_oneof!["", "[a-zäöü@]{1,128}"];
         let duration = (0..=i64::MAX as u64, 0..1_000_000_000u32)
             .prop_map(|(seconds, nanos)| Duration::new(seconds, nanos));
-        (any::<[u8; 12]>(), any::<u64>(), moment(), moment(), duration, principal, data).prop_map(
-            |(id, version, create_time, expire_time, duration, principal, data)| {
-                let record = Record {
-                    verifier: VerifierHash::from_bytes([0; 32]),
-                    version,
-                    create_time,
-                    deadline: expire_time,
-                    duration: None,
-                    principal: Principal::new(principal.as_bytes()).expect("not too long"),
-                    data: Data::from_stored(data.into()).expect("text"),
-                    extension: Extension::default(),
-                };
-                let id = PublicId::from_bytes(id);
-                Session { id, record: Arc::new(record), expire_time, duration }
-            },
+        (
+            any::<[u8; 12]>(),
+            any::<u64>(),
+            moment(),
+            moment(),
+            duration,
+            principal,
+            data,
+            any::<i64>(),
         )
+            .prop_map(
+                |(id, version, create_time, expire_time, duration, principal, data, offset)| {
+                    let record = Record {
+                        verifier: VerifierHash::from_bytes([0; 32]),
+                        version,
+                        create_time,
+                        deadline: expire_time,
+                        duration: None,
+                        principal: Principal::new(principal.as_bytes()).expect("not too long"),
+                        data: Data::from_stored(data.into()).expect("text"),
+                        extension: Extension::default(),
+                    };
+                    let id = PublicId::from_bytes(id);
+                    let offset = WallOffset::from_millis(offset);
+                    Session { id, record: Arc::new(record), expire_time, duration, offset }
+                },
+            )
     }
 
     fn any_live() -> impl Strategy<Value = Live> {

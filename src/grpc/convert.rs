@@ -17,7 +17,7 @@ use crate::{
     },
     session::{
         Session,
-        clock::Moment,
+        clock::{WallOffset, WallTime},
         credential::{Absence, Credential},
         engine::ResolveOptions,
         event::Cause,
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// 9999-12-31T23:59:59.999Z, where timestamps end. An adoption mark may be for ever.
-const LAST: Moment = Moment::from_unix_millis(253_402_300_799_999);
+const LAST: WallTime = WallTime::from_unix_millis(253_402_300_799_999);
 
 /// An operation that a message asks for.
 pub(super) trait GrpcOperation: Operation {
@@ -132,8 +132,8 @@ pub(super) fn session_without_data(session: &Session) -> pb::Session {
         data: Default::default(),
         version: record.version,
         principal: record.principal.as_bytes().clone(),
-        create_time: Some(timestamp(record.create_time)),
-        expire_time: Some(timestamp(session.expire_time)),
+        create_time: Some(timestamp(session.create_time())),
+        expire_time: Some(timestamp(session.expire_time())),
         duration: Some(duration(session.duration)),
     }
 }
@@ -173,19 +173,24 @@ fn end_cause(cause: Cause) -> pb::SessionEndCause {
 }
 
 /// A record as an export sends it.
-pub(super) fn exported(engine: &str, Entry { kind, id, record }: &Entry) -> pb::SessionRecord {
+pub(super) fn exported(
+    engine: &str,
+    Entry { kind, id, record }: &Entry,
+    offset: WallOffset,
+) -> pb::SessionRecord {
+    let time = |moment| Some(timestamp(offset.wall(moment).min(LAST)));
     pb::SessionRecord {
         engine: engine.to_owned(),
         id: id.to_string(),
         verifier_sha256: bytes::Bytes::copy_from_slice(record.verifier.as_bytes()),
         version: record.version,
         principal: record.principal.as_bytes().clone(),
-        create_time: Some(timestamp(record.create_time.min(LAST))),
-        idle_deadline: Some(timestamp(record.deadline.min(LAST))),
+        create_time: time(record.create_time),
+        idle_deadline: time(record.deadline),
         duration: record.duration.map(duration),
         data: record.data.text().clone(),
         adoption_mark: *kind == Kind::Mark,
-        former: record.extension.former.iter().map(former).collect(),
+        former: record.extension.former.iter().map(|one| former(one, offset)).collect(),
     }
 }
 
@@ -213,10 +218,10 @@ pub(super) fn imported(record: pb::SessionRecord) -> ImportRecord {
     }
 }
 
-fn former(former: &Former) -> pb::FormerVerifier {
+fn former(former: &Former, offset: WallOffset) -> pb::FormerVerifier {
     pb::FormerVerifier {
         verifier_sha256: bytes::Bytes::copy_from_slice(former.verifier.as_bytes()),
-        roll_time: Some(timestamp(former.rolled.min(LAST))),
+        roll_time: Some(timestamp(offset.wall(former.rolled).min(LAST))),
     }
 }
 
@@ -228,14 +233,14 @@ fn raw_time(prost_types::Timestamp { seconds, nanos }: prost_types::Timestamp) -
     RawTime { seconds, nanos }
 }
 
-pub(super) fn timestamp(moment: Moment) -> prost_types::Timestamp {
-    let (seconds, nanos) = seconds_and_nanos(moment);
+pub(super) fn timestamp(time: WallTime) -> prost_types::Timestamp {
+    let (seconds, nanos) = seconds_and_nanos(time);
     prost_types::Timestamp { seconds: seconds as i64, nanos: nanos as i32 }
 }
 
 /// Since the Unix epoch. Both are in the range of a Timestamp's fields.
-pub(super) fn seconds_and_nanos(moment: Moment) -> (u64, u32) {
-    let millis = moment.unix_millis();
+pub(super) fn seconds_and_nanos(time: WallTime) -> (u64, u32) {
+    let millis = time.unix_millis();
     (millis / 1000, (millis % 1000) as u32 * 1_000_000)
 }
 

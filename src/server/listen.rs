@@ -2,7 +2,10 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     pin::Pin,
     task::{Context, Poll},
@@ -10,6 +13,10 @@ use std::{
 };
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use rustix::{
+    fs::{Mode, fchmod},
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -24,6 +31,8 @@ use super::{
 
 /// The owner and the group of a unix socket may connect to it.
 const SOCKET_MODE: u32 = 0o660;
+/// As tokio's own listeners have: the system's `somaxconn` decides.
+const LONGEST_BACKLOG: i32 = -1;
 
 /// After how much silence a connection is pinged, and how long the answer may take.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
@@ -84,11 +93,25 @@ impl Listener {
 
 async fn bind_unix(path: &Path) -> io::Result<Listener> {
     clear_stale_socket(path).await?;
-    let listener = UnixListener::bind(path)?;
+    let socket = bind_closed(path)?;
     let file = SocketFile { path: path.to_owned(), inode: fs::symlink_metadata(path)?.ino() };
-    // Until here only the owner could connect, because connecting needs write permission.
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+    listen(&socket, LONGEST_BACKLOG)?;
+    let listener = UnixListener::from_std(std::os::unix::net::UnixListener::from(socket))?;
     Ok(Listener::Unix(listener, file))
+}
+
+/// Binds a socket that nobody can connect to before `listen`, when the mode of its file is
+/// what it will be. Until then the mode is never wider, whatever the umask is. (The umask
+/// itself is not changed, because it belongs to all threads of the process.)
+fn bind_closed(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // Linux gives the file the mode of the socket, less the umask. If a system does not, the
+    // socket is still closed.
+    let _ = fchmod(&socket, Mode::from_raw_mode(SOCKET_MODE));
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
 }
 
 /// Removes a socket that no process listens on. A killed daemon leaves one behind.
@@ -377,6 +400,21 @@ mod tests {
 
     use super::*;
     use crate::server::workers::Balance;
+
+    #[tokio::test]
+    async fn a_unix_socket_is_never_open_wider_than_it_will_be() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let path = scratch.path().join("socket");
+        let mode = || fs::metadata(&path).expect("a socket").permissions().mode() & 0o777;
+        let socket = bind_closed(&path).expect("it is bound");
+        assert_eq!(mode() & !SOCKET_MODE, 0, "the mode is {:o}", mode());
+        let refused = UnixStream::connect(&path).await.expect_err("nobody can connect yet");
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        drop(socket);
+        let _listener = bind_unix(&path).await.expect("a socket that nobody listens on is stale");
+        assert_eq!(mode(), SOCKET_MODE);
+        UnixStream::connect(&path).await.expect("it is open");
+    }
 
     async fn connection() -> (Connection<tokio::io::DuplexStream>, tokio::io::DuplexStream) {
         let (ours, theirs) = duplex(64);

@@ -16,8 +16,9 @@
 //! | [`tls`] | certificates and keys |
 //! | [`metrics`], [`scrape`] | the metrics, and the page that shows them |
 //! | [`outages`] | what the log says about a store that fails |
+//! | [`clock`], [`time_mark`] | the clock of the sessions, and what a database keeps of it |
 //! | [`peak`] | when memory is worth giving back |
-//! | [`system`] | the system's clock and randomness |
+//! | [`system`] | the system's clocks and randomness |
 //! | [`log`] | the log |
 
 use std::{
@@ -63,6 +64,7 @@ use crate::{
 };
 
 pub mod cleanup;
+pub mod clock;
 pub mod config;
 mod gate;
 mod grpc_server;
@@ -76,12 +78,14 @@ mod peak;
 mod places;
 mod scrape;
 pub mod system;
+pub mod time_mark;
 mod tls;
 mod workers;
 
-/// How often the time is marked in the database. After a crash the clock may be behind by
-/// this much.
-const TIME_MARK_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the clock looks whether somebody has set the wall clock.
+const WALL_INTERVAL: Duration = Duration::from_secs(1);
+/// After how many of these looks the time is marked in the database.
+const LOOKS_PER_MARK: u32 = 10;
 /// How often the stores are asked whether they can serve.
 const FITNESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the process looks whether it keeps much memory that is free.
@@ -90,11 +94,10 @@ const TRIM_INTERVAL: Duration = Duration::from_secs(2);
 /// request can name such an engine.
 const MARKS: &str = "/adopted";
 
-/// Checks a configuration and its files as [`Server::build`] does. Returns the warnings
-/// for the operator. Binds and opens nothing.
-pub fn check(config: &Config) -> Result<Vec<String>, ConfigError> {
+/// Checks a configuration and its files as [`Server::build`] does. Binds and opens nothing.
+pub fn check(config: &Config) -> Result<Checked, ConfigError> {
     tls::load(&config.listen.tls)?;
-    Ok(config::check(config)?.warnings)
+    config::check(config)
 }
 
 /// Why a daemon could not start.
@@ -125,6 +128,7 @@ pub struct Surroundings {
 /// A daemon whose store is open and whose listeners are bound.
 pub struct Server {
     config: Config,
+    advice: Vec<String>,
     tls: Option<TlsAcceptor>,
     auth: Option<BearerAuth>,
     engines: Engines,
@@ -153,7 +157,8 @@ pub struct Addresses {
 impl Server {
     /// Opens the store and binds the listeners.
     pub async fn build(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
-        let checked = config::check(&config)?;
+        let mut checked = config::check(&config)?;
+        let advice = std::mem::take(&mut checked.advice);
         for warning in &checked.warnings {
             tracing::warn!("{warning}");
         }
@@ -175,6 +180,7 @@ impl Server {
             },
         };
         Ok(Self {
+            advice,
             tls,
             auth,
             engines,
@@ -190,6 +196,12 @@ impl Server {
             entropy,
             config,
         })
+    }
+
+    /// What is good for a trial and rarely for production in the configuration, a sentence
+    /// each. Other warnings are logged by [`build`](Self::build).
+    pub fn advice(&self) -> &[String] {
+        &self.advice
     }
 
     /// Known from the start, because the listeners are bound already.
@@ -233,7 +245,7 @@ impl Server {
         let mut fitness = JoinSet::new();
         let health = Arc::new(health);
         fitness.spawn(watch_fitness(self.engines.clone(), Arc::clone(&health)));
-        background.spawn(mark_time(Arc::clone(&self.database), Arc::clone(&self.clock)));
+        background.spawn(keep_time(Arc::clone(&self.database), Arc::clone(&self.clock)));
         let places = Arc::new([
             ListenerPlaces::new("grpc", self.config.limits.max_connections as usize),
             ListenerPlaces::new("admin", places::ADMIN_PLACES),
@@ -282,7 +294,7 @@ impl Server {
         background.shutdown().await;
         // The connections that were cut end with them.
         drop((self.workers, scraping));
-        self.database.close(self.clock.now()).await
+        self.database.close(self.clock.mark()).await
     }
 }
 
@@ -326,13 +338,23 @@ impl Fitness {
     }
 }
 
-/// Marks the time in the database, so that the clock does not go back at the next start.
-async fn mark_time(database: Arc<dyn Database>, clock: Arc<dyn Clock>) {
+/// Marks the time in the database, so that the next start continues from there. Follows the
+/// wall clock where somebody sets it.
+async fn keep_time(database: Arc<dyn Database>, clock: Arc<dyn Clock>) {
     loop {
-        tokio::time::sleep(TIME_MARK_INTERVAL).await;
-        if let Err(error) = database.mark_time(clock.now()).await {
-            tracing::warn!("the time was not marked: {error}");
+        for _ in 0..LOOKS_PER_MARK {
+            tokio::time::sleep(WALL_INTERVAL).await;
+            if clock.follow_wall() {
+                break;
+            }
         }
+        mark_time(database.as_ref(), clock.as_ref()).await;
+    }
+}
+
+async fn mark_time(database: &dyn Database, clock: &dyn Clock) {
+    if let Err(error) = database.mark_time(clock.mark()).await {
+        tracing::warn!("the time was not marked: {error}");
     }
 }
 
@@ -387,8 +409,10 @@ async fn engines(
 ) -> Result<(Engines, Arc<dyn Database>), StartError> {
     let database = checked.store.open(Arc::clone(&surroundings.clock)).await?;
     if let Some(mark) = database.time_mark()? {
-        surroundings.clock.not_before(mark);
+        surroundings.clock.resume(mark);
     }
+    // Before the first change, so that no crash leaves changes without a mark.
+    mark_time(database.as_ref(), surroundings.clock.as_ref()).await;
     let store = |name: &str| -> Result<Arc<dyn Store>, StartError> {
         Ok(Arc::new(metrics.measured(name, database.store(name)?)))
     };

@@ -1,30 +1,21 @@
-//! The time and the randomness of the operating system, which the `session` module takes
-//! as arguments. Also process limits and CPU time.
+//! What the operating system gives: clocks and randomness, which the `session` module takes
+//! as arguments, process limits and CPU time.
 
-use std::{
-    fs, io,
-    sync::atomic::{AtomicI64, Ordering},
-    time::Duration,
-};
+use std::{fs, io, time::Duration};
 
 use rand::{TryRng, rngs::SysRng};
 use rustix::{
     param::clock_ticks_per_second,
-    process::{Resource, getrlimit, setrlimit},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
     time::{ClockId, clock_gettime},
 };
 
-use crate::session::{
-    clock::{Clock, Moment},
-    id::Entropy,
-};
+use super::clock::Machine;
+use crate::session::{clock::WallTime, id::Entropy};
 
 /// File descriptors besides the connections of `listen.grpc`: listeners, files, connections
 /// that wait or have spare places, and those to admin and metrics.
 const OTHER_DESCRIPTORS: u64 = 384;
-
-/// From this difference between two clocks on, a warning is logged.
-const WORTH_LOGGING: Duration = Duration::from_secs(1);
 
 /// Raises this process's soft limit of file descriptors to the hard limit. Returns an
 /// error if that is too few for `connections`, `times` over: to TCP addresses, and to unix
@@ -42,6 +33,21 @@ pub fn raise_descriptor_limit(connections: u32, times: u64) -> Result<(), String
         )),
         _ => Ok(()),
     }
+}
+
+/// Keeps what is in memory, which is secrets and sessions, out of core dumps. Returns an
+/// error if a handler of core dumps might still see it.
+///
+/// The process stays "dumpable" (`PR_SET_DUMPABLE`). Otherwise its files in `/proc` would
+/// belong to root, and the user of the daemon could not look at its descriptors, measure it
+/// or trace it.
+pub fn keep_memory_out_of_core_dumps() -> Result<(), String> {
+    // No core file. systemd-coredump and its like keep none then either, but the kernel
+    // gives them the dump before they decide (core(5)).
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    // So the dump has no mapping at all, for whoever takes it.
+    fs::write("/proc/self/coredump_filter", "0")
+        .map_err(|error| format!("cannot write /proc/self/coredump_filter: {error}"))
 }
 
 /// Makes the allocator return freed memory to the system. By default, glibc raises the
@@ -84,72 +90,37 @@ pub fn resident_bytes() -> io::Result<usize> {
     Ok(pages.ok_or_else(unknown)? * rustix::param::page_size())
 }
 
-/// A clock that reads the wall clock once, at start, and then follows a monotonic clock
-/// that counts suspended time. If the wall clock steps while the daemon runs, no session
-/// expires by it.
-///
-/// If this clock is aligned with another one (`follow`), the wall clock at start was only
-/// a first estimate.
-pub struct SystemClock {
-    wall_at_start: Moment,
-    boot_at_start: Duration,
-    since_boot: fn() -> Duration,
-    /// How many milliseconds the wall clock was behind at start; negative: ahead.
-    behind: AtomicI64,
-}
+/// The clocks of this machine.
+pub struct LinuxMachine;
 
-impl SystemClock {
-    /// Reads the wall clock. Nothing else in the process does.
+impl Machine for LinuxMachine {
     #[expect(clippy::disallowed_methods, reason = "the only place that reads the clock")]
-    pub fn start() -> Self {
+    fn wall(&self) -> WallTime {
         let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        Self {
-            wall_at_start: Moment::from_unix_millis(0) + wall.unwrap_or_default(),
-            boot_at_start: since_boot(),
-            since_boot,
-            behind: AtomicI64::new(0),
-        }
-    }
-}
-
-impl Clock for SystemClock {
-    fn now(&self) -> Moment {
-        let guess = self.wall_at_start + (self.since_boot)().saturating_sub(self.boot_at_start);
-        let behind = self.behind.load(Ordering::Relaxed);
-        Moment::from_unix_millis(guess.unix_millis().saturating_add_signed(behind))
+        WallTime::from_unix_millis(wall.unwrap_or_default().as_millis() as u64)
     }
 
-    fn not_before(&self, moment: Moment) {
-        let behind = moment.since(self.now());
-        if !behind.is_zero() {
-            tracing::warn!(
-                ?behind,
-                "the system clock is behind the time of the last stop; continuing from that time"
-            );
-            self.behind.fetch_add(behind.as_millis() as i64, Ordering::Relaxed);
-        }
+    fn since_boot(&self) -> Duration {
+        Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
     }
 
-    fn follow(&self, earliest: Moment, latest: Moment) {
-        let now = self.now();
-        let correction = match now {
-            now if now < earliest => earliest.since(now).as_millis() as i64,
-            now if now > latest => -(now.since(latest).as_millis() as i64),
-            _ => return,
+    /// `proc_sys_kernel(5)`: a random UUID, made at boot. Containers see that of their host.
+    fn boot(&self) -> Option<[u8; 16]> {
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let digits: String = text.trim().chars().filter(|c| *c != '-').collect();
+        u128::from_str_radix(&digits, 16).ok().map(u128::to_be_bytes)
+    }
+
+    fn is_synchronized(&self) -> bool {
+        // SAFETY: all fields of the struct are numbers, for which zeros are valid. With no
+        // mode set, the call only fills the struct, and needs no privilege.
+        let (state, status) = unsafe {
+            let mut kernel: libc::timex = std::mem::zeroed();
+            (libc::adjtimex(&raw mut kernel), kernel.status)
         };
-        if correction.unsigned_abs() >= WORTH_LOGGING.as_millis() as u64 {
-            tracing::warn!(
-                correction_millis = correction,
-                "the system clock differs from the store's clock; continuing with the store's clock"
-            );
-        }
-        self.behind.fetch_add(correction, Ordering::Relaxed);
+        // adjtimex(2). A container may refuse the call; then nothing is known.
+        state >= 0 && state != libc::TIME_ERROR && status & libc::STA_UNSYNC == 0
     }
-}
-
-fn since_boot() -> Duration {
-    let time = clock_gettime(ClockId::Boottime);
-    Duration::try_from(time).unwrap_or_default()
 }
 
 /// The CPU time of a process, user and system mode together, including threads that have
@@ -185,31 +156,6 @@ impl Entropy for SystemEntropy {
 mod tests {
     use super::*;
 
-    use std::sync::atomic::AtomicU64;
-
-    static BOOT_MILLIS: AtomicU64 = AtomicU64::new(5_000);
-
-    /// Only the monotonic clock moves this clock. The wall clock is not read again.
-    #[test]
-    fn time_follows_the_monotonic_clock() {
-        let clock = SystemClock {
-            wall_at_start: Moment::from_unix_millis(1_000_000),
-            boot_at_start: Duration::from_millis(5_000),
-            since_boot: || Duration::from_millis(BOOT_MILLIS.load(Ordering::Relaxed)),
-            behind: AtomicI64::new(0),
-        };
-        assert_eq!(clock.now(), Moment::from_unix_millis(1_000_000));
-        BOOT_MILLIS.store(7_500, Ordering::Relaxed);
-        assert_eq!(clock.now(), Moment::from_unix_millis(1_002_500));
-        BOOT_MILLIS.store(0, Ordering::Relaxed);
-        assert_eq!(clock.now(), Moment::from_unix_millis(1_000_000), "never before its start");
-        clock.not_before(Moment::from_unix_millis(900_000));
-        assert_eq!(clock.now(), Moment::from_unix_millis(1_000_000), "it is not behind that");
-        clock.not_before(Moment::from_unix_millis(1_500_000));
-        BOOT_MILLIS.store(6_000, Ordering::Relaxed);
-        assert_eq!(clock.now(), Moment::from_unix_millis(1_501_000), "it continues from there");
-    }
-
     /// Ended threads count, unlike in /proc/PID/task.
     #[test]
     fn ended_threads_count_as_cpu_time_of_the_process() {
@@ -237,34 +183,5 @@ mod tests {
         let after = resident_bytes().expect("our own is there");
         assert!(after < most - (PIECES << 10) / 2, "{most} bytes, then {after}");
         drop(last);
-    }
-
-    #[test]
-    fn it_follows_another_clock() {
-        let clock = SystemClock {
-            wall_at_start: Moment::from_unix_millis(1_000_000),
-            boot_at_start: Duration::ZERO,
-            since_boot: || Duration::ZERO,
-            behind: AtomicI64::new(0),
-        };
-        let at = Moment::from_unix_millis;
-        for (earliest, latest, then) in [
-            (999_000, 1_001_000, 1_000_000), // Within the bounds: unchanged.
-            (5_000_000, 5_000_010, 5_000_000),
-            (5_000_005, 5_000_100, 5_000_005),
-            (1_000, 1_020, 1_020),
-        ] {
-            clock.follow(at(earliest), at(latest));
-            assert_eq!(clock.now(), at(then), "{earliest} to {latest}");
-        }
-    }
-
-    #[test]
-    fn it_starts_at_the_wall_clock_and_advances() {
-        let clock = SystemClock::start();
-        let earlier = clock.now();
-        assert!(earlier > Moment::from_unix_millis(1_700_000_000_000), "{earlier:?}");
-        while clock.now() == earlier {}
-        assert!(clock.now() > earlier);
     }
 }

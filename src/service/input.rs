@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::fault::{Fault, Reason};
 use crate::session::{
-    clock::{Moment, whole_millis},
+    clock::{WallTime, whole_millis},
     data::{Data, DataError},
     error::Error,
     lifetime::MAX_DURATION,
@@ -152,11 +152,11 @@ pub(super) fn duration(RawDuration { seconds, nanos }: RawDuration) -> Result<Du
 }
 
 /// A time, cut to milliseconds; `None` if it is before 1970 or no time at all.
-pub(super) fn moment(RawTime { seconds, nanos }: RawTime) -> Option<Moment> {
+pub(super) fn time(RawTime { seconds, nanos }: RawTime) -> Option<WallTime> {
     let seconds = u64::try_from(seconds).ok()?;
     let nanos = u32::try_from(nanos).ok().filter(|nanos| *nanos < NANOS_PER_SECOND)?;
     let millis = seconds.checked_mul(1000)?.checked_add(u64::from(nanos / 1_000_000))?;
-    Some(Moment::from_unix_millis(millis))
+    Some(WallTime::from_unix_millis(millis))
 }
 
 #[cfg(test)]
@@ -181,8 +181,8 @@ mod tests {
 
         #[test]
         fn any_time_is_judged_without_a_panic(seconds in any::<i64>(), nanos in any::<i32>()) {
-            if let Some(moment) = moment(RawTime { seconds, nanos }) {
-                let millis = moment.unix_millis();
+            if let Some(time) = time(RawTime { seconds, nanos }) {
+                let millis = time.unix_millis();
                 prop_assert_eq!(millis / 1000, seconds as u64);
                 prop_assert_eq!(millis % 1000, nanos as u64 / 1_000_000);
             }

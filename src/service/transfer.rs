@@ -14,7 +14,7 @@ use super::{
     page::{self, PageToken, Question, bad_token},
 };
 use crate::session::{
-    clock::Moment,
+    clock::{Moment, WallOffset, WallTime},
     data::Data,
     engine::Engine,
     id::{PublicId, VerifierHash},
@@ -63,7 +63,9 @@ pub struct ExportPage {
     /// Unreadable records, which are left out; the log names them.
     pub unreadable_count: u32,
     /// When the page was made.
-    pub time: Moment,
+    pub time: WallTime,
+    /// How the moments of its entries are shown.
+    pub offset: WallOffset,
 }
 
 /// A record that another daemon has exported, as the caller gives it.
@@ -126,13 +128,15 @@ impl AdminService {
         let token = |engine: &Engine, position| {
             Place { engine: engine.name().to_owned(), position }.encode().to_text(question)
         };
+        let offset = engine.wall_offset();
         let mut page = ExportPage {
             engine: engine.name().to_owned(),
             entries: Vec::new(),
             next_page_token: None,
             stored_count: engine.count(),
             unreadable_count: 0,
-            time: engine.now(),
+            time: offset.wall(engine.now()),
+            offset,
         };
         let (mut position, mut bytes) = (start.position, 0);
         for slice in 1.. {
@@ -221,7 +225,8 @@ fn entry(record: ImportRecord, engine: &Engine) -> Result<Entry, String> {
         return Err("version: expected at least 1 and less than 2^63".to_owned());
     }
     let data = own_data(&record.data, engine.max_data_bytes())?;
-    let now = engine.now();
+    let (now, offset) = (engine.now(), engine.wall_offset());
+    let moment = |field, time| moment(field, time, offset);
     let deadline = moment("idle_deadline", record.idle_deadline)?;
     // The longest lifetime, and one granularity, which is no longer.
     if kind == Kind::Session && deadline.since(now) > MAX_DURATION * 2 {
@@ -278,8 +283,9 @@ fn own_data(data: &[u8], most: usize) -> Result<Data, String> {
     Data::parse(Bytes::copy_from_slice(data)).map_err(|error| format!("data: {error}"))
 }
 
-fn moment(field: &str, time: Option<RawTime>) -> Result<Moment, String> {
-    time.and_then(input::moment).ok_or_else(|| format!("{field}: expected a time after 1970"))
+fn moment(field: &str, time: Option<RawTime>, offset: WallOffset) -> Result<Moment, String> {
+    let time = time.and_then(input::time).map(|time| offset.moment(time));
+    time.ok_or_else(|| format!("{field}: expected a time after 1970"))
 }
 
 /// Where a page of an export begins.

@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::fault::{Fault, Reason};
 use crate::session::{
-    clock::Moment,
+    clock::WallTime,
     event::{Cause, Event, EventKind, EventSink},
     id::PublicId,
     record::Principal,
@@ -62,8 +62,8 @@ pub struct WatchedEvent {
     pub session: PublicId,
     /// The principal after the event; of a session that has ended, its last one.
     pub principal: Principal,
-    /// When it happened, by the daemon's clock.
-    pub time: Moment,
+    /// When it happened, by the wall clock.
+    pub time: WallTime,
     /// What happened.
     pub kind: WatchedKind,
 }

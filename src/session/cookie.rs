@@ -8,7 +8,10 @@ use std::{
 use httpdate::fmt_http_date;
 use serde::{Deserialize, Serialize};
 
-use super::{clock::Moment, token::Token};
+use super::{
+    clock::{Moment, WallOffset},
+    token::Token,
+};
 
 /// The most octets of a Cookie header that is looked at. HTTP servers take less by default.
 pub const MAX_HEADER_LEN: usize = 64 << 10;
@@ -183,7 +186,14 @@ impl Cookie {
     }
 
     /// The Set-Cookie value that hands `token` to the browser until `expire_time`.
-    pub fn set(&self, token: &Token, expire_time: Moment, now: Moment) -> String {
+    /// `offset` says how to show it.
+    pub fn set(
+        &self,
+        token: &Token,
+        expire_time: Moment,
+        now: Moment,
+        offset: WallOffset,
+    ) -> String {
         let mut line = String::with_capacity(256);
         let prefix = match self.format {
             CookieFormat::Plain => "",
@@ -197,7 +207,7 @@ impl Cookie {
                 "; Max-Age={}; Expires={}",
                 // Rounded up, because 0 would delete the cookie of a live session.
                 age.as_millis().div_ceil(1000),
-                fmt_http_date((now + age).into())
+                fmt_http_date((offset.wall(now) + age).into())
             );
         }
         line.push_str(&self.scope);
@@ -374,7 +384,8 @@ mod tests {
     #[test]
     fn set_cookie_line() {
         let cookie = Cookie::new(CookieAttributes::default()).expect("valid");
-        let line = cookie.set(&token(), NOW + Duration::from_millis(1_800_001), NOW);
+        let line =
+            cookie.set(&token(), NOW + Duration::from_millis(1_800_001), NOW, WallOffset::ZERO);
         let expected = format!(
             "__Host-session={}; Max-Age=1801; Expires=Sun, 09 Sep 2001 02:16:40 GMT; Path=/; HttpOnly; Secure; SameSite=Lax",
             token().expose()
@@ -397,7 +408,7 @@ mod tests {
         })
         .expect("valid");
         let scope = "; Domain=example.com; Path=/x; Secure; SameSite=None; Partitioned";
-        let line = cookie.set(&token(), NOW + Duration::from_secs(9), NOW);
+        let line = cookie.set(&token(), NOW + Duration::from_secs(9), NOW, WallOffset::ZERO);
         assert_eq!(line, format!("app=s:{}{scope}", token().expose()));
         assert_eq!(
             cookie.delete(),
@@ -409,7 +420,7 @@ mod tests {
     #[test]
     fn max_age_stops_at_400_days() {
         let cookie = Cookie::new(CookieAttributes::default()).expect("valid");
-        let line = cookie.set(&token(), NOW + MAX_AGE_LIMIT * 3, NOW);
+        let line = cookie.set(&token(), NOW + MAX_AGE_LIMIT * 3, NOW, WallOffset::ZERO);
         assert!(line.contains("; Max-Age=34560000; Expires=Mon, 14 Oct 2002"), "{line}");
     }
 

@@ -12,7 +12,7 @@ use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use super::{
     adoption::{Adoption, Purpose},
-    clock::{Clock, Moment},
+    clock::{Clock, Moment, WallOffset},
     cookie::SetCookie,
     credential::{Absence, Credential, Presented, Proven},
     data::Data,
@@ -141,6 +141,11 @@ impl Engine {
     /// The current time of the engine's clock, by which deadlines are judged.
     pub fn now(&self) -> Moment {
         self.sessions.clock.now()
+    }
+
+    /// How its moments are shown.
+    pub fn wall_offset(&self) -> WallOffset {
+        self.sessions.clock.wall_offset()
     }
 
     /// Whether a change must complete after its caller has gone. If it were cancelled:

@@ -5,7 +5,7 @@
 //! [`Expired`](EventKind::Expired). Two operations on one session that run at the same
 //! time may emit their events in either order.
 
-use super::{clock::Moment, id::PublicId, record::Principal};
+use super::{clock::WallTime, id::PublicId, record::Principal};
 
 /// Something that has happened to a session.
 #[derive(Debug, Clone, Copy)]
@@ -16,8 +16,8 @@ pub struct Event<'a> {
     pub session: PublicId,
     /// The principal after the event; of a session that has ended, its last one.
     pub principal: &'a Principal,
-    /// When it happened, by the engine's clock.
-    pub time: Moment,
+    /// When it happened, by the wall clock.
+    pub time: WallTime,
     /// What happened.
     pub kind: EventKind<'a>,
 }

@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    clock::{Clock, Moment},
+    clock::{Clock, Moment, WallOffset, WallTime},
     cookie::SetCookie,
     credential::{Absence, Presented, Proven},
     error::Result,
@@ -29,6 +29,20 @@ pub struct Session {
     pub expire_time: Moment,
     /// The idle timeout: the session's own, or the engine's.
     pub duration: Duration,
+    /// How its moments are shown.
+    pub offset: WallOffset,
+}
+
+impl Session {
+    /// Of the wall clock.
+    pub fn create_time(&self) -> WallTime {
+        self.offset.wall(self.record.create_time)
+    }
+
+    /// Of the wall clock.
+    pub fn expire_time(&self) -> WallTime {
+        self.offset.wall(self.expire_time)
+    }
 }
 
 /// What the browser must be sent. If both fields are empty, nothing.
@@ -225,6 +239,7 @@ impl Sessions {
     ) {
         if self.events.is_listening() {
             let engine = &self.engine;
+            let time = self.clock.wall_offset().wall(time);
             self.events.emit(Event { engine, session, principal, time, kind });
         }
     }
@@ -239,6 +254,7 @@ impl Sessions {
             id,
             expire_time: lifetime.expire_time(record.times()),
             duration: lifetime.duration(record.duration),
+            offset: self.clock.wall_offset(),
             record,
         }
     }
@@ -257,7 +273,8 @@ impl Sessions {
             return CookieUpdate::default();
         }
         let token = self.policy.keyring.sign(id);
-        let set_cookie = SetCookie::new(cookie.set(&token, session.expire_time, now));
+        let set_cookie = cookie.set(&token, session.expire_time, now, session.offset);
+        let set_cookie = SetCookie::new(set_cookie);
         CookieUpdate { set_cookie: Some(set_cookie), token: news.token.then_some(token) }
     }
 }

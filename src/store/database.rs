@@ -5,7 +5,7 @@ use std::{error::Error, fmt, sync::Arc};
 use async_trait::async_trait;
 
 use crate::session::{
-    clock::{Clock, Moment},
+    clock::{Clock, TimeMark},
     store::{Result, Store},
 };
 
@@ -24,22 +24,23 @@ pub trait Database: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// The latest time that was marked. No clock should start before it. `None`: the
-    /// database marks no time, or none was marked yet.
-    fn time_mark(&self) -> std::result::Result<Option<Moment>, OpenError> {
+    /// The mark that the clock of the process continues from. `None`: the database keeps no
+    /// mark, or has none yet.
+    fn time_mark(&self) -> std::result::Result<Option<TimeMark>, OpenError> {
         Ok(None)
     }
 
-    /// Keeps `now` as the latest time. Called every few seconds.
-    async fn mark_time(&self, now: Moment) -> Result<()> {
-        let _ = now;
+    /// Keeps a mark of the time. Called at start, every few seconds, and when the wall clock
+    /// was set.
+    async fn mark_time(&self, mark: TimeMark) -> Result<()> {
+        let _ = mark;
         Ok(())
     }
 
     /// Makes durable what was acknowledged, and marks the time. Called at a clean stop,
     /// when no operation is under way any more.
-    async fn close(&self, now: Moment) -> Result<()> {
-        let _ = now;
+    async fn close(&self, mark: TimeMark) -> Result<()> {
+        let _ = mark;
         Ok(())
     }
 }

@@ -65,9 +65,7 @@ impl Clock for TaskClock {
         Moment::from_unix_millis(NOW.get())
     }
 
-    /// The rigs start no daemon, and their time never goes back.
-    fn not_before(&self, _: Moment) {}
-
+    /// The rigs start no daemon.
     fn follow(&self, _: Moment, _: Moment) {}
 }
 

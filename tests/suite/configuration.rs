@@ -8,11 +8,11 @@ use sessiond::server::config::{
 
 use crate::support::program::{run, sessiond, stderr, stdout};
 
-fn sources() -> Sources {
+pub(crate) fn sources() -> Sources {
     Sources { defaults: Config::defaults(), file: None, environment: vec![], settings: vec![] }
 }
 
-fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+pub(crate) fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
@@ -219,7 +219,7 @@ fn variables_that_are_no_keys_are_refused_but_for_those_of_kubernetes() {
 }
 
 /// The default configuration with a secret, and these settings.
-fn checked(settings: &[(&str, &str)]) -> Result<Vec<String>, String> {
+pub(crate) fn checked(settings: &[(&str, &str)]) -> Result<Vec<String>, String> {
     let secret = ("engine.default.cookie.secrets", "a-signing-secret-for-tests-long-enough");
     let settings = pairs(&[&[secret], settings].concat());
     let config = load(Sources { settings, ..sources() }).expect("each value is possible");
@@ -378,24 +378,6 @@ fn an_empty_variable_names_no_file() {
     let mut command = sessiond(["check", "--dev"]);
     command.env("SESSIOND_CONFIG", "");
     assert_eq!(command.output().expect("the program can be run").status.code(), Some(0));
-}
-
-#[test]
-fn secrets_come_from_the_file_first() {
-    let directory = tempfile::tempdir().expect("a scratch folder");
-    let path = directory.path().join("secrets");
-    fs::write(&path, "\u{feff}\n  the file's secret, which signs, is long enough  \n\nold\n")
-        .expect("a file");
-    let file = ("engine.default.cookie.secret_file", path.to_str().expect("a path"));
-    let warnings = checked(&[file, ("engine.default.cookie.secrets", "older")]).expect("valid");
-    assert_eq!(warnings.len(), 1);
-    assert!(
-        warnings[0].contains("2 of the older secrets are shorter than 32 bytes"),
-        "{warnings:?}"
-    );
-    fs::write(&path, "\n").expect("a file");
-    let error = checked(&[file]).expect_err("an empty file is a mistake");
-    assert!(error.contains("the file holds no secret"), "{error}");
 }
 
 #[test]

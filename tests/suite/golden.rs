@@ -29,6 +29,7 @@ fn help() {
         vec!["check", "--help"],
         vec!["health", "--help"],
         vec!["cleanup", "--help"],
+        vec!["clock", "--help"],
         vec!["sessions", "list", "--help"],
         vec!["sessions", "revoke", "--help"],
         vec!["export", "--help"],

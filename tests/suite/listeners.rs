@@ -121,7 +121,7 @@ fn with_token<T>(message: T, authorization: &str) -> Request<T> {
 
 fn token_file(directory: &Path) -> PathBuf {
     let path = directory.join("tokens");
-    fs::write(&path, "first-token\n\n second-token \n").expect("a file");
+    fs::write(&path, "# newest first\nthe-first-token-1\n\n the-second-token \n").expect("a file");
     path
 }
 
@@ -133,16 +133,16 @@ async fn a_bearer_token_opens_all_but_health() {
         Daemon::with(Backend::Memory, |config| config.listen.auth.token_file = tokens.clone())
             .await;
     let mut client = daemon.client.clone();
-    for authorization in ["Bearer first-token", "bearer second-token"] {
+    for authorization in ["Bearer the-first-token-1", "bearer the-second-token"] {
         client.write(with_token(set("{}"), authorization)).await.expect(authorization);
     }
     for (authorization, reason) in [
         (None, "TOKEN_REQUIRED"),
-        (Some("Basic first-token"), "TOKEN_REQUIRED"),
-        (Some("first-token"), "TOKEN_REQUIRED"),
+        (Some("Basic the-first-token-1"), "TOKEN_REQUIRED"),
+        (Some("the-first-token-1"), "TOKEN_REQUIRED"),
         (Some("Bearer"), "TOKEN_REQUIRED"),
-        (Some("Bearer third-token"), "TOKEN_UNKNOWN"),
-        (Some("Bearer first-toke"), "TOKEN_UNKNOWN"),
+        (Some("Bearer the-third-token-3"), "TOKEN_UNKNOWN"),
+        (Some("Bearer the-first-token-"), "TOKEN_UNKNOWN"),
         (Some("Bearer "), "TOKEN_UNKNOWN"),
     ] {
         let request = match authorization {
@@ -156,7 +156,7 @@ async fn a_bearer_token_opens_all_but_health() {
     let error = admin.cleanup(CleanupRequest::default()).await.expect_err("no token");
     assert_fault(&error, Code::Unauthenticated, "TOKEN_REQUIRED", None);
     admin
-        .cleanup(with_token(CleanupRequest::default(), "Bearer first-token"))
+        .cleanup(with_token(CleanupRequest::default(), "Bearer the-first-token-1"))
         .await
         .expect("let in");
     let channel = endpoint("http", daemon.grpc.trim_start_matches("http://")).connect_lazy();

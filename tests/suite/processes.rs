@@ -370,6 +370,22 @@ async fn logs_can_be_json_and_hold_no_secret() {
     }
 }
 
+/// A core dump would hold secrets, tokens and sessions.
+#[test]
+fn a_daemon_leaves_no_memory_in_a_core_dump() {
+    let program = Program::dev();
+    let process = std::path::PathBuf::from(format!("/proc/{}", program.pid().as_raw_pid()));
+    let read = |name| fs::read_to_string(process.join(name)).expect("a file of /proc");
+    let limits = read("limits");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size"));
+    let core: Vec<_> = core.expect("a limit").split_whitespace().collect();
+    assert_eq!(core[4..6], ["0", "0"], "soft and hard");
+    // What a handler in core_pattern gets, which is not held to the limit.
+    assert_eq!(read("coredump_filter").trim(), "00000000", "no mapping is dumped");
+    // The daemon's user can still look at it.
+    fs::read_dir(process.join("fd")).expect("its descriptors can be listed");
+}
+
 /// The tour of the README, run as it says.
 #[test]
 fn the_tour_is_as_told() {

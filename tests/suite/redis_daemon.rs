@@ -13,11 +13,11 @@ use sessiond::{
         ResolveRequest, SessionState, WriteRequest, session_service_client::SessionServiceClient,
     },
     server::{
+        clock::SystemClock,
         config::{Backend, Span},
-        system::SystemClock,
     },
     session::{
-        clock::{Clock, Moment},
+        clock::{Clock, Moment, TimeMark, WallOffset},
         id::PublicId,
         store::{Certainty, Store},
     },
@@ -158,7 +158,8 @@ async fn clocks_come_into_line_with_redis() {
     let redis = RedisServer::start();
     let right = Arc::new(SystemClock::start());
     let ahead = Arc::new(SystemClock::start());
-    ahead.not_before(ahead.now() + Duration::from_secs(3600));
+    let now = ahead.now() + Duration::from_secs(3600);
+    ahead.resume(TimeMark { now, offset: WallOffset::ZERO, evidence: None });
     for clock in [&right, &ahead] {
         let database =
             RedisDatabase::start(options(&redis.url(), "sessiond"), Arc::clone(clock) as _);

@@ -15,6 +15,8 @@ pub struct Kind {
     pub max_data_bytes: Option<usize>,
     /// Sessions outlive a stop of the process.
     pub outlives_a_stop: bool,
+    /// The database keeps a mark of the time.
+    pub marks_time: bool,
     /// Checks the values, also if the store is not the one in use. Reads no file.
     pub check: fn(&StoreConfig) -> Result<(), ConfigError>,
     /// Reads the files that are named, and makes the options. Opens no database.
@@ -51,18 +53,21 @@ backends! {
     Sled "sled" {
         max_data_bytes: Some(MOST_DATA_BYTES),
         outlives_a_stop: true,
+        marks_time: true,
         check: |store| sled::check(&store.sled),
         options: |store| Ok(Box::new(sled::options(&store.sled))),
     }
     Redis "redis" {
         max_data_bytes: None,
         outlives_a_stop: true,
+        marks_time: false,
         check: |store| redis::check(&store.redis),
         options: |store| Ok(Box::new(redis::options("store.redis", &store.redis)?)),
     }
     Memory "memory" {
         max_data_bytes: None,
         outlives_a_stop: false,
+        marks_time: false,
         check: |_| Ok(()),
         options: |_| Ok(Box::new(MemoryOptions)),
     }

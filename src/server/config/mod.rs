@@ -20,6 +20,7 @@ use crate::session::{
 pub use self::{
     adopt::{AdoptChoice, AdoptConfig, AdoptFrom},
     backends::{Backend, Kind},
+    files::first_line,
     layers::{ConfigError, Sources, load},
     policy::{Checked, check},
     redis::{RedisConfig, RedisTlsConfig},

@@ -10,7 +10,8 @@ use std::{
 use zeroize::Zeroizing;
 
 use super::{
-    AdoptChoice, Backend, Config, ConfigError, EngineConfig, ListenAddr, Size, adopt, files,
+    AdoptChoice, AdoptFrom, Backend, Config, ConfigError, EngineConfig, ListenAddr, Size, adopt,
+    files,
 };
 use crate::{
     session::{
@@ -45,12 +46,20 @@ pub struct Checked {
     pub store: Box<dyn Open>,
     /// What an operator should know, a sentence each.
     pub warnings: Vec<String>,
+    /// The same, about choices that are good for a trial and rarely for production.
+    pub advice: Vec<String>,
+    /// How many secrets each engine has, and which of them signs, a sentence each.
+    pub secrets: Vec<String>,
 }
+
+/// The least length of a bearer token. 16 characters of hexadecimal are 64 bits, which nobody
+/// guesses over a network; `sessiond secret` prints 43.
+const MIN_TOKEN_LEN: usize = 16;
 
 /// Checks what no single value can show, reads the files of secrets and
 /// tokens, and makes the engines' rules. Binds nothing.
 pub fn check(config: &Config) -> Result<Checked, ConfigError> {
-    let mut warnings = Vec::new();
+    let (mut warnings, mut advice, mut secrets) = (Vec::new(), Vec::new(), Vec::new());
     let tokens = tokens(config)?;
     check_listeners(config, !tokens.is_empty())?;
     check_limits(config)?;
@@ -67,7 +76,8 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
     let mut engines = BTreeMap::new();
     let mut adoptions = BTreeMap::new();
     for (name, engine) in &config.engine {
-        let policy = policy(name, engine, &mut warnings)?;
+        let policy = policy(name, engine, &mut warnings, &mut secrets)?;
+        advise(name, engine, &mut advice);
         let message = config.limits.max_message_bytes.0;
         if engine.max_data_bytes.0.saturating_add(MESSAGE_OVERHEAD_BYTES) > message {
             let problem = format!(
@@ -91,13 +101,87 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
         adoptions.extend(adoption.map(|adoption| (name.clone(), adoption)));
         engines.insert(name.clone(), policy);
     }
-    Ok(Checked { engines, adoptions, tokens, store, warnings })
+    warnings.extend(exposures(config));
+    Ok(Checked { engines, adoptions, tokens, store, warnings, advice, secrets })
+}
+
+/// The files with secrets that others may read or change, each file once.
+fn exposures(config: &Config) -> Vec<String> {
+    let mut files = vec![
+        ("listen.auth.token_file".to_owned(), &config.listen.auth.token_file),
+        ("listen.tls.key_file".to_owned(), &config.listen.tls.key_file),
+    ];
+    if config.store.backend == Backend::Redis {
+        let redis = &config.store.redis;
+        files.push(("store.redis.password_file".to_owned(), &redis.password_file));
+        let sentinels = &redis.sentinel_password_file;
+        files.push(("store.redis.sentinel_password_file".to_owned(), sentinels));
+        files.push(("store.redis.tls.key_file".to_owned(), &redis.tls.key_file));
+    }
+    for (name, engine) in &config.engine {
+        let key = |key: &str| format!("engine.{name}.{key}");
+        files.push((key("cookie.secret_file"), &engine.cookie.secret_file));
+        if engine.adopt.from != AdoptFrom::Off {
+            let adopt = &engine.adopt;
+            files.push((key("adopt.password_file"), &adopt.password_file));
+            files.push((key("adopt.sentinel_password_file"), &adopt.sentinel_password_file));
+            files.push((key("adopt.tls.key_file"), &adopt.tls.key_file));
+        }
+    }
+    let mut seen = BTreeSet::new();
+    files.retain(|(_, path)| !path.as_os_str().is_empty() && seen.insert(*path));
+    files.iter().filter_map(|(key, path)| files::exposure(key, path)).collect()
+}
+
+/// What is valid, and weaker than it should be in production.
+fn advise(name: &str, engine: &EngineConfig, advice: &mut Vec<String>) {
+    let cookie = &engine.cookie;
+    let mut add =
+        |key: &str, problem: String| advice.push(format!("engine.{name}.{key} {problem}"));
+    if !cookie.secure {
+        add(
+            "cookie.secure = false:",
+            "browsers also send the cookie over plain HTTP, where others can read it".to_owned(),
+        );
+    }
+    if !cookie.http_only {
+        add(
+            "cookie.http_only = false:",
+            "scripts of the page can read the cookie, and with it the session".to_owned(),
+        );
+    }
+    // Browsers compare the prefix without regard to case (RFC 6265bis, section 4.1.3).
+    let lower = cookie.name.to_ascii_lowercase();
+    if !["__host-", "__secure-", "__http-"].iter().any(|prefix| lower.starts_with(prefix)) {
+        add(
+            "cookie.name",
+            format!(
+                "= {:?} has no prefix: another host of the domain, or plain HTTP, can set the cookie; a name such as __Host-{} prevents that",
+                cookie.name, cookie.name
+            ),
+        );
+    }
+    if engine.absolute_duration.0.is_none() {
+        add("absolute_duration = \"none\":", "a session that is used lives for ever, also in the hands of a thief; set the longest time after which a user logs in again".to_owned());
+    }
+    if let Some(granularity) = engine.touch_granularity.0
+        && granularity > engine.duration.0 / 4
+    {
+        add(
+            "touch_granularity",
+            format!(
+                "= \"{}\" is more than a quarter of the duration, which is {}: sessions may live that much longer than they should",
+                engine.touch_granularity, engine.duration
+            ),
+        );
+    }
 }
 
 fn policy(
     name: &str,
     engine: &EngineConfig,
     warnings: &mut Vec<String>,
+    report: &mut Vec<String>,
 ) -> Result<Policy, ConfigError> {
     let key = |key: &str| format!("engine.{name}.{key}");
     let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
@@ -132,7 +216,7 @@ fn policy(
         let problem = format!("expected at most 1h, found {}", engine.roll_grace);
         return Err(ConfigError::new(key("roll_grace"), problem));
     }
-    let secrets = secrets(name, engine, warnings)?;
+    let secrets = secrets(name, engine, warnings, report)?;
     let keyring = Keyring::new(&secrets)
         .map_err(|error| ConfigError::new(key("cookie.secret_file"), error.to_string()))?;
     let cookie =
@@ -173,19 +257,21 @@ fn secrets(
     name: &str,
     engine: &EngineConfig,
     warnings: &mut Vec<String>,
+    report: &mut Vec<String>,
 ) -> Result<Vec<Secret>, ConfigError> {
     let key = format!("engine.{name}.cookie.secret_file");
     let mut secrets = Vec::new();
+    let mut signing = "the first of cookie.secrets".to_owned();
     if let Some(text) = files::read(&key, &engine.cookie.secret_file)? {
-        secrets.extend(files::lines(&text).map(Secret::new));
-        if secrets.is_empty() {
-            return Err(ConfigError::new(
-                key,
-                "the file holds no secret, expected one on each line",
-            ));
+        let found = files::secrets(&key, "secret", &text)?;
+        if let Some((number, _)) = found.first() {
+            signing = format!("line {number} of cookie.secret_file");
         }
+        secrets.extend(found.iter().map(|(_, line)| Secret::new(*line)));
     }
     secrets.extend(engine.cookie.secrets.iter().map(|secret| Secret::new(secret.0.as_str())));
+    let (count, s) = (secrets.len(), if secrets.len() == 1 { "" } else { "s" });
+    report.push(format!("engine.{name}: {count} cookie secret{s}; {signing} signs"));
     let short = secrets.iter().skip(1).filter(|secret| secret.len() < Secret::MIN_SIGNING_LEN);
     let short = short.count();
     if short > 0 {
@@ -203,17 +289,22 @@ fn tokens(config: &Config) -> Result<Vec<Zeroizing<String>>, ConfigError> {
     let Some(text) = files::read(key, &config.listen.auth.token_file)? else {
         return Ok(Vec::new());
     };
-    let tokens: Vec<_> = files::lines(&text).map(|line| Zeroizing::new(line.to_owned())).collect();
-    if tokens.is_empty() {
-        return Err(ConfigError::new(key, "the file holds no token, expected one on each line"));
+    let tokens = files::secrets(key, "token", &text)?;
+    for (number, token) in &tokens {
+        let problem = if !token.bytes().all(|octet| octet.is_ascii_graphic()) {
+            format!("line {number}: expected a token of visible ASCII characters")
+        } else if token.len() < MIN_TOKEN_LEN {
+            format!(
+                "line {number}: expected a token of at least {MIN_TOKEN_LEN} characters, found \
+                 {}; `sessiond secret` prints a fresh one",
+                token.len()
+            )
+        } else {
+            continue;
+        };
+        return Err(ConfigError::new(key, problem));
     }
-    if tokens.iter().any(|token| !token.bytes().all(|octet| octet.is_ascii_graphic())) {
-        return Err(ConfigError::new(
-            key,
-            "expected tokens of visible ASCII characters, one on each line",
-        ));
-    }
-    Ok(tokens)
+    Ok(tokens.iter().map(|(_, token)| Zeroizing::new((*token).to_owned())).collect())
 }
 
 fn check_listeners(config: &Config, with_tokens: bool) -> Result<(), ConfigError> {

@@ -178,8 +178,6 @@ mod tests {
             Moment::from_unix_millis(0)
         }
 
-        fn not_before(&self, _: Moment) {}
-
         fn follow(&self, _: Moment, _: Moment) {}
     }
 

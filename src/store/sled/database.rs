@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::{OpenError, SledDatabase, SledOptions};
 use crate::{
     session::{
-        clock::{Clock, Moment},
+        clock::{Clock, TimeMark},
         store::{Result, Store, StoreError},
     },
     store::database::{self, Database, Open},
@@ -40,19 +40,19 @@ impl Database for SledDatabase {
         SledDatabase::engines(self)
     }
 
-    fn time_mark(&self) -> std::result::Result<Option<Moment>, database::OpenError> {
+    fn time_mark(&self) -> std::result::Result<Option<TimeMark>, database::OpenError> {
         Ok(SledDatabase::time_mark(self)?)
     }
 
-    async fn mark_time(&self, now: Moment) -> Result<()> {
+    async fn mark_time(&self, mark: TimeMark) -> Result<()> {
         let database = self.clone();
         // It may wait for the disk.
-        let marked = tokio::task::spawn_blocking(move || SledDatabase::mark_time(&database, now));
+        let marked = tokio::task::spawn_blocking(move || SledDatabase::mark_time(&database, mark));
         marked.await.unwrap_or_else(|error| Err(StoreError::unavailable("mark the time", error)))
     }
 
-    async fn close(&self, now: Moment) -> Result<()> {
-        SledDatabase::mark_time(self, now)?;
+    async fn close(&self, mark: TimeMark) -> Result<()> {
+        SledDatabase::mark_time(self, mark)?;
         self.sync().await
     }
 }

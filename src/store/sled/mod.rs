@@ -20,6 +20,7 @@
 //! | [`ownership`] | whose the data directory is, and who may read it |
 //! | [`mark`] | what is known to be on the disk |
 //! | [`log`] | reads sled's log |
+//! | [`time_mark`] | the mark of the time, as it is stored |
 //! | [`snapshots`] | checks the files that sled keeps beside its log |
 //! | [`quarantine`] | moves a damaged database aside |
 //! | [`database`] | the database as the process runs it |
@@ -37,6 +38,7 @@ mod snapshots;
 mod space;
 mod tally;
 mod threads;
+mod time_mark;
 
 use std::{
     fs::File,
@@ -67,7 +69,7 @@ pub use self::{
     open::{MOST_DATA_BYTES, OnDamage, OpenError},
 };
 use crate::session::{
-    clock::Moment,
+    clock::{Moment, TimeMark},
     id::PublicId,
     record::{Claim, Principal, Record, Touch, Update},
     store::{
@@ -245,22 +247,22 @@ impl SledDatabase {
         })
     }
 
-    /// The latest time that was marked. No clock should start before it.
-    pub fn time_mark(&self) -> std::result::Result<Option<Moment>, OpenError> {
+    /// The mark that the clock continues from. `None`: there is none yet.
+    pub fn time_mark(&self) -> std::result::Result<Option<TimeMark>, OpenError> {
         let path = &self.shared().options.path;
         let mark =
             self.shared().meta.get(TIME).map_err(|error| unreadable_database(path, &error))?;
-        Ok(mark.as_deref().and_then(number_of).map(Moment::from_unix_millis))
+        Ok(mark.as_deref().and_then(time_mark::decode))
     }
 
-    /// Keeps `now` as the latest time, unless the disk is full. May wait for the disk.
-    pub fn mark_time(&self, now: Moment) -> Result<()> {
+    /// Keeps a mark of the time, unless the disk is full. May wait for the disk.
+    pub fn mark_time(&self, mark: TimeMark) -> Result<()> {
         let Shared { meta, committer, space, .. } = &**self.shared();
         if space.room(Instant::now()) < Room::Endings {
             return Ok(());
         }
         committer.admit(CHANGE_BYTES)?;
-        let kept = meta.insert(TIME, &now.unix_millis().to_be_bytes());
+        let kept = meta.insert(TIME, time_mark::encode(mark));
         committer.changed();
         kept.map(drop).map_err(|error| StoreError::unavailable("mark the time", error))
     }

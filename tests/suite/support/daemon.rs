@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -18,11 +18,12 @@ use sessiond::{
     },
     server::{
         Server, Surroundings,
+        clock::{Machine, SystemClock},
         config::{AddrOrOff, Backend, Config, ListenAddr, SecretText, Span},
         system::SystemEntropy,
     },
     session::{
-        clock::{Clock, Moment},
+        clock::{Clock, Moment, TimeMark, WallOffset, WallTime},
         store::StoreError,
     },
 };
@@ -35,30 +36,109 @@ use super::{browser::Browser, redis::RedisServer};
 pub(crate) const SECRET: &str = "a-signing-secret-for-tests-long-enough";
 pub(crate) const START: Moment = Moment::from_unix_millis(1_800_000_000_000);
 
-/// A clock that stands still until it is told otherwise.
-pub(crate) struct TestClock(AtomicU64);
+/// A machine whose time stands still until it is told otherwise.
+pub(crate) struct TestMachine {
+    /// Milliseconds since [`START`]. One number for both clocks, so that they move together.
+    elapsed: AtomicU64,
+    /// How far the wall clock is ahead of what is right, in milliseconds.
+    ahead: AtomicI64,
+    /// The elapsed time at the last boot, which also names it.
+    booted: AtomicU64,
+    is_synchronized: AtomicBool,
+}
+
+impl TestMachine {
+    /// Sets the wall clock to so many milliseconds ahead of what is right.
+    pub(crate) fn set_wall_ahead(&self, millis: i64) {
+        self.ahead.store(millis, Ordering::SeqCst);
+    }
+
+    /// The machine is off for so long, and is then booted.
+    pub(crate) fn reboot(&self, off: Duration) {
+        let elapsed = self.elapsed.fetch_add(off.as_millis() as u64, Ordering::SeqCst);
+        self.booted.store(elapsed + off.as_millis() as u64, Ordering::SeqCst);
+        self.is_synchronized.store(false, Ordering::SeqCst);
+    }
+
+    /// Its wall clock is right, and known to be.
+    pub(crate) fn synchronize(&self) {
+        self.set_wall_ahead(0);
+        self.is_synchronized.store(true, Ordering::SeqCst);
+    }
+}
+
+struct SharedMachine(Arc<TestMachine>);
+
+impl Machine for SharedMachine {
+    fn wall(&self) -> WallTime {
+        let right = START.unix_millis() + self.0.elapsed.load(Ordering::SeqCst);
+        WallTime::from_unix_millis(right.saturating_add_signed(self.0.ahead.load(Ordering::SeqCst)))
+    }
+
+    fn since_boot(&self) -> Duration {
+        let booted = self.0.booted.load(Ordering::SeqCst);
+        Duration::from_millis(self.0.elapsed.load(Ordering::SeqCst) - booted)
+    }
+
+    fn boot(&self) -> Option<[u8; 16]> {
+        Some(u128::from(self.0.booted.load(Ordering::SeqCst)).to_be_bytes())
+    }
+
+    fn is_synchronized(&self) -> bool {
+        self.0.is_synchronized.load(Ordering::SeqCst)
+    }
+}
+
+/// The clock of a process on such a machine.
+pub(crate) struct TestClock {
+    pub machine: Arc<TestMachine>,
+    clock: SystemClock<SharedMachine>,
+}
 
 impl TestClock {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self(START.unix_millis().into()))
+        Self::on(Arc::new(TestMachine {
+            elapsed: AtomicU64::new(0),
+            ahead: AtomicI64::new(0),
+            booted: AtomicU64::new(0),
+            is_synchronized: AtomicBool::new(false),
+        }))
+    }
+
+    /// The clock of another process on this machine.
+    pub(crate) fn on(machine: Arc<TestMachine>) -> Arc<Self> {
+        let clock = SystemClock::over(SharedMachine(Arc::clone(&machine)));
+        Arc::new(Self { machine, clock })
     }
 
     pub(crate) fn advance(&self, by: Duration) {
-        self.0.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
+        self.machine.elapsed.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
     }
 }
 
 impl Clock for TestClock {
     fn now(&self) -> Moment {
-        Moment::from_unix_millis(self.0.load(Ordering::SeqCst))
+        self.clock.now()
     }
 
-    fn not_before(&self, moment: Moment) {
-        self.0.fetch_max(moment.unix_millis(), Ordering::SeqCst);
+    fn wall_offset(&self) -> WallOffset {
+        self.clock.wall_offset()
     }
 
     /// The test's time is the time.
     fn follow(&self, _: Moment, _: Moment) {}
+
+    fn resume(&self, mark: TimeMark) {
+        self.clock.resume(mark);
+    }
+
+    fn mark(&self) -> TimeMark {
+        self.clock.mark()
+    }
+
+    fn follow_wall(&self) -> bool {
+        self.clock.follow_wall()
+    }
 }
 
 /// A running daemon. `stop` stops it cleanly; dropping it does not wait.
@@ -89,6 +169,15 @@ impl Daemon {
 
     /// A daemon whose configuration is `--dev`'s, on port 0, with changes.
     pub(crate) async fn with(backend: Backend, change: impl FnOnce(&mut Config)) -> Self {
+        Self::at(backend, TestClock::new(), change).await
+    }
+
+    /// The same, with this clock.
+    pub(crate) async fn at(
+        backend: Backend,
+        clock: Arc<TestClock>,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let backend = in_force(backend);
         let scratch = Arc::new(Scratch {
             directory: tempfile::tempdir().expect("a scratch folder"),
@@ -112,7 +201,7 @@ impl Daemon {
                 engine.cookie.secrets = vec![SecretText(SECRET.to_owned())];
             }
         }
-        Self::run(config, TestClock::new(), scratch).await
+        Self::run(config, clock, scratch).await
     }
 
     async fn run(config: Config, clock: Arc<TestClock>, scratch: Arc<Scratch>) -> Self {
@@ -150,7 +239,11 @@ impl Daemon {
         drop(self.stop.take());
         let stopped = self.running.await.expect("the daemon stops without a panic");
         stopped.expect("the store is synced");
-        Stopped { config: self.config, clock: self.clock, scratch: self.scratch }
+        Stopped {
+            config: self.config,
+            machine: Arc::clone(&self.clock.machine),
+            scratch: self.scratch,
+        }
     }
 
     /// The Redis server that keeps its sessions.
@@ -304,18 +397,19 @@ pub(crate) fn swept(backend: Backend, count: u64) -> u64 {
 /// A stopped daemon that can be started again on the same store.
 pub(crate) struct Stopped {
     pub config: Config,
-    clock: Arc<TestClock>,
+    pub machine: Arc<TestMachine>,
     scratch: Arc<Scratch>,
 }
 
 impl Stopped {
-    /// The system's clock is set back to where it began.
+    /// The wall clock is set back to where it began.
     pub(crate) fn set_clock_back(&mut self) {
-        self.clock = TestClock::new();
+        let elapsed = self.machine.elapsed.load(Ordering::SeqCst);
+        self.machine.set_wall_ahead(-(elapsed as i64));
     }
 
     pub(crate) async fn start(self) -> Daemon {
-        Daemon::run(self.config, self.clock, self.scratch).await
+        Daemon::run(self.config, TestClock::on(self.machine), self.scratch).await
     }
 }
 
