@@ -90,15 +90,16 @@ pub(super) const UNREAD_PIPELINES: Attack =
     Attack::with_token("unread_pipelines", |target| Box::pin(unread_pipelines(target)));
 
 async fn unread_pipelines(target: Arc<Target>) {
-    let connections = target.form.pick(4, 4, 16);
+    let connections = target.form.pick(16, 16, 64);
     let resolve = ResolveRequest { credential: target.large_credential(), ..Default::default() };
     let operation = Some(Operation::Resolve(resolve));
     let request = message(&PipelineRequest { sequence: 1, operation });
-    let requests = request.repeat(256);
+    // As many as fit into the window of the connection beside each other.
+    let requests = request.repeat(4);
     hold(&target, connections, async |target: &Target, _| {
         let mut peer = Peer::open(target.connect().await?, unreading()).await?;
         let headers = Block::call(PIPELINE, Some(&target.token));
-        for number in 0..64 {
+        for number in 0..100 {
             peer.call(stream(number), &headers, &requests, false).await?;
         }
         settle(&mut peer).await?;
