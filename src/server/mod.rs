@@ -361,7 +361,10 @@ async fn mark_time(database: &dyn Database, clock: &dyn Clock) {
 /// Gives memory back to the system after a peak: when the resident memory has grown and grows no
 /// more, and when peers hold much less than before.
 async fn give_memory_back(open: impl Fn() -> usize, memory: Arc<PeerMemory>) {
-    let mut peak = Peak::default();
+    let Ok(resident) = system::resident_bytes() else {
+        return;
+    };
+    let mut peak = Peak::new(resident);
     loop {
         tokio::time::sleep(TRIM_INTERVAL).await;
         let Ok(resident) = system::resident_bytes() else {
