@@ -66,7 +66,7 @@ pub(crate) fn engine(store: Arc<dyn Store>) -> Engine {
 
 static ENGINE: LazyLock<Engine> = LazyLock::new(|| engine(Arc::new(MemoryStore::default())));
 
-pub(crate) fn run(input: &[u8]) {
+pub fn run(input: &[u8]) {
     let header = expand(input);
     let found: Vec<_> = values(&header, NAME).collect();
     for value in &found {

@@ -28,7 +28,7 @@ fn parse(text: &[u8]) -> Option<Data> {
 }
 
 /// The input: text, NUL, text, and then any number of times NUL and a key.
-pub(crate) fn run(input: &[u8]) {
+pub fn run(input: &[u8]) {
     let mut parts = input.split(|&octet| octet == 0);
     let (stored, set) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let (parsed_stored, parsed_set) = (parse(stored), parse(set));

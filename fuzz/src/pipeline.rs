@@ -51,7 +51,7 @@ const MAX_STEPS: usize = 64;
 /// Fewer than the steps, so that flow control takes part.
 const IN_FLIGHT: usize = 8;
 
-pub(crate) fn run(input: &[u8]) {
+pub fn run(input: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     runtime.expect("a runtime without drivers").block_on(drive(input));
 }

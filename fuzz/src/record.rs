@@ -2,7 +2,7 @@
 
 use sessiond::store::codec::{Layout, decode, encode};
 
-pub(crate) fn run(input: &[u8]) {
+pub fn run(input: &[u8]) {
     let Ok(record) = decode(input.to_vec().into()) else {
         return;
     };

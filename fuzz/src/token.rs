@@ -48,7 +48,7 @@ pub(crate) fn expand(input: &[u8]) -> Vec<u8> {
     expanded
 }
 
-pub(crate) fn run(input: &[u8]) {
+pub fn run(input: &[u8]) {
     // The first octets of an input say which octet to damage, and how.
     let [at, flip, text @ ..] = input else {
         return;

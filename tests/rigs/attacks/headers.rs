@@ -88,7 +88,10 @@ async fn bombs(target: Arc<Target>) {
     let (too_many, allowed) = (refer(12_000), refer(3));
     let chunk = |turn: u32| {
         let one = |frames: Frames, number: u32| {
-            frames.headers(stream(number), if number % 8 == 0 { &too_many } else { &allowed })
+            frames.headers(
+                stream(number),
+                if number.is_multiple_of(8) { &too_many } else { &allowed },
+            )
         };
         Some((1 + turn * 16..1 + (turn + 1) * 16).fold(Frames::new(), one))
     };

@@ -376,7 +376,8 @@ impl Stage {
     }
 
     fn doors(&mut self) {
-        let ways: [(Door, fn(&Self) -> Result<(), String>); 3] = [
+        type Way = fn(&Stage) -> Result<(), String>;
+        let ways: [(Door, Way); 3] = [
             (Door::Sessions, Self::newcomer),
             (Door::Health, Self::probe),
             (Door::Metrics, Self::scrape),
