@@ -33,7 +33,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes};
 
 use crate::session::{
-    clock::Moment,
+    clock::{Moment, whole_millis},
     data::Data,
     id::VerifierHash,
     record::{Extension, Former, Principal, Record},
@@ -110,7 +110,7 @@ pub fn encode(record: &Record, layout: Layout, bytes: &mut Vec<u8>) {
     bytes.put_u64(record.version);
     bytes.put_u64(record.create_time.unix_millis());
     bytes.put_u64(record.deadline.unix_millis());
-    bytes.put_u64(record.duration.map_or(0, whole_millis));
+    bytes.put_u64(record.duration.map_or(0, millis));
     let principal_len = u16::try_from(principal.len());
     bytes.put_u16(principal_len.expect("a principal is at most 256 bytes long"));
     bytes.put_slice(principal);
@@ -228,9 +228,8 @@ fn get_extension(mut area: Bytes) -> Option<Extension> {
     Some(extension)
 }
 
-/// Rounds up, because a session must not end early.
-fn whole_millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(whole_millis(duration).as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
