@@ -320,11 +320,13 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<Handle, OpenError> {
         }
         opened => opened,
     }?;
+    // From here on, because dropping a database whose disk fails may panic.
+    let handle = Handle { db: Some(db), log, high_water: Arc::new(high_water) };
     if !is_made {
-        flush(&db).map_err(|error| OpenError::of_sled(path, &error))?;
+        flush(&handle).map_err(|error| OpenError::of_sled(path, &error))?;
         note_layout(path).map_err(directory)?;
     }
-    Ok(Handle { db: Some(db), log, high_water: Arc::new(high_water) })
+    Ok(handle)
 }
 
 /// Flushes, and wakes the flush as the committer's watcher does, which does not
