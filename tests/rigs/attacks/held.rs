@@ -108,12 +108,17 @@ async fn unread_pipelines(target: Arc<Target>) {
     .await;
 }
 
-/// Two hundred connections with some of each.
-pub(super) const CROWD: Attack = Attack::with_token("crowd", |target| Box::pin(crowd(target)));
+/// Two hundred connections with some of each. They may hold what docs/operations.md says for
+/// the worst case: `limits.max_held_bytes`, and 384 KiB for each connection.
+pub(super) const CROWD: Attack = Attack {
+    more_bytes: (64 << 20) + CROWD_CONNECTIONS as u64 * (384 << 10),
+    ..Attack::with_token("crowd", |target| Box::pin(crowd(target)))
+};
+const CROWD_CONNECTIONS: usize = 200;
 
 async fn crowd(target: Arc<Target>) {
     let half = half_message();
-    hold(&target, 200, async |target: &Target, _| {
+    hold(&target, CROWD_CONNECTIONS, async |target: &Target, _| {
         let mut peer = Peer::open(target.connect().await?, unreading()).await?;
         ask_much(target, &mut peer, 0..100).await?;
         send_halves(target, &mut peer, &half, 100..108).await?;
