@@ -17,27 +17,30 @@ const SESSION_SERVICE: &str = "SessionService";
 /// the decoding of the message, and with it a whole pipeline. So the daemon does it:
 /// in a Cookie header invalid UTF-8 is a state, elsewhere an error that names the
 /// field. Session data also goes from the store to the wire without a copy.
-const AS_BYTES: [(&str, &str); 15] = [
-    ("Credential", "cookie_header"),
-    ("Credential", "token"),
+const AS_BYTES: [(&str, &str); 18] = [
     ("Session", "data"),
     ("Session", "principal"),
+    ("Session", "label"),
     ("ResolveRequest", "engine"),
     ("TouchRequest", "engine"),
     ("WriteRequest", "engine"),
     ("WriteRequest", "set"),
     ("WriteRequest", "unset"),
     ("WriteRequest", "principal"),
+    ("WriteRequest", "label"),
     ("DestroyRequest", "engine"),
+    ("DestroyRequest", "session_ids"),
+    ("SessionServiceListSessionsRequest", "engine"),
     ("WatchSessionsResponse", "principal"),
     ("WatchSessionsResponse", "former_principal"),
     ("SessionRecord", "principal"),
     ("SessionRecord", "data"),
+    ("SessionRecord", "label"),
 ];
 
 /// Messages that carry a token, a cookie, session data or a principal. Their
 /// `Debug` is written by hand (`src/grpc/pb.rs`) and prints none of these.
-const SECRETIVE: [&str; 13] = [
+const SECRETIVE: [&str; 15] = [
     "Credential",
     "Credential.kind",
     "Session",
@@ -46,6 +49,8 @@ const SECRETIVE: [&str; 13] = [
     "WriteRequest",
     "WriteResponse",
     "DestroyResponse",
+    "SessionServiceListSessionsRequest",
+    "SessionServiceListSessionsResponse",
     "ListSessionsRequest",
     "RevokeSessionsRequest",
     "WatchSessionsRequest",

@@ -147,6 +147,8 @@ async fn writes(store: &Arc<SledStore>, round: u32) -> f64 {
                     roll: false,
                     principal: None,
                     duration: None,
+                    persistent: None,
+                    label: None,
                 };
                 let written = store.write(id(number), Arc::new(update)).await;
                 written.expect("the store works").expect("it is there").expect("it is taken");

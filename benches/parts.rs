@@ -25,7 +25,7 @@ use sessiond::{
     grpc::{
         pb::{PipelineRequest, ResolveRequest, pipeline_request},
         peer::{Peer, ReleasedWhenRead},
-        session_service::SessionService,
+        session_service::{SessionService, UnaryCall},
     },
     server::{clock::SystemClock, metrics::Metrics, system::SystemEntropy},
     service::{engines::Engines, observer::OperationKind},
@@ -94,8 +94,9 @@ fn tokens_and_cookies(criterion: &mut Criterion) {
     }
     let (cookie, token) = (cookie(), keyring.sign(&id));
     group.bench_function("set-cookie", |bench| {
-        bench
-            .iter(|| cookie.set(black_box(&token), NOW + LIFETIME.duration, NOW, WallOffset::ZERO));
+        bench.iter(|| {
+            cookie.set(black_box(&token), true, NOW + LIFETIME.duration, NOW, WallOffset::ZERO)
+        });
     });
     group.finish();
 }
@@ -211,7 +212,7 @@ fn stores(criterion: &mut Criterion) {
     }
     let turn = AtomicUsize::new(0);
     let verifier = record().verifier;
-    let touch = |now| Touch { lifetime: LIFETIME, verifier, now };
+    let touch = |now| Touch { lifetime: LIFETIME, verifier, now, duration: None };
     let mut group = criterion.benchmark_group("sled");
     group.bench_function("read, in the table", |bench| {
         bench
@@ -330,7 +331,8 @@ fn resolves(criterion: &mut Criterion) {
     group.bench_function("in the process, hot", |bench| {
         bench.to_async(&runtime).iter(async || {
             let body = ReleasedWhenRead(Full::new(unary[next(&turn, SESSIONS)].clone()));
-            read(service.unary(OperationKind::Resolve, body, &peer).await).await
+            read(service.unary(UnaryCall::Operation(OperationKind::Resolve), body, &peer).await)
+                .await
         });
     });
     let streams: Vec<Bytes> = requests
@@ -338,7 +340,7 @@ fn resolves(criterion: &mut Criterion) {
         .map(|requests| {
             let message = |(sequence, request): (u64, &ResolveRequest)| {
                 let operation = Some(pipeline_request::Operation::Resolve(request.clone()));
-                framed(&PipelineRequest { sequence, operation }.encode_to_vec())
+                framed(&PipelineRequest { sequence, operation, timeout: None }.encode_to_vec())
             };
             let messages: Vec<Bytes> = (0..).zip(requests).map(message).collect();
             messages.concat().into()

@@ -296,7 +296,7 @@ impl Load {
             Operation::Resolve => {
                 Request::Resolve(ResolveRequest { engine, credential, ..Default::default() })
             }
-            Operation::Touch => Request::Touch(TouchRequest { engine, credential }),
+            Operation::Touch => Request::Touch(TouchRequest { engine, credential, duration: None }),
             Operation::Write => {
                 let set = self.data.clone();
                 Request::Write(WriteRequest { engine, credential, set, ..Default::default() })
@@ -386,7 +386,7 @@ async fn pipeline(
                 let operation = load.mix.pick(&mut random);
                 let request = load.request(operation, &mut random);
                 sent.lock().await.insert(sequence, (operation, Instant::now()));
-                let request = PipelineRequest { sequence, operation: Some(request) };
+                let request = PipelineRequest { sequence, operation: Some(request), timeout: None };
                 if sender.send(request).await.is_err() {
                     return;
                 }

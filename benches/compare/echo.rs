@@ -14,8 +14,10 @@ use std::{
 use futures_util::{Stream, StreamExt};
 use prost::Message;
 use sessiond::grpc::pb::{
-    DestroyRequest, DestroyResponse, PipelineRequest, PipelineResponse, ResolveRequest,
-    ResolveResponse, TouchRequest, TouchResponse, WriteRequest, WriteResponse, pipeline_response,
+    DescribeRequest, DescribeResponse, DestroyRequest, DestroyResponse, PipelineRequest,
+    PipelineResponse, ResolveRequest, ResolveResponse, SessionServiceListSessionsRequest,
+    SessionServiceListSessionsResponse, TouchRequest, TouchResponse, WriteRequest, WriteResponse,
+    pipeline_response,
     session_service_server::{SessionService, SessionServiceServer},
 };
 use tonic::{
@@ -101,6 +103,20 @@ impl SessionService for Same {
             request.map(|request| PipelineResponse { sequence: request.sequence, result })
         });
         Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn list_sessions(
+        &self,
+        _: Request<SessionServiceListSessionsRequest>,
+    ) -> Result<Response<SessionServiceListSessionsResponse>, Status> {
+        Err(Status::unimplemented("the echo answers Resolve only"))
+    }
+
+    async fn describe(
+        &self,
+        _: Request<DescribeRequest>,
+    ) -> Result<Response<DescribeResponse>, Status> {
+        Err(Status::unimplemented("the echo answers Resolve only"))
     }
 
     async fn touch(&self, _: Request<TouchRequest>) -> Result<Response<TouchResponse>, Status> {

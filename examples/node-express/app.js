@@ -42,7 +42,7 @@ async function open(response, credential) {
   // SUPERSEDED: a login in a parallel request has just changed the id. The browser is about to
   // get its cookie, so this response brings none. Sent again, the request has the new one.
   if (!session) throw Object.assign(new Error(state), { code: grpc.status.ABORTED });
-  return { session, credential: token ? { token } : credential };
+  return { session, credential: token ? { token: Buffer.from(token) } : credential };
 }
 
 // Reads the session, changes its data, and writes them back: again when a parallel
@@ -70,7 +70,7 @@ function text(field) {
 
 const app = express();
 app.use((request, response, next) => {
-  request.credential = { cookie_header: request.headers.cookie ?? '' };
+  request.credential = { cookie_header: Buffer.from(request.headers.cookie ?? '', 'latin1') };
   response.type('text/plain').set('Cache-Control', 'no-store');
   next();
 });

@@ -37,7 +37,7 @@ def open_session(call, credential):
     found = call(sessiond.Resolve, pb.ResolveRequest(credential=credential, create=True))
     if not found.HasField("session"):
         raise Superseded
-    return found.session, pb.Credential(token=found.token) if found.token else credential
+    return found.session, pb.Credential(token=found.token.encode()) if found.token else credential
 
 
 def update(call, credential, change):
@@ -109,7 +109,7 @@ def app(environ, start_response):
         return answer
 
     page = PAGES.get((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
-    credential = pb.Credential(cookie_header=environ.get("HTTP_COOKIE", ""))
+    credential = pb.Credential(cookie_header=environ.get("HTTP_COOKIE", "").encode("latin-1"))
     try:
         status, text = page(call, credential, environ) if page else ("404 Not Found", "")
     except (grpc.RpcError, Superseded) as error:

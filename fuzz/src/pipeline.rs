@@ -84,6 +84,7 @@ async fn drive(input: &[u8]) {
             set: Bytes::from_static(br#"{"n":0}"#),
             ..Default::default()
         })),
+        timeout: None,
     };
     let creations: Vec<_> =
         (0..SESSIONS as u64).map(|n| frame(&create(n).encode_to_vec())).collect();
@@ -169,7 +170,11 @@ impl Script {
                     let engine = engine_name(*how);
                     Some(Operation::Resolve(ResolveRequest { engine, credential, peek, create }))
                 }
-                2 => Some(Operation::Touch(TouchRequest { engine: engine_name(*how), credential })),
+                2 => Some(Operation::Touch(TouchRequest {
+                    engine: engine_name(*how),
+                    credential,
+                    duration: None,
+                })),
                 3..=5 => Some(Operation::Write(write(*how, credential, &mut input))),
                 6 => {
                     let scope = i32::from(how & 3);
@@ -177,7 +182,12 @@ impl Script {
                     if scope < 2 && engine.is_empty() && whole < SESSIONS {
                         destroyed[whole] = true;
                     }
-                    Some(Operation::Destroy(DestroyRequest { engine, credential, scope }))
+                    Some(Operation::Destroy(DestroyRequest {
+                        engine,
+                        credential,
+                        scope,
+                        session_ids: Vec::new(),
+                    }))
                 }
                 // The octets of the input without a change.
                 _ if *how & 1 == 0 => {
@@ -187,7 +197,7 @@ impl Script {
                 }
                 _ => None,
             };
-            let request = PipelineRequest { sequence, operation };
+            let request = PipelineRequest { sequence, operation, timeout: None };
             script.messages.push(request.encode_to_vec());
             if !script.malformed {
                 script.requests.push(request);
@@ -302,6 +312,8 @@ fn write(how: u8, credential: Option<Credential>, input: &mut &[u8]) -> WriteReq
             let millis = take(input, 1).first().copied().unwrap_or_default();
             prost_types_duration(Duration::from_millis(millis.into()))
         }),
+        persistent: (how & 2 != 0).then_some(how & 1 != 0),
+        label: (how & 12 == 12).then(|| text(input)),
     }
 }
 

@@ -165,6 +165,7 @@ impl SessionField<'_> {
             + number_len(record.version)
             + octets_len(record.principal.as_bytes())
             + times(self.session).into_iter().map(|time| nested_len(time.len())).sum::<usize>()
+            + octets_len(record.extension.label.as_bytes())
     }
 
     fn put(&self, out: &mut Vec<u8>) {
@@ -178,6 +179,7 @@ impl SessionField<'_> {
             put_number(1, time.seconds, out);
             put_number(2, time.nanos, out);
         }
+        put_octets(9, record.extension.label.as_bytes(), out);
     }
 }
 
@@ -207,8 +209,8 @@ impl Time {
     }
 }
 
-/// `create_time`, `expire_time` and `duration`.
-fn times(session: &Session) -> [Time; 3] {
+/// `create_time`, `expire_time`, `duration` and `last_use_time`.
+fn times(session: &Session) -> [Time; 4] {
     let timestamp = |time| {
         let (seconds, nanos) = convert::seconds_and_nanos(time);
         Time { seconds, nanos: nanos.into() }
@@ -218,6 +220,7 @@ fn times(session: &Session) -> [Time; 3] {
         timestamp(session.create_time()),
         timestamp(session.expire_time()),
         Time { seconds: duration.as_secs(), nanos: duration.subsec_nanos().into() },
+        timestamp(session.last_use_time()),
     ]
 }
 
@@ -285,7 +288,7 @@ mod tests {
             data::Data,
             engine::Destroyed,
             id::{SessionId, VerifierHash},
-            record::{Extension, Principal, Record},
+            record::{Extension, Label, Principal, Record},
             token::{Keyring, Secret},
         },
     };
@@ -362,35 +365,31 @@ mod tests {
         let moment = || any::<u64>().prop_map(Moment::from_unix_millis);
         let data = prop_oneof!["", "[ -~]{1,300}", "[a-zäöü]{16370,16400}"];
         let principal = prop_oneof!["", "[a-zäöü@]{1,128}"];
+        let label = prop_oneof!["", "[a-zäöü ]{1,128}"];
         let duration = (0..=i64::MAX as u64, 0..1_000_000_000u32)
             .prop_map(|(seconds, nanos)| Duration::new(seconds, nanos));
-        (
-            any::<[u8; 12]>(),
-            any::<u64>(),
-            moment(),
-            moment(),
-            duration,
-            principal,
-            data,
-            any::<i64>(),
+        let times = (moment(), moment(), moment(), duration);
+        let texts = (principal, label, data);
+        (any::<[u8; 12]>(), any::<u64>(), times, texts, any::<i64>()).prop_map(
+            |(id, version, times, (principal, label, data), offset)| {
+                let (create_time, expire_time, last_use_time, duration) = times;
+                let label = Label::new(label.as_bytes()).expect("not too long");
+                let record = Record {
+                    verifier: VerifierHash::from_bytes([0; 32]),
+                    version,
+                    create_time,
+                    deadline: expire_time,
+                    duration: None,
+                    principal: Principal::new(principal.as_bytes()).expect("not too long"),
+                    data: Data::from_stored(data.into()).expect("text"),
+                    extension: Extension { label, ..Extension::default() },
+                };
+                let id = PublicId::from_bytes(id);
+                let offset = WallOffset::from_millis(offset);
+                let record = Arc::new(record);
+                Session { id, record, expire_time, duration, last_use_time, offset }
+            },
         )
-            .prop_map(
-                |(id, version, create_time, expire_time, duration, principal, data, offset)| {
-                    let record = Record {
-                        verifier: VerifierHash::from_bytes([0; 32]),
-                        version,
-                        create_time,
-                        deadline: expire_time,
-                        duration: None,
-                        principal: Principal::new(principal.as_bytes()).expect("not too long"),
-                        data: Data::from_stored(data.into()).expect("text"),
-                        extension: Extension::default(),
-                    };
-                    let id = PublicId::from_bytes(id);
-                    let offset = WallOffset::from_millis(offset);
-                    Session { id, record: Arc::new(record), expire_time, duration, offset }
-                },
-            )
     }
 
     fn any_live() -> impl Strategy<Value = Live> {

@@ -6,18 +6,21 @@ use std::{sync::Arc, time::Duration};
 use super::pb;
 use crate::{
     service::{
+        description::{Description, EngineDescription},
         fault::{Fault, Reason},
         input::{RawDuration, RawTime},
         operation::{
             Destroy, DestroyRequest, Operation, Resolve, ResolveRequest, Touch, TouchRequest,
             Write, WriteRequest,
         },
+        own::{ListOwnRequest, OwnPage},
         transfer::{ImportFormer, ImportRecord},
         watchers::{WatchedEvent, WatchedKind},
     },
     session::{
         Session,
         clock::{WallOffset, WallTime},
+        cookie::CookieFormat,
         credential::{Absence, Credential},
         engine::ResolveOptions,
         event::Cause,
@@ -58,6 +61,7 @@ impl GrpcOperation for Touch {
         Ok(TouchRequest {
             engine: &message.engine,
             credential: credential(message.credential.as_ref()),
+            duration: message.duration.map(raw_duration),
         })
     }
 }
@@ -79,6 +83,8 @@ impl GrpcOperation for Write {
             roll: message.roll,
             principal: message.principal.as_deref(),
             duration: message.duration.map(raw_duration),
+            persistent: message.persistent,
+            label: message.label.as_deref(),
         })
     }
 }
@@ -91,6 +97,7 @@ impl GrpcOperation for Destroy {
             engine: &message.engine,
             credential: credential(message.credential.as_ref()),
             scope: scope(message.scope)?,
+            session_ids: &message.session_ids,
         })
     }
 }
@@ -135,7 +142,77 @@ pub(super) fn session_without_data(session: &Session) -> pb::Session {
         create_time: Some(timestamp(session.create_time())),
         expire_time: Some(timestamp(session.expire_time())),
         duration: Some(duration(session.duration)),
+        last_use_time: Some(timestamp(session.last_use_time())),
+        label: record.extension.label.as_bytes().clone(),
     }
+}
+
+pub(super) fn list_own(request: &pb::SessionServiceListSessionsRequest) -> ListOwnRequest<'_> {
+    ListOwnRequest {
+        engine: &request.engine,
+        credential: credential(request.credential.as_ref()),
+        page_size: request.page_size,
+        page_token: &request.page_token,
+    }
+}
+
+pub(super) fn own_page(page: &OwnPage) -> pb::SessionServiceListSessionsResponse {
+    match page {
+        OwnPage::Absent(why) => pb::SessionServiceListSessionsResponse {
+            state: absence(*why).into(),
+            ..Default::default()
+        },
+        OwnPage::Live { current, sessions, next_page_token } => {
+            pb::SessionServiceListSessionsResponse {
+                state: pb::SessionState::Active.into(),
+                sessions: sessions.iter().map(session_without_data).collect(),
+                current_session_id: current.to_string(),
+                next_page_token: next_page_token.clone().unwrap_or_default(),
+            }
+        }
+    }
+}
+
+/// The limits of the protocol are not in it.
+pub(super) fn description(description: Description) -> pb::DescribeResponse {
+    let Description { version, limits, engines } = description;
+    pb::DescribeResponse {
+        version: version.to_owned(),
+        limits: Some(pb::Limits {
+            max_cookie_header_bytes: count(limits.max_cookie_header_bytes),
+            max_principal_bytes: count(limits.max_principal_bytes),
+            max_label_bytes: count(limits.max_label_bytes),
+            max_keys: count(limits.max_keys),
+            max_unset: count(limits.max_unset),
+            max_session_ids: count(limits.max_session_ids),
+            max_duration: Some(duration(limits.max_duration)),
+            ..Default::default()
+        }),
+        engines: engines.into_iter().map(engine).collect(),
+    }
+}
+
+fn engine(engine: EngineDescription) -> pb::Engine {
+    pb::Engine {
+        name: engine.name,
+        cookie_name: engine.cookie_name,
+        cookie_format: match engine.cookie_format {
+            CookieFormat::Plain => pb::CookieFormat::Plain,
+            CookieFormat::Express => pb::CookieFormat::Express,
+        }
+        .into(),
+        persistent: engine.persistent,
+        duration: Some(duration(engine.duration)),
+        absolute_duration: engine.absolute_duration.map(duration),
+        touch_granularity: Some(duration(engine.touch_granularity)),
+        automatic_touch: engine.automatic_touch,
+        max_data_bytes: count(engine.max_data_bytes),
+    }
+}
+
+/// A number of a message. What is more than it can say is as good as no limit.
+pub(super) fn count(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// An event as it is sent to a watcher.
@@ -191,6 +268,8 @@ pub(super) fn exported(
         data: record.data.text().clone(),
         adoption_mark: *kind == Kind::Mark,
         former: record.extension.former.iter().map(|one| former(one, offset)).collect(),
+        persistent: record.extension.persistent,
+        label: record.extension.label.as_bytes().clone(),
     }
 }
 
@@ -215,6 +294,8 @@ pub(super) fn imported(record: pb::SessionRecord) -> ImportRecord {
                 roll_time: former.roll_time.map(raw_time),
             })
             .collect(),
+        persistent: record.persistent,
+        label: record.label,
     }
 }
 
@@ -225,7 +306,9 @@ fn former(former: &Former, offset: WallOffset) -> pb::FormerVerifier {
     }
 }
 
-fn raw_duration(prost_types::Duration { seconds, nanos }: prost_types::Duration) -> RawDuration {
+pub(super) fn raw_duration(
+    prost_types::Duration { seconds, nanos }: prost_types::Duration,
+) -> RawDuration {
     RawDuration { seconds, nanos }
 }
 

@@ -13,14 +13,14 @@ use crate::service::{
 };
 
 /// The most fields that a message of SessionService has, with those of the messages in it.
-/// Only `unset` makes it more than twenty, and has a lower bound of its own.
+/// Only `unset` and `session_ids` make it more than twenty, and have a lower bound of their own.
 const MAX_FIELDS: usize = 2048;
 
 /// Why a message is not decoded.
 #[derive(Debug)]
 pub(super) enum Excess {
-    /// There are too many keys to unset: a fault of one operation.
-    Unset { sequence: u64, fault: Fault },
+    /// One field is there too often: a fault of one operation.
+    Repeated { sequence: u64, fault: Fault },
     /// No client of the contract makes such a message.
     Fields(Fault),
 }
@@ -28,7 +28,7 @@ pub(super) enum Excess {
 impl From<Excess> for Status {
     fn from(excess: Excess) -> Self {
         match excess {
-            Excess::Unset { fault, .. } | Excess::Fields(fault) => fault.into(),
+            Excess::Repeated { fault, .. } | Excess::Fields(fault) => fault.into(),
         }
     }
 }
@@ -53,8 +53,10 @@ fn check(level: Level, message: &[u8]) -> Result<(), Excess> {
     if found.all <= MAX_FIELDS {
         return Ok(());
     }
-    let Found { all, unset, sequence } = found;
-    input::unset_count(unset).map_err(|fault| Excess::Unset { sequence, fault })?;
+    let Found { all, unset, session_ids, sequence } = found;
+    input::unset_count(unset)
+        .and_then(|()| input::session_id_count(session_ids))
+        .map_err(|fault| Excess::Repeated { sequence, fault })?;
     let problem = format!("the message has {all} fields, at most {MAX_FIELDS} are taken");
     Err(Excess::Fields(Fault::new(Reason::MalformedMessage, problem)))
 }
@@ -64,7 +66,8 @@ fn check(level: Level, message: &[u8]) -> Result<(), Excess> {
 enum Level {
     Pipeline,
     Write,
-    /// Resolve, Touch or Destroy.
+    Destroy,
+    /// Resolve, Touch or ListSessions.
     Other,
     /// A message within an operation.
     Leaf,
@@ -73,22 +76,27 @@ enum Level {
 fn level(kind: OperationKind) -> Level {
     match kind {
         OperationKind::Write => Level::Write,
-        OperationKind::Resolve | OperationKind::Touch | OperationKind::Destroy => Level::Other,
+        OperationKind::Destroy => Level::Destroy,
+        OperationKind::Resolve | OperationKind::Touch | OperationKind::ListSessions => Level::Other,
     }
 }
 
 // The numbers of `proto/sessiond/v1/session_service.proto`; a test compares them.
 const SEQUENCE: u64 = 1;
 const UNSET: u64 = 4;
+const SESSION_IDS: u64 = 4;
 
 impl Level {
     /// The message that a field of this one is.
     fn of_field(self, number: u64) -> Option<Self> {
         Some(match (self, number) {
+            (Self::Pipeline, 2 | 3) => Self::Other,
             (Self::Pipeline, 4) => Self::Write,
-            (Self::Pipeline, 2 | 3 | 5) => Self::Other,
+            (Self::Pipeline, 5) => Self::Destroy,
+            // The timeout.
+            (Self::Pipeline, 6) => Self::Leaf,
             // The credential, and the duration.
-            (Self::Write, 2 | 9) | (Self::Other, 2) => Self::Leaf,
+            (Self::Write, 2 | 9) | (Self::Other, 2 | 3) | (Self::Destroy, 2) => Self::Leaf,
             _ => return None,
         })
     }
@@ -99,6 +107,7 @@ impl Level {
 struct Found {
     all: usize,
     unset: usize,
+    session_ids: usize,
     sequence: u64,
 }
 
@@ -121,7 +130,11 @@ impl Found {
                     let len = usize::try_from(varint(&mut message)?).ok()?;
                     let (field, rest) = message.split_at_checked(len)?;
                     message = rest;
-                    self.unset += usize::from(matches!(level, Level::Write) && number == UNSET);
+                    match (level, number) {
+                        (Level::Write, UNSET) => self.unset += 1,
+                        (Level::Destroy, SESSION_IDS) => self.session_ids += 1,
+                        _ => {}
+                    }
                     if let Some(level) = level.of_field(number) {
                         self.count(level, field);
                     }
@@ -165,18 +178,25 @@ mod tests {
     }
 
     fn in_pipeline(operation: Operation) -> Vec<u8> {
-        PipelineRequest { sequence: 300, operation: Some(operation) }.encode_to_vec()
+        PipelineRequest { sequence: 300, operation: Some(operation), timeout: None }.encode_to_vec()
     }
 
     #[test]
-    fn keys_to_unset_are_counted_wherever_they_are() {
+    fn keys_and_ids_are_counted_wherever_they_are() {
         let found = check_operation(OperationKind::Write, &write(5000).encode_to_vec());
-        assert!(matches!(found, Err(Excess::Unset { .. })), "{found:?}");
-        match check_pipelined(&in_pipeline(Operation::Write(write(5000)))) {
-            Err(Excess::Unset { sequence: 300, fault }) => {
-                assert_eq!((fault.reason, fault.field), (Reason::InvalidArgument, Some("unset")));
+        assert!(matches!(found, Err(Excess::Repeated { .. })), "{found:?}");
+        let session_ids = vec![Bytes::from_static(b"ab"); 5000];
+        let destroy = DestroyRequest { session_ids, ..Default::default() };
+        for (operation, field) in
+            [(Operation::Write(write(5000)), "unset"), (Operation::Destroy(destroy), "session_ids")]
+        {
+            match check_pipelined(&in_pipeline(operation)) {
+                Err(Excess::Repeated { sequence: 300, fault }) => {
+                    let found = (fault.reason, fault.field);
+                    assert_eq!(found, (Reason::InvalidArgument, Some(field)));
+                }
+                found => panic!("expected too many of {field} in operation 300, found {found:?}"),
             }
-            found => panic!("expected too many keys in operation 300, found {found:?}"),
         }
     }
 

@@ -89,11 +89,11 @@ impl Handler {
         let (handler, peer) = (Arc::clone(self), Arc::clone(peer));
         let call = self.sessions.as_ref().zip(SessionService::find(path));
         match call {
-            Some((_, Call::Unary(rpc))) => {
+            Some((_, Call::Unary(call))) => {
                 let body = request.into_body();
                 let work = async move {
                     let sessions = handler.sessions.as_ref().expect("it was there above");
-                    sessions.unary(rpc, body, &peer).await.map(AnswerBody::unary)
+                    sessions.unary(call, body, &peer).await.map(AnswerBody::unary)
                 };
                 return Right(InTime::new(timeout, Left(work)));
             }

@@ -37,6 +37,14 @@ pub(super) fn put_prefix(len: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(&(len as u32).to_be_bytes());
 }
 
+/// A message behind its prefix.
+pub(super) fn encode(message: &impl prost::Message) -> Bytes {
+    let mut out = Vec::new();
+    put_prefix(message.encoded_len(), &mut out);
+    message.encode_raw(&mut out);
+    out.into()
+}
+
 /// The messages of a call.
 pub(super) struct Messages<B> {
     body: B,

@@ -13,6 +13,7 @@
 //! | [`messages`] | messages within HTTP/2 |
 //! | [`body`] | what an answer is made of |
 //! | [`pipeline`] | many operations over one stream |
+//! | [`timeouts`] | the timeouts of a pipeline's operations |
 //! | [`convert`] | messages to requests, and values to messages |
 //! | [`answer`] | the answers of the four operations, encoded by hand |
 //! | [`status`] | faults as gRPC statuses |
@@ -34,4 +35,5 @@ pub mod peer;
 mod pipeline;
 pub mod session_service;
 pub mod status;
+mod timeouts;
 mod trailers;

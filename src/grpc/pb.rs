@@ -33,6 +33,8 @@ secretive! {
     WriteRequest => "WriteRequest",
     WriteResponse => "WriteResponse",
     DestroyResponse => "DestroyResponse",
+    SessionServiceListSessionsRequest => "SessionServiceListSessionsRequest",
+    SessionServiceListSessionsResponse => "SessionServiceListSessionsResponse",
     ListSessionsRequest => "ListSessionsRequest",
     RevokeSessionsRequest => "RevokeSessionsRequest",
     WatchSessionsRequest => "WatchSessionsRequest",

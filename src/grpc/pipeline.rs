@@ -8,10 +8,11 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
-    future::Future,
+    future::{Future, ready},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -26,17 +27,19 @@ use tonic::Status;
 
 use super::{
     answer,
-    convert::GrpcOperation,
+    convert::{self, GrpcOperation},
     fields::{self, Excess},
     messages::{self, Messages},
     pb::{PipelineRequest, pipeline_request},
     peer::{Peer, RequestBody},
+    timeouts::{InTime, Timeouts},
     trailers,
 };
 use crate::service::{
     answer::Answer,
     engines::Engines,
-    fault::{Fault, Reason},
+    fault::{Applied, Fault, Reason},
+    input,
     lanes::{Lanes, Ticket},
     observer::Observer,
     operation::{self, Destroy, Resolve, Touch, Write},
@@ -47,6 +50,14 @@ use crate::service::{
 type Outcome = (u64, Result<Answer, Fault>);
 type Answering = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 type Running = Pin<Box<dyn Future<Output = (Ticket, Outcome)> + Send>>;
+
+/// What comes beside an operation.
+struct Order {
+    sequence: u64,
+    timeout: Option<Duration>,
+    /// Length of its message, in bytes.
+    len: usize,
+}
 
 /// Answers are sent when there are this many octets of them. With the next answer they may
 /// exceed a frame of HTTP/2, and the rest would cost another frame.
@@ -68,6 +79,7 @@ pub struct Pipeline<B> {
     next_ticket: Ticket,
     running: FuturesUnordered<Running>,
     waiting: HashMap<Ticket, Answering>,
+    timeouts: Timeouts,
     /// Answers that wait to be sent, as messages.
     answers: Vec<u8>,
     /// How many answers these are.
@@ -99,6 +111,7 @@ impl<B: RequestBody> Pipeline<B> {
             next_ticket: 0,
             running: FuturesUnordered::new(),
             waiting: HashMap::new(),
+            timeouts: Timeouts::default(),
             answers: Vec::new(),
             unsent: 0,
             sent_bytes: 0,
@@ -121,7 +134,9 @@ impl<B: RequestBody> Pipeline<B> {
         if !self.running.is_terminated()
             && let Poll::Ready(Some((ticket, outcome))) = Pin::new(&mut self.running).poll_next(cx)
         {
-            self.answer(outcome);
+            if self.timeouts.end(ticket) == InTime::Yes {
+                self.answer(outcome);
+            }
             for next in self.lanes.leave(ticket) {
                 if let Some(answering) = self.waiting.remove(&next) {
                     self.run(next, answering);
@@ -129,11 +144,27 @@ impl<B: RequestBody> Pipeline<B> {
             }
             return true;
         }
+        if let Poll::Ready((ticket, sequence)) = self.timeouts.poll_late(cx) {
+            self.give_up(ticket, sequence);
+            return true;
+        }
         if self.in_flight() < self.limit {
             return self.take_in(cx);
         }
         self.absorb(cx);
         false
+    }
+
+    /// Answers an operation whose time is over. One that runs goes on, so that those behind it
+    /// still come after it. One that has not begun never will.
+    fn give_up(&mut self, ticket: Ticket, sequence: u64) {
+        let mut fault = Fault::new(Reason::Timeout, "the timeout of the operation has passed");
+        if let Some(answering) = self.waiting.get_mut(&ticket) {
+            fault = fault.with_applied(Applied::No);
+            // It keeps its place in the lanes; what it gives when its turn comes is not sent.
+            *answering = Box::pin(ready((sequence, Err(Fault::new(Reason::Timeout, "")))));
+        }
+        self.answer((sequence, Err(fault)));
     }
 
     /// Takes in what has arrived, without starting anything. Call it while the pipeline is
@@ -162,7 +193,9 @@ impl<B: RequestBody> Pipeline<B> {
         let len = message.len();
         match fields::check_pipelined(&message) {
             Ok(()) => {}
-            Err(Excess::Unset { sequence, fault }) => return self.answer((sequence, Err(fault))),
+            Err(Excess::Repeated { sequence, fault }) => {
+                return self.answer((sequence, Err(fault)));
+            }
             Err(Excess::Fields(fault)) => return self.close(Err(fault.into())),
         }
         let mut request = PipelineRequest::default();
@@ -170,19 +203,17 @@ impl<B: RequestBody> Pipeline<B> {
             return self.close(Err(status));
         }
         let sequence = request.sequence;
+        let timeout = match request.timeout.map(convert::raw_duration).map(input::timeout) {
+            None => None,
+            Some(Ok(timeout)) => Some(timeout),
+            Some(Err(fault)) => return self.answer((sequence, Err(fault))),
+        };
+        let order = Order { sequence, timeout, len };
         match request.operation {
-            Some(Of::Resolve(request)) => {
-                self.start_as::<Resolve>(sequence, request, len, cx);
-            }
-            Some(Of::Touch(request)) => {
-                self.start_as::<Touch>(sequence, request, len, cx);
-            }
-            Some(Of::Write(request)) => {
-                self.start_as::<Write>(sequence, request, len, cx);
-            }
-            Some(Of::Destroy(request)) => {
-                self.start_as::<Destroy>(sequence, request, len, cx);
-            }
+            Some(Of::Resolve(request)) => self.start_as::<Resolve>(order, request, cx),
+            Some(Of::Touch(request)) => self.start_as::<Touch>(order, request, cx),
+            Some(Of::Write(request)) => self.start_as::<Write>(order, request, cx),
+            Some(Of::Destroy(request)) => self.start_as::<Destroy>(order, request, cx),
             None => {
                 let problem = "expected one of resolve, touch, write and destroy, found none";
                 let fault = Fault::at(Reason::InvalidArgument, "operation", problem);
@@ -193,9 +224,8 @@ impl<B: RequestBody> Pipeline<B> {
 
     fn start_as<O: GrpcOperation>(
         &mut self,
-        sequence: u64,
+        Order { sequence, timeout, len }: Order,
         mut message: O::Message,
-        len: usize,
         cx: &mut Context<'_>,
     ) {
         let request = O::request(&mut message);
@@ -234,6 +264,9 @@ impl<B: RequestBody> Pipeline<B> {
         }
         let ticket = self.next_ticket;
         self.next_ticket += 1;
+        if let Some(timeout) = timeout {
+            self.timeouts.start(ticket, sequence, timeout);
+        }
         if self.lanes.enter(ticket, presented.reach()) {
             self.run(ticket, answering);
         } else {

@@ -20,18 +20,20 @@ use tonic::Status;
 
 use super::{
     answer,
-    convert::GrpcOperation,
+    convert::{self, GrpcOperation},
     fields,
     messages::{self, Messages},
-    pb::SessionServiceMethod,
+    pb::{self, SessionServiceMethod},
     peer::{Peer, RequestBody},
     pipeline::Pipeline,
     trailers,
 };
 use crate::service::{
+    description,
     engines::Engines,
     observer::{Observer, OperationKind},
     operation::{self, Destroy, Resolve, Touch, Write},
+    own,
 };
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -51,20 +53,32 @@ pub struct SessionService {
 /// A call of the service.
 #[derive(Debug, Clone, Copy)]
 pub enum Call {
-    /// One request and one answer. The kind is what the metrics count.
-    Unary(OperationKind),
+    /// One request and one answer.
+    Unary(UnaryCall),
     /// A stream of operations. It is not counted itself; its operations are.
     Pipeline,
+}
+
+/// A call with one request and one answer.
+#[derive(Debug, Clone, Copy)]
+pub enum UnaryCall {
+    /// It asks the store. The kind is what the metrics count.
+    Operation(OperationKind),
+    /// What the daemon is.
+    Describe,
 }
 
 impl SessionService {
     /// The call that is made with this path; `None`: it is not one of this service.
     pub fn find(path: &str) -> Option<Call> {
+        let operation = |kind| Call::Unary(UnaryCall::Operation(kind));
         Some(match SessionServiceMethod::from_path(path)? {
-            SessionServiceMethod::Resolve => Call::Unary(OperationKind::Resolve),
-            SessionServiceMethod::Touch => Call::Unary(OperationKind::Touch),
-            SessionServiceMethod::Write => Call::Unary(OperationKind::Write),
-            SessionServiceMethod::Destroy => Call::Unary(OperationKind::Destroy),
+            SessionServiceMethod::Resolve => operation(OperationKind::Resolve),
+            SessionServiceMethod::Touch => operation(OperationKind::Touch),
+            SessionServiceMethod::Write => operation(OperationKind::Write),
+            SessionServiceMethod::Destroy => operation(OperationKind::Destroy),
+            SessionServiceMethod::ListSessions => operation(OperationKind::ListSessions),
+            SessionServiceMethod::Describe => Call::Unary(UnaryCall::Describe),
             SessionServiceMethod::Pipeline => Call::Pipeline,
         })
     }
@@ -72,17 +86,44 @@ impl SessionService {
     /// Answers a unary call.
     pub async fn unary<B: RequestBody>(
         &self,
-        kind: OperationKind,
+        call: UnaryCall,
         body: B,
         peer: &Peer,
     ) -> Response<Unary> {
-        let outcome = match kind {
-            OperationKind::Resolve => self.run::<Resolve, B>(body, peer).await,
-            OperationKind::Touch => self.run::<Touch, B>(body, peer).await,
-            OperationKind::Write => self.run::<Write, B>(body, peer).await,
-            OperationKind::Destroy => self.run::<Destroy, B>(body, peer).await,
+        let outcome = match call {
+            UnaryCall::Operation(kind) => match kind {
+                OperationKind::Resolve => self.run::<Resolve, B>(body, peer).await,
+                OperationKind::Touch => self.run::<Touch, B>(body, peer).await,
+                OperationKind::Write => self.run::<Write, B>(body, peer).await,
+                OperationKind::Destroy => self.run::<Destroy, B>(body, peer).await,
+                // Boxed, because the future of a call is as large as its largest part.
+                OperationKind::ListSessions => Box::pin(self.list_sessions(body, peer)).await,
+            },
+            UnaryCall::Describe => Box::pin(self.describe(body, peer)).await,
         };
         outcome.map_or_else(Status::into_http, |message| begun(Unary::of(message)))
+    }
+
+    async fn list_sessions<B: RequestBody>(&self, body: B, peer: &Peer) -> Result<Bytes, Status> {
+        let message = Messages::new(body, self.max_message_bytes, peer).only().await?;
+        let _held = peer.memory.hold(message.len())?;
+        fields::check_operation(OperationKind::ListSessions, &message)?;
+        let mut request = pb::SessionServiceListSessionsRequest::default();
+        messages::decode(message, &mut request)?;
+        let request = convert::list_own(&request);
+        let page = own::list(&self.engines, request, self.observer.as_ref()).await?;
+        Ok(messages::encode(&convert::own_page(&page)))
+    }
+
+    async fn describe<B: RequestBody>(&self, body: B, peer: &Peer) -> Result<Bytes, Status> {
+        let message = Messages::new(body, self.max_message_bytes, peer).only().await?;
+        messages::decode(message, &mut pb::DescribeRequest::default())?;
+        let mut response = convert::description(description::describe(&self.engines));
+        if let Some(limits) = &mut response.limits {
+            limits.max_message_bytes = convert::count(self.max_message_bytes);
+            limits.pipeline_in_flight = convert::count(self.pipeline_in_flight);
+        }
+        Ok(messages::encode(&response))
     }
 
     async fn run<O, B>(&self, body: B, peer: &Peer) -> Result<Bytes, Status>

@@ -4,10 +4,12 @@ use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::service::fault::{Fault, Reason};
+use crate::service::fault::{Applied, Fault, Reason};
 
 /// The domain of google.rpc.ErrorInfo.
 const DOMAIN: &str = "sessiond";
+/// The key of its metadata that says whether the call may have changed something all the same.
+const APPLIED: &str = "applied";
 
 /// The gRPC code of a reason: the one table of them.
 pub fn code(reason: Reason) -> Code {
@@ -29,15 +31,17 @@ pub fn code(reason: Reason) -> Code {
         Reason::StoreUnavailable => Code::Unavailable,
         Reason::RecordUnreadable => Code::DataLoss,
         Reason::ShuttingDown => Code::Unavailable,
+        Reason::Timeout => Code::DeadlineExceeded,
         Reason::TokenRequired => Code::Unauthenticated,
         Reason::TokenUnknown => Code::Unauthenticated,
     }
 }
 
 impl From<Fault> for Status {
-    fn from(Fault { reason, message, field }: Fault) -> Self {
+    fn from(Fault { reason, message, field, applied }: Fault) -> Self {
         let mut details = ErrorDetails::new();
-        details.set_error_info(reason.name(), DOMAIN, []);
+        let metadata = [(APPLIED.to_owned(), applied.name().to_owned())];
+        details.set_error_info(reason.name(), DOMAIN, metadata);
         if let Some(field) = field {
             details.add_bad_request_violation(field, &message);
         }
@@ -61,14 +65,15 @@ impl From<Fault> for tonic_types::pb::Status {
     }
 }
 
-/// For a call whose own deadline has passed. It carries no reason of ours.
+/// For a call whose own deadline has passed.
 pub fn late() -> Status {
-    Status::deadline_exceeded("the deadline of the call has passed")
+    Fault::new(Reason::Timeout, "the deadline of the call has passed").into()
 }
 
 /// For a call whose peer has begun a message and does not send the rest of it.
 pub(super) fn stalled() -> Status {
-    Status::deadline_exceeded("the message did not come within limits.stall_timeout")
+    let message = "the message did not come within limits.stall_timeout";
+    Fault::new(Reason::Timeout, message).with_applied(Applied::No).into()
 }
 
 /// For a stream that ends although its call is not over: the daemon stops, or the connection

@@ -464,7 +464,7 @@ mod tests {
             .chain(Reason::ALL.map(Outcome::Failed));
         let numbers: Vec<_> = outcomes.map(outcome_number).collect();
         assert_eq!(numbers, (0..OUTCOMES).collect::<Vec<_>>());
-        assert_eq!(OperationKind::ALL.map(|kind| kind as usize), [0, 1, 2, 3]);
+        assert_eq!(OperationKind::ALL.map(|kind| kind as usize), [0, 1, 2, 3, 4]);
         assert_eq!(Verb::ALL.map(|verb| verb as usize), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
     }
 }

@@ -10,15 +10,10 @@ use super::{
     fault::Fault,
     input::{self, invalid},
     operation::run_detached,
-    page::{self, PageToken, Question, bad_token},
+    page::{self, Question},
     watchers::{Filter, Watch, Watchers},
 };
-use crate::session::{Session, id::PublicId, principals::Target};
-
-/// Sessions on a page of a list, unless another size is asked for.
-const PAGE_SIZE: usize = 50;
-/// Sessions that one revocation may name.
-const MOST_IDS: usize = 1000;
+use crate::session::{Session, principals::Target};
 
 /// The calls of operators, over the engines of a daemon.
 pub struct AdminService {
@@ -92,14 +87,14 @@ impl AdminService {
     pub async fn list(&self, request: ListRequest<'_>) -> Result<ListPage, Fault> {
         let engine = self.engines.get(request.engine.as_bytes())?;
         let principal = input::owner(request.principal.as_bytes())?;
-        let size = page::size(request.page_size, PAGE_SIZE)?;
+        let size = page::size(request.page_size, page::LIST_SIZE)?;
         let question = Question::List { engine: engine.name(), principal: &principal };
-        let token = PageToken::from_text(request.page_token, question)?;
-        let after = token.map(|token| token.place.try_into().map(PublicId::from_bytes));
-        let after = after.transpose().map_err(|_| bad_token())?;
+        let after = page::after(request.page_token, question)?;
         let page = engine.list(&principal, after, size).await?;
-        let token = |after: PublicId| PageToken::new(*after.as_bytes()).to_text(question);
-        Ok(ListPage { sessions: page.sessions, next_page_token: page.next.map(token) })
+        Ok(ListPage {
+            sessions: page.sessions,
+            next_page_token: page.next.map(|after| page::next(after, question)),
+        })
     }
 
     /// Ends sessions. Returns how many were live.
@@ -125,23 +120,12 @@ impl AdminService {
 }
 
 fn target(request: &RevokeRequest<'_>) -> Result<Target, Fault> {
-    let at = |problem: String| invalid("session_ids", problem);
     let ids = request.session_ids;
-    if ids.len() > MOST_IDS {
-        return Err(at(format!("expected at most {MOST_IDS} ids, found {}", ids.len())));
-    }
     if ids.is_empty() && request.principal.is_empty() {
-        return Err(at("expected the ids of sessions, or a principal".to_owned()));
+        let problem = "expected the ids of sessions, or a principal";
+        return Err(invalid("session_ids", problem.to_owned()));
     }
-    // An id of no session is no mistake of the caller. A token in its place is one:
-    // nothing would be revoked.
-    let id = |id: &String| PublicId::from_text(id.as_bytes());
-    let parsed = ids.iter().map(id).collect::<Option<Vec<_>>>().ok_or_else(|| {
-        at(format!(
-            "expected the public ids of sessions, {} characters of base64url each",
-            PublicId::TEXT_LEN
-        ))
-    })?;
+    let parsed = input::session_ids(ids.iter().map(String::as_bytes))?;
     if request.principal.is_empty() {
         return Ok(Target::Sessions(parsed));
     }

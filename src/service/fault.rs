@@ -48,6 +48,8 @@ pub enum Reason {
     RecordUnreadable,
     /// The daemon stops. The operation was not applied.
     ShuttingDown,
+    /// The time is over that the caller has given.
+    Timeout,
     /// The call has no bearer token, and the daemon asks for one.
     TokenRequired,
     /// The bearer token is not one that the daemon knows.
@@ -56,7 +58,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for a counter of each that exists before its first failure.
-    pub const ALL: [Reason; 19] = [
+    pub const ALL: [Reason; 20] = [
         Self::InvalidArgument,
         Self::InvalidData,
         Self::DataTooLarge,
@@ -74,6 +76,7 @@ impl Reason {
         Self::StoreUnavailable,
         Self::RecordUnreadable,
         Self::ShuttingDown,
+        Self::Timeout,
         Self::TokenRequired,
         Self::TokenUnknown,
     ];
@@ -98,6 +101,7 @@ impl Reason {
             Self::StoreUnavailable => "STORE_UNAVAILABLE",
             Self::RecordUnreadable => "RECORD_UNREADABLE",
             Self::ShuttingDown => "SHUTTING_DOWN",
+            Self::Timeout => "TIMEOUT",
             Self::TokenRequired => "TOKEN_REQUIRED",
             Self::TokenUnknown => "TOKEN_UNKNOWN",
         }
@@ -123,8 +127,60 @@ impl Reason {
             | Self::StoreFull
             | Self::RecordUnreadable
             | Self::ShuttingDown
+            | Self::Timeout
             | Self::TokenRequired
             | Self::TokenUnknown => None,
+        }
+    }
+
+    /// Whether the store is why.
+    pub(super) fn is_of_store(self) -> bool {
+        use Reason::{Overloaded, RecordUnreadable, StoreFull, StoreUnavailable};
+        matches!(self, Overloaded | RecordUnreadable | StoreFull | StoreUnavailable)
+    }
+
+    /// Whether an operation on one session that failed for this reason may have changed
+    /// something all the same.
+    fn applied(self) -> Applied {
+        match self {
+            Self::StoreUnavailable | Self::Timeout => Applied::Unknown,
+            Self::InvalidArgument
+            | Self::InvalidData
+            | Self::DataTooLarge
+            | Self::MalformedMessage
+            | Self::MessageTooLarge
+            | Self::CompressionUnsupported
+            | Self::UnknownEngine
+            | Self::SessionGone
+            | Self::VersionMismatch
+            | Self::TooManySessions
+            | Self::TooManyWatchers
+            | Self::WatcherTooSlow
+            | Self::Overloaded
+            | Self::StoreFull
+            | Self::RecordUnreadable
+            | Self::ShuttingDown
+            | Self::TokenRequired
+            | Self::TokenUnknown => Applied::No,
+        }
+    }
+}
+
+/// Whether a call that failed may have changed something all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// It has changed nothing.
+    No,
+    /// It may have.
+    Unknown,
+}
+
+impl Applied {
+    /// The word that callers see, in every protocol.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -138,17 +194,24 @@ pub struct Fault {
     pub message: String,
     /// The field of the request that is at fault.
     pub field: Option<&'static str>,
+    /// Whether the call may have changed something all the same.
+    pub applied: Applied,
 }
 
 impl Fault {
     /// A fault of the whole request.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), field: None }
+        Self { reason, message: message.into(), field: None, applied: reason.applied() }
     }
 
     /// A fault of one field of the request.
     pub fn at(reason: Reason, field: &'static str, message: impl Into<String>) -> Self {
         Self { field: Some(field), ..Self::new(reason, message) }
+    }
+
+    /// The same fault, of a call that may have changed something, or has not.
+    pub fn with_applied(self, applied: Applied) -> Self {
+        Self { applied, ..self }
     }
 
     /// The same fault, at another field.

@@ -10,8 +10,9 @@ use crate::session::{
     clock::{WallTime, whole_millis},
     data::{Data, DataError},
     error::Error,
+    id::PublicId,
     lifetime::MAX_DURATION,
-    record::Principal,
+    record::{Label, Principal},
     store::StoreError,
 };
 
@@ -40,7 +41,9 @@ pub(super) fn invalid(field: &'static str, problem: String) -> Fault {
 }
 
 /// The most keys that one Write removes.
-const MAX_UNSET: usize = 1000;
+pub const MAX_UNSET: usize = 1000;
+/// The most sessions that one Destroy or one revocation names.
+pub const MAX_IDS: usize = 1000;
 /// A `set` of this many bytes is always read, whatever `max_data_bytes` is. Merging drops
 /// white space and keys that are there twice, so what is sent may be longer than what is
 /// kept.
@@ -106,6 +109,15 @@ pub(crate) fn unset_count(found: usize) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Checks how many sessions are named, before any of the ids is looked at.
+pub(crate) fn session_id_count(found: usize) -> Result<(), Fault> {
+    if found > MAX_IDS {
+        let problem = format!("expected at most {MAX_IDS} ids, found {found}");
+        return Err(invalid("session_ids", problem));
+    }
+    Ok(())
+}
+
 /// `unset` of a Write.
 pub(super) fn unset(keys: &[Bytes]) -> Result<Vec<String>, Fault> {
     unset_count(keys.len())?;
@@ -126,6 +138,13 @@ pub(super) fn principal(principal: &[u8]) -> Result<Principal, Fault> {
     })
 }
 
+pub(super) fn label(label: &[u8]) -> Result<Label, Fault> {
+    Label::new(label).ok_or_else(|| {
+        let (limit, len) = (Label::MAX_LEN, label.len());
+        invalid("label", format!("expected at most {limit} bytes of UTF-8, found {len} bytes"))
+    })
+}
+
 /// The principal whose sessions an operator means: not the anonymous one.
 pub(super) fn owner(name: &[u8]) -> Result<Principal, Fault> {
     if name.is_empty() {
@@ -133,6 +152,26 @@ pub(super) fn owner(name: &[u8]) -> Result<Principal, Fault> {
         return Err(invalid("principal", problem.to_owned()));
     }
     principal(name)
+}
+
+/// Public ids of sessions.
+pub(super) fn session_ids<'i>(
+    ids: impl ExactSizeIterator<Item = &'i [u8]>,
+) -> Result<Vec<PublicId>, Fault> {
+    session_id_count(ids.len())?;
+    // An id of no session is no mistake of the caller. A token in its place is one:
+    // nothing would be ended.
+    ids.map(PublicId::from_text).collect::<Option<_>>().ok_or_else(|| {
+        let len = PublicId::TEXT_LEN;
+        let problem =
+            format!("expected the public ids of sessions, {len} characters of base64url each");
+        invalid("session_ids", problem)
+    })
+}
+
+/// How long an operation may take.
+pub(crate) fn timeout(timeout: RawDuration) -> Result<Duration, Fault> {
+    duration(timeout).map_err(|fault| fault.with_field("timeout"))
 }
 
 /// A session's own idle timeout, in whole milliseconds.

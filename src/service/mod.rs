@@ -7,6 +7,8 @@
 //! | [`engines`] | the engines of a daemon, by name |
 //! | [`operation`] | Resolve, Touch, Write and Destroy: prepare, recall, run |
 //! | [`answer`] | what an operation answers |
+//! | [`own`] | the list of one's own sessions |
+//! | [`description`] | what a client has to know of the daemon |
 //! | [`input`] | the checks of values that callers give |
 //! | [`lanes`] | which operations of a stream must wait for which |
 //! | [`admin`] | what operators call: cleanup, list, revoke, watch |
@@ -19,12 +21,14 @@
 
 pub mod admin;
 pub mod answer;
+pub mod description;
 pub mod engines;
 pub mod fault;
 pub mod input;
 pub mod lanes;
 pub mod observer;
 pub mod operation;
+pub mod own;
 pub mod page;
 pub mod peer_memory;
 pub mod transfer;

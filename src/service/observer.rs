@@ -16,11 +16,14 @@ pub enum OperationKind {
     Write,
     /// Of any scope, counted once.
     Destroy,
+    /// Of one's own sessions, a page of them.
+    ListSessions,
 }
 
 impl OperationKind {
     /// Every kind, for a counter of each that exists before its first operation.
-    pub const ALL: [Self; 4] = [Self::Resolve, Self::Touch, Self::Write, Self::Destroy];
+    pub const ALL: [Self; 5] =
+        [Self::Resolve, Self::Touch, Self::Write, Self::Destroy, Self::ListSessions];
 
     /// The name in every protocol and in the metrics.
     pub fn name(self) -> &'static str {
@@ -29,6 +32,7 @@ impl OperationKind {
             Self::Touch => "Touch",
             Self::Write => "Write",
             Self::Destroy => "Destroy",
+            Self::ListSessions => "ListSessions",
         }
     }
 }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use super::{
     answer::Answer,
     engines::Engines,
-    fault::{Fault, Reason},
+    fault::{Applied, Fault, Reason},
     input::{self, RawDuration, Set},
     observer::{Observer, OperationKind, Outcome},
 };
@@ -48,6 +48,8 @@ pub struct TouchRequest<'r> {
     pub engine: &'r [u8],
     /// What the request presents. [`Credential::Absent`] is answered as a state.
     pub credential: Credential<'r>,
+    /// The session's own idle timeout from now on.
+    pub duration: Option<RawDuration>,
 }
 
 /// Asks to create or change a session.
@@ -70,6 +72,10 @@ pub struct WriteRequest<'r> {
     pub principal: Option<&'r [u8]>,
     /// The session's own idle timeout. `None`: as it was, or the engine's at a creation.
     pub duration: Option<RawDuration>,
+    /// Whether the cookie is persistent; `None`: as it was.
+    pub persistent: Option<bool>,
+    /// A text for the list of devices; empty: none; `None`: as it was.
+    pub label: Option<&'r [u8]>,
 }
 
 /// Asks to end sessions.
@@ -78,8 +84,10 @@ pub struct DestroyRequest<'r> {
     pub engine: &'r [u8],
     /// What the request presents. [`Credential::Absent`] ends nothing.
     pub credential: Credential<'r>,
-    /// Which of the principal's sessions end.
+    /// Which of the principal's sessions end. [`Scope::This`] beside `session_ids`.
     pub scope: Scope,
+    /// Public ids of the sessions to end, at most 1000, instead of a scope.
+    pub session_ids: &'r [Bytes],
 }
 
 /// An operation whose request is valid.
@@ -96,6 +104,12 @@ pub trait Operation: Sized + Send + 'static {
     /// What the credential proves: the sessions among which a pipeline keeps the order.
     /// A Destroy of a wider scope also reaches other sessions of the principal.
     fn presented(&self) -> &Presented;
+
+    /// Whether it may change several sessions. Such an operation may fail when it is done in
+    /// part.
+    fn is_wide(&self) -> bool {
+        false
+    }
 
     /// What [`run`](Self::run) would return, if that is known without waiting for a
     /// store.
@@ -144,13 +158,17 @@ pub async fn observed<O: Operation>(
     observer: &dyn Observer,
 ) -> Result<Answer, Fault> {
     let started = Instant::now();
+    let is_wide = operation.is_wide();
     match operation.run().await {
         Ok((answer, outcome)) => {
             observer.finished(O::KIND, outcome, started.elapsed());
             Ok(answer)
         }
         Err(error) => {
-            let fault = Fault::from(error);
+            let mut fault = Fault::from(error);
+            if is_wide && fault.reason.is_of_store() {
+                fault = fault.with_applied(Applied::Unknown);
+            }
             observer.finished(O::KIND, Outcome::Failed(fault.reason), started.elapsed());
             Err(fault)
         }
@@ -223,6 +241,7 @@ fn outcome(lookup: &Lookup) -> Outcome {
 pub struct Touch {
     engine: Arc<Engine>,
     presented: Presented,
+    duration: Option<Duration>,
 }
 
 impl Operation for Touch {
@@ -232,7 +251,8 @@ impl Operation for Touch {
     fn prepare(engines: &Engines, request: TouchRequest<'_>) -> Result<Self, Fault> {
         let engine = Arc::clone(engines.get(request.engine)?);
         let presented = engine.present(request.credential);
-        Ok(Self { engine, presented })
+        let duration = request.duration.map(input::duration).transpose()?;
+        Ok(Self { engine, presented, duration })
     }
 
     fn presented(&self) -> &Presented {
@@ -240,15 +260,16 @@ impl Operation for Touch {
     }
 
     fn recall(&self) -> Option<(Answer, Outcome)> {
-        let lookup = self.engine.recall_touch(&self.presented)?;
+        let lookup = self.engine.recall_touch(&self.presented, self.duration)?;
         let outcome = outcome(&lookup);
         Some((Answer::Touch(lookup), outcome))
     }
 
     async fn run(self) -> Result<(Answer, Outcome), Error> {
-        let Self { engine, presented } = self;
+        let Self { engine, presented, duration } = self;
         let must_complete = presented.may_be_adopted() && engine.must_complete();
-        let touching = run_detached(must_complete, async move { engine.touch(&presented).await });
+        let touching =
+            run_detached(must_complete, async move { engine.touch(&presented, duration).await });
         let lookup = touching.await?;
         let outcome = outcome(&lookup);
         Ok((Answer::Touch(lookup), outcome))
@@ -287,12 +308,19 @@ impl Operation for Write {
             roll: request.roll,
             principal: request.principal.map(input::principal).transpose()?,
             duration: request.duration.map(input::duration).transpose()?,
+            persistent: request.persistent,
+            label: request.label.map(input::label).transpose()?,
         };
         Ok(Self { engine, presented, create, set, options })
     }
 
     fn presented(&self) -> &Presented {
         &self.presented
+    }
+
+    // A login may end other sessions of the principal.
+    fn is_wide(&self) -> bool {
+        self.options.principal.is_some() && self.engine.policy().limit.is_some()
     }
 
     async fn run(self) -> Result<(Answer, Outcome), Error> {
@@ -325,11 +353,24 @@ impl Operation for Destroy {
     fn prepare(engines: &Engines, request: DestroyRequest<'_>) -> Result<Self, Fault> {
         let engine = Arc::clone(engines.get(request.engine)?);
         let presented = engine.present(request.credential);
-        Ok(Self { engine, presented, scope: request.scope })
+        let ids = request.session_ids;
+        let scope = match request.scope {
+            scope if ids.is_empty() => scope,
+            Scope::This => Scope::Named(input::session_ids(ids.iter().map(Bytes::as_ref))?),
+            _ => {
+                let problem = "expected no scope beside session_ids, which name what ends";
+                return Err(Fault::at(Reason::InvalidArgument, "scope", problem));
+            }
+        };
+        Ok(Self { engine, presented, scope })
     }
 
     fn presented(&self) -> &Presented {
         &self.presented
+    }
+
+    fn is_wide(&self) -> bool {
+        self.scope != Scope::This
     }
 
     async fn run(self) -> Result<(Answer, Outcome), Error> {

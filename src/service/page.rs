@@ -11,7 +11,10 @@ use super::{
     fault::{Fault, Reason},
     input::invalid,
 };
-use crate::session::record::Principal;
+use crate::session::{id::PublicId, record::Principal};
+
+/// Sessions on a page of a list, unless another size is asked for.
+pub(super) const LIST_SIZE: usize = 50;
 
 /// A larger page size means this one.
 const MOST_SIZE: usize = 1000;
@@ -36,6 +39,8 @@ pub(super) fn size(asked: i32, default: usize) -> Result<usize, Fault> {
 pub(super) enum Question<'q> {
     /// The sessions of a principal in an engine.
     List { engine: &'q str, principal: &'q Principal },
+    /// The same, asked by the principal.
+    ListOwn { engine: &'q str },
     /// The records of an engine, or of all engines if the name is empty.
     Export { engine: &'q str },
 }
@@ -77,6 +82,18 @@ impl PageToken {
     }
 }
 
+/// The id that a page of a list of sessions comes after; `None`: it is the first page.
+pub(super) fn after(token: &str, question: Question<'_>) -> Result<Option<PublicId>, Fault> {
+    let token = PageToken::from_text(token, question)?;
+    let after = token.map(|token| token.place.try_into().map(PublicId::from_bytes));
+    after.transpose().map_err(|_| bad_token())
+}
+
+/// The token of the page after this id.
+pub(super) fn next(after: PublicId, question: Question<'_>) -> String {
+    PageToken::new(*after.as_bytes()).to_text(question)
+}
+
 /// The fault of a token that is not one of ours, or is the answer to another question.
 pub(super) fn bad_token() -> Fault {
     let problem = "expected the next_page_token of an answer to the same question, or nothing for \
@@ -87,6 +104,7 @@ pub(super) fn bad_token() -> Fault {
 fn digest(question: Question<'_>, place: &[u8]) -> [u8; DIGEST_LEN] {
     let (call, engine, principal): (_, _, &[u8]) = match question {
         Question::List { engine, principal } => ("list", engine, principal.as_bytes()),
+        Question::ListOwn { engine } => ("list own", engine, b""),
         Question::Export { engine } => ("export", engine, b""),
     };
     let mut digest = Sha256::new_with_prefix("sessiond page token\0");

@@ -92,6 +92,10 @@ pub struct ImportRecord {
     pub data: Bytes,
     /// The secret halves that were rolled, the latest one last.
     pub former: Vec<ImportFormer>,
+    /// Whether the cookie is persistent; `None`: as the engine's configuration says.
+    pub persistent: Option<bool>,
+    /// The text for the list of devices; empty: none.
+    pub label: Bytes,
 }
 
 /// A verifier that was replaced by a roll.
@@ -260,7 +264,12 @@ fn entry(record: ImportRecord, engine: &Engine) -> Result<Entry, String> {
             duration: duration.map_err(named("duration"))?,
             principal: input::principal(&record.principal).map_err(named("principal"))?,
             data,
-            extension: Extension { former, unknown: Bytes::new() },
+            extension: Extension {
+                former,
+                persistent: record.persistent,
+                label: input::label(&record.label).map_err(named("label"))?,
+                unknown: Bytes::new(),
+            },
         }),
     })
 }

@@ -180,16 +180,22 @@ impl Cookie {
         &self.name
     }
 
-    /// Whether Set-Cookie has Max-Age and Expires.
+    /// How it holds the token.
+    pub fn format(&self) -> CookieFormat {
+        self.format
+    }
+
+    /// Whether Set-Cookie has Max-Age and Expires, unless the session says otherwise.
     pub fn is_persistent(&self) -> bool {
         self.persistent
     }
 
-    /// The Set-Cookie value that hands `token` to the browser until `expire_time`.
-    /// `offset` says how to show it.
+    /// The Set-Cookie value that hands `token` to the browser, until `expire_time` if it is
+    /// `persistent`. `offset` says how to show the time.
     pub fn set(
         &self,
         token: &Token,
+        persistent: bool,
         expire_time: Moment,
         now: Moment,
         offset: WallOffset,
@@ -200,7 +206,7 @@ impl Cookie {
             CookieFormat::Express => "s:",
         };
         let _ = write!(line, "{}={prefix}{}", self.name, token.expose());
-        if self.persistent {
+        if persistent {
             let age = expire_time.since(now).min(MAX_AGE_LIMIT);
             let _ = write!(
                 line,
@@ -384,8 +390,8 @@ mod tests {
     #[test]
     fn set_cookie_line() {
         let cookie = Cookie::new(CookieAttributes::default()).expect("valid");
-        let line =
-            cookie.set(&token(), NOW + Duration::from_millis(1_800_001), NOW, WallOffset::ZERO);
+        let expire_time = NOW + Duration::from_millis(1_800_001);
+        let line = cookie.set(&token(), cookie.is_persistent(), expire_time, NOW, WallOffset::ZERO);
         let expected = format!(
             "__Host-session={}; Max-Age=1801; Expires=Sun, 09 Sep 2001 02:16:40 GMT; Path=/; HttpOnly; Secure; SameSite=Lax",
             token().expose()
@@ -408,7 +414,8 @@ mod tests {
         })
         .expect("valid");
         let scope = "; Domain=example.com; Path=/x; Secure; SameSite=None; Partitioned";
-        let line = cookie.set(&token(), NOW + Duration::from_secs(9), NOW, WallOffset::ZERO);
+        let expire_time = NOW + Duration::from_secs(9);
+        let line = cookie.set(&token(), cookie.is_persistent(), expire_time, NOW, WallOffset::ZERO);
         assert_eq!(line, format!("app=s:{}{scope}", token().expose()));
         assert_eq!(
             cookie.delete(),
@@ -420,7 +427,8 @@ mod tests {
     #[test]
     fn max_age_stops_at_400_days() {
         let cookie = Cookie::new(CookieAttributes::default()).expect("valid");
-        let line = cookie.set(&token(), NOW + MAX_AGE_LIMIT * 3, NOW, WallOffset::ZERO);
+        let expire_time = NOW + MAX_AGE_LIMIT * 3;
+        let line = cookie.set(&token(), cookie.is_persistent(), expire_time, NOW, WallOffset::ZERO);
         assert!(line.contains("; Max-Age=34560000; Expires=Mon, 14 Oct 2002"), "{line}");
     }
 

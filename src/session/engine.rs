@@ -20,9 +20,9 @@ use super::{
     event::{Cause, EventKind, EventSink, NoopSink},
     id::{Entropy, PublicId, SessionId},
     policy::Policy,
-    principals::{LoginLimit, Page, Scope, Target, Turn},
-    record::{Claim, Edit, Extension, Principal, Record, Refusal, Update},
-    sessions::{Ended, Live, Lookup, News, Sessions},
+    principals::{LoginLimit, OwnSessions, Page, Scope, Target, Turn},
+    record::{Claim, Edit, Extension, Label, Principal, Record, Refusal, Update},
+    sessions::{Ended, Live, Lookup, News, Sessions, Use},
     store::{Expired, Store, StoreErrorKind, Swept},
 };
 
@@ -61,6 +61,11 @@ pub struct WriteOptions {
     pub principal: Option<Principal>,
     /// The session's own idle timeout.
     pub duration: Option<Duration>,
+    /// Whether the cookie is persistent. `None`: as it was; of a new session, as the engine's
+    /// configuration says.
+    pub persistent: Option<bool>,
+    /// A text for the user's list of devices. `None`: as it was.
+    pub label: Option<Label>,
 }
 
 impl Default for WriteOptions {
@@ -73,6 +78,8 @@ impl Default for WriteOptions {
             roll: false,
             principal: None,
             duration: None,
+            persistent: None,
+            label: None,
         }
     }
 }
@@ -116,6 +123,11 @@ impl Engine {
     /// The name in the configuration, by which requests choose the engine.
     pub fn name(&self) -> &str {
         &self.sessions.engine
+    }
+
+    /// The rules of its sessions.
+    pub fn policy(&self) -> &Policy {
+        &self.sessions.policy
     }
 
     /// The maximum size of a session's data, in bytes of JSON text.
@@ -171,19 +183,23 @@ impl Engine {
     /// What [`resolve`](Self::resolve) would return. `None` if that needs more than the
     /// store has in memory.
     pub fn recall_resolve(&self, presented: &Presented, options: ResolveOptions) -> Option<Lookup> {
-        let lookup = self.sessions.recall(presented, self.slides(options))?;
+        let lookup = self.sessions.recall(presented, self.using(options))?;
         (!options.create || matches!(lookup, Lookup::Live(_))).then_some(lookup)
     }
 
     /// What [`touch`](Self::touch) would return. `None` if that needs more than the store
     /// has in memory.
-    pub fn recall_touch(&self, presented: &Presented) -> Option<Lookup> {
-        self.sessions.recall(presented, true)
+    pub fn recall_touch(
+        &self,
+        presented: &Presented,
+        duration: Option<Duration>,
+    ) -> Option<Lookup> {
+        self.sessions.recall(presented, Use::Touch(duration))
     }
 
     /// Finds the session of a request, or says why there is none.
     pub async fn resolve(&self, presented: &Presented, options: ResolveOptions) -> Result<Lookup> {
-        match self.find_or_adopt(presented, self.slides(options)).await? {
+        match self.find_or_adopt(presented, self.using(options)).await? {
             // Whoever rolled the id sends the browser its new cookie. One of a new session
             // would overwrite that.
             Lookup::Absent(absence) if options.create && absence != Absence::JustSuperseded => {
@@ -193,9 +209,10 @@ impl Engine {
         }
     }
 
-    /// Moves the deadline of the session, or says why there is none.
-    pub async fn touch(&self, presented: &Presented) -> Result<Lookup> {
-        self.find_or_adopt(presented, true).await
+    /// Moves the deadline of the session, and sets its own idle timeout if there is one; or says
+    /// why there is none.
+    pub async fn touch(&self, presented: &Presented, duration: Option<Duration>) -> Result<Lookup> {
+        self.find_or_adopt(presented, Use::Touch(duration)).await
     }
 
     /// Creates a session. Fails if the data is invalid or too large, or if the principal has
@@ -224,7 +241,11 @@ impl Engine {
                 duration: options.duration,
                 principal: options.principal.clone().unwrap_or_default(),
                 data: data.clone(),
-                extension: Extension::default(),
+                extension: Extension {
+                    persistent: options.persistent,
+                    label: options.label.clone().unwrap_or_default(),
+                    ..Extension::default()
+                },
             };
             // If the id is taken (a chance of one in 2^96 for each stored session), another
             // one is generated.
@@ -237,7 +258,7 @@ impl Engine {
                 let cookie = self.sessions.cookie_update(
                     &session,
                     &id,
-                    News { token: true, deadline: true },
+                    News { token: true, deadline: true, persistence: true },
                     now,
                 );
                 return Ok(Live { session, cookie, is_new: true });
@@ -284,6 +305,8 @@ impl Engine {
                 roll: options.roll,
                 principal: options.principal.clone(),
                 duration: options.duration,
+                persistent: options.persistent,
+                label: options.label.clone(),
             });
             let written = match self.sessions.store.write(proven.public(), update).await {
                 Err(error) if error.kind == StoreErrorKind::Unreadable => {
@@ -309,6 +332,8 @@ impl Engine {
                     let news = News {
                         token: rolled || proven.outdated,
                         deadline: change.after.deadline != change.before.deadline,
+                        persistence: self.sessions.is_persistent(&change.after)
+                            != self.sessions.is_persistent(&change.before),
                     };
                     let session = self.sessions.session(proven.public(), change.after);
                     let id = if rolled { &next } else { &proven.id };
@@ -328,27 +353,36 @@ impl Engine {
     pub async fn destroy(&self, presented: &Presented, scope: Scope) -> Result<Destroyed> {
         // A session that is not adopted yet is adopted first, so that it can be ended.
         match self.adopt(presented, Purpose::End).await {
-            Ok(Some(adopted)) => self.destroy_known(&presented.and(adopted), scope).await,
-            Ok(None) => self.destroy_known(presented, scope).await,
+            Ok(Some(adopted)) => self.destroy_known(&presented.and(adopted), &scope).await,
+            Ok(None) => self.destroy_known(presented, &scope).await,
             // The mark that leads to the session cannot be read. The cookie is deleted all the
             // same, so that the browser is not locked out.
-            Err(error) if error.is_unreadable() => self.destroy_known(presented, scope).await,
+            Err(error) if error.is_unreadable() => self.destroy_known(presented, &scope).await,
             Err(error) => Err(error),
         }
     }
 
-    async fn destroy_known(&self, presented: &Presented, scope: Scope) -> Result<Destroyed> {
+    async fn destroy_known(&self, presented: &Presented, scope: &Scope) -> Result<Destroyed> {
         let own = match scope {
             Scope::This => Vec::new(),
-            Scope::Others | Scope::All => self.sessions.own(presented).await?,
+            Scope::Others | Scope::All | Scope::Named(_) => self.sessions.own(presented).await?,
         };
-        let mut count = self.sessions.end_others(&own).await?;
-        if scope == Scope::Others {
-            return Ok(Destroyed { was_live: !own.is_empty(), count, set_cookie: None });
-        }
-        let mut was_live = false;
+        let mut count = match scope {
+            Scope::This => 0,
+            Scope::Others | Scope::All => self.sessions.end_others(&own).await?,
+            Scope::Named(ids) => self.sessions.end_named(&own, ids).await?,
+        };
+        let stays = |id: PublicId| match scope {
+            Scope::This | Scope::All => false,
+            Scope::Others => true,
+            Scope::Named(ids) => !ids.contains(&id) || own.iter().all(|own| own.id != id),
+        };
+        let mut was_live = !own.is_empty();
         for proven in presented.proven() {
             let id = proven.public();
+            if stays(id) {
+                continue;
+            }
             let mut ended = self.sessions.end_own(proven).await?;
             let own = own.iter().find(|own| own.id == id && !own.principal.is_anonymous());
             if let (None, Some(own)) = (ended, own) {
@@ -359,7 +393,13 @@ impl Engine {
             was_live |= ended == Some(Ended::Live);
             count += u32::from(ended == Some(Ended::Live));
         }
-        let set_cookie = (presented.absence() != Absence::None)
+        let has_ended = match scope {
+            Scope::This | Scope::All => true,
+            Scope::Others => false,
+            // Several cookies may prove several sessions.
+            Scope::Named(_) => !own.is_empty() && !own.iter().any(|own| stays(own.id)),
+        };
+        let set_cookie = (has_ended && presented.absence() != Absence::None)
             .then(|| SetCookie::new(self.sessions.policy.cookie.delete()));
         Ok(Destroyed { was_live, count, set_cookie })
     }
@@ -372,6 +412,29 @@ impl Engine {
         limit: usize,
     ) -> Result<Page> {
         self.sessions.list(principal, after, limit).await
+    }
+
+    /// Lists up to `limit` live sessions of the principal whose live session the credential
+    /// proves, in the order of their ids. Moves no deadline. May adopt a session.
+    pub async fn list_own(
+        &self,
+        presented: &Presented,
+        after: Option<PublicId>,
+        limit: usize,
+    ) -> Result<OwnSessions> {
+        let session = match self.find_or_adopt(presented, Use::Peek).await? {
+            Lookup::Live(live) => live.session,
+            Lookup::Absent(absence) => return Ok(OwnSessions::Absent(absence)),
+        };
+        let (current, principal) = (session.id, session.record.principal.clone());
+        let page = if principal.is_anonymous() {
+            let is_after = after.is_none_or(|after| current > after);
+            let session = is_after.then(|| session.without_data());
+            Page { sessions: session.into_iter().collect(), next: None }
+        } else {
+            self.sessions.list(&principal, after, limit).await?
+        };
+        Ok(OwnSessions::Live { current, page })
     }
 
     /// Ends sessions on behalf of an operator. Returns how many were live. Ids without a
@@ -409,21 +472,22 @@ impl Engine {
         }
     }
 
-    fn slides(&self, options: ResolveOptions) -> bool {
-        self.sessions.policy.automatic_touch && !options.peek
+    fn using(&self, options: ResolveOptions) -> Use {
+        let touches = self.sessions.policy.automatic_touch && !options.peek;
+        if touches { Use::Touch(None) } else { Use::Peek }
     }
 
-    /// Finds the first presented session that is live, and touches it if `slide`. If none is
-    /// live, tries to adopt one.
-    async fn find_or_adopt(&self, presented: &Presented, slide: bool) -> Result<Lookup> {
-        let absence = match self.sessions.find(presented, slide).await? {
+    /// Finds the first presented session that is live, and touches it if `using` says so. If
+    /// none is live, tries to adopt one.
+    async fn find_or_adopt(&self, presented: &Presented, using: Use) -> Result<Lookup> {
+        let absence = match self.sessions.find(presented, using).await? {
             Lookup::Absent(absence) => absence,
             live => return Ok(live),
         };
         let Some(adopted) = self.adopt(presented, Purpose::Use).await? else {
             return Ok(Lookup::Absent(absence));
         };
-        Ok(match self.sessions.find(&Presented::adopted(adopted), slide).await? {
+        Ok(match self.sessions.find(&Presented::adopted(adopted), using).await? {
             Lookup::Absent(other) => Lookup::Absent(other.max(absence)),
             live => live,
         })

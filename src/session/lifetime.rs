@@ -84,6 +84,22 @@ impl Lifetime {
         (times.deadline < promised).then(|| self.deadline(times.create_time, times.duration, now))
     }
 
+    /// The times after a use at `now` that may set the session's own idle timeout. `None` if
+    /// they stay as they are. Only a change of the idle timeout makes the deadline earlier.
+    pub fn touched(&self, times: Times, own: Option<Duration>, now: Moment) -> Option<Times> {
+        if own.is_some() && own != times.duration {
+            let deadline = self.deadline(times.create_time, own, now);
+            return Some(Times { deadline, duration: own, ..times });
+        }
+        self.slide(times, now).map(|deadline| Times { deadline, ..times })
+    }
+
+    /// When the session was last used, computed from the deadline: exact to the granularity,
+    /// and never later than it was. Earlier if the absolute timeout has cut the deadline short.
+    pub fn last_use_time(&self, times: Times) -> Moment {
+        self.last_slide(times).max(times.create_time)
+    }
+
     /// When the deadline was last moved, computed from the deadline. The result is too early
     /// if the absolute timeout has cut the deadline short.
     pub fn last_slide(&self, times: Times) -> Moment {

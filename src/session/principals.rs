@@ -4,19 +4,16 @@
 //! A call finds every session that belongs to the principal from its start to its end. If a
 //! parallel login gives a session to the principal, the call may or may not find it.
 
-use std::sync::Arc;
-
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::{
-    credential::{Presented, Proven},
-    data::Data,
+    credential::{Absence, Presented, Proven},
     error::{Error, Result},
     event::Cause,
     id::PublicId,
     policy::{Limit, OnLimit},
-    record::{Claim, Principal, Record},
+    record::{Claim, Principal},
     sessions::{Ended, Session, Sessions},
     store::Certainty,
     striped::Striped,
@@ -28,7 +25,7 @@ const SLICE: usize = 100;
 const ENDING_AT_ONCE: usize = 32;
 
 /// Which sessions a Destroy ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
     /// The sessions of the credential.
     This,
@@ -36,6 +33,8 @@ pub enum Scope {
     Others,
     /// All sessions of their principal. Of an anonymous session, only itself.
     All,
+    /// These sessions of their principal. Of an anonymous session, only itself.
+    Named(Vec<PublicId>),
 }
 
 /// Some sessions of a principal.
@@ -45,6 +44,20 @@ pub struct Page {
     pub sessions: Vec<Session>,
     /// The id to continue after; `None`: the list is complete.
     pub next: Option<PublicId>,
+}
+
+/// The sessions of a credential's own principal.
+#[derive(Debug)]
+pub enum OwnSessions {
+    /// The credential is live.
+    Live {
+        /// The session of the credential, which may be on another page.
+        current: PublicId,
+        /// A page of the sessions of its principal. Of an anonymous session, itself alone.
+        page: Page,
+    },
+    /// It is not.
+    Absent(Absence),
 }
 
 /// The sessions that an operator ends.
@@ -138,6 +151,14 @@ impl Turn<'_> {
     }
 }
 
+/// The principals of these sessions, each once. Nobody is none.
+fn principals(own: &[Own]) -> impl Iterator<Item = &Principal> {
+    own.iter().enumerate().filter_map(|(at, Own { principal, .. })| {
+        let is_new = own[..at].iter().all(|earlier| earlier.principal != *principal);
+        (is_new && !principal.is_anonymous()).then_some(principal)
+    })
+}
+
 impl Sessions {
     /// Lists up to `limit` live sessions of a principal, in the order of their ids.
     pub(super) async fn list(
@@ -154,8 +175,7 @@ impl Sessions {
             let now = self.clock.now();
             for (id, record) in listed.records {
                 if !self.has_expired(&record, now) {
-                    let record = Record { data: Data::EMPTY, ..Record::clone(&record) };
-                    sessions.push(self.session(id, Arc::new(record)));
+                    sessions.push(self.session(id, record).without_data());
                 }
             }
             after = listed.next;
@@ -196,15 +216,25 @@ impl Sessions {
         Ok(own)
     }
 
+    /// Ends those of the named sessions that belong to the principals of these sessions, and are
+    /// none of these.
+    pub(super) async fn end_named(&self, own: &[Own], named: &[PublicId]) -> Result<u32> {
+        let others = named.iter().filter(|id| own.iter().all(|own| own.id != **id));
+        let others: Vec<_> = others.copied().collect();
+        let mut count = 0;
+        for principal in principals(own) {
+            let claim = Claim::Principal(principal.clone());
+            count += self.end_each(&others, &claim, Cause::Scope).await?;
+        }
+        Ok(count)
+    }
+
     /// Ends the other sessions of the principals of these sessions.
     pub(super) async fn end_others(&self, own: &[Own]) -> Result<u32> {
         let mut count = 0;
-        for (at, Own { principal, .. }) in own.iter().enumerate() {
-            let is_new = own[..at].iter().all(|earlier| earlier.principal != *principal);
-            if is_new && !principal.is_anonymous() {
-                let is_other = |id| own.iter().all(|own| own.id != id);
-                count += self.end_all(principal, is_other, Cause::Scope).await?;
-            }
+        for principal in principals(own) {
+            let is_other = |id| own.iter().all(|own| own.id != id);
+            count += self.end_all(principal, is_other, Cause::Scope).await?;
         }
         Ok(count)
     }

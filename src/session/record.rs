@@ -41,6 +41,10 @@ pub struct Extension {
     /// The verifiers that were rolled most recently, the latest one last. At most
     /// [`MAX_FORMER`](Self::MAX_FORMER), and only those of rolls with a `roll_grace`.
     pub former: Vec<Former>,
+    /// Whether the cookie is persistent; `None`: as the engine's configuration says.
+    pub persistent: Option<bool>,
+    /// Empty: none.
+    pub label: Label,
     /// Fields that a later release has written, in the encoding of the store. Each change
     /// keeps them as they are.
     pub unknown: Bytes,
@@ -62,7 +66,7 @@ impl Extension {
 
     /// The size beyond that of the type itself, in bytes.
     fn heap_size(&self) -> usize {
-        self.former.len() * size_of::<Former>() + self.unknown.len()
+        self.former.len() * size_of::<Former>() + self.label.0.len() + self.unknown.len()
     }
 
     /// The same after a roll at `now`. A verifier that was rolled before `rolled_after`
@@ -75,7 +79,7 @@ impl Extension {
         }
         let excess = former.len().saturating_sub(Self::MAX_FORMER);
         former.drain(..excess);
-        Self { former, unknown: self.unknown.clone() }
+        Self { former, ..self.clone() }
     }
 }
 
@@ -133,6 +137,34 @@ impl Principal {
     }
 }
 
+/// A text for the user's list of devices, such as "Firefox on Linux": at most 256 bytes. It may
+/// say something about a person, so Debug prints only the type.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Label(Bytes);
+
+impl Label {
+    /// The most bytes of a label.
+    pub const MAX_LEN: usize = 256;
+
+    /// `None` if it is not UTF-8, or longer than [`MAX_LEN`](Self::MAX_LEN) bytes.
+    pub fn new(label: &[u8]) -> Option<Self> {
+        let valid = label.len() <= Self::MAX_LEN && std::str::from_utf8(label).is_ok();
+        // Copied, because a slice would keep the whole message or record in memory.
+        valid.then(|| Self(Bytes::copy_from_slice(label)))
+    }
+
+    /// Valid UTF-8; empty: there is none.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Label {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Label")
+    }
+}
+
 impl std::fmt::Debug for Principal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Principal")
@@ -186,15 +218,19 @@ pub struct Touch {
     pub lifetime: Lifetime,
     /// The engine's time, not the store's.
     pub now: Moment,
+    /// The session's own idle timeout from now on. `None`: as it was.
+    pub duration: Option<Duration>,
 }
 
 impl Touch {
-    /// The deadline to store. `None` if the stored deadline is late enough, or if the session
-    /// is not live.
-    pub fn apply(&self, stored: &Record) -> Option<Moment> {
-        let live = stored.verifier == self.verifier
-            && !self.lifetime.has_expired(stored.times(), self.now);
-        live.then(|| self.lifetime.slide(stored.times(), self.now)).flatten()
+    /// The times to store. `None` if there is nothing to change, or if the session is not
+    /// live.
+    pub fn apply(&self, stored: &Record) -> Option<Times> {
+        let times = stored.times();
+        if stored.verifier != self.verifier || self.lifetime.has_expired(times, self.now) {
+            return None;
+        }
+        self.lifetime.touched(times, self.duration, self.now)
     }
 }
 
@@ -221,6 +257,10 @@ pub struct Update {
     pub principal: Option<Principal>,
     /// The session's own idle timeout from now on. `None`: as it was.
     pub duration: Option<Duration>,
+    /// Whether the cookie is persistent from now on. `None`: as it was.
+    pub persistent: Option<bool>,
+    /// The text for the list of devices. `None`: as it was.
+    pub label: Option<Label>,
 }
 
 /// What an [`Update`] or a creation does to the data. Debug prints no key and no value.
@@ -305,28 +345,29 @@ impl Update {
         // What one principal has stored must not be shown to another one.
         let replace = new_principal.is_some() && !stored.principal.is_anonymous();
         let data = self.edit.apply(&stored.data, replace)?;
-        let duration = self.duration.or(stored.duration);
-        let mut record = Record {
-            verifier: stored.verifier,
+        let times = stored.times();
+        let touched = self.lifetime.touched(times, self.duration, self.now).unwrap_or(times);
+        let mut extension = Extension {
+            persistent: self.persistent.or(stored.extension.persistent),
+            label: self.label.as_ref().unwrap_or(&stored.extension.label).clone(),
+            ..stored.extension.clone()
+        };
+        let mut verifier = stored.verifier;
+        if self.roll || new_principal.is_some() {
+            verifier = self.next_verifier;
+            let rolled_after = self.now.before(self.roll_grace);
+            extension = extension.rolled(stored.verifier, self.now, rolled_after);
+        }
+        let record = Record {
+            verifier,
             version: stored.version + 1,
             create_time: stored.create_time,
-            deadline: stored.deadline,
-            duration,
+            deadline: touched.deadline,
+            duration: touched.duration,
             principal: new_principal.unwrap_or(&stored.principal).clone(),
             data,
-            extension: stored.extension.clone(),
+            extension,
         };
-        if self.roll || new_principal.is_some() {
-            record.verifier = self.next_verifier;
-            let rolled_after = self.now.before(self.roll_grace);
-            record.extension = stored.extension.rolled(stored.verifier, self.now, rolled_after);
-        }
-        if duration != stored.duration {
-            // Only this change may also make the deadline earlier.
-            record.deadline = self.lifetime.deadline(stored.create_time, duration, self.now);
-        } else if let Some(deadline) = self.lifetime.slide(stored.times(), self.now) {
-            record.deadline = deadline;
-        }
         Ok(record)
     }
 }

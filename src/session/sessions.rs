@@ -9,6 +9,7 @@ use super::{
     clock::{Clock, Moment, WallOffset, WallTime},
     cookie::SetCookie,
     credential::{Absence, Presented, Proven},
+    data::Data,
     error::Result,
     event::{Cause, Event, EventKind, EventSink},
     id::{Entropy, PublicId, SessionId},
@@ -29,11 +30,19 @@ pub struct Session {
     pub expire_time: Moment,
     /// The idle timeout: the session's own, or the engine's.
     pub duration: Duration,
+    /// When it was last used, exact to the granularity.
+    pub last_use_time: Moment,
     /// How its moments are shown.
     pub offset: WallOffset,
 }
 
 impl Session {
+    /// The same session with empty data.
+    pub(super) fn without_data(self) -> Self {
+        let record = Record { data: Data::EMPTY, ..Record::clone(&self.record) };
+        Self { record: Arc::new(record), ..self }
+    }
+
     /// Of the wall clock.
     pub fn create_time(&self) -> WallTime {
         self.offset.wall(self.record.create_time)
@@ -42,6 +51,11 @@ impl Session {
     /// Of the wall clock.
     pub fn expire_time(&self) -> WallTime {
         self.offset.wall(self.expire_time)
+    }
+
+    /// Of the wall clock, exact to the granularity.
+    pub fn last_use_time(&self) -> WallTime {
+        self.offset.wall(self.last_use_time)
     }
 }
 
@@ -82,6 +96,15 @@ pub(super) enum Ended {
     Expired,
 }
 
+/// What a lookup does to the session that it finds.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Use {
+    /// Nothing.
+    Peek,
+    /// It moves the deadline, and may set the session's own idle timeout.
+    Touch(Option<Duration>),
+}
+
 /// What changed that the browser may have to be sent.
 #[derive(Clone, Copy)]
 pub(super) struct News {
@@ -89,6 +112,8 @@ pub(super) struct News {
     pub token: bool,
     /// The deadline was moved.
     pub deadline: bool,
+    /// The cookie became persistent, or is no longer.
+    pub persistence: bool,
 }
 
 /// The sessions of one engine.
@@ -104,7 +129,7 @@ pub(super) struct Sessions {
 impl Sessions {
     /// What [`find`](Self::find) would return. Uses only what the store has in memory, and
     /// returns `None` if that is not enough.
-    pub(super) fn recall(&self, presented: &Presented, slide: bool) -> Option<Lookup> {
+    pub(super) fn recall(&self, presented: &Presented, using: Use) -> Option<Lookup> {
         let mut absence = presented.absence();
         for proven in presented.proven() {
             let now = self.clock.now();
@@ -112,7 +137,10 @@ impl Sessions {
             match self.judge(proven, Some(Touched { record, moved: false }), now) {
                 Lookup::Live(live) => {
                     let times = live.session.record.times();
-                    let is_due = slide && self.policy.lifetime.slide(times, now).is_some();
+                    let is_due = match using {
+                        Use::Peek => false,
+                        Use::Touch(own) => self.policy.lifetime.touched(times, own, now).is_some(),
+                    };
                     return (!is_due).then_some(Lookup::Live(live));
                 }
                 Lookup::Absent(why) => absence = absence.max(why),
@@ -122,14 +150,14 @@ impl Sessions {
         (!presented.may_be_adopted()).then_some(Lookup::Absent(absence))
     }
 
-    /// Finds the first presented session that is live, and touches it if `slide`. Goes past a
-    /// record that cannot be read, which is the outcome only if no session is live.
-    pub(super) async fn find(&self, presented: &Presented, slide: bool) -> Result<Lookup> {
+    /// Finds the first presented session that is live, and touches it if `using` says so.
+    /// Goes past a record that cannot be read, which is the outcome only if no session is live.
+    pub(super) async fn find(&self, presented: &Presented, using: Use) -> Result<Lookup> {
         let mut absence = presented.absence();
         let mut readable = Ok(());
         for proven in presented.proven() {
             let now = self.clock.now();
-            let found = match self.look_up(proven, slide, now).await {
+            let found = match self.look_up(proven, using, now).await {
                 Err(error) if error.kind == StoreErrorKind::Unreadable => {
                     readable = Err(error);
                     continue;
@@ -148,13 +176,13 @@ impl Sessions {
     async fn look_up(
         &self,
         proven: &Proven,
-        slide: bool,
+        using: Use,
         now: Moment,
     ) -> store::Result<Option<Touched>> {
         let id = proven.public();
-        if slide {
-            let touch = Touch { verifier: proven.verifier, lifetime: self.policy.lifetime, now };
-            return self.store.touch(id, touch).await;
+        if let Use::Touch(duration) = using {
+            let (verifier, lifetime) = (proven.verifier, self.policy.lifetime);
+            return self.store.touch(id, Touch { verifier, lifetime, now, duration }).await;
         }
         let record = self.store.read(id, Certainty::Current).await?;
         Ok(record.map(|record| Touched { record, moved: false }))
@@ -175,7 +203,7 @@ impl Sessions {
             return Lookup::Absent(Absence::Expired);
         }
         let session = self.session(proven.public(), record);
-        let news = News { token: proven.outdated, deadline: moved };
+        let news = News { token: proven.outdated, deadline: moved, persistence: false };
         let cookie = self.cookie_update(&session, &proven.id, news, now);
         Lookup::Live(Live { session, cookie, is_new: false })
     }
@@ -254,13 +282,19 @@ impl Sessions {
             id,
             expire_time: lifetime.expire_time(record.times()),
             duration: lifetime.duration(record.duration),
+            last_use_time: lifetime.last_use_time(record.times()),
             offset: self.clock.wall_offset(),
             record,
         }
     }
 
-    /// Makes a Set-Cookie only if the token changed, or if the deadline moved and the cookie is
-    /// persistent.
+    /// Whether the session's cookie is persistent.
+    pub(super) fn is_persistent(&self, record: &Record) -> bool {
+        record.extension.persistent.unwrap_or(self.policy.cookie.is_persistent())
+    }
+
+    /// Makes a Set-Cookie only if the token or the persistence changed, or if the deadline moved
+    /// and the cookie is persistent.
     pub(super) fn cookie_update(
         &self,
         session: &Session,
@@ -269,11 +303,12 @@ impl Sessions {
         now: Moment,
     ) -> CookieUpdate {
         let cookie = &self.policy.cookie;
-        if !(news.token || news.deadline && cookie.is_persistent()) {
+        let persistent = self.is_persistent(&session.record);
+        if !(news.token || news.persistence || news.deadline && persistent) {
             return CookieUpdate::default();
         }
         let token = self.policy.keyring.sign(id);
-        let set_cookie = cookie.set(&token, session.expire_time, now, session.offset);
+        let set_cookie = cookie.set(&token, persistent, session.expire_time, now, session.offset);
         let set_cookie = SetCookie::new(set_cookie);
         CookieUpdate { set_cookie: Some(set_cookie), token: news.token.then_some(token) }
     }

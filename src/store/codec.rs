@@ -22,6 +22,8 @@
 //! | tag | value |
 //! |---|---|
 //! | 1 | former verifiers, the latest one last: SHA-256 (32), and when it was rolled, ms (8) |
+//! | 2 | 1 if the cookie is persistent, 0 if it is not (1) |
+//! | 3 | label, UTF-8, at most 256 octets |
 //!
 //! Releases share a store while they are upgraded one by one. So a new field is an extension:
 //! an earlier release reads, touches, changes and ends such a record, and keeps the field as
@@ -36,7 +38,7 @@ use crate::session::{
     clock::{Moment, whole_millis},
     data::Data,
     id::VerifierHash,
-    record::{Extension, Former, Principal, Record},
+    record::{Extension, Former, Label, Principal, Record},
 };
 
 /// A version of the layout.
@@ -69,6 +71,8 @@ pub(super) const DEADLINE_AT: usize = 1 + VerifierHash::LEN + 2 * 8;
 pub(super) const RECORD_MIN_LEN: usize = HEADER_LEN + 2;
 /// The tag of the former verifiers.
 pub(super) const FORMER_TAG: u8 = 1;
+const PERSISTENT_TAG: u8 = 2;
+const LABEL_TAG: u8 = 3;
 /// Length of a former verifier.
 pub(super) const FORMER_LEN: usize = VerifierHash::LEN + 8;
 
@@ -99,11 +103,11 @@ pub enum DecodeError {
 pub fn encode(record: &Record, layout: Layout, bytes: &mut Vec<u8>) {
     let principal = record.principal.as_bytes();
     let data = record.data.text();
-    let extension_len = match layout {
+    let area = match layout {
         Layout::One => None,
-        Layout::Two => Some(extension_len(&record.extension)),
+        Layout::Two => Some(extension(&record.extension)),
     };
-    let room = extension_len.map_or(0, |len| 2 + usize::from(len));
+    let room = area.as_ref().map_or(0, |area| 2 + area.len());
     bytes.reserve_exact(RECORD_MIN_LEN + principal.len() + room + data.len());
     bytes.put_u8(layout as u8);
     bytes.put_slice(record.verifier.as_bytes());
@@ -111,47 +115,47 @@ pub fn encode(record: &Record, layout: Layout, bytes: &mut Vec<u8>) {
     bytes.put_u64(record.create_time.unix_millis());
     bytes.put_u64(record.deadline.unix_millis());
     bytes.put_u64(record.duration.map_or(0, millis));
-    let principal_len = u16::try_from(principal.len());
-    bytes.put_u16(principal_len.expect("a principal is at most 256 bytes long"));
-    bytes.put_slice(principal);
-    if let Some(len) = extension_len {
-        bytes.put_u16(len);
-        put_extension(&record.extension, bytes);
+    put_chunk(principal, bytes);
+    if let Some(area) = area {
+        put_chunk(&area, bytes);
     }
     bytes.put_slice(data);
 }
 
-/// What precedes the value of a field.
-const FIELD_HEADER_LEN: usize = 1 + 2;
-
-/// The former verifiers that are written. None if the fields of a later release leave no room
-/// for them.
-fn former(extension: &Extension) -> &[Former] {
-    let len = FIELD_HEADER_LEN + extension.former.len() * FORMER_LEN + extension.unknown.len();
-    if len > usize::from(u16::MAX) { &[] } else { &extension.former }
-}
-
-fn extension_len(extension: &Extension) -> u16 {
-    let former = match former(extension).len() {
-        0 => 0,
-        count => FIELD_HEADER_LEN + count * FORMER_LEN,
-    };
-    let len = u16::try_from(former + extension.unknown.len());
-    len.expect("unknown fields were read from an area that had room for them")
-}
-
-fn put_extension(extension: &Extension, bytes: &mut Vec<u8>) {
-    let former = former(extension);
-    if !former.is_empty() {
-        bytes.put_u8(FORMER_TAG);
-        let len = u16::try_from(former.len() * FORMER_LEN);
-        bytes.put_u16(len.expect("it is within the area, whose length has 16 bits"));
-        for Former { verifier, rolled } in former {
-            bytes.put_slice(verifier.as_bytes());
-            bytes.put_u64(rolled.unix_millis());
-        }
+/// The extension area. Fields of this release are left out if those of a later one leave no
+/// room for them.
+fn extension(extension: &Extension) -> Vec<u8> {
+    let mut own = Vec::new();
+    if !extension.former.is_empty() {
+        let values = extension.former.iter().flat_map(|Former { verifier, rolled }| {
+            verifier.as_bytes().iter().copied().chain(rolled.unix_millis().to_be_bytes())
+        });
+        put_field(FORMER_TAG, &values.collect::<Vec<_>>(), &mut own);
     }
-    bytes.put_slice(&extension.unknown);
+    if let Some(persistent) = extension.persistent {
+        put_field(PERSISTENT_TAG, &[persistent.into()], &mut own);
+    }
+    let label = extension.label.as_bytes();
+    if !label.is_empty() {
+        put_field(LABEL_TAG, label, &mut own);
+    }
+    if own.len() + extension.unknown.len() > usize::from(u16::MAX) {
+        own.clear();
+    }
+    own.put_slice(&extension.unknown);
+    own
+}
+
+fn put_field(tag: u8, value: &[u8], area: &mut Vec<u8>) {
+    area.put_u8(tag);
+    put_chunk(value, area);
+}
+
+/// A length of two octets, and that many octets.
+fn put_chunk(octets: &[u8], bytes: &mut Vec<u8>) {
+    let len = u16::try_from(octets.len());
+    bytes.put_u16(len.expect("texts of a record have at most 256 bytes, its extensions 65535"));
+    bytes.put_slice(octets);
 }
 
 /// Fails if the bytes are not a complete record of a known layout. The data is not parsed: it was
@@ -210,17 +214,26 @@ fn get_extension(mut area: Bytes) -> Option<Extension> {
         let whole = area.clone();
         let tag = area.get_u8();
         let mut value = get_chunk(&mut area)?;
-        if tag != FORMER_TAG {
-            unknown.put_slice(&whole[..whole.len() - area.len()]);
-            continue;
-        }
-        if value.len() % FORMER_LEN != 0 {
-            return None;
-        }
-        while value.has_remaining() {
-            let verifier = get_verifier(&mut value);
-            let rolled = Moment::from_unix_millis(value.get_u64());
-            extension.former.push(Former { verifier, rolled });
+        match tag {
+            FORMER_TAG => {
+                if value.len() % FORMER_LEN != 0 {
+                    return None;
+                }
+                while value.has_remaining() {
+                    let verifier = get_verifier(&mut value);
+                    let rolled = Moment::from_unix_millis(value.get_u64());
+                    extension.former.push(Former { verifier, rolled });
+                }
+            }
+            PERSISTENT_TAG => {
+                extension.persistent = match value.as_ref() {
+                    [0] => Some(false),
+                    [1] => Some(true),
+                    _ => return None,
+                };
+            }
+            LABEL_TAG => extension.label = Label::new(&value)?,
+            _ => unknown.put_slice(&whole[..whole.len() - area.len()]),
         }
     }
     // Copied, because a slice would keep the whole record in memory.
@@ -258,7 +271,14 @@ mod tests {
         };
         let former = vec![former(0xa0, 1_700_000_000_001), former(0xb0, 1_700_000_000_002)];
         let unknown = Bytes::from_static(b"\xee\x00\x03new\xef\x00\x00");
-        Record { extension: Extension { former, unknown }, ..record() }
+        let extension = Extension { former, unknown, ..Extension::default() };
+        Record { extension, ..record() }
+    }
+
+    fn with_device() -> Record {
+        let label = Label::new(b"Firefox on Linux").expect("short");
+        let extension = Extension { persistent: Some(true), label, ..rolled().extension };
+        Record { extension, ..record() }
     }
 
     /// The name of a file in tests/records, its layout, the record and the content.
@@ -266,7 +286,7 @@ mod tests {
 
     /// The records that earlier releases wrote, and this one writes. These files never change:
     /// stored records must stay readable forever.
-    const KEPT: [Kept; 3] = [
+    const KEPT: [Kept; 4] = [
         ("layout-1", Layout::One, record, include_bytes!("../../tests/records/layout-1")),
         ("layout-2", Layout::Two, record, include_bytes!("../../tests/records/layout-2")),
         (
@@ -274,6 +294,12 @@ mod tests {
             Layout::Two,
             rolled,
             include_bytes!("../../tests/records/layout-2-extended"),
+        ),
+        (
+            "layout-2-device",
+            Layout::Two,
+            with_device,
+            include_bytes!("../../tests/records/layout-2-device"),
         ),
     ];
 

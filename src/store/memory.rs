@@ -13,6 +13,7 @@ use super::database::{Database, Open, OpenError};
 use crate::session::{
     clock::{Clock, Moment},
     id::PublicId,
+    lifetime::Times,
     record::{Claim, Principal, Record, Touch, Update},
     store::{
         BulkStore, Certainty, Change, Cursor, Expired, Listed, Removed, Restored, Result, Scanned,
@@ -123,13 +124,19 @@ impl Store for MemoryStore {
 
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
         let mut state = self.state.lock();
-        Ok(state.records.get_mut(&id).map(|Kept { record, .. }| {
-            let deadline = touch.apply(record);
-            if let Some(deadline) = deadline {
-                Arc::make_mut(record).deadline = deadline;
-            }
-            Touched { record: Arc::clone(record), moved: deadline.is_some() }
-        }))
+        let Some(kept) = state.records.get_mut(&id) else { return Ok(None) };
+        let before = kept.record.deadline;
+        let times = touch.apply(&kept.record);
+        if let Some(Times { deadline, duration, .. }) = times {
+            let record = Arc::make_mut(&mut kept.record);
+            (record.deadline, record.duration) = (deadline, duration);
+        }
+        let record = Arc::clone(&kept.record);
+        if record.deadline < kept.indexed {
+            state.index(id, record.deadline);
+        }
+        let moved = record.deadline != before;
+        Ok(Some(Touched { record, moved }))
     }
 
     async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {

@@ -94,6 +94,10 @@ struct RecordLine {
     adoption_mark: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     former: Vec<FormerVerifier>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    persistent: Option<bool>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    label: String,
     data: Box<RawValue>,
 }
 
@@ -172,6 +176,8 @@ impl Line {
                     roll_time: Some(former.roll_time.into()),
                 })
                 .collect(),
+            persistent: line.persistent,
+            label: line.label.into(),
         })))
     }
 
@@ -221,6 +227,8 @@ fn line(record: &SessionRecord) -> Result<RecordLine, Unfit> {
             .map(|own| own.as_millis().try_into().unwrap_or(u64::MAX)),
         adoption_mark: record.adoption_mark,
         former: former?,
+        persistent: record.persistent,
+        label: text(&record.label, "a label that is not UTF-8")?,
         data: data.map_err(|_| unfit("data that is not JSON"))?,
     })
 }
@@ -309,6 +317,8 @@ mod tests {
                 verifier_sha256: vec![8; 32].into(),
                 roll_time: time(1_700_000_900),
             }],
+            persistent: Some(true),
+            label: "Firefox on Linux".into(),
         }
     }
 
@@ -332,6 +342,7 @@ mod tests {
              \"version\":3,\"principal\":\"zoë\",\"create_time\":\"2023-11-14T22:13:20.250Z\",\
              \"idle_deadline\":\"2023-11-14T22:43:20.250Z\",\"duration_millis\":1500,\
              \"former\":[{{\"verifier_sha256\":\"{former}\",\"roll_time\":\"2023-11-14T22:28:20.250Z\"}}],\
+             \"persistent\":true,\"label\":\"Firefox on Linux\",\
              \"data\":{{\"n\":9007199254740993.10}}}}\n"
         );
         assert_eq!(text, expected);
@@ -341,6 +352,8 @@ mod tests {
             duration: None,
             adoption_mark: true,
             former: Vec::new(),
+            persistent: None,
+            label: "".into(),
             ..record()
         };
         assert!(there_and_back(plain.clone()) == plain);

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use sessiond::session::{
     clock::Moment,
     id::{PublicId, VerifierHash},
+    lifetime::Times,
     record::{Claim, Principal, Record, Refusal, Touch, Update},
     store::{
         Certainty, Change, Layer, Listed, Removed, Result, Store, StoreFuture, Swept, Touched,
@@ -189,18 +190,21 @@ impl Buggy {
             return Ok(None);
         };
         let is_over = touch.lifetime.has_expired(before.times(), touch.now);
-        let deadline = if self.has(Bug::TouchRevives) && is_over {
-            Some(touch.lifetime.deadline(before.create_time, before.duration, touch.now))
+        let times = if self.has(Bug::TouchRevives) && is_over {
+            let own = touch.duration.or(before.duration);
+            let deadline = touch.lifetime.deadline(before.create_time, own, touch.now);
+            Some(Times { deadline, duration: own, ..before.times() })
         } else {
             touch.apply(&before)
         };
-        let Some(deadline) = deadline.filter(|_| before.verifier == touch.verifier) else {
+        let times = times.filter(|_| before.verifier == touch.verifier);
+        let Some(Times { deadline, duration, .. }) = times else {
             return Ok(Some(Touched { record: before, moved: false }));
         };
         if !self.has(Bug::TouchRevives) {
             self.dawdle().await;
         }
-        let after = Record { deadline, ..Record::clone(&before) };
+        let after = Record { deadline, duration, ..Record::clone(&before) };
         let recreates = self.has(Bug::TouchRecreates);
         let make = |stored: Option<&Record>| (stored.is_some() != recreates).then_some(after);
         match self.inner.alter(id, make).await? {

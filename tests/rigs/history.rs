@@ -30,7 +30,8 @@ pub(crate) enum Deed {
     Replace {
         held: Held,
     },
-    Touch(Held),
+    /// May set the session's own duration.
+    Touch(Held, Option<Millis>),
     Write(Held, Change),
     Destroy(Held),
     /// By id, if it belongs to this principal; by id alone if no principal is given.
@@ -83,7 +84,7 @@ impl OneSession<'_> {
                 let creates = matches!(absent, Answer::Absent(why) if why != Why::JustSuperseded);
                 return creates.then_some(model);
             }
-            Deed::Touch(held) => model.touch(rules, now, &shown(*held)),
+            Deed::Touch(held, duration) => model.touch(rules, now, &shown(*held), *duration),
             Deed::Write(held, change) => model.write(rules, now, &shown(*held), change),
             Deed::Destroy(held) => model.destroy(rules, now, &shown(*held), Scope::This),
             Deed::Revoke(number, principal) => {

@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -116,7 +117,9 @@ impl Field {
             (Deed::Create(_), Answer::Created(view, _)) => view.number,
             (Deed::Create(_), other) => panic!("expected a new session, found {other:?}"),
             (Deed::Resolve { held, .. } | Deed::Replace { held }, _)
-            | (Deed::Touch(held) | Deed::Write(held, _) | Deed::Destroy(held), _) => held.session,
+            | (Deed::Touch(held, _) | Deed::Write(held, _) | Deed::Destroy(held), _) => {
+                held.session
+            }
             (Deed::Revoke(session, _), _) => *session,
         };
         let event = Event { session, now: begun.now, deed, answer, swept };
@@ -222,18 +225,22 @@ impl Field {
             }
             9..14 => {
                 let recalls = random.once_in(2);
+                let duration = own_duration(random);
                 let begun = self.begin(random);
                 let touch = async {
                     match recalls {
-                        true => rig::touch(&self.engine, &presented).await,
-                        false => self.engine.touch(&presented).await,
+                        true => rig::touch(&self.engine, &presented, duration).await,
+                        false => {
+                            let duration = duration.map(Duration::from_millis);
+                            self.engine.touch(&presented, duration).await
+                        }
                     }
                 };
                 let touched = TaskClock::at(begun.now, touch).await;
                 let ended = self.end();
                 let answer = self.names.lock().found(touched);
                 self.learn(at, session, &answer);
-                self.record(&begun, ended, Deed::Touch(held), answer);
+                self.record(&begun, ended, Deed::Touch(held, duration), answer);
             }
             14..29 => {
                 let mut change = change(random);
@@ -314,10 +321,15 @@ fn change(random: &mut Random) -> Change {
         let principal = PRINCIPALS[random.below(PRINCIPALS.len() as u64) as usize];
         change.principal = Some(principal.to_owned());
     }
-    if random.once_in(16) {
-        change.duration = Some(if random.once_in(3) { SHORT_DURATION } else { RULES.duration });
-    }
+    change.duration = own_duration(random);
+    change.persistent = random.once_in(12).then(|| random.once_in(2));
+    change.label = random.once_in(12).then(|| random.below(3).to_string());
     change
+}
+
+fn own_duration(random: &mut Random) -> Option<Millis> {
+    let short = random.once_in(3);
+    random.once_in(16).then_some(if short { SHORT_DURATION } else { RULES.duration })
 }
 
 /// The figures of a run.

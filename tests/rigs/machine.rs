@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use proptest::{prop_assert, prop_assert_eq, test_runner::TestCaseError};
 use sessiond::session::{
     Session,
-    credential::Credential,
+    credential::{Absence, Credential},
     engine::{Engine, ResolveOptions},
     id::SessionId,
-    principals::{self, Target},
+    principals::{self, OwnSessions, Target},
     record::Principal,
     store::{Store, Swept},
 };
@@ -17,9 +17,9 @@ use crate::{
     model::{
         Answer, Change, Held, Millis, Model, Rules, Scope, SessionNumber, Shown, TokenNumber, Why,
     },
-    names::{Names, options},
+    names::{Names, options, why},
     rig::{self, COOKIE_NAME, SeededEntropy, TaskClock},
-    steps::{DURATIONS, Guess, KEYS, PRINCIPALS, Piece, Request, Step, VALUES, Who},
+    steps::{DURATIONS, Ends, Guess, KEYS, LABELS, PRINCIPALS, Piece, Request, Step, VALUES, Who},
 };
 
 /// Cookies of one name and of a token's shape that an engine looks at.
@@ -143,12 +143,13 @@ impl<W: World> Machine<W> {
                 let found = self.names.found(resolved);
                 self.agree(expected, found)?;
             }
-            Step::Touch(who) => {
+            Step::Touch(who, duration) => {
+                let duration = duration.map(|at| DURATIONS[at]);
                 let (credential, shown) = self.show(who);
                 let engine = self.engine();
                 let presented = engine.present(credential.as_credential());
-                let touched = self.at(rig::touch(engine, &presented)).await;
-                let expected = self.model.touch(&self.rules, self.now, &shown);
+                let touched = self.at(rig::touch(engine, &presented, duration)).await;
+                let expected = self.model.touch(&self.rules, self.now, &shown, duration);
                 let found = self.names.found(touched);
                 self.agree(expected, found)?;
             }
@@ -169,18 +170,36 @@ impl<W: World> Machine<W> {
                     self.end_idlest(&change, number).await?;
                 }
             }
-            Step::Destroy(who, scope) => {
+            Step::Destroy(who, ends) => {
                 let (credential, shown) = self.show(who);
+                let scope = match ends {
+                    Ends::Scope(scope) => scope.clone(),
+                    Ends::Named(sessions) => Scope::Named(self.numbers(sessions)),
+                };
                 let engine = self.engine();
                 let presented = engine.present(credential.as_credential());
-                let wanted = match scope {
+                let wanted = match &scope {
                     Scope::This => principals::Scope::This,
                     Scope::Others => principals::Scope::Others,
                     Scope::All => principals::Scope::All,
+                    Scope::Named(numbers) => {
+                        let ids = numbers.iter().map(|number| self.names.id(*number));
+                        principals::Scope::Named(ids.collect())
+                    }
                 };
                 let destroyed = self.at(engine.destroy(&presented, wanted)).await;
-                let expected = self.model.destroy(&self.rules, self.now, &shown, *scope);
+                let expected = self.model.destroy(&self.rules, self.now, &shown, scope);
                 let found = self.names.destroyed(destroyed);
+                self.agree(expected, found)?;
+            }
+            Step::ListOwn(who, size) => {
+                let (credential, shown) = self.show(who);
+                let listed = self.list_own(&credential, *size).await;
+                let expected = self.model.list_own(&self.rules, self.now, &shown);
+                let found = match listed {
+                    Ok(sessions) => self.names.listed(&sessions),
+                    Err(absence) => Answer::Absent(why(absence)),
+                };
                 self.agree(expected, found)?;
             }
             Step::List(whose, size) => {
@@ -253,14 +272,30 @@ impl<W: World> Machine<W> {
         }
     }
 
+    async fn list_own(&self, credential: &Offer, size: usize) -> Result<Vec<Session>, Absence> {
+        let presented = self.engine().present(credential.as_credential());
+        let (mut sessions, mut after) = (Vec::new(), None);
+        loop {
+            let listed = self.at(self.engine().list_own(&presented, after, size)).await;
+            let (current, page) = match listed.expect("the store works") {
+                OwnSessions::Live { current, page } => (current, page),
+                OwnSessions::Absent(absence) => return Err(absence),
+            };
+            assert!(page.sessions.len() <= size, "expected a page within its limit");
+            sessions.extend(page.sessions);
+            after = page.next;
+            if after.is_none() {
+                let is_there = sessions.iter().any(|session| session.id == current);
+                assert!(is_there, "expected the credential's own session among them");
+                return Ok(sessions);
+            }
+        }
+    }
+
     async fn revoke(&mut self, principal: Option<usize>, sessions: &Option<Vec<usize>>) -> Outcome {
-        let made = self.names.next_session();
         let name = principal.map(|at| PRINCIPALS[at]);
         let whose = name.map(|name| Principal::new(name.as_bytes()).expect("short"));
-        let numbers = sessions.as_ref().map(|sessions| -> Vec<_> {
-            let some = sessions.iter().filter(|_| made > 0);
-            some.map(|at| *at as SessionNumber % made.max(1)).collect()
-        });
+        let numbers = sessions.as_ref().map(|sessions| self.numbers(sessions));
         let ids = numbers.iter().flatten().map(|number| self.names.id(*number)).collect();
         let target = match (whose, &numbers) {
             (Some(whose), None) => Target::Principal(whose),
@@ -272,6 +307,13 @@ impl<W: World> Machine<W> {
         let expected = self.model.revoke(&self.rules, self.now, name, numbers);
         let found = self.names.revoked(revoked);
         self.agree(expected, found)
+    }
+
+    /// The numbers of sessions that were created.
+    fn numbers(&self, sessions: &[usize]) -> Vec<SessionNumber> {
+        let made = self.names.next_session();
+        let some = sessions.iter().filter(|_| made > 0);
+        some.map(|at| *at as SessionNumber % made.max(1)).collect()
     }
 
     /// After a login that exceeds the limit, the sessions that were idle for longest have
@@ -397,6 +439,8 @@ impl<W: World> Machine<W> {
             roll: request.roll,
             principal: request.principal.map(|at| PRINCIPALS[at].to_owned()),
             duration: request.duration.map(|at| DURATIONS[at]),
+            persistent: request.persistent,
+            label: request.label.map(|at| LABELS[at].to_owned()),
             next_token: 0,
         })
     }

@@ -3,7 +3,12 @@
 //! The model calls no rules of the crate. So if it disagrees with the engine, one of the two is
 //! wrong. Times and durations are plain milliseconds; sessions and tokens are plain numbers.
 
+mod change;
+
 use std::collections::BTreeMap;
+
+pub(crate) use self::change::Change;
+use self::change::TooLarge;
 
 pub(crate) type Millis = u64;
 pub(crate) type SessionNumber = u32;
@@ -56,6 +61,8 @@ pub(crate) struct Session {
     pub principal: String,
     pub data: BTreeMap<String, String>,
     pub own_duration: Option<Millis>,
+    pub own_persistence: Option<bool>,
+    pub label: String,
     pub created: Millis,
     pub deadline: Millis,
     /// The one token that is valid.
@@ -70,6 +77,14 @@ const MAX_FORMER: usize = 4;
 impl Session {
     pub(crate) fn duration(&self, rules: &Rules) -> Millis {
         self.own_duration.unwrap_or(rules.duration)
+    }
+
+    fn is_persistent(&self, rules: &Rules) -> bool {
+        self.own_persistence.unwrap_or(rules.persistent)
+    }
+
+    fn last_use(&self, rules: &Rules) -> Millis {
+        self.idleness(rules).0.max(self.created)
     }
 
     fn expires(&self, rules: &Rules) -> Millis {
@@ -111,6 +126,17 @@ impl Session {
         self.current == token || self.former.iter().any(was_valid)
     }
 
+    /// A use, which may set its own duration.
+    fn touch(&mut self, rules: &Rules, now: Millis, duration: Option<Millis>) {
+        match duration {
+            Some(duration) if self.own_duration != Some(duration) => {
+                self.own_duration = Some(duration);
+                self.deadline = self.far_deadline(rules, now);
+            }
+            _ => self.slide(rules, now),
+        }
+    }
+
     /// Why `token` does not give access to the session.
     fn refuses(&self, rules: &Rules, now: Millis, token: TokenNumber) -> Option<Why> {
         if token != self.current {
@@ -125,7 +151,7 @@ impl Session {
         }
     }
 
-    fn write(&mut self, rules: &Rules, now: Millis, change: &Change) -> Result<(), Answer> {
+    fn write(&mut self, rules: &Rules, now: Millis, change: &Change) -> Result<(), TooLarge> {
         let other_principal =
             change.principal.as_ref().is_some_and(|principal| *principal != self.principal);
         let not_theirs = other_principal && !self.principal.is_empty();
@@ -143,58 +169,13 @@ impl Session {
             self.former.drain(..excess);
             self.current = change.next_token;
         }
-        match change.duration {
-            Some(duration) if self.own_duration != Some(duration) => {
-                self.own_duration = Some(duration);
-                self.deadline = self.far_deadline(rules, now);
-            }
-            _ => self.slide(rules, now),
+        self.own_persistence = change.persistent.or(self.own_persistence);
+        if let Some(label) = &change.label {
+            self.label.clone_from(label);
         }
+        self.touch(rules, now, change.duration);
         Ok(())
     }
-}
-
-/// What a Write changes.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Change {
-    /// If a key occurs twice, the last value counts.
-    pub set: Vec<(String, String)>,
-    pub unset: Vec<String>,
-    pub replace: bool,
-    pub if_version: Option<u64>,
-    pub roll: bool,
-    pub principal: Option<String>,
-    pub duration: Option<Millis>,
-    /// The number for the token that the change makes, if it makes one.
-    pub next_token: TokenNumber,
-}
-
-impl Change {
-    fn edited(
-        &self,
-        before: &BTreeMap<String, String>,
-        drop: bool,
-        rules: &Rules,
-    ) -> Result<BTreeMap<String, String>, Answer> {
-        let mut data = if self.replace || drop { BTreeMap::new() } else { before.clone() };
-        for key in &self.unset {
-            data.remove(key);
-        }
-        for (key, value) in &self.set {
-            data.insert(key.clone(), value.clone());
-        }
-        let len = text_len(&data);
-        if len > rules.max_data_bytes && len > text_len(before) {
-            return Err(Answer::TooLarge { len });
-        }
-        Ok(data)
-    }
-}
-
-/// The length of `{"key":value,...}`. The keys of the rigs need no escapes.
-fn text_len(data: &BTreeMap<String, String>) -> usize {
-    let members: usize = data.iter().map(|(key, value)| key.len() + 3 + value.len()).sum();
-    2 + members + data.len().saturating_sub(1)
 }
 
 /// Why there is no live session. With several reasons, the greatest one is the answer.
@@ -236,6 +217,8 @@ pub(crate) struct View {
     pub created: Millis,
     pub expires: Millis,
     pub duration: Millis,
+    pub last_use: Millis,
+    pub label: String,
 }
 
 /// What the answer tells the browser.
@@ -279,11 +262,12 @@ pub(crate) enum Answer {
 }
 
 /// Which sessions a Destroy ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Scope {
     This,
     Others,
     All,
+    Named(Vec<SessionNumber>),
 }
 
 /// All sessions of an engine. Destroyed and swept sessions are removed.
@@ -303,7 +287,7 @@ impl Model {
     ) -> Answer {
         let data = match change.edited(&BTreeMap::new(), false, rules) {
             Ok(data) => data,
-            Err(refusal) => return refusal,
+            Err(TooLarge { len }) => return Answer::TooLarge { len },
         };
         if self.has_no_room(rules, now, change, None) {
             return Answer::TooManySessions;
@@ -313,13 +297,15 @@ impl Model {
             principal: change.principal.clone().unwrap_or_default(),
             data,
             own_duration: change.duration,
+            own_persistence: change.persistent,
+            label: change.label.clone().unwrap_or_default(),
             created: now,
             deadline: 0,
             current: change.next_token,
             former: Vec::new(),
         };
         session.deadline = session.far_deadline(rules, now);
-        let told = told(rules, now, &session, true, true);
+        let told = told(rules, now, &session, true, true, true);
         let answer = Answer::Created(view(rules, number, &session), told);
         self.sessions.insert(number, session);
         answer
@@ -332,14 +318,27 @@ impl Model {
         shown: &Shown,
         peek: bool,
     ) -> Answer {
-        self.find(rules, now, shown, rules.automatic_touch && !peek)
+        self.find(rules, now, shown, rules.automatic_touch && !peek, None)
     }
 
-    pub(crate) fn touch(&mut self, rules: &Rules, now: Millis, shown: &Shown) -> Answer {
-        self.find(rules, now, shown, true)
+    pub(crate) fn touch(
+        &mut self,
+        rules: &Rules,
+        now: Millis,
+        shown: &Shown,
+        duration: Option<Millis>,
+    ) -> Answer {
+        self.find(rules, now, shown, true, duration)
     }
 
-    fn find(&mut self, rules: &Rules, now: Millis, shown: &Shown, slide: bool) -> Answer {
+    fn find(
+        &mut self,
+        rules: &Rules,
+        now: Millis,
+        shown: &Shown,
+        slide: bool,
+        duration: Option<Millis>,
+    ) -> Answer {
         let mut why = shown.why;
         for held in &shown.held {
             let Some(session) = self.sessions.get_mut(&held.session) else {
@@ -352,9 +351,9 @@ impl Model {
             }
             let before = session.deadline;
             if slide {
-                session.slide(rules, now);
+                session.touch(rules, now, duration);
             }
-            let told = told(rules, now, session, held.outdated, session.deadline != before);
+            let told = told(rules, now, session, held.outdated, session.deadline != before, false);
             return Answer::Active(view(rules, held.session, session), told);
         }
         Answer::Absent(why)
@@ -380,12 +379,15 @@ impl Model {
             if change.if_version.is_some_and(|version| version != session.version) {
                 return Answer::VersionMismatch { current: session.version };
             }
+            let was_persistent = session.is_persistent(rules);
             let before = session.deadline;
-            if let Err(refusal) = session.write(rules, now, change) {
-                return refusal;
+            if let Err(TooLarge { len }) = session.write(rules, now, change) {
+                return Answer::TooLarge { len };
             }
             let new_token = held.outdated || session.current != held.token;
-            let told = told(rules, now, session, new_token, session.deadline != before);
+            let moved = session.deadline != before;
+            let persistence = session.is_persistent(rules) != was_persistent;
+            let told = told(rules, now, session, new_token, moved, persistence);
             return Answer::Written(view(rules, held.session, session), told);
         }
         Answer::Gone
@@ -398,22 +400,27 @@ impl Model {
         shown: &Shown,
         scope: Scope,
     ) -> Answer {
-        let mut count = 0;
-        if scope != Scope::This {
-            let is_open = |held: &&Held| {
-                let session = self.sessions.get(&held.session);
-                session.is_some_and(|session| session.refuses(rules, now, held.token).is_none())
-            };
-            let open: Vec<_> = shown.held.iter().filter(is_open).map(|held| held.session).collect();
-            let mut principals: Vec<_> =
-                open.iter().map(|number| self.sessions[number].principal.clone()).collect();
-            principals.retain(|principal| !principal.is_empty());
-            count += self.end(rules, now, |number, session| {
-                principals.contains(&session.principal) && !open.contains(&number)
-            });
-        }
-        if scope == Scope::Others {
-            return Answer::Destroyed { count, cookie: false };
+        let open = self.open(rules, now, shown);
+        let named = |number| match &scope {
+            Scope::This => false,
+            Scope::Others | Scope::All => true,
+            Scope::Named(numbers) => numbers.contains(&number),
+        };
+        let mut principals: Vec<_> =
+            open.iter().map(|number| self.sessions[number].principal.clone()).collect();
+        principals.retain(|principal| !principal.is_empty());
+        let mut count = self.end(rules, now, |number, session| {
+            named(number) && principals.contains(&session.principal) && !open.contains(&number)
+        });
+        match &scope {
+            Scope::This | Scope::All => {}
+            Scope::Others => return Answer::Destroyed { count, cookie: false },
+            Scope::Named(_) => {
+                let own: Vec<_> = open.iter().copied().filter(|number| named(*number)).collect();
+                let cookie = !open.is_empty() && own.len() == open.len();
+                count += self.end(rules, now, |number, _| own.contains(&number));
+                return Answer::Destroyed { count, cookie };
+            }
         }
         for held in &shown.held {
             let Some(session) = self.sessions.get(&held.session) else { continue };
@@ -423,6 +430,39 @@ impl Model {
             }
         }
         Answer::Destroyed { count, cookie: shown.why != Why::None }
+    }
+
+    /// The sessions that the credential opens.
+    fn open(&self, rules: &Rules, now: Millis, shown: &Shown) -> Vec<SessionNumber> {
+        let opens = |held: &&Held| {
+            let session = self.sessions.get(&held.session);
+            session.is_some_and(|session| session.refuses(rules, now, held.token).is_none())
+        };
+        let mut open: Vec<_> = shown.held.iter().filter(opens).map(|held| held.session).collect();
+        open.sort_unstable();
+        open.dedup();
+        open
+    }
+
+    /// The sessions of the principal of the first session that the credential opens; of an
+    /// anonymous one, itself.
+    pub(crate) fn list_own(&self, rules: &Rules, now: Millis, shown: &Shown) -> Answer {
+        let mut why = shown.why;
+        for held in &shown.held {
+            let Some(session) = self.sessions.get(&held.session) else {
+                why = why.max(Why::NotFound);
+                continue;
+            };
+            match session.refuses(rules, now, held.token) {
+                Some(refused) => why = why.max(refused),
+                None if session.principal.is_empty() => {
+                    let own = view(rules, held.session, session);
+                    return Answer::Listed(vec![View { data: BTreeMap::new(), ..own }]);
+                }
+                None => return self.list(rules, now, &session.principal),
+            }
+        }
+        Answer::Absent(why)
     }
 
     pub(crate) fn list(&self, rules: &Rules, now: Millis, principal: &str) -> Answer {
@@ -509,18 +549,28 @@ fn view(rules: &Rules, number: SessionNumber, session: &Session) -> View {
         created: session.created,
         expires: session.expires(rules),
         duration: session.duration(rules),
+        last_use: session.last_use(rules),
+        label: session.label.clone(),
     }
 }
 
-/// The browser gets a cookie if the token is new to it, or if its cookies are persistent and
-/// the deadline has moved.
-fn told(rules: &Rules, now: Millis, session: &Session, new_token: bool, moved: bool) -> Told {
-    let later_end = moved && rules.persistent;
-    if !new_token && !later_end {
+/// The browser gets a cookie if the token is new to it, if whether its cookie is persistent
+/// has changed, or if its cookies are persistent and the deadline has moved.
+fn told(
+    rules: &Rules,
+    now: Millis,
+    session: &Session,
+    new_token: bool,
+    moved: bool,
+    persistence: bool,
+) -> Told {
+    let persistent = session.is_persistent(rules);
+    let later_end = moved && persistent;
+    if !new_token && !later_end && !persistence {
         return Told::default();
     }
     let age = session.expires(rules).saturating_sub(now).div_ceil(1000).min(MAX_AGE_LIMIT_SECS);
-    let max_age_secs = rules.persistent.then_some(age);
+    let max_age_secs = persistent.then_some(age);
     Told {
         token: new_token.then_some(session.current),
         cookie: Some(SetCookie { token: session.current, max_age_secs }),

@@ -12,7 +12,7 @@ use sessiond::session::{
     engine::{Destroyed, WriteOptions},
     error::{Error, Result},
     id::{PublicId, SessionId},
-    record::Principal,
+    record::{Label, Principal},
 };
 
 use crate::{
@@ -124,6 +124,9 @@ impl Names {
             created: millis(session.record.create_time),
             expires: millis(session.expire_time),
             duration: session.duration.as_millis() as Millis,
+            last_use: millis(session.last_use_time),
+            label: String::from_utf8(session.record.extension.label.as_bytes().to_vec())
+                .expect("a label is UTF-8"),
         }
     }
 
@@ -187,5 +190,7 @@ pub(crate) fn options(change: &Change) -> WriteOptions {
             .as_ref()
             .map(|principal| Principal::new(principal.as_bytes()).expect("short")),
         duration: change.duration.map(Duration::from_millis),
+        persistent: change.persistent,
+        label: change.label.as_ref().map(|label| Label::new(label.as_bytes()).expect("short")),
     }
 }

@@ -88,10 +88,15 @@ pub(crate) async fn resolve(
 }
 
 /// As the daemon does it: from memory, if that is possible.
-pub(crate) async fn touch(engine: &Engine, presented: &Presented) -> Result<Lookup> {
-    match engine.recall_touch(presented) {
+pub(crate) async fn touch(
+    engine: &Engine,
+    presented: &Presented,
+    duration: Option<Millis>,
+) -> Result<Lookup> {
+    let duration = duration.map(Duration::from_millis);
+    match engine.recall_touch(presented, duration) {
         Some(lookup) => Ok(lookup),
-        None => engine.touch(presented).await,
+        None => engine.touch(presented, duration).await,
     }
 }
 

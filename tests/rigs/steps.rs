@@ -9,6 +9,7 @@ pub(crate) const KEYS: [&str; 4] = ["a", "b", "cart", "n"];
 pub(crate) const VALUES: [&str; 6] =
     ["1", "9007199254740993", "1.50", "null", r#""zo\u00eb""#, r#"[1,{"x": 2}]"#];
 pub(crate) const PRINCIPALS: [&str; 3] = ["", "ann", "bob"];
+pub(crate) const LABELS: [&str; 2] = ["", "Firefox on Linux"];
 pub(crate) const DURATIONS: [Millis; 3] = [1, 20_000, 640_000];
 
 /// A step of a case.
@@ -20,9 +21,12 @@ pub(crate) enum Step {
         peek: bool,
         create: bool,
     },
-    Touch(Who),
+    /// With a duration by index.
+    Touch(Who, Option<usize>),
     Write(Who, Request),
-    Destroy(Who, Scope),
+    Destroy(Who, Ends),
+    /// Lists the credential's own sessions, in pages of this size.
+    ListOwn(Who, usize),
     /// Lists all sessions of a principal (by index), in pages of this size.
     List(usize, usize),
     /// Ends sessions by principal, by numbers of sessions that were ever created, or by both.
@@ -53,6 +57,8 @@ pub(crate) struct Request {
     pub roll: bool,
     pub principal: Option<usize>,
     pub duration: Option<usize>,
+    pub persistent: Option<bool>,
+    pub label: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +66,14 @@ pub(crate) enum Guess {
     None,
     Current,
     Next,
+}
+
+/// What a Destroy ends.
+#[derive(Debug, Clone)]
+pub(crate) enum Ends {
+    Scope(Scope),
+    /// Sessions that were ever created.
+    Named(Vec<usize>),
 }
 
 /// The credential of a step.
@@ -109,20 +123,33 @@ fn request() -> impl Strategy<Value = Request> {
         prop::bool::weighted(0.2),
         prop::option::weighted(0.5, 0..PRINCIPALS.len()),
         prop::option::weighted(0.2, 0..DURATIONS.len()),
+        prop::option::weighted(0.2, any::<bool>()),
+        prop::option::weighted(0.2, 0..LABELS.len()),
     )
-        .prop_map(|(set, unset, replace, if_version, roll, principal, duration)| Request {
-            set,
-            unset,
-            replace,
-            if_version,
-            roll,
-            principal,
-            duration,
+        .prop_map(|parts| {
+            let (set, unset, replace, if_version, roll, principal, duration, persistent, label) =
+                parts;
+            Request {
+                set,
+                unset,
+                replace,
+                if_version,
+                roll,
+                principal,
+                duration,
+                persistent,
+                label,
+            }
         })
 }
 
-fn scope() -> impl Strategy<Value = Scope> {
-    prop_oneof![3 => Just(Scope::This), 1 => Just(Scope::Others), 1 => Just(Scope::All)]
+fn ends() -> impl Strategy<Value = Ends> {
+    prop_oneof![
+        3 => Just(Ends::Scope(Scope::This)),
+        1 => Just(Ends::Scope(Scope::Others)),
+        1 => Just(Ends::Scope(Scope::All)),
+        2 => prop::collection::vec(0..1000usize, 1..4).prop_map(Ends::Named),
+    ]
 }
 
 fn revoke() -> impl Strategy<Value = Step> {
@@ -141,9 +168,11 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         4 => request().prop_map(Step::Create),
         8 => (who(), prop::bool::weighted(0.3), prop::bool::weighted(0.2))
             .prop_map(|(who, peek, create)| Step::Resolve { who, peek, create }),
-        4 => who().prop_map(Step::Touch),
+        4 => (who(), prop::option::weighted(0.2, 0..DURATIONS.len()))
+            .prop_map(|(who, duration)| Step::Touch(who, duration)),
         10 => (who(), request()).prop_map(|(who, request)| Step::Write(who, request)),
-        3 => (who(), scope()).prop_map(|(who, scope)| Step::Destroy(who, scope)),
+        4 => (who(), ends()).prop_map(|(who, ends)| Step::Destroy(who, ends)),
+        2 => (who(), 1..4usize).prop_map(|(who, size)| Step::ListOwn(who, size)),
         3 => (1..PRINCIPALS.len(), 1..4usize).prop_map(|(whose, size)| Step::List(whose, size)),
         1 => revoke(),
         2 => (1..4usize).prop_map(|slice| Step::Cleanup { slice }),

@@ -484,7 +484,7 @@ async fn operations_by_both_cookies_keep_their_order(backend: Backend) {
     let requests = (1..=WRITES).map(|sequence| {
         let credential = if sequence % 2 == 1 { &old } else { &new }.credential();
         let write = WriteRequest { credential, ..set(&format!(r#"{{"n":{sequence}}}"#)) };
-        PipelineRequest { sequence, operation: Some(Operation::Write(write)) }
+        PipelineRequest { sequence, operation: Some(Operation::Write(write)), timeout: None }
     });
     let requests = tokio_stream::iter(requests.collect::<Vec<_>>());
     let answers = daemon.client.clone().pipeline(requests).await.expect("the stream opens");

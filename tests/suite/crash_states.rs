@@ -220,6 +220,8 @@ async fn every_change_takes_its_entry_along() {
             roll: false,
             principal: Some(principal(name)),
             duration: None,
+            persistent: None,
+            label: None,
         };
         let written = store.write(id(1), update.into());
         async { written.await.expect("it works").expect("it is there").expect("it is taken") }
@@ -301,7 +303,7 @@ async fn a_sweep_that_meets_a_session_mends_its_entry() {
         absolute: None,
     };
     let verifier = VerifierHash::from_bytes([1; 32]);
-    let touch = Touch { verifier, lifetime, now: NOW };
+    let touch = Touch { verifier, lifetime, now: NOW, duration: None };
     for number in 1..=3 {
         store.touch(id(number), touch).await.expect("it works").expect("it is there");
     }

@@ -16,7 +16,7 @@ use sessiond::{
         health::{HealthService, Serving},
         pb::{
             DestroyRequest, PipelineRequest, ResolveRequest, SessionState, TouchRequest,
-            WriteRequest, pipeline_request::Operation,
+            WriteRequest, pipeline_request::Operation, pipeline_response::Result as Answer,
             session_service_client::SessionServiceClient,
         },
         peer::{Peer, ReleasedWhenRead},
@@ -56,7 +56,7 @@ use crate::{
     adoption,
     support::{
         browser::Browser,
-        daemon::{Daemon, SECRET, TestClock, assert_fault, in_force, login, set},
+        daemon::{Daemon, SECRET, TestClock, applied, assert_fault, in_force, login, set},
         flaky::{Faults, FlakyStore},
         program::PATIENCE,
     },
@@ -164,6 +164,7 @@ async fn a_store_that_fails_logs_nobody_out() {
     for (call, failure) in failures {
         let status = failure.unwrap_or_else(|| panic!("{call} must fail, and not say NONE"));
         assert_fault(&status, Code::Unavailable, "STORE_UNAVAILABLE", None);
+        assert_eq!(applied(&status).as_deref(), Some("unknown"), "{call}");
         let retry = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
         assert_eq!(retry, Some(Duration::from_secs(1)), "{call} says when to try again");
         assert!(!status.message().contains("hunter2"), "expected no cause in an error");
@@ -330,7 +331,7 @@ async fn a_pipeline_takes_in_no_more_than_its_limit() {
         let credential = browser.credential();
         let resolve = Operation::Resolve(ResolveRequest { credential, ..Default::default() });
         let operation = Some(resolve);
-        let request = PipelineRequest { sequence: sequence as u64, operation };
+        let request = PipelineRequest { sequence: sequence as u64, operation, timeout: None };
         sender.send(request).await.expect("there is room");
     }
     drop(sender);
@@ -354,6 +355,79 @@ async fn a_pipeline_takes_in_no_more_than_its_limit() {
         answered += 1;
     }
     assert_eq!(answered, browsers.len(), "expected an answer to every operation");
+}
+
+/// One that runs goes on, and those behind it still come after it. One that waits behind
+/// another never begins.
+#[tokio::test]
+async fn an_operation_that_takes_too_long_is_answered_in_time() {
+    let mut service = service().await;
+    let (slow, other) = (service.visitor().await, service.visitor().await);
+    let write = |text: &str| WriteRequest { credential: slow.credential(), ..set(text) };
+    let resolve = |browser: &Browser| {
+        let credential = browser.credential();
+        Operation::Resolve(ResolveRequest { credential, ..Default::default() })
+    };
+    let short = Some(prost_types::Duration { seconds: 0, nanos: 50_000_000 });
+    let (sender, receiver) = mpsc::channel(8);
+    let send = async |sequence, operation, timeout| {
+        let request = PipelineRequest { sequence, operation: Some(operation), timeout };
+        sender.send(request).await.expect("there is room");
+    };
+    let opened = service.client.clone().pipeline(ReceiverStream::new(receiver)).await;
+    let mut answers = opened.expect("the stream opens").into_inner();
+
+    service.faults.stop(true);
+    send(1, Operation::Write(write(r#"{"first":1}"#)), short).await;
+    send(2, Operation::Write(write(r#"{"second":2}"#)), short).await;
+    send(3, resolve(&other), None).await;
+    for _ in 0..2 {
+        let answer = tokio::time::timeout(PATIENCE, answers.message()).await;
+        let answer = answer.expect("in time").expect("the stream goes on").expect("an answer");
+        let Some(Answer::Error(error)) = answer.result else {
+            panic!("expected a fault, found {answer:?}");
+        };
+        let details = prost::Message::encode_to_vec(&error).into();
+        let status = Status::with_details(error.code.into(), error.message, details);
+        assert_fault(&status, Code::DeadlineExceeded, "TIMEOUT", None);
+        let expected = if answer.sequence == 1 { "unknown" } else { "no" };
+        assert_eq!(applied(&status).as_deref(), Some(expected), "operation {}", answer.sequence);
+    }
+    send(4, resolve(&slow), Some(prost_types::Duration { seconds: 60, nanos: 0 })).await;
+    service.faults.stop(false);
+    let mut found = std::collections::BTreeMap::new();
+    drop(sender);
+    while let Some(answer) = answers.message().await.expect("the stream ends well") {
+        found.insert(answer.sequence, answer.result);
+    }
+    assert_eq!(found.keys().collect::<Vec<_>>(), [&3, &4], "expected each to be answered once");
+    let Some(Some(Answer::Resolve(resolved))) = found.remove(&4) else {
+        panic!("expected a session, found {found:?}");
+    };
+    let data = resolved.session.expect("it is live").data;
+    assert_eq!(data, r#"{"first":1}"#, "expected the first one, and not the second one");
+}
+
+#[tokio::test]
+async fn a_timeout_that_is_none_is_a_fault_of_one_operation() {
+    let mut service = service().await;
+    let timeouts = [(0, 0), (-1, 0), (0, -1), (0, 1_000_000_000), (i64::MAX, 0), (1, 0)];
+    let requests: Vec<_> = (1..)
+        .zip(timeouts)
+        .map(|(sequence, (seconds, nanos))| PipelineRequest {
+            sequence,
+            operation: Some(Operation::Resolve(ResolveRequest::default())),
+            timeout: Some(prost_types::Duration { seconds, nanos }),
+        })
+        .collect();
+    let last = requests.len() as u64;
+    let opened = service.client.pipeline(tokio_stream::iter(requests)).await;
+    let mut answers = opened.expect("the stream opens").into_inner();
+    while let Some(answer) = answers.message().await.expect("the stream goes on") {
+        let is_fault = matches!(&answer.result, Some(Answer::Error(error))
+            if error.message.contains("more than zero"));
+        assert_eq!(is_fault, answer.sequence != last, "{answer:?}");
+    }
 }
 
 #[tokio::test]

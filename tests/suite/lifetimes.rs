@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use sessiond::{
-    grpc::pb::{ResolveRequest, SessionState, WriteRequest},
+    grpc::pb::{ResolveRequest, Session, SessionState, TouchRequest, WriteRequest},
     server::config::{Backend, Config, EngineConfig, Span, SpanOrAuto, SpanOrNone},
 };
+
+use tonic::Code;
 
 use crate::{
     over_every_store,
     support::{
         browser::Browser,
-        daemon::{Daemon, START, in_force, millis, set, swept},
+        daemon::{Daemon, START, assert_fault, in_force, millis, set, swept},
     },
 };
 
@@ -19,6 +21,8 @@ over_every_store!(
     a_busy_session_is_written_once_per_granularity,
     without_automatic_touch_only_touch_slides,
     peek_moves_nothing,
+    a_touch_sets_the_sessions_own_duration,
+    the_last_use_is_exact_to_the_granularity,
     the_absolute_end_is_kept,
     a_session_cookie_is_not_sent_again,
     an_expired_session_is_not_revived,
@@ -98,6 +102,53 @@ async fn without_automatic_touch_only_touch_slides(backend: Backend) {
         SessionState::Expired,
         "expected a Resolve not to touch it"
     );
+}
+
+/// As in a Write, but the version stays.
+async fn a_touch_sets_the_sessions_own_duration(backend: Backend) {
+    let daemon = daemon(backend, |_| {}).await;
+    let browser = daemon.visitor("{}").await;
+    let touch = async |seconds, nanos| {
+        let request = TouchRequest {
+            credential: browser.credential(),
+            duration: Some(prost_types::Duration { seconds, nanos }),
+            ..Default::default()
+        };
+        daemon.client.clone().touch(request).await.map(|answer| answer.into_inner())
+    };
+    for (seconds, nanos, rounded) in [(1_000, 0, 1_000_000), (20, 1, 20_001)] {
+        let touched = touch(seconds, nanos).await.expect("it is taken");
+        assert_eq!(touched.set_cookie.len(), 1, "expected the browser to learn the new end");
+        for session in [touched.session, daemon.resolve(&browser).await.session] {
+            let session = session.expect("a session");
+            let duration = session.duration.expect("a duration");
+            let millis = duration.seconds * 1000 + i64::from(duration.nanos / 1_000_000);
+            assert_eq!((millis, session.version), (rounded, 1), "duration in ms, and version");
+        }
+        let again = touch(seconds, nanos).await.expect("it is taken");
+        assert!(again.set_cookie.is_empty(), "expected nothing to have changed: {again:?}");
+    }
+    let error = touch(0, 0).await.expect_err("it is no duration");
+    assert_fault(&error, Code::InvalidArgument, "INVALID_ARGUMENT", Some("duration"));
+    daemon.clock.advance(Duration::from_secs(31));
+    assert_eq!(daemon.state(&browser).await, SessionState::Expired, "expected the shorter one");
+}
+
+/// Computed from the deadline.
+async fn the_last_use_is_exact_to_the_granularity(backend: Backend) {
+    let daemon = daemon(backend, |_| {}).await;
+    let browser = daemon.visitor("{}").await;
+    let seconds = |session: Option<Session>| {
+        let session = session.expect("a session");
+        let time = |time: Option<prost_types::Timestamp>| time.expect("a time").seconds;
+        time(session.last_use_time) - time(session.create_time)
+    };
+    assert_eq!(seconds(daemon.resolve(&browser).await.session), 0, "seconds after the creation");
+    daemon.clock.advance(Duration::from_secs(50));
+    assert_eq!(seconds(daemon.resolve(&browser).await.session), 50, "seconds after the creation");
+    daemon.clock.advance(Duration::from_secs(5));
+    let found = seconds(daemon.resolve(&browser).await.session);
+    assert!((50..=55).contains(&found), "expected it to be exact to 10 s, found {found} s");
 }
 
 async fn peek_moves_nothing(backend: Backend) {

@@ -32,12 +32,12 @@ const LARGE_WINDOW: u32 = 1 << 30;
 
 fn resolve(sequence: u64) -> Vec<u8> {
     let operation = Some(Operation::Resolve(ResolveRequest::default()));
-    message(&PipelineRequest { sequence, operation })
+    message(&PipelineRequest { sequence, operation, timeout: None })
 }
 
 fn create(sequence: u64) -> Vec<u8> {
     let operation = Some(Operation::Write(WriteRequest { set: "{}".into(), ..Default::default() }));
-    message(&PipelineRequest { sequence, operation })
+    message(&PipelineRequest { sequence, operation, timeout: None })
 }
 
 /// How many messages these octets hold.
@@ -371,6 +371,7 @@ async fn the_streams_of_an_old_connection_end() {
     let request = |sequence| PipelineRequest {
         sequence,
         operation: Some(Operation::Resolve(ResolveRequest::default())),
+        timeout: None,
     };
     sender.send(request(1)).await.expect("the stream is open");
     let answers = daemon.client.clone().pipeline(ReceiverStream::new(receiver)).await;

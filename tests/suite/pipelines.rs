@@ -37,7 +37,7 @@ over_every_store!(
 );
 
 fn request(sequence: u64, operation: Operation) -> PipelineRequest {
-    PipelineRequest { sequence, operation: Some(operation) }
+    PipelineRequest { sequence, operation: Some(operation), timeout: None }
 }
 
 fn resolve(browser: &Browser) -> Operation {
@@ -174,7 +174,7 @@ async fn a_bad_operation_does_not_end_the_stream(backend: Backend) {
         &daemon,
         vec![
             request(1, Operation::Write(set("["))),
-            PipelineRequest { sequence: 2, operation: None },
+            PipelineRequest { sequence: 2, operation: None, timeout: None },
             request(3, write(&gone, "{}")),
             request(
                 4,
@@ -296,7 +296,7 @@ async fn a_deadline_ends_the_stream(backend: Backend) {
     assert_eq!(first.sequence, 1);
     let ended = tokio::time::timeout(PATIENCE, answers.message()).await;
     let status = ended.expect("the stream ends in time").expect_err("with a status");
-    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    assert_fault(&status, Code::DeadlineExceeded, "TIMEOUT", None);
 }
 
 async fn several_cookies_stand_in_several_lanes(backend: Backend) {

@@ -85,7 +85,10 @@ async fn busy(address: &str) -> impl Sized + use<> {
     let mut client = SessionServiceClient::new(endpoint(address).connect_lazy());
     let (sender, receiver) = mpsc::channel(1);
     let operation = Some(Operation::Resolve(ResolveRequest::default()));
-    sender.send(PipelineRequest { sequence: 1, operation }).await.expect("there is room");
+    sender
+        .send(PipelineRequest { sequence: 1, operation, timeout: None })
+        .await
+        .expect("there is room");
     let answer = client.pipeline(ReceiverStream::new(receiver)).await.expect("the stream opens");
     let mut answers = answer.into_inner();
     answers.message().await.expect("an answer").expect("one");

@@ -63,11 +63,13 @@ fn update(name: &str) -> Update {
         roll: false,
         principal: Some(principal(name)),
         duration: None,
+        persistent: None,
+        label: None,
     }
 }
 
 fn touch(now: Moment) -> Touch {
-    Touch { verifier: VerifierHash::from_bytes([1; 32]), lifetime: LIFETIME, now }
+    Touch { verifier: VerifierHash::from_bytes([1; 32]), lifetime: LIFETIME, now, duration: None }
 }
 
 async fn create(store: &RedisStore, id: PublicId, name: &str) {

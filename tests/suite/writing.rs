@@ -28,6 +28,8 @@ over_every_store!(
     data_of_one_principal_is_not_shown_to_another,
     a_session_has_its_own_duration,
     a_duration_is_rounded_once,
+    a_cookie_is_persistent_as_the_session_says,
+    a_label_is_kept,
     bad_requests_name_their_field,
     octets_that_are_no_text_name_their_field,
     a_lower_limit_locks_nobody_out,
@@ -400,4 +402,60 @@ async fn a_duration_is_rounded_once(backend: Backend) {
     let again = daemon.change(&mut browser, odd()).await;
     assert!(again.set_cookie.is_empty(), "expected nothing to have changed: {again:?}");
     assert_eq!(again.session.expect("a session").duration, rounded, "expected it once more");
+}
+
+/// "Remember me", over the engine's default.
+async fn a_cookie_is_persistent_as_the_session_says(backend: Backend) {
+    for default in [true, false] {
+        let daemon = Daemon::with(backend, |config| {
+            let engine = config.engine.get_mut("default").expect("the default engine");
+            engine.cookie.persistent = default;
+        })
+        .await;
+        let persists = |lines: &[String]| match lines {
+            [line] => line.contains("; Max-Age=") && line.contains("; Expires="),
+            lines => panic!("expected one Set-Cookie, found {lines:?}"),
+        };
+        let created = daemon.write(set("{}")).await;
+        assert_eq!(persists(&created.set_cookie), default, "expected the engine's default");
+        let mut browser = Browser::with(&created.set_cookie);
+        let turn = |persistent| WriteRequest { persistent: Some(persistent), ..set("{}") };
+        let turned = daemon.change(&mut browser, turn(!default)).await;
+        assert_eq!(persists(&turned.set_cookie), !default, "expected the browser to be told");
+        let again = daemon.change(&mut browser, turn(!default)).await;
+        assert!(again.set_cookie.is_empty(), "expected nothing to tell: {again:?}");
+        let roll = WriteRequest { roll: true, ..set("{}") };
+        let rolled = daemon.change(&mut browser, roll).await;
+        assert_eq!(persists(&rolled.set_cookie), !default, "expected a roll to keep it");
+        daemon.clock.advance(Duration::from_secs(10 * 60));
+        let touched = daemon.touch(&browser).await.set_cookie;
+        assert_eq!(touched.len(), usize::from(!default), "expected a later end if it persists");
+        let other = daemon.write(turn(!default)).await;
+        assert_eq!(persists(&other.set_cookie), !default, "expected it of a new session, too");
+    }
+}
+
+async fn a_label_is_kept(backend: Backend) {
+    let daemon = Daemon::start(backend).await;
+    let with = |label: &str| WriteRequest { label: Some(label.to_owned().into()), ..set("{}") };
+    let created = daemon.write(with("Firefox on Linux")).await;
+    let mut browser = Browser::with(&created.set_cookie);
+    let label = async |browser: &Browser| {
+        let session = daemon.resolve(browser).await.session.expect("a session");
+        String::from_utf8(session.label.to_vec()).expect("text")
+    };
+    assert_eq!(label(&browser).await, "Firefox on Linux", "expected it after the creation");
+    daemon.change(&mut browser, WriteRequest { roll: true, ..set("{}") }).await;
+    assert_eq!(label(&browser).await, "Firefox on Linux", "expected a Write to keep it");
+    let longest = "\u{e9}".repeat(128);
+    daemon.change(&mut browser, with(&longest)).await;
+    assert_eq!(label(&browser).await, longest, "expected another one");
+    for bad in [vec![b'x'; 257], vec![0xff]] {
+        let write =
+            WriteRequest { credential: browser.credential(), label: Some(bad.into()), ..set("{}") };
+        let error = daemon.try_write(write).await.expect_err("it is too long, or no text");
+        assert_fault(&error, Code::InvalidArgument, "INVALID_ARGUMENT", Some("label"));
+    }
+    daemon.change(&mut browser, with("")).await;
+    assert_eq!(label(&browser).await, "", "expected an empty one to remove it");
 }

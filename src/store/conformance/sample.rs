@@ -83,10 +83,12 @@ pub fn update(now: Moment) -> Update {
         roll: false,
         principal: None,
         duration: None,
+        persistent: None,
+        label: None,
     }
 }
 
 /// A touch of [`record`].
 pub fn touch(now: Moment) -> Touch {
-    Touch { verifier: verifier(1), lifetime: LIFETIME, now }
+    Touch { verifier: verifier(1), lifetime: LIFETIME, now, duration: None }
 }

@@ -122,7 +122,7 @@ const AUTO_FRACTION: u32 = Granularity::AUTO_FRACTION;
 
 /// Arguments of [`TOUCH`].
 pub(super) fn touch_arguments(touch: &Touch, grace: Duration) -> Vec<Vec<u8>> {
-    let Touch { verifier, lifetime, now } = touch;
+    let Touch { verifier, lifetime, now, .. } = touch;
     let number = |number: u64| number.to_string().into_bytes();
     let granularity = lifetime.granularity.of(lifetime.duration);
     let (own_granularity, own_limit) = match lifetime.granularity {

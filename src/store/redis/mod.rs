@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | read | GET | 1 |
 //! | touch | a script: gives the record, and moves its deadline if that is due | 1 |
+//! | touch that sets the idle timeout | as write | 2, and 1 more each time it was not |
 //! | create | SET NX PX | 1 |
 //! | write | GET, then a script: replaces the record if it is still the one that was read | 2, and 1 more each time it was not |
 //! | destroy | a script: removes the record if the claim holds | 1 |
@@ -32,6 +33,7 @@
 //! | [`work`] | how an operation runs: its executor, its time, its turn |
 //! | [`url`] | where Redis is |
 //! | [`command`] | what is asked of it |
+//! | [`change`] | how records change |
 //! | [`principals`] | which sessions are whose |
 //! | [`scan`] | all records, one server after the other |
 //! | [`foreign`] | the sessions of an application that are adopted: another Redis, read only |
@@ -45,6 +47,7 @@
 //! | [`time`] | whose time it is |
 //! | [`failure`] | what can go wrong, and what it means |
 
+mod change;
 mod cluster;
 mod command;
 mod connect;
@@ -76,10 +79,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use redis::Value;
-use tokio::{
-    sync::Semaphore,
-    time::{sleep, timeout},
-};
+use tokio::{sync::Semaphore, time::timeout};
 
 use self::{
     command::{
@@ -106,7 +106,7 @@ use crate::session::{
     id::PublicId,
     record::{Claim, Principal, Record, Touch, Update},
     store::{
-        BulkStore, Certainty, Change, Cursor, Listed, Removed, Restored, Result, Scanned, Store,
+        BulkStore, Certainty, Cursor, Listed, Removed, Restored, Result, Scanned, Store,
         StoreError, StoreErrorKind, Swept, Touched, Written,
     },
 };
@@ -274,72 +274,6 @@ impl RedisStore {
         }
     }
 
-    /// Keeps a record if there is none under `id`.
-    async fn add(
-        &self,
-        doing: &'static str,
-        id: PublicId,
-        record: Arc<Record>,
-        now: Moment,
-    ) -> Result<Option<Arc<Record>>> {
-        let key = self.key(id);
-        // With the first version, whatever its own is: to the index, a record that does not
-        // exist yet is one that is being created.
-        self.index(id, &record, FIRST_VERSION, now).await?;
-        let arguments =
-            vec![self.encode(&record), b"NX".to_vec(), b"PX".to_vec(), self.life(&record, now)];
-        let verb = Verb::Plain("SET");
-        let command = Command { verb, key: &key, arguments, durable: true };
-        match self.run(doing, command).await? {
-            Value::Okay => Ok(Some(record)),
-            Value::Nil => Ok(None),
-            _ => Err(Failure::Absurd.while_doing(doing, &key)),
-        }
-    }
-
-    /// Changes a record. `decide` makes the new record from the stored one, or refuses. It may
-    /// be called several times. `None`: there is no record.
-    async fn replace<R>(
-        &self,
-        doing: &'static str,
-        id: PublicId,
-        now: Moment,
-        decide: impl Fn(&Record) -> std::result::Result<Record, R>,
-    ) -> Result<Option<std::result::Result<Change, R>>> {
-        let key = self.key(id);
-        let _turn = self.shared.turns.take(id).await;
-        let mut stored = self.get(doing, &key, Certainty::Current).await?;
-        loop {
-            let Some(bytes) = stored else {
-                return Ok(None);
-            };
-            let header = bytes.get(..codec::HEADER_LEN).unwrap_or_default().to_vec();
-            let before = decode(bytes, doing, &key)?;
-            let after = match decide(&before) {
-                Ok(record) => record,
-                Err(refusal) => return Ok(Some(Err(refusal))),
-            };
-            let comes_first = principals::comes_first(&before, &after, now);
-            if comes_first {
-                // Again in each round: the entry may have been dropped since the last one.
-                self.index(id, &after, after.version, now).await?;
-            }
-            let arguments = vec![header, self.encode(&after), self.life(&after, now)];
-            let verb = Verb::Script(&REPLACE);
-            let command = Command { verb, key: &key, arguments, durable: true };
-            stored = match self.run(doing, command).await? {
-                Value::Int(1) => {
-                    let change = Change { before: Arc::new(before), after: Arc::new(after) };
-                    self.follow(id, &change, comes_first, now);
-                    return Ok(Some(Ok(change)));
-                }
-                found => self::bytes(found, doing, &key)?,
-            };
-            // Another daemon was faster, and may have more writers waiting.
-            sleep(STEP_ASIDE.mul_f64(rand::random())).await;
-        }
-    }
-
     fn encode(&self, record: &Record) -> Vec<u8> {
         let mut bytes = Vec::new();
         codec::encode(record, self.shared.record_layout, &mut bytes);
@@ -414,6 +348,9 @@ impl Store for RedisStore {
 
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
         self.bounded(TOUCH_IT, move |store| async move {
+            if touch.duration.is_some() {
+                return store.touch_for(id, touch).await;
+            }
             let key = store.key(id);
             let arguments = touch_arguments(&touch, store.shared.expiry_grace);
             let verb = Verb::Script(&TOUCH);

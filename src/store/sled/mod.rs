@@ -368,7 +368,10 @@ impl Store for SledStore {
 
     async fn touch(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
         self.check()?;
-        self.run(move |inner| Ok((inner.touch(id, &touch)?, Durability::Buffered))).await
+        // How long a session lives is a setting, as in a write.
+        let is_setting = touch.duration.is_some();
+        let level = if is_setting { self.options().write } else { Durability::Buffered };
+        self.run(move |inner| Ok((inner.touch(id, &touch)?, level))).await
     }
 
     async fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {

@@ -31,6 +31,7 @@ use crate::{
     session::{
         clock::Moment,
         id::PublicId,
+        lifetime::Times,
         record::{Claim, Principal, Record, Touch, Update},
         store::{
             Change, Cursor, Expired, Removed, Restored, Result, Scanned, StoreError,
@@ -123,15 +124,18 @@ impl Records {
         let Some(Kept { record, indexed }) = self.load(&locked)? else {
             return Ok(None);
         };
-        let Some(deadline) = touch.apply(&record) else {
+        let Some(Times { deadline, duration, .. }) = touch.apply(&record) else {
             return Ok(Some(Touched { record, moved: false }));
         };
-        if self.room() < Room::Deadlines {
+        if duration != record.duration {
+            self.check_room(Room::Deadlines, "change how long a session lives")?;
+        } else if self.room() < Room::Deadlines {
             return Ok(Some(Touched { record, moved: false }));
         }
-        let record = Arc::new(Record { deadline, ..Record::clone(&record) });
-        self.put(&locked, Kept { record: Arc::clone(&record), indexed })?;
-        Ok(Some(Touched { record, moved: true }))
+        let moved = deadline != record.deadline;
+        let record = Arc::new(Record { deadline, duration, ..Record::clone(&record) });
+        self.put_indexed(&locked, Arc::clone(&record), indexed, deadline.min(indexed))?;
+        Ok(Some(Touched { record, moved }))
     }
 
     pub(super) fn create(&self, id: PublicId, record: Record) -> Result<Option<Arc<Record>>> {

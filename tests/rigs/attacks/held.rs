@@ -93,7 +93,7 @@ async fn unread_pipelines(target: Arc<Target>) {
     let connections = target.form.pick(16, 16, 64);
     let resolve = ResolveRequest { credential: target.large_credential(), ..Default::default() };
     let operation = Some(Operation::Resolve(resolve));
-    let request = message(&PipelineRequest { sequence: 1, operation });
+    let request = message(&PipelineRequest { sequence: 1, operation, timeout: None });
     // As many as fit into the window of the connection beside each other.
     let requests = request.repeat(4);
     hold(&target, connections, async |target: &Target, _| {

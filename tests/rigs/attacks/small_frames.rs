@@ -44,7 +44,7 @@ async fn all_are_answered(target: &Target, pipelines: u32, writes: u64) -> Resul
     for sequence in 1..=writes {
         let write = WriteRequest { set: br#"{"n":1}"#.as_slice().into(), ..Default::default() };
         let operation = Some(Operation::Write(write));
-        let request = message(&PipelineRequest { sequence, operation });
+        let request = message(&PipelineRequest { sequence, operation, timeout: None });
         for number in 0..pipelines {
             let end = sequence == writes;
             let sent = peer.body(stream(number), &request, request.len(), end).await;
@@ -75,7 +75,7 @@ async fn all_are_answered(target: &Target, pipelines: u32, writes: u64) -> Resul
 async fn play(target: Arc<Target>) {
     let resolve = ResolveRequest { credential: target.credential(), ..Default::default() };
     let operation = Some(Operation::Resolve(resolve));
-    let request = message(&PipelineRequest { sequence: 1, operation });
+    let request = message(&PipelineRequest { sequence: 1, operation, timeout: None });
     let octets: Vec<u8> = request.iter().copied().cycle().take(60_000).collect();
     let opening = Frames::opening(&[]).headers(1, &Block::call(PIPELINE, Some(&target.token)));
     let chunk = |turn: u32| {

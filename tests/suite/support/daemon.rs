@@ -441,7 +441,15 @@ pub(crate) fn assert_fault(status: &Status, code: Code, reason: &str, field: Opt
     let details = status.get_error_details();
     let info = details.error_info().expect("every error carries ErrorInfo");
     assert_eq!((info.domain.as_str(), info.reason.as_str()), ("sessiond", reason), "{status:?}");
+    assert_ne!(applied(status), None, "expected {status:?} to say whether it was applied");
     let violations = details.bad_request().map(|bad| bad.field_violations.as_slice());
     let found = violations.and_then(|all| all.first()).map(|first| first.field.as_str());
     assert_eq!(found, field, "the field that {status:?} names");
+}
+
+/// What an error says of whether the operation may have changed something: "no" or "unknown".
+pub(crate) fn applied(status: &Status) -> Option<String> {
+    let details = status.get_error_details();
+    let said = details.error_info()?.metadata.get("applied")?.clone();
+    ["no", "unknown"].contains(&said.as_str()).then_some(said)
 }
