@@ -70,18 +70,14 @@ export const publish = {
   disconnect(address: string, reason: string, unanswered: number): void {
     if (disconnect.hasSubscribers) disconnect.publish({ address, reason, unanswered } satisfies DisconnectMessage);
   },
-  operation(of: Operation, address: string, result: unknown, error: SessiondError | undefined): void {
+  operation({ request, started, retries, cuts }: Operation, address: string, result: unknown, error: SessiondError | undefined): void {
+    if (operation.hasSubscribers) publish.finished(address, request.kind, request.engine, started, retries + cuts, result, error);
+  },
+  finished(address: string, kind: string, engine: string, startTime: number, repetitions: number, result: unknown, error: SessiondError | undefined): void {
     if (!operation.hasSubscribers) return;
-    operation.publish({
-      address,
-      operation: of.request.kind,
-      engine: of.request.engine,
-      startTime: of.started,
-      duration: performance.now() - of.started,
-      repetitions: of.retries + of.cuts,
-      state: (result as { state?: string } | undefined)?.state,
-      error,
-    } satisfies OperationMessage);
+    const state = (result as { state?: string } | undefined)?.state;
+    const duration = performance.now() - startTime;
+    operation.publish({ address, operation: kind, engine, startTime, duration, repetitions, state, error } satisfies OperationMessage);
   },
   dropped(id: string | null, state: string, keys: readonly string[]): void {
     if (dropped.hasSubscribers) dropped.publish({ id, state, keys } satisfies DroppedMessage);
