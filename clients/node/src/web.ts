@@ -53,7 +53,7 @@ export interface WebSessions {
    * app.use(sessions.hono());
    * ```
    */
-  hono(): (context: HonoContext, next: () => Promise<void>) => Promise<Response | void>;
+  hono(): (context: HonoContext, next: () => Promise<void>) => Promise<void>;
 }
 
 /** As much of Hono's Context as the middleware uses. */
@@ -125,16 +125,14 @@ export function webSessions(options: WebSessionsOptions): WebSessions {
         await next();
         // Hono turns an error of a handler into a response, and tells here.
         if (context.error) throw context.error;
-        context.res = await finish(session, context.res, context.req.raw.method);
-        return undefined;
+        replace(context, await finish(session, context.res, context.req.raw.method));
       } catch (error) {
         const response = errorResponse(error);
-        if (response === null && context.error !== error) throw error;
-        const answer = response ?? context.res;
-        // Replaced as a whole: Hono would merge the headers of the two.
-        if (response) (context as { res: Response | undefined }).res = undefined;
-        context.res = session ? withHeaders(session, answer) : answer;
-        return undefined;
+        const handled = context.error === error;
+        if (response === null && !handled) throw error;
+        // An onError of the application that knows the error has the last word.
+        const answer = response === null || (handled && context.res.status !== 500) ? context.res : response;
+        replace(context, session ? withHeaders(session, answer) : answer);
       }
     },
   };
@@ -187,6 +185,13 @@ export function cookieToSet(session: RequestSession): CookieToSet | null {
     secure: found.has('secure'),
     partitioned: found.has('partitioned'),
   };
+}
+
+/** Sets the response as a whole: Hono's setter would put the cookies of the one before in place of the new ones. */
+function replace(context: HonoContext, response: Response): void {
+  if (context.res === response) return;
+  (context as { res: Response | undefined }).res = undefined;
+  context.res = response;
 }
 
 function addHeaders(session: RequestSession, headers: Headers): void {

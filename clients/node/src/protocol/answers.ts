@@ -58,11 +58,8 @@ function readTime(reader: Reader): number {
   let milliseconds = 0;
   while (reader.position < reader.end) {
     const tag = reader.varint();
-    if (tag === 0x08) {
-      const seconds = reader.varint();
-      // A negative int64 has ten octets.
-      milliseconds += (seconds < 2 ** 63 ? seconds : seconds - 2 ** 64) * 1000;
-    } else if (tag === 0x10) milliseconds += Math.floor(reader.varint() / 1e6);
+    if (tag === 0x08) milliseconds += reader.int64() * 1000;
+    else if (tag === 0x10) milliseconds += Math.floor(reader.varint() / 1e6);
     else reader.skip(tag);
   }
   reader.end = outer;
@@ -325,8 +322,8 @@ function readDetail(reader: Reader, details: { reason: string; applied: string; 
     } else reader.skip(tag);
   });
   const inner = value;
-  if (inner === undefined) return;
   const name = type.slice(type.lastIndexOf('/') + 1);
+  if (inner === undefined || !/^google\.rpc\.(ErrorInfo|RetryInfo|BadRequest)$/.test(name)) return;
   while (inner.position < inner.end) {
     const tag = inner.varint();
     if (name === 'google.rpc.ErrorInfo' && tag === 0x0a) details.reason = inner.text();

@@ -109,6 +109,16 @@ export class Reader {
     throw new WireError('a varint of more than ten octets');
   }
 
+  /** A signed varint (int64). */
+  int64(): number {
+    const from = this.position;
+    const value = this.varint();
+    if (value <= Number.MAX_SAFE_INTEGER) return value;
+    let exact = 0n;
+    for (let at = this.position - 1; at >= from; at--) exact = (exact << 7n) | BigInt((this.buffer[at] as number) & 0x7f);
+    return Number(BigInt.asIntN(64, exact));
+  }
+
   /** The position after the length-delimited value that begins here. */
   stop(): number {
     const length = this.varint();
