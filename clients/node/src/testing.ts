@@ -46,6 +46,8 @@ export interface FakeOptions {
   readonly engines?: Readonly<Record<string, FakeEngineOptions>>;
   /** Name of the engine for operations that name none. Default: `""`, which is `default`. */
   readonly engine?: string;
+  /** The clock, in milliseconds since 1970. Default: `Date.now`. `advance` comes on top of it. */
+  readonly clock?: () => number;
 }
 
 /** A session in the fake, for a test to look at. */
@@ -59,7 +61,7 @@ export interface FakeSession {
 
 /** A fake of a {@link Client}. */
 export interface FakeClient extends Client {
-  /** The time of the fake, in milliseconds since 1970. It runs with the real one. */
+  /** The time of the fake, in milliseconds since 1970. */
   readonly now: number;
   /** Moves the clock forward by so many milliseconds: sessions expire, grace periods end. */
   advance(milliseconds: number): void;
@@ -89,11 +91,13 @@ class Fake implements FakeClient {
   readonly engine: string;
   readonly description: Description;
   readonly #engines = new Map<string, FakeEngine>();
+  readonly #clock: () => number;
   #offset = 0;
   #failure: { reason: string; times: number; operation: string | undefined } | undefined;
   #closed = false;
 
-  constructor({ engines = { default: {} }, engine = '' }: FakeOptions) {
+  constructor({ engines = { default: {} }, engine = '', clock = Date.now }: FakeOptions) {
+    this.#clock = clock;
     this.engine = engine;
     for (const [name, given] of Object.entries(engines)) {
       const { rollGrace = 60_000, maxSessionsPerPrincipal = 0, onLimit = 'refuse_newest', ...rest } = given;
@@ -110,7 +114,7 @@ class Fake implements FakeClient {
         ...rest,
         duration,
       };
-      this.#engines.set(name, new FakeEngine(described, { rollGrace, maxSessionsPerPrincipal, onLimit }, () => this.now));
+      this.#engines.set(name, new FakeEngine(described, { rollGrace, maxSessionsPerPrincipal, onLimit, autoGranularity: given.touchGranularity === undefined }, () => this.now));
     }
     this.description = {
       version: VERSION,
@@ -129,7 +133,7 @@ class Fake implements FakeClient {
   }
 
   get now(): number {
-    return Date.now() + this.#offset;
+    return this.#clock() + this.#offset;
   }
 
   advance(milliseconds: number): void {

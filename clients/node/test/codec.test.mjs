@@ -9,7 +9,7 @@ const { frameSize, requestSize, unaryFrame, wireCredential, writeFrame } = requi
 const { readDescription, readList, readPipelineResponse, readStatus } = require('../dist/protocol/answers.js');
 const { Reader, WireError, Writer } = require('../dist/protocol/wire.js');
 
-const ROUNDS = 3000;
+const ROUNDS = 800;
 const proto = await load();
 
 // A small generator of random numbers, so that a failure can be repeated: its seed is in the message.

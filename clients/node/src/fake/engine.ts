@@ -12,6 +12,8 @@ import { failure } from './errors.js';
 export interface Policy {
   /** How long a rolled id can still end its session, in milliseconds. */
   readonly rollGrace: number;
+  /** touch_granularity is "auto": a 64th of the session's idle timeout, at most a minute. */
+  readonly autoGranularity: boolean;
   /** Live sessions of one principal; 0: any number. */
   readonly maxSessionsPerPrincipal: number;
   /** What happens to a login above that. */
@@ -67,7 +69,7 @@ export class FakeEngine {
     const { ids, absence } = present(request.credential, this.engine, this.#key);
     const found = this.#find(ids, absence);
     if (!('record' in found)) return { state: found.state === 'JUST_SUPERSEDED' ? 'SUPERSEDED' : found.state, session: null, setCookie: NOTHING };
-    const moved = this.#use(found.record, request.duration);
+    const moved = this.#use(found.record, rounded(request.duration));
     return { state: 'ACTIVE', session: this.#session(found.record, false), setCookie: this.#renewal(found.record, found.id, moved) };
   }
 
@@ -101,7 +103,7 @@ export class FakeEngine {
     if (request.label !== undefined) record.label = request.label;
     const before = this.#isPersistent(record);
     if (request.persistent !== undefined) record.persistent = request.persistent;
-    const moved = this.#use(record, request.duration);
+    const moved = this.#use(record, rounded(request.duration));
     if (changesPrincipal) this.#endIdlest(record);
     const token = rolls ? sign(this.#key, id) : '';
     const news = rolls || this.#isPersistent(record) !== before || (moved && this.#isPersistent(record));
@@ -201,7 +203,7 @@ export class FakeEngine {
       version: 1,
       createTime: now,
       deadline: 0,
-      duration: request.duration,
+      duration: rounded(request.duration),
       principal,
       data,
       persistent: request.persistent,
@@ -246,7 +248,8 @@ export class FakeEngine {
   }
 
   #granularity(record: Record): number {
-    return Math.min(this.engine.touchGranularity, this.#duration(record));
+    const duration = this.#duration(record);
+    return this.policy.autoGranularity ? Math.min(duration / 64, 60_000) : Math.min(this.engine.touchGranularity, duration);
   }
 
   #end(record: Record): number {
@@ -312,4 +315,9 @@ export class FakeEngine {
       record.label,
     );
   }
+}
+
+/** Durations are rounded up to milliseconds, once, where they enter. */
+function rounded(duration: number | undefined): number | undefined {
+  return duration === undefined ? undefined : Math.ceil(duration);
 }
