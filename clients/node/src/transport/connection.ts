@@ -63,6 +63,8 @@ export class Connection {
   isReady = false;
   /** When the last octets came, by performance.now(). */
   lastReceived = performance.now();
+  /** Since when an answer is awaited and nothing has come; undefined: none is awaited. */
+  waitingSince: number | undefined;
   readonly #observer: Observer;
   readonly #options: ConnectionOptions;
   readonly #session: ClientHttp2Session;
@@ -72,6 +74,7 @@ export class Connection {
   #failure: { error: SessiondError; fatal: boolean } | undefined;
   #closed = false;
   #ending = false;
+  #over = false;
   #connected = false;
   readonly #handshake: NodeJS.Timeout;
 
@@ -97,11 +100,12 @@ export class Connection {
 
   /** Whether the pipeline takes more now. */
   get isWritable(): boolean {
-    return this.isReady && !this.#closed && !this.#ending && this.#pipeline?.writableNeedDrain === false;
+    return this.isReady && !this.#closed && !this.#ending && !this.#over && this.#pipeline?.writableNeedDrain === false;
   }
 
   /** Sends frames of PipelineRequest. */
   write(frames: Buffer): void {
+    this.waitingSince ??= performance.now();
     this.#pipeline?.write(frames);
   }
 
@@ -118,6 +122,7 @@ export class Connection {
     this.#session.ping((error) => {
       if (error) return;
       this.lastReceived = performance.now();
+      if (this.waitingSince !== undefined) this.waitingSince = this.lastReceived;
       done();
     });
   }
@@ -242,6 +247,7 @@ export class Connection {
     });
     pipeline.on('trailers', (trailers) => {
       this.#status = readTrailers(trailers);
+      this.#over = true;
     });
     pipeline.on('data', (chunk: Buffer) => {
       try {
@@ -249,6 +255,11 @@ export class Connection {
       } catch (error) {
         this.#broken(error);
       }
+    });
+    pipeline.on('end', () => {
+      // The daemon has ended the stream; our side of it is open still.
+      this.#over = true;
+      setImmediate(() => pipeline.close());
     });
     pipeline.on('drain', () => this.#observer.writable(this));
     pipeline.on('error', () => {}); // `close` follows and tells

@@ -18,6 +18,8 @@ const CONNECT_TIMEOUT = 2000;
 /** How often OVERLOADED and STORE_UNAVAILABLE are repeated, and how often what was cut off is. */
 const MAX_RETRIES = 2;
 const MAX_CUTS = 5;
+/** A daemon that owes an answer and says nothing for so long is asked whether it is there. */
+const MIN_PATIENCE = 1000;
 /** So much is handed to the stream at a time; more waits until it is sent. */
 const BATCH = 256 << 10;
 
@@ -33,7 +35,6 @@ export interface Operation {
   readonly reject: (error: SessiondError) => void;
   /** Where it was sent; undefined: it is queued, or waits for its repetition. */
   connection: Connection | undefined;
-  sentAt: number;
   /** It may have taken effect already. */
   uncertain: boolean;
   retries: number;
@@ -108,7 +109,6 @@ export class Dispatcher {
         resolve,
         reject,
         connection: undefined,
-        sentAt: 0,
         uncertain: false,
         retries: 0,
         cuts: 0,
@@ -212,7 +212,6 @@ export class Dispatcher {
         const operation = batch[i] as Operation;
         writeFrame(out, operation.request, operation.sequence, operation.deadline - now, sizes[2 * i] as number, sizes[2 * i + 1] as number);
         operation.connection = connection;
-        operation.sentAt = now;
         sent.set(operation.sequence, operation);
       }
       connection.write(out.buffer);
@@ -251,7 +250,6 @@ export class Dispatcher {
   #list(operation: Operation, connection: Connection): void {
     const sent = this.#sent.get(connection) as Map<number, Operation>;
     operation.connection = connection;
-    operation.sentAt = performance.now();
     sent.set(operation.sequence, operation);
     const pages = async (): Promise<ListResult> => {
       const request = operation.request as WireRequest & { kind: 'list' };
@@ -297,6 +295,7 @@ export class Dispatcher {
     }
     sent.delete(sequence);
     operation.connection = undefined;
+    connection.waitingSince = sent.size === 0 ? undefined : connection.lastReceived;
     if (answer.kind === 'error') this.#failed(operation, statusError(answer.result, operation.uncertain && outcomeUnknown(answer.result.reason)));
     else if (answer.kind === operation.request.kind) this.#finish(operation, answer.result);
     else this.#fail(operation, protocolError(this.#options.address, `a ${operation.request.kind} was answered with ${answer.kind}`));
@@ -378,11 +377,11 @@ export class Dispatcher {
     const now = performance.now();
     while (this.#first && this.#first.deadline <= now) this.#late(this.#first);
     const connection = this.#current;
-    if (!connection || !this.#first) return;
+    if (!connection) return;
     // A daemon that says nothing for a while is asked with a PING. If it does not answer that, the connection is dead.
-    const patience = this.#options.timeout / 4;
-    const oldest = this.#sent.get(connection)?.values().next().value;
-    const silent = oldest !== undefined && now - Math.max(oldest.sentAt, connection.lastReceived) > patience;
+    const patience = Math.max(this.#options.timeout / 4, MIN_PATIENCE);
+    const { waitingSince } = connection;
+    const silent = waitingSince !== undefined && now - waitingSince > patience;
     if (!silent) this.#pinged = undefined;
     else if (this.#pinged !== connection) {
       this.#pinged = connection;
