@@ -28,6 +28,10 @@ const ofTheBody = [
   'Transfer-Encoding',
 ];
 
+// How much of a response is held before its writer is told to wait. It is more than any stream takes at once: compression,
+// for example, has the writer wait for its own stream, and that one tells it to go on only if it has been full itself.
+const HELD_BYTES = 256 << 10;
+
 /**
  * @internal Holds a response back until the session is saved, and sets the cookie before the head goes out. A response
  * whose request has changed nothing is not held: it goes out as if this were not here.
@@ -43,6 +47,7 @@ export function holdHead(response: ServerResponse, listener: HeadListener): void
   let state: 'open' | 'checked' | 'held' | 'sent' | 'failed' = 'open';
   let ended = false;
   let needDrain = false;
+  let heldBytes = 0;
 
   // Whether the response is held back, now or already.
   function hold(call: Held, args: unknown[]): boolean {
@@ -68,6 +73,11 @@ export function holdHead(response: ServerResponse, listener: HeadListener): void
   }
 
   function release(): void {
+    // What was changed while the session was saved, before the response came to its end.
+    if (ended && isDue()) {
+      listener.finish().then(release, fail);
+      return;
+    }
     unlock(response);
     state = 'sent';
     setCookie();
@@ -146,6 +156,9 @@ export function holdHead(response: ServerResponse, listener: HeadListener): void
   response.write = function (...args: unknown[]) {
     if (state === 'failed') return false;
     if (!hold('write', args)) return original.write.apply(response, args);
+    const [chunk] = args;
+    heldBytes += typeof chunk === 'string' ? chunk.length : ((chunk as Uint8Array | null)?.byteLength ?? 0);
+    if (heldBytes < HELD_BYTES) return true;
     needDrain = true;
     return false;
   } as typeof write;

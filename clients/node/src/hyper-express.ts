@@ -3,7 +3,7 @@
  *
  * @module sessiond/hyper-express
  */
-import type {} from 'hyper-express';
+import type { MiddlewareNext, Request, Response } from 'hyper-express';
 import { type ClientOrAddress, clientOf, engineOf, isSafe } from './adapter.js';
 import type { SessiondError } from './errors.js';
 import { holdResponse, type HyperResponse } from './hyper-express-response.js';
@@ -40,8 +40,7 @@ export type SessionEngineOptions = (ClientOrAddress | { readonly client?: undefi
      * Answers an error of the daemon: its `status` and headers are set on the response already. Without it, the answer is
      * a line of text. All other errors go to the server's error handler.
      */
-    // eslint-disable-next-line @typescript-eslint/no-explicit-any
-    readonly on_error?: ((request: any, response: any, error: SessiondError) => void) | undefined;
+    readonly on_error?: ((request: Request, response: Response, error: SessiondError) => void) | undefined;
   };
 
 /** What is used of a request of hyper-express. */
@@ -85,13 +84,13 @@ export class SessionEngine {
   }
 
   /** The middleware; `server.use(engine)` finds it by itself. */
-  // eslint-disable-next-line @typescript-eslint/no-explicit-any
-  middleware(request: any, response: any, next: () => void): void {
+  middleware(request: Request, response: Response, next: MiddlewareNext): void {
     const { engine, on_error: onError } = this.#options;
-    const hyperRequest = request as HyperRequest;
+    const hyperRequest = request as unknown as HyperRequest;
+    const hyperResponse = response as unknown as HyperResponse;
     hyperRequest.session = new Session({
       open: (token) => this.#open(hyperRequest, token),
-      attach: (listener) => holdResponse(response as HyperResponse, listener, onError && ((error) => onError(request, response, error))),
+      attach: (listener) => holdResponse(hyperResponse, listener, onError && ((error) => onError(request, response, error))),
       engine: () => engineOf(this.#client, engine),
       sentCookie: () => {
         const name = engineOf(this.#client, engine)?.cookieName;

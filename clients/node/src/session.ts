@@ -144,6 +144,7 @@ export class Session {
 // written is tried again before the response head goes out.
 // eslint-disable-next-line @typescript-eslint/no-explicit-any
 export function settle(session: object, operation: () => Promise<any>, callback?: Callback): any {
+  if (callback !== undefined && typeof callback !== 'function') throw new TypeError('expected a function as callback, or nothing');
   const outcome = new Promise((resolve) => resolve(operation()));
   if (callback === undefined) {
     outcome.catch(() => {});
@@ -208,7 +209,9 @@ export class SessionBinding {
   readonly #options: BindingOptions;
   readonly #reserved: ReadonlySet<string>;
   readonly #pending = new Set<Promise<unknown>>();
+  #last: Promise<void> = Promise.resolve();
   #touch = false;
+  #dropped = false;
   #principal: string | null | undefined;
 
   /** @param request - loaded */
@@ -233,7 +236,7 @@ export class SessionBinding {
   /** Whether something is to be done before the response head can go out. */
   get due(): boolean {
     if (this.#pending.size > 0) return true;
-    if (this.session === undefined) return false;
+    if (this.session === undefined || this.#dropped) return false;
     this.#collect(this.session);
     return this.request.changed || this.#touch || this.cookie.changed || this.#principalChanged();
   }
@@ -249,6 +252,7 @@ export class SessionBinding {
       if (this.session !== undefined && this.due) await this.#write(this.session);
     } catch (error) {
       if (!safe || !(error instanceof SupersededError)) throw error;
+      this.#dropped = true;
     }
   }
 
@@ -286,21 +290,19 @@ export class SessionBinding {
   destroy(): Promise<void> {
     this.session = undefined;
     this.#options.changed(undefined, undefined);
-    return this.#track(this.request.logout()).then(() => {});
+    return this.#queue(async () => void (await this.request.logout()));
   }
 
   reload(): Promise<void> {
-    return this.#track(
-      this.request.reload().then((found) => {
-        if (this.session !== undefined) {
-          for (const key of Object.keys(this.session)) delete this.session[key];
-          this.#show(this.session, {});
-        }
-        this.#told();
-        if (found) return;
-        throw new SessionGoneError('failed to load session: it has ended', { reason: 'SESSION_GONE', code: 'NOT_FOUND' });
-      }),
-    );
+    return this.#queue(async () => {
+      const found = await this.request.reload();
+      if (this.session !== undefined) {
+        for (const key of Object.keys(this.session)) delete this.session[key];
+        this.#show(this.session, {});
+      }
+      this.#told();
+      if (!found) throw new SessionGoneError('failed to load session: it has ended', { reason: 'SESSION_GONE', code: 'NOT_FOUND' });
+    });
   }
 
   touch(): void {
@@ -321,21 +323,25 @@ export class SessionBinding {
 
   /** Runs an operation on what handlers have made of the data, then shows them the outcome. */
   run<T>(operation: (request: RequestSession) => Promise<T>): Promise<T> {
-    const session = this.session;
-    if (session !== undefined) this.#collect(session);
-    const shown: SessionData = { ...session };
-    return this.#track(
-      operation(this.request).finally(() => {
+    return this.#queue(async () => {
+      const { session } = this;
+      if (session !== undefined) this.#collect(session);
+      const shown: SessionData = { ...session };
+      try {
+        return await operation(this.request);
+      } finally {
         if (session !== undefined && session === this.session) this.#show(session, shown);
         this.#told();
-      }),
-    );
+      }
+    });
   }
 
-  #track<T>(outcome: Promise<T>): Promise<T> {
+  // One after another: the data must not change while they are written.
+  #queue<T>(operation: () => Promise<T>): Promise<T> {
+    const outcome = this.#pending.size === 0 ? operation() : this.#last.then(operation);
     this.#pending.add(outcome);
     const done = (): void => void this.#pending.delete(outcome);
-    outcome.then(done, done);
+    this.#last = outcome.then(done, done);
     return outcome;
   }
 
