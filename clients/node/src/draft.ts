@@ -6,6 +6,7 @@ export class Draft {
   /** What is stored, as JSON text, as far as this request knows. */
   base = '';
   #data: SessionData | undefined;
+  #written: string | undefined;
 
   /** Parsed at the first use: many requests never look. */
   get data(): SessionData {
@@ -27,12 +28,16 @@ export class Draft {
 
   /** What a write has to send; null: nothing changed. Throws INVALID_DATA. */
   difference(): Difference | null {
-    return this.#data === undefined ? null : difference(parse(this.base), this.#data);
+    const found = this.#data === undefined ? null : difference(parse(this.base), this.#data);
+    // A handler may change more while the difference is on its way: that is not stored then.
+    this.#written = found === null ? undefined : stringifyMembers(Object.entries(this.#data as SessionData));
+    return found;
   }
 
-  /** The data have been stored. */
+  /** What {@link difference} has found has been stored. */
   written(): void {
-    if (this.#data !== undefined) this.base = stringifyMembers(Object.entries(this.#data));
+    if (this.#written !== undefined) this.base = this.#written;
+    this.#written = undefined;
   }
 
   /** There are no data any more. */

@@ -151,6 +151,20 @@ suite('what changes while a stream is sent is saved at its end', async (t) => {
   assert.deepEqual(fake.sessions()[0].data, { first: 1, second: 2 });
 });
 
+suite('what changes, also deep inside, while a save is under way is saved after it', async (t) => {
+  const { fake, port } = await plain(t, async (request, response) => {
+    request.session.user.name = 'first';
+    const saving = request.session.save();
+    await new Promise(setImmediate);
+    request.session.user.name = 'second';
+    request.session.other = 1;
+    await saving;
+    response.end();
+  });
+  await ask(port, '/', { headers: { cookie: fake.cookie({ data: { user: {} } }) } });
+  assert.deepEqual(fake.sessions()[0].data, { user: { name: 'second' }, other: 1 });
+});
+
 suite('a stream whose last change cannot be saved is cut off', async (t) => {
   const { fake, port } = await plain(t, async (request, response) => {
     response.write('a');
