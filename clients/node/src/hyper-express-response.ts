@@ -7,7 +7,7 @@ import { SessiondError } from './errors.js';
 export interface HyperResponse {
   readonly completed: boolean;
   readonly initiated: boolean;
-  readonly _writable: { readonly writableLength: number } | null;
+  _writable: { readonly writableLength: number; destroy(): void } | null;
   _cookies?: Record<string, string> | undefined;
   status(code: number): HyperResponse;
   type(mimeType: string): HyperResponse;
@@ -129,6 +129,11 @@ export function holdResponse(response: HyperResponse, listener: ResponseListener
     response.status(error.status);
     for (const [name, value] of Object.entries(error.headers)) response.header(name, value, true);
     response.send = send;
+    response._stream_chunk = streamChunk;
+    // Chunks that wait are those of the response that is not sent. A stream that is piped here is told by the destruction.
+    const writable = response._writable;
+    response._writable = null;
+    writable?.destroy();
     if (onError !== undefined) onError(error);
     else response.type('text').send(`${STATUS_CODES[error.status]}\n`);
     return response;
