@@ -39,7 +39,7 @@ try {
     if (n !== 2 || session.principal !== 'ann' || (await answer.json()).live !== false) throw new Error('not as expected');
     const error = await fake.write({ token: 'x' }).catch((error) => error);
     if (!(error instanceof SessionGoneError)) throw new Error('another copy of the classes');
-    const client = createClient('127.0.0.1:1', { timeout: 50 });
+    const client = createClient('127.0.0.1:1', { timeout: 1000 });
     const away = await client.resolve({ token: 'x' }).catch((error) => error);
     if (away.reason !== 'CONNECTION_FAILED') throw away;
     console.log('works');`;
