@@ -99,7 +99,7 @@ app.get('/devices', async (c) => {
   const session = c.get('session');
   if (session.principal === null) return c.json({}, 401);
   const devices = await session.devices();
-  return c.json({ devices: devices.map(({ id, current, label }) => ({ id, current, label })) });
+  return c.json({ devices: devices.map(({ id, current }) => ({ id, current })) });
 });
 
 serve({ fetch: app.fetch, hostname: '127.0.0.1', port: Number(process.env.PORT ?? 3000) }, ({ port }) => {

@@ -308,12 +308,12 @@ describe('the client', { concurrency: true }, () => {
           fails(client.resolve(CREDENTIAL), UnavailableError, { reason: 'TIMEOUT', code: 'DEADLINE_EXCEEDED', applied: 'unknown' }),
           fails(client.write(null), UnavailableError, { reason: 'TIMEOUT', applied: 'unknown' }),
         ]);
-        assert.ok(performance.now() - started < 1500, 'not much later than the timeout');
+        assert.ok(performance.now() - started < 4000, 'not much later than the timeout');
         silent = false;
         for (const { call, request } of held) call.answer(request, { destroy: { destroyed: 7 } });
         assert.equal((await client.destroy(CREDENTIAL)).destroyed, 1);
       },
-      { timeout: 500 },
+      { timeout: 1500 },
     );
   });
 

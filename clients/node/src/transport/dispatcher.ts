@@ -1,8 +1,7 @@
 // The operations of one client: their deadlines, the queue, the connections, and what may be repeated. See DESIGN 10 and
 // docs/writing-a-client.md.
-import { readFile } from 'node:fs/promises';
 import { publish } from '../diagnostics.js';
-import { AuthenticationError, DataTooLargeError, InvalidArgumentError, OverloadedError, SessiondError, UnavailableError } from '../errors.js';
+import { AuthenticationError, DataTooLargeError, OverloadedError, SessiondError, UnavailableError } from '../errors.js';
 import { readList, type WireAnswer } from '../protocol/answers.js';
 import { frameSize, requestSize, unaryFrame, type WireRequest, writeFrame } from '../protocol/requests.js';
 import { statusError } from '../protocol/status.js';
@@ -10,6 +9,8 @@ import { Writer } from '../protocol/wire.js';
 import type { Description, ListResult, Session } from '../types.js';
 import type { Target } from './address.js';
 import { Connection, type End } from './connection.js';
+import { cutError, outcomeUnknown, protocolError, tooMany } from './failures.js';
+import { readToken } from './token.js';
 
 const BACKOFF_MIN = 100;
 const BACKOFF_MAX = 1000;
@@ -446,24 +447,10 @@ export class Dispatcher {
   async #readToken(): Promise<string | undefined> {
     const { token, tokenFile } = this.#options;
     if (tokenFile === undefined) return token;
-    let text: string;
-    try {
-      text = await readFile(tokenFile, 'utf8');
-    } catch (cause) {
-      const detail = (cause as NodeJS.ErrnoException).code ?? 'it cannot be read';
-      throw new AuthenticationError(`the token file ${tokenFile}: ${detail}`, { reason: 'TOKEN_REQUIRED', code: 'UNAUTHENTICATED', field: 'tokenFile', cause });
-    }
-    const first = (text.split('\n', 1)[0] as string).trim();
-    if (!/^[!-~]+$/.test(first)) {
-      throw new InvalidArgumentError(`the first line of the token file ${tokenFile} is not a token`, {
-        reason: 'INVALID_ARGUMENT',
-        code: 'INVALID_ARGUMENT',
-        field: 'tokenFile',
-      });
-    }
-    this.#freshToken = first !== this.#token;
-    this.#token = first;
-    return first;
+    const read = await readToken(tokenFile);
+    this.#freshToken = read !== this.#token;
+    this.#token = read;
+    return read;
   }
 
   #ready(connection: Connection, description: Description): void {
@@ -609,36 +596,4 @@ export class Dispatcher {
   #closedError(applied: 'no' | 'unknown'): SessiondError {
     return new UnavailableError('the client is closed', { reason: 'CLOSED', code: 'CANCELLED', applied });
   }
-}
-
-/** After a repetition these can be the effect of the first attempt. */
-function outcomeUnknown(reason: string): boolean {
-  return reason === 'VERSION_MISMATCH' || reason === 'SESSION_GONE';
-}
-
-function tooMany(field: string, limit: number): SessiondError {
-  return new InvalidArgumentError(`${field} has more than ${limit} entries`, { reason: 'INVALID_ARGUMENT', code: 'INVALID_ARGUMENT', field });
-}
-
-function protocolError(address: string, cause: unknown): SessiondError {
-  const what = cause instanceof Error ? cause.message : String(cause);
-  return new SessiondError(`the server at ${address} does not speak the protocol of sessiond: ${what}`, {
-    reason: 'PROTOCOL_ERROR',
-    code: 'INTERNAL',
-    applied: 'unknown',
-    cause: cause instanceof Error ? cause : undefined,
-  });
-}
-
-/** Each operation that is cut off gets an error of its own, with its own outcome. */
-function cutError(error: SessiondError, applied: 'no' | 'unknown'): SessiondError {
-  if (error.reason === 'PROTOCOL_ERROR') return error;
-  return new UnavailableError(error.message, {
-    reason: error instanceof UnavailableError ? error.reason : 'CONNECTION_FAILED',
-    code: 'UNAVAILABLE',
-    retryable: applied === 'no',
-    retryAfter: error.retryAfter ?? 1,
-    applied,
-    cause: error,
-  });
 }
