@@ -97,22 +97,29 @@ export function holdHead(response: ServerResponse, listener: HeadListener): void
     response.statusCode = 200;
     response.statusMessage = undefined as unknown as string;
     // Whoever has wrapped these methods after us (compression, for example) has seen the end of a response that is not sent.
-    // What answers now goes past them. What the held response's writer still writes, such as a stream, goes nowhere.
+    // What answers now goes past them. What the held response's writer still writes, such as a timer, goes nowhere.
     response.removeAllListeners('drain');
     for (const { args } of held) {
       const callback = args.at(-1);
       if (typeof callback === 'function') process.nextTick(callback as () => void, error);
     }
-    response.writeHead = patchedWriteHead as typeof writeHead;
+    const answer = awaitAnswer(response);
     let done = false;
-    response.write = ((...args: unknown[]) => (done ? false : original.write.apply(response, args))) as typeof write;
+    response.writeHead = function (...args: unknown[]) {
+      answer.begun = true;
+      return patchedWriteHead(...args);
+    } as typeof writeHead;
+    response.write = ((...args: unknown[]) => (done || !answer.begun ? false : original.write.apply(response, args))) as typeof write;
     response.end = ((...args: unknown[]) => {
-      if (done) return response;
+      if (done || !answer.begun) return response;
       done = true;
       return original.end.apply(response, args);
     }) as typeof end;
     response.flushHeaders = flushHeaders;
+    // An answer that is given at once needs no status and no header.
+    answer.begun = true;
     listener.onFailure(error);
+    answer.begun = answer.touched || response.headersSent;
   }
 
   function setCookie(): void {
@@ -184,6 +191,27 @@ export function holdHead(response: ServerResponse, listener: HeadListener): void
     ended = true;
     return kept ? response : original.end.apply(response, args);
   } as typeof end;
+}
+
+// Notices when somebody begins to answer, by a status or a header: until then, whatever is written is of the response before.
+function awaitAnswer(response: ServerResponse): { begun: boolean; touched: boolean } {
+  const answer = { begun: false, touched: false };
+  let status = response.statusCode;
+  const begin = (): void => {
+    answer.begun = answer.touched = true;
+    delete (response as { setHeader?: unknown }).setHeader;
+    Object.defineProperty(response, 'statusCode', { configurable: true, enumerable: true, writable: true, value: status });
+  };
+  Object.defineProperty(response, 'statusCode', { configurable: true, enumerable: true, get: () => status, set: (value: number) => ((status = value), begin()) });
+  Object.defineProperty(response, 'setHeader', {
+    configurable: true,
+    writable: true,
+    value: (name: string, value: OutgoingHttpHeader) => {
+      begin();
+      return response.setHeader(name, value as string);
+    },
+  });
+  return answer;
 }
 
 const locked = ['setHeader', 'appendHeader', 'setHeaders', 'removeHeader'] as const;
