@@ -90,7 +90,7 @@ describe('with a daemon', { concurrency: true, skip: binary ? false : 'no daemon
     const daemon = await startDaemon(binary);
     const client = createClient(daemon.address, { timeout: 1500 });
     const { token } = await client.write(null, { set: { n: 1 } });
-    process.kill(daemon.pid, 'SIGSTOP');
+    await daemon.pause();
     const started = performance.now();
     const outcomes = await Promise.allSettled([client.resolve({ token }), client.write({ token }, { set: { n: 2 } }), client.listSessions({ token })]);
     assert.ok(performance.now() - started < 3500);
@@ -100,7 +100,7 @@ describe('with a daemon', { concurrency: true, skip: binary ? false : 'no daemon
     }
     assert.equal(outcomes[1].reason.applied, 'unknown');
     await assert.rejects(client.resolve({ token }), UnavailableError);
-    process.kill(daemon.pid, 'SIGCONT');
+    daemon.resume();
     const resumed = performance.now();
     while (!(await client.resolve({ token }).then(() => true, () => false))) assert.ok(performance.now() - resumed < 5000, 'expected it to go on');
     await client.close();

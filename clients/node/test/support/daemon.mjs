@@ -1,6 +1,7 @@
 // Starts a real daemon for a test: port 0, sessions in memory, ended by its process id.
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
@@ -37,6 +38,12 @@ export async function startDaemon(binary, { set = [], unix, port = 0, prefix = [
     pid: child.pid,
     child,
     exited,
+    /** Stops it where it is (SIGSTOP). Resolves when it stands still: its threads stop one after another. */
+    async pause() {
+      child.kill('SIGSTOP');
+      while (!/^State:\tT/m.test(await readFile(`/proc/${child.pid}/status`, 'utf8'))) await new Promise(setImmediate);
+    },
+    resume: () => child.kill('SIGCONT'),
     /** Ends it as an operator would, or at once. */
     async stop(signal = 'SIGTERM') {
       if (child.exitCode === null && child.signalCode === null) {
