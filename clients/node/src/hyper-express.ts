@@ -19,6 +19,9 @@ declare module 'hyper-express' {
     /** The session: call `start()` first. */
     session: Session;
   }
+  interface Router {
+    use(engine: SessionEngine): this;
+  }
 }
 
 /** What hyper-express-session has as options. The daemon's configuration decides; what differs there is told. */
