@@ -13,8 +13,8 @@ import { fileURLToPath } from 'node:url';
 const here = path.dirname(fileURLToPath(import.meta.url));
 const target = path.join(here, '../../../target');
 // The daemon takes variables of this prefix for its configuration.
-const { SESSIOND_BIN, ...environment } = process.env;
-const daemon = SESSIOND_BIN ?? ['dist', 'release', 'debug'].map((profile) => `${target}/${profile}/sessiond`).find(existsSync);
+const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('SESSIOND')));
+const daemon = process.env.SESSIOND_BIN ?? ['dist', 'release', 'debug'].map((profile) => `${target}/${profile}/sessiond`).find(existsSync);
 if (!daemon) throw new Error('expected the daemon in SESSIOND_BIN or in target/');
 
 const folder = mkdtempSync(path.join(tmpdir(), 'moving-'));
