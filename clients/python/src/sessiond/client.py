@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from . import _calls, _blocking, _asyncio
+from ._operations import Operation, closed_error
+from ._options import Options, invalid
 from .types import (
     TLS,
     Credential,
@@ -17,6 +21,7 @@ from .types import (
     Resolved,
     Scope,
     SessionList,
+    SessionState,
     Touched,
     Written,
 )
@@ -25,7 +30,12 @@ __all__ = ["AsyncClient", "Client"]
 
 
 class Client:
-    """The blocking client."""
+    """The blocking client: one connection, shared by all threads of the process.
+
+    It connects at the first call, and by itself again when the connection is gone. It works
+    with gunicorn's workers: a client that was made before a fork connects anew in each child.
+    It works with gevent, if the process is monkey-patched before this package is imported.
+    """
 
     def __init__(
         self,
@@ -39,17 +49,41 @@ class Client:
         max_in_flight: int = 10_000,
         on_event: EventHook | None = None,
     ) -> None:
-        raise NotImplementedError
+        """`address`: `host:port` or `unix:/path`.
+
+        `engine`: of calls that name none. `token`, or `token_file` with a token that may be
+        replaced: what `listen.auth.token_file` of the daemon asks for. `tls`: a `TLS`, or
+        True for its defaults. `timeout`: seconds for each operation, with everything that
+        happens on its way, such as connecting. `max_in_flight`: operations at a time; one
+        more is an `OverloadedError`. `on_event`: is told about operations and connections.
+
+        Raises `InvalidArgumentError` for what cannot be right. Nothing is connected yet."""
+        self._options = Options(
+            address,
+            engine=engine,
+            token=token,
+            token_file=token_file,
+            tls=tls,
+            timeout=timeout,
+            max_in_flight=max_in_flight,
+            on_event=on_event,
+        )
+        self._front = _blocking.Front(self._options)
+
+    @property
+    def address(self) -> str:
+        """The daemon's address, as it was given."""
+        return self._options.address
 
     @property
     def engine(self) -> str:
         """The engine of calls that name none; empty means `default`."""
-        raise NotImplementedError
+        return self._options.engine
 
     @property
     def on_event(self) -> EventHook | None:
         """The hook that is told what happens."""
-        raise NotImplementedError
+        return self._options.on_event
 
     def resolve(
         self,
@@ -60,9 +94,10 @@ class Client:
         engine: str | None = None,
         timeout: float | None = None,
     ) -> Resolved:
-        """Finds the session of a request, and moves its deadline unless `peek` is set.
-        With `create` a session is created if the credential is not live."""
-        raise NotImplementedError
+        """See `SessionClient.resolve`."""
+        operation = _calls.resolve(self._engine(engine), credential, create, peek)
+        result: Resolved = self._run(operation, timeout)
+        return result
 
     def touch(
         self,
@@ -72,8 +107,10 @@ class Client:
         engine: str | None = None,
         timeout: float | None = None,
     ) -> Touched:
-        """Moves the session's deadline. `duration` becomes its own idle timeout."""
-        raise NotImplementedError
+        """See `SessionClient.touch`."""
+        operation = _calls.touch(self._engine(engine), credential, duration)
+        result: Touched = self._run(operation, timeout)
+        return result
 
     def write(
         self,
@@ -91,17 +128,22 @@ class Client:
         engine: str | None = None,
         timeout: float | None = None,
     ) -> Written:
-        """Creates a session (no credential) or changes a live one.
-
-        `replace` drops all data first, then `unset` removes top-level keys, then `set`
-        replaces them; other keys stay as they are. `set` is a mapping of JSON values, or
-        JSON text. `if_version`: only at this version, else `VersionMismatchError`.
-        `roll`: a new id for the same session. `principal`: whom it belongs to, an empty
-        text makes it anonymous. `persistent`: whether its cookie has Max-Age. `label`: a
-        text for the user's list of devices.
-
-        Raises `SessionGoneError` if the credential is not live."""
-        raise NotImplementedError
+        """See `SessionClient.write`."""
+        operation = _calls.write(
+            self._engine(engine),
+            credential,
+            set=set,
+            unset=unset,
+            replace=replace,
+            if_version=if_version,
+            roll=roll,
+            principal=principal,
+            duration=duration,
+            persistent=persistent,
+            label=label,
+        )
+        result: Written = self._run(operation, timeout)
+        return result
 
     def destroy(
         self,
@@ -112,25 +154,57 @@ class Client:
         engine: str | None = None,
         timeout: float | None = None,
     ) -> Destroyed:
-        """Ends sessions. `session_ids`: public ids of the same principal's sessions,
-        instead of a scope."""
-        raise NotImplementedError
+        """See `SessionClient.destroy`."""
+        operation = _calls.destroy(self._engine(engine), credential, scope, session_ids)
+        if operation is None:
+            return Destroyed(0)
+        result: Destroyed = self._run(operation, timeout)
+        return result
 
     def list_sessions(
         self, credential: Credential, *, engine: str | None = None, timeout: float | None = None
     ) -> SessionList:
-        """The live sessions of the credential's principal, all pages."""
-        raise NotImplementedError
+        """See `SessionClient.list_sessions`."""
+        found: SessionList | None = None
+        token = ""
+        while True:
+            operation = _calls.list_sessions(self._engine(engine), credential, token)
+            page: tuple[SessionList, str] = self._run(operation, timeout)
+            part, token = page
+            if found is None or part.state is not SessionState.ACTIVE:
+                found = part  # a session that ended between two pages has no list any more
+            else:
+                found.sessions += part.sessions
+            if not token:
+                return found
 
     def describe(self, *, timeout: float | None = None) -> Description:
-        """What the daemon is. Asked once for each connection, then answered from memory."""
-        raise NotImplementedError
+        """See `SessionClient.describe`."""
+        known = self._driver().core.description
+        if known is not None:
+            return known
+        result: Description = self._run(_calls.describe(), timeout)
+        return result
+
+    def _engine(self, engine: str | None) -> str:
+        return self._options.engine if engine is None else engine
+
+    def _timeout(self, timeout: float | None) -> float:
+        if timeout is None:
+            return self._options.timeout
+        if not 0 < timeout < 86_400:
+            raise invalid("timeout: seconds, more than 0 and at most a day")
+        return timeout
+
+    def _driver(self) -> _blocking.Front:
+        return self._front
+
+    def _run(self, operation: Operation, timeout: float | None) -> Any:
+        return self._front.run(operation, self._timeout(timeout))
 
     def close(self, timeout: float = 5.0) -> None:
-        """Takes nothing new, waits up to `timeout` seconds for what is in flight, and
-        disconnects. A second call does nothing."""
-        raise NotImplementedError
-
+        """See `SessionClient.close`."""
+        self._front.close(timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -142,7 +216,11 @@ class Client:
 
 
 class AsyncClient:
-    """The asyncio client."""
+    """The asyncio client: one connection for each event loop that uses it, shared by its tasks.
+
+    It connects at the first call, and by itself again when the connection is gone. uvloop
+    works too.
+    """
 
     def __init__(
         self,
@@ -156,17 +234,43 @@ class AsyncClient:
         max_in_flight: int = 10_000,
         on_event: EventHook | None = None,
     ) -> None:
-        raise NotImplementedError
+        """`address`: `host:port` or `unix:/path`.
+
+        `engine`: of calls that name none. `token`, or `token_file` with a token that may be
+        replaced: what `listen.auth.token_file` of the daemon asks for. `tls`: a `TLS`, or
+        True for its defaults. `timeout`: seconds for each operation, with everything that
+        happens on its way, such as connecting. `max_in_flight`: operations at a time; one
+        more is an `OverloadedError`. `on_event`: is told about operations and connections.
+
+        Raises `InvalidArgumentError` for what cannot be right. Nothing is connected yet."""
+        self._options = Options(
+            address,
+            engine=engine,
+            token=token,
+            token_file=token_file,
+            tls=tls,
+            timeout=timeout,
+            max_in_flight=max_in_flight,
+            on_event=on_event,
+        )
+        self._drivers: dict[int, _asyncio.Driver] = {}
+        self._last: _asyncio.Driver | None = None
+        self._closed = False
+
+    @property
+    def address(self) -> str:
+        """The daemon's address, as it was given."""
+        return self._options.address
 
     @property
     def engine(self) -> str:
         """The engine of calls that name none; empty means `default`."""
-        raise NotImplementedError
+        return self._options.engine
 
     @property
     def on_event(self) -> EventHook | None:
         """The hook that is told what happens."""
-        raise NotImplementedError
+        return self._options.on_event
 
     async def resolve(
         self,
@@ -178,7 +282,9 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> Resolved:
         """See `SessionClient.resolve`."""
-        raise NotImplementedError
+        operation = _calls.resolve(self._engine(engine), credential, create, peek)
+        result: Resolved = await self._run(operation, timeout)
+        return result
 
     async def touch(
         self,
@@ -189,7 +295,9 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> Touched:
         """See `SessionClient.touch`."""
-        raise NotImplementedError
+        operation = _calls.touch(self._engine(engine), credential, duration)
+        result: Touched = await self._run(operation, timeout)
+        return result
 
     async def write(
         self,
@@ -208,7 +316,21 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> Written:
         """See `SessionClient.write`."""
-        raise NotImplementedError
+        operation = _calls.write(
+            self._engine(engine),
+            credential,
+            set=set,
+            unset=unset,
+            replace=replace,
+            if_version=if_version,
+            roll=roll,
+            principal=principal,
+            duration=duration,
+            persistent=persistent,
+            label=label,
+        )
+        result: Written = await self._run(operation, timeout)
+        return result
 
     async def destroy(
         self,
@@ -220,21 +342,73 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> Destroyed:
         """See `SessionClient.destroy`."""
-        raise NotImplementedError
+        operation = _calls.destroy(self._engine(engine), credential, scope, session_ids)
+        if operation is None:
+            return Destroyed(0)
+        result: Destroyed = await self._run(operation, timeout)
+        return result
 
     async def list_sessions(
         self, credential: Credential, *, engine: str | None = None, timeout: float | None = None
     ) -> SessionList:
         """See `SessionClient.list_sessions`."""
-        raise NotImplementedError
+        found: SessionList | None = None
+        token = ""
+        while True:
+            operation = _calls.list_sessions(self._engine(engine), credential, token)
+            page: tuple[SessionList, str] = await self._run(operation, timeout)
+            part, token = page
+            if found is None or part.state is not SessionState.ACTIVE:
+                found = part  # a session that ended between two pages has no list any more
+            else:
+                found.sessions += part.sessions
+            if not token:
+                return found
 
     async def describe(self, *, timeout: float | None = None) -> Description:
         """See `SessionClient.describe`."""
-        raise NotImplementedError
+        known = self._driver().core.description
+        if known is not None:
+            return known
+        result: Description = await self._run(_calls.describe(), timeout)
+        return result
+
+    def _engine(self, engine: str | None) -> str:
+        return self._options.engine if engine is None else engine
+
+    def _timeout(self, timeout: float | None) -> float:
+        if timeout is None:
+            return self._options.timeout
+        if not 0 < timeout < 86_400:
+            raise invalid("timeout: seconds, more than 0 and at most a day")
+        return timeout
+
+    def _driver(self) -> _asyncio.Driver:
+        loop = asyncio.get_running_loop()
+        driver = self._last
+        if driver is not None and driver.loop is loop:
+            return driver
+        if self._closed:
+            raise closed_error()
+        for key, other in list(self._drivers.items()):
+            if other.loop.is_closed():
+                del self._drivers[key]
+        driver = self._drivers.get(id(loop))
+        if driver is None:
+            driver = self._drivers[id(loop)] = _asyncio.Driver(self._options, loop)
+        self._last = driver
+        return driver
+
+    async def _run(self, operation: Operation, timeout: float | None) -> Any:
+        return await self._driver().run(operation, self._timeout(timeout))
 
     async def close(self, timeout: float = 5.0) -> None:
-        """See `SessionClient.close`."""
-        raise NotImplementedError
+        """Takes nothing new, waits up to `timeout` seconds for what is in flight, and
+        disconnects. A second call does nothing. Call it on the loop that used the client."""
+        self._closed = True
+        driver = self._drivers.pop(id(asyncio.get_running_loop()), None)
+        if driver is not None:
+            await driver.close(timeout)
 
     async def __aenter__(self) -> Self:
         return self

@@ -6,12 +6,13 @@ cookie or data of a session, so every one of them can be logged.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 __all__ = [
     "AuthenticationError",
     "DataTooLargeError",
     "InvalidArgumentError",
+    "OverloadedError",
     "RecordUnreadableError",
     "SessionGoneError",
     "SessiondError",
@@ -61,6 +62,17 @@ class SessiondError(Exception):
     def __str__(self) -> str:
         return f"{self.reason}: {super().__str__()}"
 
+    def copy(self) -> Self:
+        """The same error without a traceback, to raise it once more."""
+        return type(self)(
+            super().__str__(),
+            reason=self.reason,
+            code=self.code,
+            retryable=self.retryable,
+            applied=self.applied,
+            retry_after=self.retry_after,
+        )
+
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default way of pickling.
         return (
@@ -86,6 +98,11 @@ class UnavailableError(SessiondError):
     a store that failed or is full, too many operations in flight, a closed client.
 
     It says nothing about the session. Answer 503 with Retry-After, and log nobody out."""
+
+
+class OverloadedError(UnavailableError):
+    """Too much at a time: the client has `max_in_flight` operations under way
+    (`IN_FLIGHT_LIMIT`), or the daemon is overloaded (`OVERLOADED`)."""
 
 
 class VersionMismatchError(SessiondError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -104,17 +104,7 @@ Credential = CookieHeader | Token
 class Session:
     """A session as the daemon answers it."""
 
-    __slots__ = (
-        "_create",
-        "_duration",
-        "_expire",
-        "_last_use",
-        "data_json",
-        "id",
-        "label",
-        "principal",
-        "version",
-    )
+    __slots__ = ("create", "data_json", "expire", "id", "idle", "label", "last_use", "principal", "version")
 
     id: str
     """Public session id, 16 characters: stable, not a credential, safe to log."""
@@ -132,24 +122,24 @@ class Session:
         id: str,
         *,
         data_json: str = "",
-        version: int = 1,
+        version: int = 0,
         principal: str | None = None,
         label: str = "",
-        create: int = 0,
-        expire: int = 0,
-        last_use: int = 0,
-        duration: int = 0,
+        create: int | bytes = 0,
+        expire: int | bytes = 0,
+        last_use: int | bytes = 0,
+        idle: int | bytes = 0,
     ) -> None:
-        """The times are nanoseconds, since 1970 where they are moments."""
         self.id = id
         self.data_json = data_json
         self.version = version
         self.principal = principal
         self.label = label
-        self._create = create
-        self._expire = expire
-        self._last_use = last_use
-        self._duration = duration
+        # Nanoseconds, or the message as it came: few requests look at their session's times.
+        self.create = create
+        self.expire = expire
+        self.last_use = last_use
+        self.idle = idle
 
     def __repr__(self) -> str:
         return f"Session(id={self.id!r}, version={self.version})"
@@ -162,26 +152,30 @@ class Session:
     @property
     def create_time(self) -> datetime:
         """When it was created."""
-        return _moment(self._create)
+        return _EPOCH + _length(self.create)
 
     @property
     def expire_time(self) -> datetime:
         """When it ends, unless it is touched before."""
-        return _moment(self._expire)
+        return _EPOCH + _length(self.expire)
 
     @property
     def last_use_time(self) -> datetime:
         """When it was last used, exact to the engine's touch granularity."""
-        return _moment(self._last_use)
+        return _EPOCH + _length(self.last_use)
 
     @property
     def duration(self) -> timedelta:
         """The idle timeout in force."""
-        return timedelta(microseconds=self._duration // 1000)
+        return _length(self.idle)
 
 
-def _moment(nanoseconds: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+def _length(value: int | bytes) -> timedelta:
+    if isinstance(value, bytes):
+        from ._messages import decode_nanoseconds
+
+        value = decode_nanoseconds(value)
+    return timedelta(microseconds=value // 1000)
 
 
 @dataclass(slots=True)
@@ -191,7 +185,7 @@ class Resolved:
     state: SessionState
     session: Session | None = None
     """Set if the state is ACTIVE or CREATED."""
-    set_cookie: tuple[str, ...] = ()
+    set_cookie: tuple[str, ...] = field(default=(), repr=False)
     """Values of Set-Cookie lines to send, each on a line of its own. Mostly empty."""
     token: str | None = field(default=None, repr=False)
     """The token, if it is new to the caller."""
@@ -204,7 +198,7 @@ class Touched:
     state: SessionState
     session: Session | None = None
     """Set if the state is ACTIVE; without data."""
-    set_cookie: tuple[str, ...] = ()
+    set_cookie: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(slots=True)
@@ -213,7 +207,7 @@ class Written:
 
     session: Session
     """The session after the change, without data."""
-    set_cookie: tuple[str, ...] = ()
+    set_cookie: tuple[str, ...] = field(default=(), repr=False)
     token: str | None = field(default=None, repr=False)
     """The token, if it is new to the caller: created, rolled, or signed again."""
 
@@ -224,7 +218,7 @@ class Destroyed:
 
     destroyed: int
     """How many live sessions were ended."""
-    set_cookie: tuple[str, ...] = ()
+    set_cookie: tuple[str, ...] = field(default=(), repr=False)
     """The deletion cookie, if the credential held a session cookie that was ended."""
 
 
@@ -355,8 +349,8 @@ class DroppedChangeEvent:
 
 
 Event = OperationEvent | ConnectionEvent | DroppedChangeEvent
+"""What an `EventHook` is told."""
+
 EventHook = Callable[[Event], None]
 """Called for each event, in the thread or event loop where it happens. It must return
 quickly. What it raises is logged and goes no further."""
-
-SessionIds = Sequence[str]
