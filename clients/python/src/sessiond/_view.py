@@ -84,7 +84,11 @@ class View:
         engine: str | None,
         default_engine: str,
         on_event: EventHook | None,
+        data: Data | None,
     ) -> None:
+        """`data`: an empty dict to fill when the session is resolved, which the application holds
+        already. It may be of a class that notes who looks at it, so it is read here as a plain
+        dict."""
         if cookie_header is not None and credential is not None:
             raise invalid("cookie_header and credential: give one of them")
         self.header: CookieHeader | None = None
@@ -103,7 +107,10 @@ class View:
         self._options: dict[str, Any] = {} if engine is None else {"engine": engine}
         self._engine_name = default_engine if engine is None else engine
         self._on_event = on_event
-        self._data: Data | None = None
+        self._data: Data = {} if data is None else data
+        """The one dict of this request; it is changed in place and never replaced."""
+        self._filled = data is not None
+        """Whether it holds the data. If nobody looks, nothing is parsed."""
         self._json = ""
         """The data as the daemon has it, as far as this request knows."""
         self._exact = True
@@ -118,14 +125,18 @@ class View:
     def data(self) -> Data:
         """The application's dict."""
         self.accessed = True
-        if self._data is None:
-            self._data = _json.decode_object(self._json)
+        if not self._filled:
+            self._filled = True
+            dict.update(self._data, _json.decode_object(self._json))
         return self._data
 
     def replace_data(self, data: Data) -> None:
-        """Another dict in its place."""
+        """Other data in the same dict."""
         self.accessed = True
-        self._data = data
+        self._filled = True
+        members = dict(data)
+        dict.clear(self._data)
+        dict.update(self._data, members)
 
     @property
     def superseded(self) -> bool:
@@ -140,20 +151,17 @@ class View:
 
     def changes(self) -> tuple[dict[str, str], list[str]]:
         """What to set (as JSON text) and what to unset. Raises if something is not JSON."""
-        if self._data is None:
-            return {}, []
-        base = self._base_texts()
-        return difference(base, self._data)
+        return difference(self._base_texts(), self._data) if self._filled else ({}, [])
 
     @property
     def changed(self) -> bool:
         """Whether there is something to save. What cannot be saved counts, too."""
-        if self._data is None:
+        if not self._filled:
             return False
         base = self._base_texts()
-        data = self._data
-        return data.keys() != base.keys() or any(
-            _json.fingerprint(value) != base[key] for key, value in data.items()
+        members = dict.items(self._data)
+        return dict.keys(self._data) != base.keys() or any(
+            _json.fingerprint(value) != base[key] for key, value in members
         )
 
     def expires(self) -> datetime | None:
@@ -192,14 +200,17 @@ class View:
     def _take(self, resolved: Resolved) -> None:
         self.state = resolved.state
         self.session = resolved.session
-        self._set_json("" if resolved.session is None else resolved.session.data_json, None)
+        self._set_json("" if resolved.session is None else resolved.session.data_json)
         self._cookies(resolved.set_cookie, resolved.token)
 
-    def _set_json(self, text: str, data: Data | None) -> None:
+    def _set_json(self, text: str) -> None:
+        """The data is this, and nothing is unsaved."""
         self._json = text
         self._base = None
         self._exact = True
-        self._data = data
+        if self._filled:
+            dict.clear(self._data)
+            dict.update(self._data, _json.decode_object(text))
 
     def _cookies(self, set_cookie: tuple[str, ...], token: str | None = None) -> None:
         if set_cookie:
@@ -222,35 +233,49 @@ class View:
         self.state = state
         self.session = None
         self.loaded = True
-        self._set_json("", {} if self._data is not None else None)
+        self._set_json("")
 
     # ------------------------------------------------------------ saving
 
-    def save(self) -> Steps:
+    def save(self, create: bool, **given: Any) -> Steps:
         """See `RequestSession.save`."""
+        options = {name: value for name, value in given.items() if value is not None and value is not False}
+        for name in ("persistent", "principal"):
+            if given[name] is not None:
+                options[name] = given[name]
+        session = self.session
+        if session is not None and options.get("principal") == (session.principal or "") and not given["roll"]:
+            del options["principal"]  # nothing new, and no reason for a Write
         members, unset = self.changes()
-        if not members and not unset:
+        if not (members or unset or options or create):
             return True
+        if options or create:
+            yield from self.load()
+            session = self.session
         if self.superseded:
             raise superseded_error()
-        if self.session is None:
-            if not members:
-                return True
-            yield from self._create(members)
+        if session is None:
+            if members or create:
+                options.pop("roll", None)
+                yield from self._create(members, **options)
+            return True
+        if not (members or unset or options):
             return True
         text = _json.encode_members(members) if members else None
         try:
-            written: Written = yield self._call("write", self.credential, set=text, unset=unset)
+            written: Written = yield self._call("write", self.credential, set=text, unset=unset, **options)
         except SessionGoneError:
             yield from self._gone((*members, *unset))
             return False
         self._written(written)
         self._saved(members, unset)
+        if session.principal and options.get("principal", session.principal) != session.principal:
+            self._set_json(_json.encode_members(members))  # what was another user's is gone
         return True
 
     def _create(self, members: dict[str, str], **options: Any) -> Steps:
         text = _json.encode_members(members) if members else None
-        written: Written = yield self._call("write", None, set=text, **self._for_creation, **options)
+        written: Written = yield self._call("write", None, set=text, **{**self._for_creation, **options})
         self._written(written, created=True)
         self._saved(members, [])
 
@@ -334,30 +359,30 @@ class View:
 
     def _unsaved(self) -> tuple[Data, list[str]]:
         """The request's own changes: values that are set, and keys that are not any more."""
-        if self._data is None:
+        if not self._filled:
             return {}, []
         base = self._base_texts()
-        changed = {key: value for key, value in self._data.items() if _json.fingerprint(value) != base.get(key)}
-        return changed, [key for key in base if key not in self._data]
+        data = dict(dict.items(self._data))
+        changed = {key: value for key, value in data.items() if _json.fingerprint(value) != base.get(key)}
+        return changed, [key for key in base if key not in data]
 
     def _merge(self, mine: tuple[Data, list[str]], written: set[str]) -> None:
         """The dict that the application holds becomes what is stored, and its own unsaved
         changes of other keys on top."""
-        data = self._data
-        if data is None:
+        if not self._filled:
             return
         changed, removed = mine
-        data.clear()
-        data.update(_json.decode_object(self._json))
+        data = _json.decode_object(self._json)
         data.update({key: value for key, value in changed.items() if key not in written})
         for key in removed:
             if key not in written:
                 data.pop(key, None)
+        dict.clear(self._data)
+        dict.update(self._data, data)
 
     def _refresh(self) -> Steps:
         """Resolves again, and keeps the request's own unsaved changes."""
         mine = self._unsaved()
-        data = self._data
         resolved: Resolved = yield self._call("resolve", self.credential)
         was = self.session
         self._take(resolved)
@@ -369,7 +394,6 @@ class View:
             )
         if self.created and was is not None:
             self.state = SessionState.CREATED
-        self._data = data
         self._merge(mine, set())
 
     # ------------------------------------------------------------ login and logout
@@ -391,7 +415,7 @@ class View:
         session = self.session
         another = session is not None and session.principal not in (None, principal)
         if another:
-            self._set_json(self._json, None)  # what was changed for another user goes with his data
+            self._set_json(self._json)  # what was changed for another user goes with his data
         members, unset = self.changes()
         if session is not None:
             text = _json.encode_members(members) if members else None
@@ -407,7 +431,7 @@ class View:
                 self._written(written)
                 self._saved(members, unset)
                 if another:
-                    self._set_json("", {} if self._data is not None else None)
+                    self._set_json("")
                 return
         if self.session is not None:
             raise SessionGoneError("the session was replaced", reason="SESSION_GONE", code="NOT_FOUND")
@@ -490,7 +514,6 @@ class View:
             raise superseded_error()
         if self.session is None:
             return False
-        self._base_texts()
         try:
             written: Written = yield self._call("write", self.credential, **options)
         except SessionGoneError:
@@ -525,7 +548,7 @@ class View:
     def reload(self) -> Steps:
         """See `RequestSession.reload`."""
         self.loaded = False
-        self._set_json("", None)
+        self._set_json("")
         self.session = None
         self.state = SessionState.NONE
         yield from self.load()
@@ -536,12 +559,12 @@ class View:
 def difference(base: dict[str, str], data: Data) -> tuple[dict[str, str], list[str]]:
     """The keys of `data` whose text is another than in `base`, and the keys that are missing."""
     members: dict[str, str] = {}
-    for key, value in data.items():
+    for key, value in dict.items(data):
         _json.key_name(key)
         text = _json.fingerprint(value)
         if text is None or text != base.get(key):
             members[key] = _json.encode(value, f"data[{key!r}]")
-    return members, [key for key in base if key not in data]
+    return members, [key for key in base if not dict.__contains__(data, key)]
 
 
 def superseded_error() -> SupersededError:

@@ -35,6 +35,11 @@ class SessionView:
 
     _view: View
 
+    @property
+    def view(self) -> View:
+        """The state of both forms; of use to this package only."""
+        return self._view
+
     def _known(self) -> View:
         raise NotImplementedError
 
@@ -137,12 +142,15 @@ class RequestSession(SessionView):
         *,
         engine: str | None = None,
         credential: Credential | None = None,
+        data: Data | None = None,
+        sharing: SessionView | None = None,
     ) -> None:
         """`cookie_header`: the request's, as `CookieHeader` takes it; None if there is none.
         `engine`: None for the client's. `credential`: instead of a header, for those who
-        carry a token elsewhere."""
+        carry a token elsewhere. `data`: an empty dict to use. `sharing`: the other form of the
+        same session, for frameworks with both; then nothing else counts but `client`."""
         self._client = client
-        self._view = View(cookie_header, credential, engine, client.engine, client.on_event)
+        self._view = _view(client, cookie_header, engine, credential, data, sharing)
 
     def _known(self) -> View:
         view = self._view
@@ -178,14 +186,38 @@ class RequestSession(SessionView):
         """Resolves again and drops what was changed and not saved."""
         self._run(self._view.reload())
 
-    def save(self) -> bool:
+    def save(
+        self,
+        *,
+        principal: str | None = None,
+        roll: bool = False,
+        persistent: bool | None = None,
+        duration: Duration | None = None,
+        label: str | None = None,
+        create: bool = False,
+    ) -> bool:
         """Writes the top-level keys that changed, and nothing if none did. Creates a session
-        if there is none and `data` is not empty.
+        if there is none and `data` is not empty, or `create` is set.
+
+        For adapters: `principal`, `roll`, `persistent`, `duration` and `label` go along in the
+        one Write, which is then sent even if no key changed. An empty `principal` makes the
+        session anonymous.
 
         Returns False if the session ended meanwhile: then the change is dropped, because
         making it would undo a logout. Raises `SupersededError` for an id from before a login,
         `InvalidArgumentError` (`INVALID_DATA`) for data that is not JSON."""
-        return bool(self._run(self._view.save()))
+        return bool(
+            self._run(
+                self._view.save(
+                    create,
+                    principal=principal,
+                    roll=roll,
+                    persistent=persistent,
+                    duration=duration,
+                    label=label,
+                )
+            )
+        )
 
     def update(self, change: Callable[[Data], Data | None]) -> Data:
         """Reads, changes and writes back, again and again until nobody came in between (at
@@ -206,7 +238,8 @@ class RequestSession(SessionView):
         duration: Duration | None = None,
     ) -> None:
         """Gives the session to a user, under a new id. What is unsaved goes along. Creates one
-        if there is none. An anonymous session's data stays, another user's is dropped.
+        if there is none, also if the one of the request ended meanwhile: the user has just
+        proven who it is. An anonymous session's data stays, another user's is dropped.
 
         `persistent`: whether the cookie outlives the browser. `label`: a text for the user's
         list of devices. `duration`: an idle timeout of its own."""
@@ -258,10 +291,12 @@ class AsyncRequestSession(SessionView):
         *,
         engine: str | None = None,
         credential: Credential | None = None,
+        data: Data | None = None,
+        sharing: SessionView | None = None,
     ) -> None:
         """See `RequestSession`."""
         self._client = client
-        self._view = View(cookie_header, credential, engine, client.engine, client.on_event)
+        self._view = _view(client, cookie_header, engine, credential, data, sharing)
 
     def _known(self) -> View:
         view = self._view
@@ -299,9 +334,29 @@ class AsyncRequestSession(SessionView):
         """See `RequestSession.reload`."""
         await self._run(self._view.reload())
 
-    async def save(self) -> bool:
+    async def save(
+        self,
+        *,
+        principal: str | None = None,
+        roll: bool = False,
+        persistent: bool | None = None,
+        duration: Duration | None = None,
+        label: str | None = None,
+        create: bool = False,
+    ) -> bool:
         """See `RequestSession.save`."""
-        return bool(await self._run(self._view.save()))
+        return bool(
+            await self._run(
+                self._view.save(
+                    create,
+                    principal=principal,
+                    roll=roll,
+                    persistent=persistent,
+                    duration=duration,
+                    label=label,
+                )
+            )
+        )
 
     async def update(self, change: Callable[[Data], Data | None | Awaitable[Data | None]]) -> Data:
         """See `RequestSession.update`. `change` may be a coroutine function."""
@@ -351,6 +406,19 @@ class AsyncRequestSession(SessionView):
     async def set_persistent(self, persistent: bool) -> bool:
         """See `RequestSession.set_persistent`."""
         return bool(await self._run(self._view.persistent(persistent)))
+
+
+def _view(
+    client: SessionClient | AsyncSessionClient,
+    cookie_header: bytes | str | None,
+    engine: str | None,
+    credential: Credential | None,
+    data: Data | None,
+    sharing: SessionView | None,
+) -> View:
+    if sharing is not None:
+        return sharing.view
+    return View(cookie_header, credential, engine, client.engine, client.on_event, data)
 
 
 def _apply(step: Apply) -> Any:
