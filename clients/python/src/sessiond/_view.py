@@ -443,16 +443,15 @@ class View:
         ended = 0
         cookie: str | None = None
         if (yield from self._has_credential()):
+            made_here = self.created
             destroyed: Destroyed = yield self._call("destroy", self.credential, scope=scope)
             ended = destroyed.destroyed
             cookie = destroyed.set_cookie[-1] if destroyed.set_cookie else None
-            header = self.header
-            if cookie is None and header is not None and header is not self.credential:
-                # The credential was a token by now; the browser still has the cookie of its header.
-                self.credential = header
-                if (yield from self._has_credential()):
-                    destroyed = yield self._call("destroy", header)
-                    cookie = destroyed.set_cookie[-1] if destroyed.set_cookie else None
+            if made_here:
+                # The browser never got this session's cookie. It may have another, dead one.
+                self.credential = self.header
+                if not (yield from self._has_credential()):
+                    cookie = None
         self._ended(cookie)
         return ended
 

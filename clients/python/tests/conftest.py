@@ -1,0 +1,109 @@
+"""Daemons for tests: on unix sockets or free ports, in folders of their own, ended by their pid."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def find_daemon() -> Path | None:
+    """`SESSIOND_BIN`, or what this repository has built."""
+    if path := os.environ.get("SESSIOND_BIN"):
+        return Path(path)
+    found = (REPOSITORY / "target" / profile / "sessiond" for profile in ("dist", "release", "debug"))
+    return next((path for path in found if path.exists()), None)
+
+
+class Daemon:
+    """A daemon of a test."""
+
+    def __init__(self, folder: Path, *settings: str, listen: str | None = None, dev: bool = True) -> None:
+        binary = find_daemon()
+        assert binary is not None, "no sessiond: set SESSIOND_BIN, or build it with cargo"
+        self.folder = folder
+        self.listen = listen or f"unix:{folder}/d.sock"
+        self._command = [str(binary), "serve", *(["--dev"] if dev else [])]
+        for setting in (
+            f'listen.grpc=["{self.listen}"]',
+            'listen.admin=[]',
+            'listen.metrics=""',
+            *settings,
+        ):
+            self._command += ["--set", setting]
+        self.process: subprocess.Popen[str] | None = None
+        self.address = ""
+        self.start()
+
+    def start(self) -> None:
+        """Starts it and waits until it says that it is ready."""
+        if self.listen.startswith("unix:"):
+            Path(self.listen.removeprefix("unix:")).unlink(missing_ok=True)
+        log = (self.folder / "log").open("a")
+        process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=log, text=True)
+        log.close()
+        self.process = process
+        guard = threading.Timer(30, process.kill)
+        guard.start()
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        guard.cancel()
+        found = re.search(r"grpc=(\S+)", line)
+        assert found, f"the daemon said {line!r}: {(self.folder / 'log').read_text()}"
+        self.address = found[1]
+        if not self.listen.startswith("unix:"):
+            self.listen = self.address  # the same port after a restart
+            self._command = [
+                re.sub(r'listen\.grpc=.*', f'listen.grpc=["{self.listen}"]', part) for part in self._command
+            ]
+
+    def signal(self, number: int) -> None:
+        """SIGSTOP, SIGCONT and the like."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Ends it and waits for that."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(number)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(5)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+@pytest.fixture
+def start_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Daemon]]:
+    """Makes daemons for one test."""
+    running: list[Daemon] = []
+
+    def start(*settings: str, **options: str) -> Daemon:
+        daemon = Daemon(tmp_path_factory.mktemp("d"), *settings, **options)
+        running.append(daemon)
+        return daemon
+
+    yield start
+    for daemon in running:
+        daemon.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One daemon for the tests that do not disturb it."""
+    daemon = Daemon(tmp_path_factory.mktemp("shared"))
+    yield daemon
+    daemon.stop()
