@@ -35,7 +35,7 @@ class Daemon:
         for setting in (
             f'listen.grpc=["{self.listen}"]',
             'listen.admin=[]',
-            'listen.metrics=""',
+            'listen.metrics=',
             *settings,
         ):
             self._command += ["--set", setting]
@@ -48,7 +48,11 @@ class Daemon:
         if self.listen.startswith("unix:"):
             Path(self.listen.removeprefix("unix:")).unlink(missing_ok=True)
         log = (self.folder / "log").open("a")
-        process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=log, text=True)
+        # The daemon takes every SESSIOND_ variable for a key of its configuration.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SESSIOND_")}
+        process = subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+        )
         log.close()
         self.process = process
         guard = threading.Timer(30, process.kill)
@@ -57,6 +61,8 @@ class Daemon:
         line = process.stdout.readline()
         guard.cancel()
         found = re.search(r"grpc=(\S+)", line)
+        if not found:
+            self.stop()
         assert found, f"the daemon said {line!r}: {(self.folder / 'log').read_text()}"
         self.address = found[1]
         if not self.listen.startswith("unix:"):
@@ -65,7 +71,7 @@ class Daemon:
                 re.sub(r'listen\.grpc=.*', f'listen.grpc=["{self.listen}"]', part) for part in self._command
             ]
 
-    def signal(self, number: int) -> None:
+    def send(self, number: int) -> None:
         """SIGSTOP, SIGCONT and the like."""
         assert self.process is not None
         self.process.send_signal(number)

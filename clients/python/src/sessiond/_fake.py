@@ -431,7 +431,7 @@ class _Sessions:
         if own is None:
             return SessionList(state)
         records = self._of(own.principal) if own.principal else [own]
-        records.sort(key=lambda record: record.id)
+        records.sort(key=lambda record: base64.urlsafe_b64decode(record.id))  # the order of their octets
         return SessionList(state, [self.view(record, data=False) for record in records], own.id)
 
 
