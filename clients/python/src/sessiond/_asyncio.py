@@ -268,6 +268,8 @@ def _send(channel: Channel) -> None:
         data = channel.http2.take_output()
         if data:
             transport.transport.write(data)
+            if transport.transport.is_closing() and not transport.transport.get_write_buffer_size():
+                channel.not_sent()
 
 
 def _words(error: BaseException) -> str:

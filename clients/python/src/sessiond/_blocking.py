@@ -57,21 +57,24 @@ class _Link:
             self.reader.settimeout(self.timeout)
         return self.reader.recv(_READ)
 
-    def write(self, data: bytes) -> None:
-        """Sends what the socket takes at once; `rest` is what it does not."""
+    def write(self, data: bytes) -> bool:
+        """Sends what the socket takes at once; `rest` is what it does not. False if the
+        connection is gone, and nothing of it was sent."""
         if data and self.tls is not None:
             data = self.tls.encrypt(data)
         if self.rest:
             data = self.rest + data
         if not data:
-            return
+            return True
         try:
             sent = self.writer.send(data)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
-            sent = len(data)  # the reader finds the end, and what came before it
+            self.rest = b""  # the reader finds the end, and what came before it
+            return False
         self.rest = data[sent:] if sent < len(data) else b""
+        return True
 
     def shut(self) -> None:
         """Ends the connection, and wakes who reads it."""
@@ -358,7 +361,8 @@ class Front:
         if channel is not None:
             link: _Link = channel.transport
             if channel.http2.has_output or link.rest:
-                link.write(channel.http2.take_output())
+                if not link.write(channel.http2.take_output()):
+                    channel.not_sent()
         for channel in core.old:
             channel.transport.write(channel.http2.take_output())
 

