@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -72,9 +73,13 @@ class Daemon:
             ]
 
     def send(self, number: int) -> None:
-        """SIGSTOP, SIGCONT and the like."""
+        """SIGSTOP, SIGCONT and the like. Comes back when a SIGSTOP has stopped every thread."""
         assert self.process is not None
         self.process.send_signal(number)
+        if number == signal.SIGSTOP:
+            tasks = Path(f"/proc/{self.process.pid}/task")
+            while any(task.read_text().rpartition(")")[2].split()[0] != "T" for task in tasks.glob("*/stat")):
+                time.sleep(0.001)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Ends it and waits for that."""

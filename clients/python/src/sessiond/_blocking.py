@@ -30,7 +30,7 @@ from .errors import SessiondError
 
 _BROKEN = (Http2Error, ProtocolError, MalformedMessageError)
 _READ = 65_536
-_IDLE = 0.05
+_IDLE = 0.001
 """Seconds after which a connection is looked at before it is used: nobody reads it meanwhile."""
 _SLACK = 0.01
 """How far the socket's timeout may be off; to set it costs a system call."""
