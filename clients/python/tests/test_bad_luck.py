@@ -323,13 +323,15 @@ def test_tls(make: Make, start_daemon: Callable[..., Daemon], certificates: Path
         TLS(ca=ca, server_name="other.example", **mine),
         TLS(ca=ca),  # no certificate of the client
         TLS(ca=ca, **stranger),
-        None,  # no TLS at all
     ):
         start = time.monotonic()
         with pytest.raises(SessiondError) as caught:
             make(address, tls=wrong, timeout=8).resolve(token)
-        assert caught.value.reason in ("CONNECTION_FAILED", "PROTOCOL_ERROR"), wrong
+        assert caught.value.reason == "CONNECTION_FAILED", wrong
         assert time.monotonic() - start < 5, f"{wrong}: at once"
+    with pytest.raises(UnavailableError, match="does it want TLS") as caught:
+        make(address, timeout=0.5).resolve(token)
+    assert caught.value.reason == "CONNECTION_FAILED"
 
 
 def test_tls_to_a_daemon_without(make: Make, start_daemon: Callable[..., Daemon]) -> None:

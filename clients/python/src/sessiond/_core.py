@@ -179,6 +179,8 @@ class Core:
         channel.lost()
         self._drop(channel)
         if not was_ready:
+            if not channel.http2.settled and permanent is None and self.options.tls is None:
+                why += " before it said anything (does it want TLS?)"
             self.connect_failed(why, now, permanent)
 
     def _remove(self, channel: Channel) -> None:
