@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 import time
-from typing import Any
+from typing import Any, cast
 
 from ._channel import Channel, ProtocolError
 from ._core import NEVER, Core, Permanent, hand_over
@@ -29,8 +29,7 @@ class _Transport(asyncio.Protocol):
         self.paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is of no such class
 
     def data_received(self, data: bytes) -> None:
         if self.channel is not None:
