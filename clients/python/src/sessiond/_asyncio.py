@@ -22,14 +22,16 @@ _BROKEN = (Http2Error, ProtocolError, MalformedMessageError)
 class _Transport(asyncio.Protocol):
     """The socket of a channel."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, token: str | None) -> None:
         self.driver = driver
+        self.token = token
         self.channel: Channel | None = None
         self.transport: asyncio.Transport | None = None
         self.paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is of no such class
+        self.driver.connected(self)  # now: the peer's first octets may come before anybody is woken
 
     def data_received(self, data: bytes) -> None:
         if self.channel is not None:
@@ -210,7 +212,8 @@ class Driver:
         try:
             token = options.read_token()
             async with asyncio.timeout(options.timeout):
-                transport = await self._open()
+                await self._open(token)
+            return
         except SessiondError as error:
             text = str(error)
             permanent = Permanent(error.copy)
@@ -221,38 +224,40 @@ class Driver:
             text = f"no connection within {options.timeout:g} s"
         except (OSError, UnicodeError) as error:
             text = _words(error)
-        else:
-            channel = core.start(token, time.monotonic())
-            channel.transport = transport
-            transport.channel = channel
-            self._write()
-            return
         core.connect_failed(text, time.monotonic(), permanent)
         self._write()
 
-    async def _open(self) -> _Transport:
+    async def _open(self, token: str | None) -> None:
         options = self._options
         if options.path is not None:
-            _, protocol = await self.loop.create_unix_connection(
-                lambda: _Transport(self),
+            await self.loop.create_unix_connection(
+                lambda: _Transport(self, token),
                 options.path,
                 ssl=options.ssl_context,
                 server_hostname=options.server_name,
             )
         else:
-            _, protocol = await self.loop.create_connection(
-                lambda: _Transport(self),
+            await self.loop.create_connection(
+                lambda: _Transport(self, token),
                 options.host,
                 options.port,
                 ssl=options.ssl_context,
                 server_hostname=options.server_name,
             )
-        assert protocol.transport is not None
-        connection = protocol.transport.get_extra_info("socket")
-        if connection is not None and options.path is None:
+
+    def connected(self, transport: _Transport) -> None:
+        """A connection stands."""
+        assert transport.transport is not None
+        if self.core.closing or self.core.channel is not None:
+            transport.transport.abort()
+            return
+        connection = transport.transport.get_extra_info("socket")
+        if connection is not None and self._options.path is None:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        return protocol
+        channel = transport.channel = self.core.start(transport.token, time.monotonic())
+        channel.transport = transport
+        self._write()
 
 
 def _wake(operation: Operation) -> None:
