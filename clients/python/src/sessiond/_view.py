@@ -465,6 +465,8 @@ class View:
     def others(self) -> Steps:
         """Destroy OTHERS."""
         yield from self.load()
+        if self.superseded:
+            raise superseded_error()
         if self.session is None:
             return 0
         destroyed: Destroyed = yield self._call("destroy", self.credential, scope="others")
@@ -474,6 +476,8 @@ class View:
         """See `RequestSession.end`."""
         chosen = list(ids)
         yield from self.load()
+        if self.superseded:
+            raise superseded_error()
         session = self.session
         if session is None or not chosen:
             return 0
