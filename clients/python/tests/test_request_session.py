@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
 from collections.abc import Iterator
@@ -403,3 +404,28 @@ def test_many_tasks_share_a_client(shared_daemon: Daemon) -> None:
             assert last.data == {"n": 0} | {f"key{n}": n for n in range(50)}
 
     asyncio.run(use())
+
+
+def test_serializers_of_frameworks() -> None:
+    fake = FakeClient()
+
+    def dumps(value: Any) -> str:
+        if isinstance(value, bytes):
+            return json.dumps({" b": value.hex()})
+        return json.dumps(value)
+
+    def loads(text: str) -> dict[str, Any]:
+        def back(value: dict[str, Any]) -> Any:
+            return bytes.fromhex(value[" b"]) if " b" in value else value
+
+        return dict(json.loads(text, object_hook=back)) if text else {}
+
+    first = RequestSession(fake, dumps=dumps, loads=loads)
+    first.data["key"] = b"\x00\xff"
+    assert first.save() and not first.changed
+    again = RequestSession(fake, browser(first), dumps=dumps, loads=loads)
+    assert again.data == {"key": b"\x00\xff"} and not again.changed
+    again.update(lambda data: {**data, "n": 1})
+    again.data["bad"] = {1, 2}
+    with pytest.raises(InvalidArgumentError, match="bad"):
+        again.save()

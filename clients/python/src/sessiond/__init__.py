@@ -1,5 +1,13 @@
-"""Client for sessiond, the session daemon."""
+"""Web sessions that live in sessiond, a daemon that owns them for every service of an application.
 
+- `Client` and `AsyncClient` talk to the daemon.
+- `RequestSession` and `AsyncRequestSession` are one request's view of its session: what the
+  adapters for frameworks are made of.
+- `SessiondError` is the base of all errors.
+- `sessiond.testing` has a fake in memory.
+"""
+
+from ._version import VERSION as __version__
 from .client import AsyncClient, Client
 from .errors import (
     AuthenticationError,
@@ -72,4 +80,5 @@ __all__ = [
     "UnavailableError",
     "VersionMismatchError",
     "Written",
+    "__version__",
 ]

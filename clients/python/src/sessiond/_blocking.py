@@ -337,7 +337,8 @@ class Front:
         except ssl.SSLError as error:
             text = f"TLS: {error}"  # for example: the daemon refuses our certificate
             core.lost(channel, text, now, Permanent(lambda: connection_error(text)))
-        self._write()
+        if core.old or channel.http2.has_output or core.channel is not channel:
+            self._write()
 
     def _look(self, channel: Channel, now: float) -> None:
         """Reads what came while nobody waited: pings, a GOAWAY, the end."""

@@ -107,6 +107,11 @@ class Channel:
         self.calls[call.id] = operation
 
     @property
+    def has_queue(self) -> bool:
+        """Whether something waits for the peer's window."""
+        return bool(self.queue or self._partial)
+
+    @property
     def can_call(self) -> bool:
         """Whether another unary call can be made now."""
         return self.http2.can_open

@@ -229,7 +229,8 @@ class Core:
         """Octets of a connection. Raises what ends it; then call `lost`."""
         self._now = now
         channel.receive(data, now)
-        self.flush(now)
+        if self.waiting or self._calls or channel.has_queue:
+            self.flush(now)
         if self.old:
             self._retire(now)
 

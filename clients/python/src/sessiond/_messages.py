@@ -224,7 +224,12 @@ def _fields(data: bytes) -> list[tuple[int, Any]]:
                 length = data[at]
                 at += 1
                 if length >= 0x80:
-                    length, at = _varint(data, at - 1)
+                    more = data[at]
+                    if more < 0x80:  # two octets: most of what is longer than 127
+                        length += (more - 1) << 7
+                        at += 1
+                    else:
+                        length, at = _varint(data, at - 1)
                 stop = at + length
                 if stop > end:
                     raise MalformedMessageError("a field is cut off")
@@ -292,27 +297,24 @@ def _state(value: int) -> SessionState:
 
 def decode_session(data: bytes) -> Session:
     """Session. Its times stay as they are until somebody asks for them."""
-    session = Session("")
-    for key, value in _fields(data):
-        if key == 0x0A:
-            session.id = _string(value)
-        elif key == 0x12:
-            session.data_json = _string(value)
-        elif key == 0x18:
-            session.version = value
-        elif key == 0x22:
-            session.principal = _string(value) or None
-        elif key == 0x2A:
-            session.create = value
-        elif key == 0x32:
-            session.expire = value
-        elif key == 0x3A:
-            session.idle = value
-        elif key == 0x42:
-            session.last_use = value
-        elif key == 0x4A:
-            session.label = _string(value)
-    return session
+    found = _NO_SESSION | dict(_fields(data))
+    try:
+        return Session(
+            found[0x0A].decode(),
+            found[0x12].decode(),
+            found[0x18],
+            found[0x22].decode() or None,
+            found[0x4A].decode(),
+            found[0x2A],
+            found[0x32],
+            found[0x42],
+            found[0x3A],
+        )
+    except UnicodeDecodeError:
+        raise MalformedMessageError("a text is not UTF-8") from None
+
+
+_NO_SESSION: dict[int, Any] = dict.fromkeys((0x0A, 0x12, 0x22, 0x2A, 0x32, 0x3A, 0x42, 0x4A), b"") | {0x18: 0}
 
 
 def decode_resolve(data: bytes) -> Resolved:

@@ -144,13 +144,18 @@ class RequestSession(SessionView):
         credential: Credential | None = None,
         data: Data | None = None,
         sharing: SessionView | None = None,
+        dumps: Callable[[Any], str] | None = None,
+        loads: Callable[[str], Data] | None = None,
     ) -> None:
         """`cookie_header`: the request's, as `CookieHeader` takes it; None if there is none.
         `engine`: None for the client's. `credential`: instead of a header, for those who
         carry a token elsewhere. `data`: an empty dict to use. `sharing`: the other form of the
-        same session, for frameworks with both; then nothing else counts but `client`."""
+        same session, for frameworks with both; then nothing else counts but `client`.
+
+        `dumps` and `loads`: for frameworks whose sessions hold more than JSON. `dumps` makes
+        JSON text of one top-level value, `loads` the dict of the text of all of the data."""
         self._client = client
-        self._view = _view(client, cookie_header, engine, credential, data, sharing)
+        self._view = _view(client, cookie_header, engine, credential, data, sharing, dumps, loads)
 
     def _known(self) -> View:
         view = self._view
@@ -293,10 +298,12 @@ class AsyncRequestSession(SessionView):
         credential: Credential | None = None,
         data: Data | None = None,
         sharing: SessionView | None = None,
+        dumps: Callable[[Any], str] | None = None,
+        loads: Callable[[str], Data] | None = None,
     ) -> None:
         """See `RequestSession`."""
         self._client = client
-        self._view = _view(client, cookie_header, engine, credential, data, sharing)
+        self._view = _view(client, cookie_header, engine, credential, data, sharing, dumps, loads)
 
     def _known(self) -> View:
         view = self._view
@@ -415,10 +422,12 @@ def _view(
     credential: Credential | None,
     data: Data | None,
     sharing: SessionView | None,
+    dumps: Callable[[Any], str] | None,
+    loads: Callable[[str], Data] | None,
 ) -> View:
     if sharing is not None:
         return sharing.view
-    return View(cookie_header, credential, engine, client.engine, client.on_event, data)
+    return View(cookie_header, credential, engine, client.engine, client.on_event, data, dumps, loads)
 
 
 def _apply(step: Apply) -> Any:

@@ -120,7 +120,6 @@ class Session:
     def __init__(
         self,
         id: str,
-        *,
         data_json: str = "",
         version: int = 0,
         principal: str | None = None,
