@@ -13,6 +13,8 @@ import os
 import select
 import socket
 import ssl
+import struct
+import sys
 import threading
 import time
 import weakref
@@ -34,28 +36,46 @@ _IDLE = 0.001
 """Seconds after which a connection is looked at before it is used: nobody reads it meanwhile."""
 _SLACK = 0.01
 """How far the socket's timeout may be off; to set it costs a system call."""
+_PLAIN = socket.socket.__module__ == "socket" and hasattr(socket, "MSG_DONTWAIT") and sys.maxsize > 2**32
+"""Whether sockets are the kernel's: not those of gevent."""
 
 
 class _Link:
-    """The socket of a channel. Two objects, since a Python socket has one timeout: one waits
-    to read, the other never waits."""
+    """The socket of a channel: one thread waits to read it, and any thread writes without waiting.
+
+    A plain socket stays blocking, the kernel keeps the time, and a read is one system call.
+    Python's own timeout would be two. Where sockets are not the kernel's (gevent), a second
+    object of the same connection, which never waits, does the writing."""
 
     def __init__(self, connection: socket.socket, tls: _Tls | None) -> None:
         self.reader = connection
-        self.writer = connection.dup()
-        self.writer.settimeout(0.0)
         self.tls = tls
         self.rest = b""
         """What the socket did not take yet."""
         self.timeout = -1.0
         self.down = False
+        if _PLAIN:
+            connection.settimeout(None)
+            self.writer, self._flags = connection, int(socket.MSG_DONTWAIT)
+        else:
+            self.writer, self._flags = connection.dup(), 0
+            self.writer.settimeout(0.0)
 
     def read(self, timeout: float) -> bytes:
-        """Waits for octets. Raises TimeoutError; nothing is the end."""
+        """Waits for octets. Raises TimeoutError or BlockingIOError; nothing is the end."""
         if not self.timeout - _SLACK <= timeout <= self.timeout + 1.0:
             self.timeout = max(timeout, 0.001)
-            self.reader.settimeout(self.timeout)
+            if _PLAIN:
+                seconds = int(self.timeout)
+                value = struct.pack("@ll", seconds, int((self.timeout - seconds) * 1e6))
+                self.reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+            else:
+                self.reader.settimeout(self.timeout)
         return self.reader.recv(_READ)
+
+    def look(self) -> bytes:
+        """What is there now. Raises BlockingIOError if that is nothing."""
+        return self.writer.recv(_READ, self._flags)
 
     def write(self, data: bytes) -> bool:
         """Sends what the socket takes at once; `rest` is what it does not. False if the
@@ -67,7 +87,7 @@ class _Link:
         if not data:
             return True
         try:
-            sent = self.writer.send(data)
+            sent = self.writer.send(data, self._flags)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
@@ -87,7 +107,8 @@ class _Link:
     def close(self) -> None:
         """Gives the descriptors back; says nothing to the peer that a fork still needs."""
         self.reader.close()
-        self.writer.close()
+        if self.writer is not self.reader:
+            self.writer.close()
 
 
 class _Tls:
@@ -185,8 +206,12 @@ class Front:
                 else:
                     lead = True
                     self._leading = True
+                    channel = core.channel
+                    wait = core.wake_at() - now
             if not lead:
                 lead = self._follow(operation)
+            elif channel is not None and not core.old and not channel.transport.rest and wait > 0:
+                self._read(channel, wait)  # the plain case: what `_step` would come to
             while not operation.done:
                 self._step(operation)
         except BaseException:
@@ -305,17 +330,21 @@ class Front:
                     self._write()
                 return
         for channel in channels:
-            link: _Link = channel.transport
-            why = "the daemon closed it"
-            data = b""
-            try:
-                data = link.read(wait)
-            except (TimeoutError, BlockingIOError):
-                continue
-            except OSError as error:
-                why = error.strerror or type(error).__name__
-            with self._mutex:
-                self._take(channel, data, why)
+            self._read(channel, wait)
+
+    def _read(self, channel: Channel, wait: float) -> None:
+        """Waits for octets of a connection, and takes them."""
+        link: _Link = channel.transport
+        why = "the daemon closed it"
+        data = b""
+        try:
+            data = link.read(wait)
+        except (TimeoutError, BlockingIOError):
+            return
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+        with self._mutex:
+            self._take(channel, data, why)
 
     def _take(self, channel: Channel, data: bytes, why: str) -> None:
         """Octets of a connection; nothing: its end."""
@@ -345,7 +374,7 @@ class Front:
         link: _Link = channel.transport
         while not channel.closed:
             try:
-                data = link.writer.recv(_READ)
+                data = link.look()
             except (BlockingIOError, InterruptedError):
                 channel.last_received = now  # the next look is due after another pause
                 return

@@ -563,8 +563,8 @@ def decode_response(data: bytes) -> tuple[int, Answer]:
     for key, value in _fields(data):
         if key == 0x08:
             sequence = value
-        elif key in _RESULTS:
-            result = _RESULTS[key](value)
+        elif (decode := _RESULTS.get(key)) is not None:
+            result = decode(value)
     if result is None:
         raise MalformedMessageError("an answer without a result")
     return sequence, result
