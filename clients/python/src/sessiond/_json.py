@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .errors import InvalidArgumentError
@@ -73,3 +73,47 @@ def decode_object(text: str) -> dict[str, Any]:
         return {}
     value = json.loads(text)
     return value if isinstance(value, dict) else {}
+
+
+class Serializer:
+    """How the values of a session become JSON text and come back."""
+
+    def __init__(
+        self, dumps: Callable[[Any], str] | None = None, loads: Callable[[str], dict[str, Any]] | None = None
+    ) -> None:
+        """`dumps` is for one top-level value, `loads` for the text of all of the data."""
+        self._dumps = dumps
+        self.loads = loads or decode_object
+
+    def fingerprint(self, value: Any) -> str | None:
+        """Text to compare a value with itself at a later time. None: it cannot be JSON."""
+        if self._dumps is None:
+            return fingerprint(value)
+        try:
+            return self._dumps(value)
+        except (TypeError, ValueError, RecursionError):  # an InvalidArgumentError is a ValueError
+            return None
+
+    def _encode(self, key: str, value: Any) -> str:
+        where = f"data[{key!r}]"
+        if self._dumps is None:
+            return encode(value, where)
+        try:
+            text = self._dumps(value)
+            text.encode()
+            return text
+        except InvalidArgumentError:
+            raise
+        except (TypeError, ValueError, RecursionError) as error:
+            raise invalid_data(f"{where}: {type(error).__name__} of the application's serializer") from error
+
+    def difference(self, base: dict[str, str], data: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
+        """The keys of `data` whose text is another than in `base`, and the keys that are missing.
+        `data` may be of a class that notes who looks at it, so it is read as a plain dict."""
+        members: dict[str, str] = {}
+        for key, value in dict.items(data):
+            key_name(key)
+            text = self.fingerprint(value)
+            if text is None or text != base.get(key):
+                members[key] = self._encode(key, value)
+        return members, [key for key in base if not dict.__contains__(data, key)]

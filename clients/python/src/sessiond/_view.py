@@ -12,7 +12,7 @@ from typing import Any
 
 from . import _json
 from ._options import invalid
-from .errors import InvalidArgumentError, SessionGoneError, SupersededError, UnavailableError, VersionMismatchError
+from .errors import SessionGoneError, SupersededError, UnavailableError, VersionMismatchError
 from .types import (
     CookieHeader,
     Credential,
@@ -119,8 +119,7 @@ class View:
         self._exact = True
         """Whether `_json` is all of the data at `session.version`."""
         self._base: dict[str, str] | None = None
-        self._dumps = dumps
-        self._loads = loads or _json.decode_object
+        self._serializer = _json.Serializer(dumps, loads)
         self._for_creation: dict[str, Any] = {}
         """What was set before there was a session: `persistent`, `duration`."""
 
@@ -132,7 +131,7 @@ class View:
         self.accessed = True
         if not self._filled:
             self._filled = True
-            dict.update(self._data, self._loads(self._json))
+            dict.update(self._data, self._serializer.loads(self._json))
         return self._data
 
     def replace_data(self, data: Data) -> None:
@@ -148,48 +147,15 @@ class View:
         """Whether the id is from before a login."""
         return self.state is SessionState.SUPERSEDED
 
-    def _fingerprint(self, value: Any) -> str | None:
-        """Text to compare a value with itself later. None: it cannot be JSON."""
-        if self._dumps is None:
-            return _json.fingerprint(value)
-        try:
-            return self._dumps(value)
-        except (TypeError, ValueError, RecursionError):  # SessiondErrors for arguments are ValueErrors
-            return None
-
-    def _encode(self, key: str, value: Any) -> str:
-        """The text to write."""
-        where = f"data[{key!r}]"
-        if self._dumps is None:
-            return _json.encode(value, where)
-        try:
-            text = self._dumps(value)
-            text.encode()
-            return text
-        except InvalidArgumentError:
-            raise
-        except (TypeError, ValueError, RecursionError) as error:
-            raise _json.invalid_data(f"{where}: {type(error).__name__} of the application's serializer") from error
-
-    def _difference(self, base: dict[str, str], data: Data) -> tuple[dict[str, str], list[str]]:
-        """The keys of `data` whose text is another than in `base`, and the keys that are missing."""
-        members: dict[str, str] = {}
-        for key, value in dict.items(data):
-            _json.key_name(key)
-            text = self._fingerprint(value)
-            if text is None or text != base.get(key):
-                members[key] = self._encode(key, value)
-        return members, [key for key in base if not dict.__contains__(data, key)]
-
     def _base_texts(self) -> dict[str, str]:
         if self._base is None:
-            values = self._loads(self._json)
-            self._base = {key: self._fingerprint(value) or "" for key, value in values.items()}
+            values = self._serializer.loads(self._json)
+            self._base = {key: self._serializer.fingerprint(value) or "" for key, value in values.items()}
         return self._base
 
     def changes(self) -> tuple[dict[str, str], list[str]]:
         """What to set (as JSON text) and what to unset. Raises if something is not JSON."""
-        return self._difference(self._base_texts(), self._data) if self._filled else ({}, [])
+        return self._serializer.difference(self._base_texts(), self._data) if self._filled else ({}, [])
 
     @property
     def changed(self) -> bool:
@@ -199,7 +165,7 @@ class View:
         base = self._base_texts()
         members = dict.items(self._data)
         return dict.keys(self._data) != base.keys() or any(
-            self._fingerprint(value) != base[key] for key, value in members
+            self._serializer.fingerprint(value) != base[key] for key, value in members
         )
 
     def expires(self) -> datetime | None:
@@ -248,7 +214,7 @@ class View:
         self._exact = True
         if self._filled:
             dict.clear(self._data)
-            dict.update(self._data, self._loads(text))
+            dict.update(self._data, self._serializer.loads(text))
 
     def _cookies(self, set_cookie: tuple[str, ...], token: str | None = None) -> None:
         if set_cookie:
@@ -352,13 +318,13 @@ class View:
                 yield from self._refresh()
                 continue
             base = self._base_texts()
-            data = self._loads(self._json)
+            data = self._serializer.loads(self._json)
             returned = yield Apply(change, data)
             if returned is not None:
                 if not isinstance(returned, dict):
                     raise invalid("update: the function returns a dict, or None if it changed its argument")
                 data = returned
-            members, unset = self._difference(base, data)
+            members, unset = self._serializer.difference(base, data)
             if self.session is None:
                 if members:
                     mine = self._unsaved()
@@ -401,7 +367,7 @@ class View:
             return {}, []
         base = self._base_texts()
         data = dict(dict.items(self._data))
-        changed = {key: value for key, value in data.items() if self._fingerprint(value) != base.get(key)}
+        changed = {key: value for key, value in data.items() if self._serializer.fingerprint(value) != base.get(key)}
         return changed, [key for key in base if key not in data]
 
     def _merge(self, mine: tuple[Data, list[str]], written: set[str]) -> None:
@@ -410,7 +376,7 @@ class View:
         if not self._filled:
             return
         changed, removed = mine
-        data = self._loads(self._json)
+        data = self._serializer.loads(self._json)
         data.update({key: value for key, value in changed.items() if key not in written})
         for key in removed:
             if key not in written:
