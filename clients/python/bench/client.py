@@ -30,13 +30,12 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in ("src", "tests", "bench")]
 
-import redis
-import redis.asyncio
-from conftest import Daemon
-from redis.utils import HIREDIS_AVAILABLE
+import redis  # noqa: E402
+import redis.asyncio  # noqa: E402
+from conftest import Daemon  # noqa: E402
+from redis.utils import HIREDIS_AVAILABLE  # noqa: E402
 
-from sessiond import AsyncClient, Client, CookieHeader, Token
-from sessiond import _blocking
+from sessiond import AsyncClient, Client, CookieHeader, _blocking  # noqa: E402
 
 DATA = {"user": "ann", "cart": ["tea", "coffee", "a book"], "theme": "dark", "note": "x" * 320}
 Measure = Callable[[int], float]

@@ -264,7 +264,7 @@ def test_a_peer_of_another_protocol(make: Make, greeting: bytes) -> None:
 
 def test_tokens(make: Make, start_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
     accepted = tmp_path / "accepted"
-    good, new = "a" * 40, "b" * 40
+    good = "a" * 40
     accepted.write_text(good + "\n")
     accepted.chmod(0o600)
     daemon = start_daemon(f'listen.auth.token_file={accepted}')

@@ -17,6 +17,7 @@ from sessiond.testing import FakeClient, FakeEngine
 
 grpc = pytest.importorskip("grpc")
 
+STATES = ["", "ACTIVE", "CREATED", "NONE", "INVALID", "NOT_FOUND", "EXPIRED", "SUPERSEDED"]
 SERVICE = "sessiond.v1.SessionService"
 
 
@@ -76,7 +77,7 @@ class Server:
         """Two sessions in a page."""
         listed = self.fake.list_sessions(self.credential(request.credential))
         answer = self.pb.SessionServiceListSessionsResponse(
-            state=["", "ACTIVE", "CREATED", "NONE", "INVALID", "NOT_FOUND", "EXPIRED", "SUPERSEDED"].index(listed.state),
+            state=STATES.index(listed.state.value),
             current_session_id=listed.current_session_id,
         )
         start = int(request.page_token or 0)
@@ -118,11 +119,10 @@ class Server:
         body = getattr(request, name)
         inner = getattr(answer, name)
         inner.SetInParent()
-        states = ["", "ACTIVE", "CREATED", "NONE", "INVALID", "NOT_FOUND", "EXPIRED", "SUPERSEDED"]
         try:
             if name == "resolve":
                 found = self.fake.resolve(self.credential(body.credential), create=body.create, peek=body.peek)
-                inner.state = states.index(found.state.value)
+                inner.state = STATES.index(found.state.value)
                 inner.token = found.token or ""
                 if found.session is not None:
                     self.session(found.session, inner.session)
@@ -217,7 +217,8 @@ def test_answers_out_of_order(serve: Callable[..., Server]) -> None:
 
 
 def test_a_small_window_and_other_settings(serve: Callable[..., Server]) -> None:
-    server = serve(**{"grpc.http2.lookahead_bytes": 1024, "grpc.http2.max_frame_size": 32_768, "grpc.http2.bdp_probe": 0})
+    options = {"grpc.http2.lookahead_bytes": 1024, "grpc.http2.max_frame_size": 32_768, "grpc.http2.bdp_probe": 0}
+    server = serve(**options)
     with Client(server.address, timeout=20) as client:
         made = client.write(set={"x": "y" * 900_000})
         assert client.resolve(Token(str(made.token))).session is not None

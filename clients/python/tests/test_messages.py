@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from generated import messages
 
-from sessiond import CookieHeader, SessionState, Token
-from sessiond import _calls
+from sessiond import CookieHeader, SessionState, Token, _calls
 from sessiond import _messages as ours
 
 ROUNDS = 300

@@ -15,8 +15,8 @@ from sessiond import (
     Token,
     UnavailableError,
     VersionMismatchError,
+    _calls,
 )
-from sessiond import _calls
 from sessiond._messages import Status
 from sessiond._operations import MAX_CUTS, Operation, error_of
 

@@ -269,7 +269,8 @@ def app(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [f"{{state}} {{os.getpid()}}".encode()]
 """)
-    command = [sys.executable, "-m", "gunicorn", "--preload", "-w", "2", "--threads", "2", "-b", "127.0.0.1:0", "app:app"]
+    workers_of = ["--preload", "-w", "2", "--threads", "2", "-b", "127.0.0.1:0"]
+    command = [sys.executable, "-m", "gunicorn", *workers_of, "app:app"]
     process = subprocess.Popen(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": SRC}, stderr=subprocess.PIPE, text=True
     )

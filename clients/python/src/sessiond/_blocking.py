@@ -190,6 +190,7 @@ class Front:
             self.after_fork()  # a fork that Python was not told of
         core = self.core
         lead = False
+        wait = 0.0
         try:
             with self._mutex:
                 now = time.monotonic()
@@ -390,9 +391,8 @@ class Front:
         channel = core.channel
         if channel is not None:
             link: _Link = channel.transport
-            if channel.http2.has_output or link.rest:
-                if not link.write(channel.http2.take_output()):
-                    channel.not_sent()
+            if (channel.http2.has_output or link.rest) and not link.write(channel.http2.take_output()):
+                channel.not_sent()
         for channel in core.old:
             channel.transport.write(channel.http2.take_output())
 

@@ -240,7 +240,8 @@ class Core:
             if old.idle:
                 old.finish()
                 self.old.remove(old)
-                self.emit(ConnectionEvent("disconnected", self.options.address, "the daemon asked for a new connection"))
+                why = "the daemon asked for a new connection"
+                self.emit(ConnectionEvent("disconnected", self.options.address, why))
                 self._drop(old)
             elif not old.closed:
                 old.pump(now)

@@ -186,7 +186,7 @@ class _Sessions:
             state = SessionState.INVALID
         else:
             name = self.engine.cookie_name.encode()
-            values = []
+            values = list[bytes]()
             header = credential.octets
             for pair in header.split(b";"):
                 key, equals, value = pair.partition(b"=")
@@ -491,11 +491,15 @@ def _skip(text: str, at: int) -> int:
 
 
 def _depth(value: Any) -> int:
+    inner: list[Any] = []
     if isinstance(value, dict):
-        return 1 + max((_depth(member) for member in value.values()), default=0)
-    if isinstance(value, list):
-        return 1 + max((_depth(item) for item in value), default=0)
-    return 0
+        members: dict[str, Any] = value
+        inner.extend(members.values())
+    elif isinstance(value, list):
+        inner = value
+    else:
+        return 0
+    return 1 + max(map(_depth, inner), default=0)
 
 
 __all__ = ["CookieHeader", "FakeDaemon", "FakeEngine", "Record", "error_on_demand", "split_object"]

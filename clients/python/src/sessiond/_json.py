@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from .errors import InvalidArgumentError
+
+Data = dict[str, Any]
 
 # No spaces, and text as it is: what is stored counts towards max_data_bytes.
 _strict = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -71,8 +73,8 @@ def decode_object(text: str) -> dict[str, Any]:
     """The data of a session."""
     if not text:
         return {}
-    value = json.loads(text)
-    return value if isinstance(value, dict) else {}
+    value: Any = json.loads(text)
+    return cast(Data, value) if isinstance(value, dict) else {}
 
 
 class Serializer:
@@ -111,9 +113,9 @@ class Serializer:
         """The keys of `data` whose text is another than in `base`, and the keys that are missing.
         `data` may be of a class that notes who looks at it, so it is read as a plain dict."""
         members: dict[str, str] = {}
-        for key, value in dict.items(data):
+        for key, value in Data.items(data):
             key_name(key)
             text = self.fingerprint(value)
             if text is None or text != base.get(key):
                 members[key] = self._encode(key, value)
-        return members, [key for key in base if not dict.__contains__(data, key)]
+        return members, [key for key in base if not Data.__contains__(data, key)]

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from . import _json
 from ._options import invalid
@@ -88,10 +88,9 @@ class View:
         dumps: Callable[[Any], str] | None = None,
         loads: Callable[[str], Data] | None = None,
     ) -> None:
-        """`dumps` and `loads`: how a top-level value becomes JSON text, and that text of all of
-        the data a dict; None: plain JSON. `data`: an empty dict to fill when the session is resolved, which the application holds
+        """`data`: an empty dict to fill when the session is resolved, which the application holds
         already. It may be of a class that notes who looks at it, so it is read here as a plain
-        dict."""
+        dict. `dumps` and `loads`: see `_json.Serializer`."""
         if cookie_header is not None and credential is not None:
             raise invalid("cookie_header and credential: give one of them")
         self.header: CookieHeader | None = None
@@ -131,7 +130,7 @@ class View:
         self.accessed = True
         if not self._filled:
             self._filled = True
-            dict.update(self._data, self._serializer.loads(self._json))
+            Data.update(self._data, self._serializer.loads(self._json))
         return self._data
 
     def replace_data(self, data: Data) -> None:
@@ -139,8 +138,8 @@ class View:
         self.accessed = True
         self._filled = True
         members = dict(data)
-        dict.clear(self._data)
-        dict.update(self._data, members)
+        Data.clear(self._data)
+        Data.update(self._data, members)
 
     @property
     def superseded(self) -> bool:
@@ -163,8 +162,8 @@ class View:
         if not self._filled:
             return False
         base = self._base_texts()
-        members = dict.items(self._data)
-        return dict.keys(self._data) != base.keys() or any(
+        members = Data.items(self._data)
+        return Data.keys(self._data) != base.keys() or any(
             self._serializer.fingerprint(value) != base[key] for key, value in members
         )
 
@@ -213,8 +212,8 @@ class View:
         self._base = None
         self._exact = True
         if self._filled:
-            dict.clear(self._data)
-            dict.update(self._data, self._serializer.loads(text))
+            Data.clear(self._data)
+            Data.update(self._data, self._serializer.loads(text))
 
     def _cookies(self, set_cookie: tuple[str, ...], token: str | None = None) -> None:
         if set_cookie:
@@ -322,8 +321,8 @@ class View:
             returned = yield Apply(change, data)
             if returned is not None:
                 if not isinstance(returned, dict):
-                    raise invalid("update: the function returns a dict, or None if it changed its argument")
-                data = returned
+                    raise invalid("update: the function returns a dict, or None")
+                data = cast(Data, returned)
             members, unset = self._serializer.difference(base, data)
             if self.session is None:
                 if members:
@@ -366,7 +365,7 @@ class View:
         if not self._filled:
             return {}, []
         base = self._base_texts()
-        data = dict(dict.items(self._data))
+        data: Data = dict(Data.items(self._data))
         changed = {key: value for key, value in data.items() if self._serializer.fingerprint(value) != base.get(key)}
         return changed, [key for key in base if key not in data]
 
@@ -381,8 +380,8 @@ class View:
         for key in removed:
             if key not in written:
                 data.pop(key, None)
-        dict.clear(self._data)
-        dict.update(self._data, data)
+        Data.clear(self._data)
+        Data.update(self._data, data)
 
     def _refresh(self) -> Steps:
         """Resolves again, and keeps the request's own unsaved changes."""
