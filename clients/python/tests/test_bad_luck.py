@@ -508,8 +508,12 @@ def test_more_than_the_windows_hold(start_daemon: Callable[..., Daemon]) -> None
 
 def test_too_large(make: Make, shared_daemon: Daemon) -> None:
     client = make(shared_daemon.address)
+    client.describe()
+    start = time.monotonic()
     with pytest.raises(DataTooLargeError) as caught:
         client.write(set={"x": "y" * (2 << 20)})
+    assert client.describe() is client.describe()
+    assert time.monotonic() - start < 2, "found here, at once"
     assert caught.value.reason in ("MESSAGE_TOO_LARGE", "DATA_TOO_LARGE")
     assert client.resolve(CookieHeader("")).state is SessionState.NONE, "the stream goes on for the others"
 

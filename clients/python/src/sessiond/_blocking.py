@@ -211,7 +211,7 @@ class Front:
                     wait = core.wake_at() - now
             if not lead:
                 lead = self._follow(operation)
-            elif channel is not None and not core.old and not channel.transport.rest and wait > 0:
+            elif not (operation.done or channel is None or core.old or channel.transport.rest or wait <= 0):
                 self._read(channel, wait)  # the plain case: what `_step` would come to
             while not operation.done:
                 self._step(operation)

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import secrets
 import time
 from collections.abc import Iterable
@@ -465,7 +466,8 @@ def split_object(text: str) -> dict[str, str]:
     """The members of a JSON object, each value as the text that it is, as the daemon keeps it."""
     members: dict[str, str] = {}
     try:
-        if _depth(_decoder.decode(text)) > MAX_DEPTH:
+        _decoder.decode(text)
+        if _depth(text) > MAX_DEPTH:
             raise ValueError("too deep")
         at = _skip(text, 0)
         if text[at] != "{":
@@ -490,16 +492,13 @@ def _skip(text: str, at: int) -> int:
     return at
 
 
-def _depth(value: Any) -> int:
-    inner: list[Any] = []
-    if isinstance(value, dict):
-        members: dict[str, Any] = value
-        inner.extend(members.values())
-    elif isinstance(value, list):
-        inner = value
-    else:
-        return 0
-    return 1 + max(map(_depth, inner), default=0)
+def _depth(text: str) -> int:
+    """How many levels of arrays and objects a JSON text has."""
+    depth = deepest = 0
+    for bracket in re.sub(r'"(?:[^"\\]|\\.)*"|[^\[\]{}"]', "", text):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 __all__ = ["CookieHeader", "FakeDaemon", "FakeEngine", "Record", "error_on_demand", "split_object"]
