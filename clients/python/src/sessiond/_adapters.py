@@ -146,19 +146,19 @@ def _was_cleared(session: SessionView, cleared: Credential | None) -> bool:
 def finish(session: RequestSession, cleared: Credential | None, **options: Any) -> bool:
     """Saves at the end of a request. Returns what `save` returns."""
     if _was_cleared(session, cleared):
-        data = dict(session.data)
+        data = dict(session.data)  # what was put in after clear()
         session.logout()
         session.data.update(data)
     return session.save(**options)
 
 
-async def finish_async(session: AsyncRequestSession, cleared: Credential | None) -> bool:
+async def finish_async(session: AsyncRequestSession, cleared: Credential | None, **options: Any) -> bool:
     """Saves at the end of a request. Returns what `save` returns."""
     if _was_cleared(session, cleared):
         data = dict(dict.items(session.data))
         await session.logout()
         dict.update(session.data, data)
-    return await session.save()
+    return await session.save(**options)
 
 
 def header_text(environ: Mapping[str, Any]) -> str | None:

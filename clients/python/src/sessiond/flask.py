@@ -12,11 +12,13 @@ with all that it can do: `update`, `login`, `logout`, `devices` and the rest.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any, cast
 
 from flask import Flask, Request, Response, has_request_context
 from flask import session as flask_session
+from flask.json.tag import TaggedJSONSerializer
 from flask.sessions import SessionInterface, SessionMixin
 from werkzeug.local import LocalProxy
 
@@ -38,6 +40,8 @@ from .session import RequestSession
 from .types import Credential
 
 __all__ = ["Session", "Sessiond", "current_session"]
+
+_TAGS = TaggedJSONSerializer()
 
 
 class Session(SessionMixin):
@@ -118,13 +122,27 @@ class Session(SessionMixin):
 class SessiondInterface(SessionInterface):
     """Flask's way to the sessions of a daemon."""
 
-    def __init__(self, client: SessionClient, engine: str | None = None) -> None:
+    def __init__(
+        self, client: SessionClient, engine: str | None = None, tags: TaggedJSONSerializer | None = None
+    ) -> None:
         self.client = client
         self.engine = engine
+        self.tags = tags
+
+    def _dumps(self, value: Any) -> str:
+        assert self.tags is not None
+        return json.dumps(self.tags.tag(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+    def _loads(self, text: str) -> dict[str, Any]:
+        # The keys of all tags begin with a space.
+        tagged = self.tags is not None and '{" ' in text
+        data: dict[str, Any] = self.tags.loads(text) if tagged and self.tags else json.loads(text)
+        return data
 
     def open_session(self, app: Flask, request: Request) -> Session:
         """A session that asks the daemon at its first use."""
-        return Session(RequestSession(self.client, header_text(request.environ), engine=self.engine))
+        tagged: dict[str, Any] = {} if self.tags is None else {"dumps": self._dumps, "loads": self._loads}
+        return Session(RequestSession(self.client, header_text(request.environ), engine=self.engine, **tagged))
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
         """Saves what changed, and sets the cookie. If that is not possible, the response becomes
@@ -157,12 +175,20 @@ class Sessiond:
     others to answer otherwise where they are raised in a view."""
 
     def __init__(
-        self, app: Flask | None = None, client: SessionClient | str | None = None, *, engine: str | None = None
+        self,
+        app: Flask | None = None,
+        client: SessionClient | str | None = None,
+        *,
+        engine: str | None = None,
+        tags: TaggedJSONSerializer | None = _TAGS,
     ) -> None:
         """`client`: a `Client`, or the daemon's address; None for the address in
-        `app.config["SESSIOND"]`. `engine`: None for the client's."""
+        `app.config["SESSIOND"]`. `engine`: None for the client's. `tags`: how values that JSON does
+        not have are stored, such as a datetime or a tuple. As in Flask's own sessions by default;
+        None: they are refused."""
         self._client = client
         self._engine = engine
+        self._tags = tags
         if app is not None:
             self.init_app(app)
 
@@ -171,7 +197,7 @@ class Sessiond:
         client = self._client if self._client is not None else app.config["SESSIOND"]
         if isinstance(client, str):
             client = Client(client)
-        app.session_interface = SessiondInterface(client, self._engine)
+        app.session_interface = SessiondInterface(client, self._engine, self._tags)
         app.extensions["sessiond"] = client
         for kind in EXPECTED_ERRORS:
             app.register_error_handler(kind, _answer)
