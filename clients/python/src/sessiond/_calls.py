@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -32,6 +33,9 @@ def nanoseconds(name: str, duration: Duration | None) -> int | None:
     return value
 
 
+_engine = functools.lru_cache(64)(messages.encode_engine)
+
+
 def _credential(credential: Credential) -> bytes:
     if not isinstance(credential, CookieHeader | Token):
         raise invalid("credential: a CookieHeader or a Token")
@@ -47,14 +51,14 @@ def _operation(name: str, engine: str, body: bytes, safe: bool) -> Operation:
 
 def resolve(engine: str, credential: Credential, create: bool, peek: bool) -> Operation:
     """A Resolve."""
-    body = messages.encode_resolve(messages.encode_engine(engine), _credential(credential), peek, create)
+    body = messages.encode_resolve(_engine(engine), _credential(credential), peek, create)
     return _operation("resolve", engine, body, not create)
 
 
 def touch(engine: str, credential: Credential, duration: Duration | None) -> Operation:
     """A Touch."""
     length = nanoseconds("duration", duration)
-    body = messages.encode_touch(messages.encode_engine(engine), _credential(credential), length)
+    body = messages.encode_touch(_engine(engine), _credential(credential), length)
     return _operation("touch", engine, body, True)
 
 
@@ -88,7 +92,7 @@ def write(
         raise invalid_data("set: a text that is not Unicode (a lone surrogate)") from None
     try:
         body = messages.encode_write(
-            messages.encode_engine(engine),
+            _engine(engine),
             b"" if credential is None else _credential(credential),
             set=data,
             unset=unset,
@@ -117,13 +121,13 @@ def destroy(
     if ids is not None and not ids:
         return None  # an empty list on the wire would mean the scope, and end this session
     number = 0 if ids else messages.SCOPES[scope]
-    body = messages.encode_destroy(messages.encode_engine(engine), _credential(credential), number, ids or ())
+    body = messages.encode_destroy(_engine(engine), _credential(credential), number, ids or ())
     return _operation("destroy", engine, body, True)
 
 
 def list_sessions(engine: str, credential: Credential, page_token: str) -> Operation:
     """A page of ListSessions."""
-    body = messages.encode_list_sessions(messages.encode_engine(engine), _credential(credential), PAGE, page_token)
+    body = messages.encode_list_sessions(_engine(engine), _credential(credential), PAGE, page_token)
     return Operation(
         "list_sessions", engine, body, safe=True, path="ListSessions", decode=messages.decode_list_sessions
     )

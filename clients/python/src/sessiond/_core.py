@@ -71,6 +71,9 @@ class Core:
         self.next_deadline = NEVER
         self.events: deque[Event] = deque()
         """For the hook; the fronts hand them over outside of their locks."""
+        self._hooked = options.on_event is not None
+        self._timeout = options.timeout
+        self._timeout_field = options.timeout_field(options.timeout)
         self._wake = wake
         self._drop = drop
         self._calls: deque[Operation] = deque()
@@ -100,7 +103,7 @@ class Core:
         operation.sequence = self._sequence
         operation.started = now
         operation.deadline = deadline = now + timeout
-        operation.timeout = self.options.timeout_field(timeout)
+        operation.timeout = self._timeout_field if timeout == self._timeout else self.options.timeout_field(timeout)
         self.operations[operation.sequence] = operation
         if deadline < self.next_deadline or len(self.operations) == 1:
             self.next_deadline = deadline
@@ -353,7 +356,11 @@ class Core:
         if type(answer) is not messages.Status:
             operation.done = True
             operation.result = answer
-            self._ended(operation, self._now)
+            if self._hooked or self._now - operation.started >= SLOW:
+                self._ended(operation, self._now)
+            else:
+                self.operations.pop(operation.sequence, None)
+                self._wake(operation)
             return
         pause = operation.repeat_after(answer, self._now)
         if pause is None:

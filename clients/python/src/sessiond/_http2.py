@@ -192,34 +192,31 @@ class Http2Connection:
     def receive(self, data: bytes) -> None:
         """Takes what has arrived, and tells the streams."""
         try:
-            self._receive(data)
+            if self._rest:
+                data = self._rest + data
+            at = 0
+            size = len(data)
+            while size - at >= 9:
+                high, low, kind, flags, id = _HEAD.unpack_from(data, at)
+                length = high << 8 | low
+                if length > MAX_FRAME:
+                    if not self.settled and kind != SETTINGS:
+                        self._not_http2()
+                    raise Http2Error(FRAME_SIZE_ERROR, f"a frame of {length} bytes")
+                start = at + 9
+                stop = start + length
+                if stop > size:
+                    break
+                at = stop
+                id &= MAX_WINDOW
+                if kind == DATA and self._block is None and self.settled:
+                    self._data(flags, id, data[start:stop], length)
+                else:
+                    self._frame(kind, flags, id, data[start:stop])
+            self._rest = data[at:] if at else data
         except Http2Error as error:
             self.close(error.code)
             raise
-
-    def _receive(self, data: bytes) -> None:
-        if self._rest:
-            data = self._rest + data
-        at = 0
-        size = len(data)
-        while size - at >= 9:
-            high, low, kind, flags, id = _HEAD.unpack_from(data, at)
-            length = high << 8 | low
-            if length > MAX_FRAME:
-                if not self.settled and kind != SETTINGS:
-                    self._not_http2()
-                raise Http2Error(FRAME_SIZE_ERROR, f"a frame of {length} bytes")
-            start = at + 9
-            stop = start + length
-            if stop > size:
-                break
-            at = stop
-            id &= MAX_WINDOW
-            if kind == DATA and self._block is None and self.settled:
-                self._data(flags, id, data[start:stop], length)
-            else:
-                self._frame(kind, flags, id, data[start:stop])
-        self._rest = data[at:] if at else data
 
     def _not_http2(self) -> None:
         raise Http2Error(PROTOCOL_ERROR, "the peer does not speak HTTP/2 as expected; does it use TLS, or not?")

@@ -51,8 +51,6 @@ Answer = Resolved | Touched | Written | Destroyed | Status
 
 def varint(value: int) -> bytes:
     """A base-128 varint."""
-    if value < 0x80:
-        return bytes((value,))
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
@@ -61,9 +59,14 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
+_SHORT = 2048
+_VARINTS = tuple(varint(value) for value in range(_SHORT))
+"""Of all lengths that are usual."""
+
+
 def _bytes(tag: bytes, value: bytes) -> bytes:
     length = len(value)
-    return tag + (bytes((length,)) if length < 0x80 else varint(length)) + value
+    return tag + (_VARINTS[length] if length < _SHORT else varint(length)) + value
 
 
 def _text(tag: bytes, value: str) -> bytes:
@@ -183,7 +186,7 @@ def frame(message: bytes) -> bytes:
 
 def frame_request(sequence: int, operation: bytes, timeout: bytes) -> bytes:
     """A PipelineRequest with gRPC's prefix."""
-    head = b"\x08" + varint(sequence) if sequence else b""
+    head = b"\x08" + varint(sequence)
     length = len(head) + len(operation) + len(timeout)
     return b"".join((b"\0", length.to_bytes(4, "big"), head, operation, timeout))
 
@@ -297,24 +300,68 @@ def _state(value: int) -> SessionState:
 
 def decode_session(data: bytes) -> Session:
     """Session. Its times stay as they are until somebody asks for them."""
-    found = _NO_SESSION | dict(_fields(data))
+    session = Session("")
+    at = 0
+    end = len(data)
     try:
-        return Session(
-            found[0x0A].decode(),
-            found[0x12].decode(),
-            found[0x18],
-            found[0x22].decode() or None,
-            found[0x4A].decode(),
-            found[0x2A],
-            found[0x32],
-            found[0x42],
-            found[0x3A],
-        )
+        while at < end:
+            key = data[at]
+            if key & 7 != 2 or key >= 0x80:  # the version, or a field of a later daemon
+                if key != 0x18 or data[at + 1] >= 0x80:
+                    return _decode_session(data)
+                session.version = data[at + 1]
+                at += 2
+                continue
+            length = data[at + 1]
+            at += 2
+            if length >= 0x80:
+                length, at = _varint(data, at - 1)
+            stop = at + length
+            value = data[at:stop]
+            at = stop
+            if key == 0x12:
+                session.data_json = value.decode()
+            elif key == 0x0A:
+                session.id = value.decode()
+            elif key == 0x2A:
+                session.create = value
+            elif key == 0x32:
+                session.expire = value
+            elif key == 0x3A:
+                session.idle = value
+            elif key == 0x42:
+                session.last_use = value
+            elif key == 0x22:
+                session.principal = value.decode() or None
+            elif key == 0x4A:
+                session.label = value.decode()
+            elif key < 8:
+                return _decode_session(data)
     except UnicodeDecodeError:
         raise MalformedMessageError("a text is not UTF-8") from None
+    except IndexError:
+        raise MalformedMessageError("a message is cut off") from None
+    if at != end:
+        raise MalformedMessageError("a field is cut off")
+    return session
 
 
-_NO_SESSION: dict[int, Any] = dict.fromkeys((0x0A, 0x12, 0x22, 0x2A, 0x32, 0x3A, 0x42, 0x4A), b"") | {0x18: 0}
+def _decode_session(data: bytes) -> Session:
+    """The same for a message with anything unusual in it."""
+    session = Session("")
+    for key, value in _fields(data):
+        if key == 0x18:
+            session.version = value
+        elif key in _SESSION_TIMES:
+            setattr(session, _SESSION_TIMES[key], value)
+        elif key in _SESSION_TEXTS:
+            setattr(session, _SESSION_TEXTS[key], _string(value))
+    session.principal = session.principal or None
+    return session
+
+
+_SESSION_TEXTS = {0x0A: "id", 0x12: "data_json", 0x22: "principal", 0x4A: "label"}
+_SESSION_TIMES = {0x2A: "create", 0x32: "expire", 0x3A: "idle", 0x42: "last_use"}
 
 
 def decode_resolve(data: bytes) -> Resolved:

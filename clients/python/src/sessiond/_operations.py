@@ -72,27 +72,24 @@ itself makes the daemon cut the connection must come to an end."""
 class Operation:
     """An operation of a caller, from its call to its end."""
 
-    __slots__ = (
-        "attempts",
-        "body",
-        "cuts",
-        "deadline",
-        "decode",
-        "done",
-        "engine",
-        "error",
-        "name",
-        "path",
-        "repetitions",
-        "result",
-        "safe",
-        "sent",
-        "sequence",
-        "started",
-        "timeout",
-        "unknown",
-        "waiter",
-    )
+    # What most operations never change stands in the class: to make one is on the way of each.
+    sequence = 0
+    started = 0.0
+    deadline = 0.0
+    timeout = b""
+    """The `timeout` field for the first attempt, encoded."""
+    attempts = 0
+    sent = False
+    """Whether this attempt has left, at least in part."""
+    unknown = False
+    """Whether an attempt before may have been applied."""
+    cuts = 0
+    repetitions = 0
+    done = False
+    result: Any = None
+    error: SessiondError | None = None
+    waiter: Any = None
+    """What the front wakes the caller with."""
 
     def __init__(
         self,
@@ -114,23 +111,6 @@ class Operation:
         """Of a unary call."""
         self.decode = decode
         """Of a unary call: makes the result of the response."""
-        self.sequence = 0
-        self.started = 0.0
-        self.deadline = 0.0
-        self.timeout = b""
-        """The `timeout` field for the first attempt, encoded."""
-        self.attempts = 0
-        self.sent = False
-        """Whether this attempt has left, at least in part."""
-        self.unknown = False
-        """Whether an attempt before may have been applied."""
-        self.cuts = 0
-        self.repetitions = 0
-        self.done = False
-        self.result: Any = None
-        self.error: SessiondError | None = None
-        self.waiter: Any = None
-        """What the front wakes the caller with."""
 
     def succeed(self, result: Any) -> None:
         """Ends with an answer."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from . import _calls, _blocking, _asyncio
+from . import _asyncio, _blocking, _calls
 from ._operations import Operation, closed_error
 from ._options import Options, invalid
 from .types import (
@@ -189,9 +189,7 @@ class Client:
     def _engine(self, engine: str | None) -> str:
         return self._options.engine if engine is None else engine
 
-    def _timeout(self, timeout: float | None) -> float:
-        if timeout is None:
-            return self._options.timeout
+    def _timeout(self, timeout: float) -> float:
         if not 0 < timeout < 86_400:
             raise invalid("timeout: seconds, more than 0 and at most a day")
         return timeout
@@ -200,7 +198,7 @@ class Client:
         return self._front
 
     def _run(self, operation: Operation, timeout: float | None) -> Any:
-        return self._front.run(operation, self._timeout(timeout))
+        return self._front.run(operation, self._options.timeout if timeout is None else self._timeout(timeout))
 
     def close(self, timeout: float = 5.0) -> None:
         """See `SessionClient.close`."""
@@ -376,9 +374,7 @@ class AsyncClient:
     def _engine(self, engine: str | None) -> str:
         return self._options.engine if engine is None else engine
 
-    def _timeout(self, timeout: float | None) -> float:
-        if timeout is None:
-            return self._options.timeout
+    def _timeout(self, timeout: float) -> float:
         if not 0 < timeout < 86_400:
             raise invalid("timeout: seconds, more than 0 and at most a day")
         return timeout
@@ -400,7 +396,8 @@ class AsyncClient:
         return driver
 
     async def _run(self, operation: Operation, timeout: float | None) -> Any:
-        return await self._driver().run(operation, self._timeout(timeout))
+        seconds = self._options.timeout if timeout is None else self._timeout(timeout)
+        return await self._driver().run(operation, seconds)
 
     async def close(self, timeout: float = 5.0) -> None:
         """Takes nothing new, waits up to `timeout` seconds for what is in flight, and
