@@ -166,6 +166,7 @@ class Front:
 
     def _reset(self) -> None:
         self._pid = os.getpid()
+        self._any_down = False
         self._mutex = threading.Lock()
         self._leading = False
         self._followers: deque[Operation] = deque()
@@ -401,10 +402,12 @@ class Front:
         if not link.down:
             link.write(channel.http2.take_output())
             link.shut()
+            self._any_down = True
 
     def _reap(self) -> None:
         """Closes the sockets that are down. Only while nobody reads: a descriptor could be used again."""
-        if any(link.down for link in self._links):
+        if self._any_down:
+            self._any_down = False
             for link in self._links:
                 if link.down:
                     link.close()

@@ -51,6 +51,9 @@ def _operation(name: str, engine: str, body: bytes, safe: bool) -> Operation:
 
 def resolve(engine: str, credential: Credential, create: bool, peek: bool) -> Operation:
     """A Resolve."""
+    if not create and not peek and type(credential) is CookieHeader:
+        short = messages.encode_resolve_header(_engine(engine), credential.octets)
+        return Operation("resolve", engine, short, safe=True)
     body = messages.encode_resolve(_engine(engine), _credential(credential), peek, create)
     return _operation("resolve", engine, body, not create)
 

@@ -127,6 +127,19 @@ class Channel:
         if room <= 0:
             return
         sent = self.sent
+        if len(queue) == 1 and not self._partial:
+            operation = queue.popleft()
+            if operation.done:
+                return
+            data = operation.message(now)
+            sent[operation.sequence] = operation
+            self.pumped = [operation]
+            self._asked(now)
+            if len(data) > room:
+                self._partial = data[room:]
+                data = data[:room]
+            http2.send(pipeline, data)
+            return
         pumped: list[Operation] = []
         parts = [self._partial]
         size = len(self._partial)

@@ -164,6 +164,9 @@ class Http2Connection:
         stream.window -= size
         self.window -= size
         limit = self.max_frame
+        if size <= limit and not end:
+            self._out.append(_HEAD.pack(size >> 8, size & 0xFF, DATA, 0, stream.id) + data)
+            return
         at = 0
         while size - at > limit:
             self._out.append(frame(DATA, 0, stream.id, data[at : at + limit]))

@@ -6,13 +6,27 @@ this one to the generated one over random messages. Unknown fields are skipped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
+from ._encode import NANOSECONDS as NANOSECONDS
+from ._encode import OPERATION_TAGS as OPERATION_TAGS
+from ._encode import SCOPES as SCOPES
+from ._encode import encode_credential as encode_credential
+from ._encode import encode_destroy as encode_destroy
+from ._encode import encode_duration as encode_duration
+from ._encode import encode_engine as encode_engine
+from ._encode import encode_list_sessions as encode_list_sessions
+from ._encode import encode_operation as encode_operation
+from ._encode import encode_resolve as encode_resolve
+from ._encode import encode_resolve_header as encode_resolve_header
+from ._encode import encode_timeout as encode_timeout
+from ._encode import encode_touch as encode_touch
+from ._encode import encode_write as encode_write
+from ._encode import frame as frame
+from ._encode import frame_request as frame_request
+from ._encode import varint as varint
 from .types import (
-    CookieHeader,
-    Credential,
     Description,
     Destroyed,
     Engine,
@@ -24,8 +38,6 @@ from .types import (
     Touched,
     Written,
 )
-
-NANOSECONDS = 1_000_000_000
 
 
 class MalformedMessageError(Exception):
@@ -45,151 +57,6 @@ class Status(NamedTuple):
 
 
 Answer = Resolved | Touched | Written | Destroyed | Status
-
-# ---------------------------------------------------------------- encoding
-
-
-def varint(value: int) -> bytes:
-    """A base-128 varint."""
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-_SHORT = 2048
-_VARINTS = tuple(varint(value) for value in range(_SHORT))
-"""Of all lengths that are usual."""
-
-
-def _bytes(tag: bytes, value: bytes) -> bytes:
-    length = len(value)
-    return tag + (_VARINTS[length] if length < _SHORT else varint(length)) + value
-
-
-def _text(tag: bytes, value: str) -> bytes:
-    return _bytes(tag, value.encode())
-
-
-def encode_duration(nanoseconds: int) -> bytes:
-    """google.protobuf.Duration of a length of at least 0."""
-    seconds, nanos = divmod(nanoseconds, NANOSECONDS)
-    out = b"\x08" + varint(seconds) if seconds else b""
-    return out + b"\x10" + varint(nanos) if nanos else out
-
-
-def encode_credential(credential: Credential) -> bytes:
-    """Field 2 of every request, with its tag. Both kinds are octets on the wire."""
-    if isinstance(credential, CookieHeader):
-        inner = _bytes(b"\x0a", credential.octets)
-    else:
-        inner = _text(b"\x12", credential.token)
-    return _bytes(b"\x12", inner)
-
-
-def encode_resolve(engine: bytes, credential: bytes, peek: bool, create: bool) -> bytes:
-    """`engine` is field 1 as `encode_engine` makes it, `credential` field 2."""
-    out = engine + credential
-    if peek:
-        out += b"\x18\x01"
-    if create:
-        out += b"\x20\x01"
-    return out
-
-
-def encode_engine(name: str) -> bytes:
-    """Field 1 of every request, with its tag."""
-    return _text(b"\x0a", name) if name else b""
-
-
-def encode_touch(engine: bytes, credential: bytes, duration: int | None) -> bytes:
-    """`duration` in nanoseconds."""
-    out = engine + credential
-    return out if duration is None else out + _bytes(b"\x1a", encode_duration(duration))
-
-
-def encode_write(
-    engine: bytes,
-    credential: bytes,
-    *,
-    set: bytes = b"",
-    unset: Iterable[str] = (),
-    replace: bool = False,
-    if_version: int | None = None,
-    roll: bool = False,
-    principal: str | None = None,
-    duration: int | None = None,
-    persistent: bool | None = None,
-    label: str | None = None,
-) -> bytes:
-    """`set` is JSON text; `duration` in nanoseconds."""
-    parts = [engine, credential]
-    if set:
-        parts.append(_bytes(b"\x1a", set))
-    for key in unset:
-        parts.append(_text(b"\x22", key))
-    if replace:
-        parts.append(b"\x28\x01")
-    if if_version is not None:
-        parts.append(b"\x30" + varint(if_version))
-    if roll:
-        parts.append(b"\x38\x01")
-    if principal is not None:
-        parts.append(_text(b"\x42", principal))
-    if duration is not None:
-        parts.append(_bytes(b"\x4a", encode_duration(duration)))
-    if persistent is not None:
-        parts.append(b"\x50\x01" if persistent else b"\x50\x00")
-    if label is not None:
-        parts.append(_text(b"\x5a", label))
-    return b"".join(parts)
-
-
-SCOPES = {"this": 1, "others": 2, "all": 3}
-
-
-def encode_destroy(engine: bytes, credential: bytes, scope: int, session_ids: Iterable[str] = ()) -> bytes:
-    """`scope` as in DestroyScope."""
-    out = engine + credential
-    if scope:
-        out += b"\x18" + varint(scope)
-    return out + b"".join(_text(b"\x22", id) for id in session_ids)
-
-
-def encode_list_sessions(engine: bytes, credential: bytes, page_size: int, page_token: str) -> bytes:
-    """SessionServiceListSessionsRequest."""
-    out = engine + credential
-    if page_size:
-        out += b"\x18" + varint(page_size)
-    return out + _text(b"\x22", page_token) if page_token else out
-
-
-OPERATION_TAGS = {"resolve": b"\x12", "touch": b"\x1a", "write": b"\x22", "destroy": b"\x2a"}
-
-
-def encode_operation(name: str, body: bytes) -> bytes:
-    """The operation of a PipelineRequest: everything but its sequence and timeout."""
-    return _bytes(OPERATION_TAGS[name], body)
-
-
-def encode_timeout(nanoseconds: int) -> bytes:
-    """Field 6 of a PipelineRequest."""
-    return _bytes(b"\x32", encode_duration(max(nanoseconds, 1)))
-
-
-def frame(message: bytes) -> bytes:
-    """A message with gRPC's prefix: not compressed, and its length."""
-    return b"\0" + len(message).to_bytes(4, "big") + message
-
-
-def frame_request(sequence: int, operation: bytes, timeout: bytes) -> bytes:
-    """A PipelineRequest with gRPC's prefix."""
-    head = b"\x08" + varint(sequence)
-    length = len(head) + len(operation) + len(timeout)
-    return b"".join((b"\0", length.to_bytes(4, "big"), head, operation, timeout))
-
 
 # ---------------------------------------------------------------- decoding
 
@@ -290,6 +157,9 @@ _STATES = {
 }
 
 
+_LIVE = (1, 2)
+
+
 def _state(value: int) -> SessionState:
     state = _STATES.get(value)
     if state is None:
@@ -366,6 +236,16 @@ _SESSION_TIMES = {0x2A: "create", 0x32: "expire", 0x3A: "idle", 0x42: "last_use"
 
 def decode_resolve(data: bytes) -> Resolved:
     """ResolveResponse."""
+    if len(data) > 4 and data[0] == 0x08 and data[1] in _LIVE and data[2] == 0x12:
+        # As most are: the state, then a session, and nothing else.
+        length, at = data[3], 4
+        if length >= 0x80:
+            if data[4] >= 0x80:
+                length, at = _varint(data, 3)
+            else:
+                length, at = length - 0x80 + (data[4] << 7), 5
+        if at + length == len(data):
+            return Resolved(_STATES[data[1]], decode_session(data[at:]))
     state = None
     answer = Resolved(SessionState.NONE)
     for key, value in _fields(data):
@@ -605,6 +485,21 @@ KIND_OF: dict[type[Any], str] = {Resolved: "resolve", Touched: "touch", Written:
 
 def decode_response(data: bytes) -> tuple[int, Answer]:
     """PipelineResponse: the sequence, and the result or the status of the failure."""
+    try:
+        # As every daemon writes it: the sequence, then the result, and nothing else.
+        if data[0] == 0x08:
+            sequence, at = data[1], 2
+            if sequence >= 0x80:
+                sequence, at = _varint(data, 1)
+            decode = _RESULTS.get(data[at])
+            length = data[at + 1]
+            at += 2
+            if length >= 0x80:
+                length, at = _varint(data, at - 1)
+            if decode is not None and at + length == len(data):
+                return sequence, decode(data[at:])
+    except IndexError:
+        pass
     sequence = 0
     result: Answer | None = None
     for key, value in _fields(data):
