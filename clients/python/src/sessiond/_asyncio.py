@@ -69,7 +69,9 @@ class Driver:
         future = operation.waiter = self.loop.create_future()
         core = self.core
         core.admit(operation, timeout, time.monotonic())
-        if not self._scheduled:
+        if len(core.operations) == 1:
+            self._flush()  # alone: to wait for company would cost a turn of the loop
+        elif not self._scheduled:
             self._scheduled = True
             self.loop.call_soon(self._flush)
         if core.next_deadline < self._timer_at:
