@@ -39,8 +39,6 @@ from .session import AsyncRequestSession
 
 __all__ = ["Session", "get_session", "new_session", "setup"]
 
-_KEY = "sessiond"
-
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -151,6 +149,10 @@ class _State:
             needed = cache_control(", ".join(headers.getall("Cache-Control", [])))
             if needed is not None:
                 headers["Cache-Control"] = needed
+
+
+# aiohttp 3.14 and later warns about keys that are text.
+_KEY: Any = web.RequestKey("sessiond", _State) if hasattr(web, "RequestKey") else "sessiond"
 
 
 def setup(app: web.Application, client: AsyncSessionClient | str, *, engine: str | None = None) -> None:
