@@ -134,9 +134,9 @@ class SessiondInterface(SessionInterface):
         return json.dumps(self.tags.tag(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
     def _loads(self, text: str) -> dict[str, Any]:
-        # The keys of all tags begin with a space.
-        tagged = self.tags is not None and '{" ' in text
-        data: dict[str, Any] = self.tags.loads(text) if tagged and self.tags else json.loads(text)
+        assert self.tags is not None
+        # The keys of all tags begin with a space. Mostly there are none.
+        data: dict[str, Any] = self.tags.loads(text) if '{" ' in text else json.loads(text or "{}")
         return data
 
     def open_session(self, app: Flask, request: Request) -> Session:
