@@ -16,6 +16,8 @@ from ._operations import Operation, connection_error
 from ._options import Options
 from .errors import SessiondError
 
+_BUSY = 0.001
+"""Seconds within which a connection counts as alive. Later, the loop looks at it before it is used."""
 _BROKEN = (Http2Error, ProtocolError, MalformedMessageError)
 
 
@@ -68,8 +70,10 @@ class Driver:
         """Carries an operation out and returns its result."""
         future = operation.waiter = self.loop.create_future()
         core = self.core
-        core.admit(operation, timeout, time.monotonic())
-        if len(core.operations) == 1:
+        now = time.monotonic()
+        core.admit(operation, timeout, now)
+        channel = core.channel
+        if len(core.operations) == 1 and channel is not None and now - channel.last_received < _BUSY:
             self._flush()  # alone: to wait for company would cost a turn of the loop
         elif not self._scheduled:
             self._scheduled = True
