@@ -57,6 +57,8 @@ def async_client() -> AsyncSessionClient:
 def _forget(*, setting: str, **_: Any) -> None:
     global _sync, _async
     if setting == "SESSIOND":
+        if isinstance(_sync, Client):
+            _sync.close()
         _sync = _async = None
 
 
