@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from ._adapters import (
     ERROR_BODY,
@@ -107,6 +107,8 @@ class _State:
         self.data.bind(self.session)
         self.data.request_session = self.session
         self.finished = False
+        self.chunked = False
+        """Whether the connection expects chunks for what is sent next."""
 
     async def load(self) -> Session:
         if not self.session.loaded:
@@ -191,6 +193,8 @@ def _middleware(client: AsyncSessionClient, engine: str | None) -> Any:
         except EXPECTED_ERRORS as error:
             state.finished = True
             response, error_raised = _answer(error), None
+            if state.chunked:
+                response.enable_chunked_encoding()
             state.add_headers(response)
         except BaseException:
             state.finished = True  # the answer to a fault is not saved for; a cookie goes out, see below
@@ -209,6 +213,8 @@ async def _on_prepare(request: web.Request, response: web.StreamResponse) -> Non
     if state is None:
         return
     if not state.finished:
+        # If this fails, the answer to the error is sent on what is prepared for the stream by now.
+        state.chunked = response.content_length is None and request.version >= HttpVersion11
         await state.finish(response)
     elif state.session.set_cookie not in (None, *response.headers.getall("Set-Cookie", [])):
         state.add_headers(response)

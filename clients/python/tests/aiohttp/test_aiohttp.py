@@ -168,7 +168,8 @@ def test_max_age_is_the_session_s_own_timeout() -> None:
 
     async def steps(ask: Any) -> None:
         first = await ask("minute")
-        assert "Max-Age=6" in first.cookies[0]
+        age = int(first.cookies[0].partition("Max-Age=")[2].partition(";")[0])
+        assert 60 <= age < 120, "the timeout and the granularity of touches"
         second = await ask("look", first.cookie)
         assert second.status == 200 and "Max-Age" not in second.cookies[0]
 
