@@ -62,7 +62,7 @@ class Session(SessionMixin):
         return self.request_session.is_new
 
     @property
-    def modified(self) -> bool:  # type: ignore[override]
+    def modified(self) -> bool:
         """Whether there is something to save."""
         return self.request_session.changed
 
@@ -71,7 +71,7 @@ class Session(SessionMixin):
         pass  # what has changed is found out
 
     @property
-    def accessed(self) -> bool:  # type: ignore[override]
+    def accessed(self) -> bool:
         """Whether the request has looked at the session."""
         return self.request_session.accessed
 

@@ -36,7 +36,7 @@ class Answer:
         return self.cookies[0].partition(";")[0]
 
 
-def drive(client: Any, steps: Callable[[Callable[..., Awaitable[Answer]]], Awaitable[None]], **handlers: Handler) -> None:
+def drive(client: Any, steps: Callable[[Any], Awaitable[None]], **handlers: Handler) -> None:
     """Serves the handlers by their names, and lets `steps` ask for them."""
 
     async def main() -> None:

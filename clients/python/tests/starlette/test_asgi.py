@@ -365,9 +365,7 @@ def test_a_websocket_is_saved_before_it_is_accepted(caplog: pytest.LogCaptureFix
 
     async def main() -> None:
         fake = AsyncFakeClient()
-        app = Starlette(
-            routes=[WebSocketRoute("/", socket)], middleware=[Middleware(SessionMiddleware, client=fake)]
-        )
+        app = Starlette(routes=[WebSocketRoute("/", socket)], middleware=[Middleware(SessionMiddleware, client=fake)])
         accept = (await websocket(app))[0]
         lines = [value for name, value in accept["headers"] if name == b"set-cookie"]
         assert accept["type"] == "websocket.accept" and len(lines) == 1

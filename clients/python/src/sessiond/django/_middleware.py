@@ -12,7 +12,6 @@ from django.contrib.sessions.exceptions import SessionInterrupted
 from django.contrib.sessions.middleware import SessionMiddleware as DjangoSessionMiddleware
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
-from django.http.response import HttpResponseBase
 from django.utils.cache import patch_vary_headers
 
 from .._adapters import (
@@ -43,17 +42,18 @@ class SessionMiddleware(DjangoSessionMiddleware):
 
     def process_request(self, request: HttpRequest) -> None:
         """Lays `request.session`; nothing is asked yet."""
-        request.session = self.SessionStore(cookie_header=request.META.get("HTTP_COOKIE"))
+        store = cast(type[SessionStore], self.SessionStore)
+        request.session = store(cookie_header=request.META.get("HTTP_COOKIE"))
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         """The answer to what a view did not catch."""
         return _answer(error) if isinstance(error, EXPECTED_ERRORS) else None
 
-    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
         """Saves what changed, and sets the cookie."""
         session = _store(request)
         if session is None:
-            return cast(HttpResponseBase, super().process_response(request, cast(HttpResponse, response)))
+            return super().process_response(request, response)
         replaced = _replaced(session, response)
         if replaced is None and _is_used(session) and response.status_code < 500:
             try:
@@ -64,12 +64,12 @@ class SessionMiddleware(DjangoSessionMiddleware):
                 raise _interrupted() from error
         return _with_cookie(session, replaced or response)
 
-    async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
+    async def __acall__(self, request: HttpRequest) -> HttpResponse:
         self.process_request(request)
-        response = await cast(Awaitable[HttpResponseBase], self.get_response(request))
+        response = await cast(Awaitable[HttpResponse], self.get_response(request))
         session = _store(request)
         if session is None:
-            return cast(HttpResponseBase, super().process_response(request, cast(HttpResponse, response)))
+            return super().process_response(request, response)
         replaced = _replaced(session, response)
         if replaced is None and _is_used(session) and response.status_code < 500:
             try:
@@ -110,16 +110,14 @@ def _is_used(session: SessionStore) -> bool:
     return session.accessed or session.modified
 
 
-def _replaced(session: SessionStore, response: HttpResponseBase) -> HttpResponse | None:
+def _replaced(session: SessionStore, response: HttpResponse) -> HttpResponse | None:
     # An error that was raised where no view is, such as in another middleware.
     failure = session.failure
     return _answer(failure) if response.status_code == 500 and isinstance(failure, EXPECTED_ERRORS) else None
 
 
 def _answer(error: ExpectedError) -> HttpResponse:
-    return HttpResponse(
-        ERROR_BODY, content_type=ERROR_TYPE, status=error_status(error), headers=error_headers(error)
-    )
+    return HttpResponse(ERROR_BODY, content_type=ERROR_TYPE, status=error_status(error), headers=error_headers(error))
 
 
 def _interrupted() -> SessionInterrupted:
@@ -129,7 +127,7 @@ def _interrupted() -> SessionInterrupted:
     )
 
 
-def _with_cookie(session: SessionStore, response: HttpResponseBase) -> HttpResponseBase:
+def _with_cookie(session: SessionStore, response: HttpResponse) -> HttpResponse:
     cookie = session.request_session.set_cookie
     if session.accessed or cookie is not None:
         patch_vary_headers(response, ("Cookie",))

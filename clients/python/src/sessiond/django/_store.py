@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from datetime import datetime
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from django.contrib.sessions.backends.base import SessionBase, UpdateError
 from django.utils import timezone
@@ -150,7 +150,7 @@ class SessionStore(SessionBase):
         return _token_in(credential, view.session.id)
 
     def _set_session_key(self, value: str | None) -> None:
-        if not self._validate_session_key(value):
+        if not _is_key(value):
             value = None
         if value is not None:
             self._data = {}
@@ -378,7 +378,7 @@ class SessionStore(SessionBase):
             yield lambda side: side.session.logout()
             self._data.update(data)
             self._deleted_key = key
-        elif self._validate_session_key(session_key):
+        elif session_key is not None and _is_key(session_key):
             yield lambda side: side.client.destroy(Token(session_key))
 
     def delete(self, session_key: str | None = None) -> None:
@@ -396,6 +396,11 @@ class SessionStore(SessionBase):
     @classmethod
     async def aclear_expired(cls) -> None:
         """Nothing to do: the daemon removes what has expired."""
+
+
+def _is_key(value: str | None) -> bool:
+    """Django's rule: a key of less than 8 characters is none."""
+    return value is not None and len(value) >= 8
 
 
 def _is_over(expiry: Any) -> bool:
