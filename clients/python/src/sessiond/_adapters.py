@@ -155,9 +155,9 @@ def finish(session: RequestSession, cleared: Credential | None, **options: Any) 
 async def finish_async(session: AsyncRequestSession, cleared: Credential | None, **options: Any) -> bool:
     """Saves at the end of a request. Returns what `save` returns."""
     if _was_cleared(session, cleared):
-        data = dict(dict.items(session.data))
+        data = dict(session.data)
         await session.logout()
-        dict.update(session.data, data)
+        session.data.update(data)
     return await session.save(**options)
 
 

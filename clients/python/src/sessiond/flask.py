@@ -194,7 +194,9 @@ class Sessiond:
 
     def init_app(self, app: Flask) -> None:
         """Makes the sessions of `app` those of the daemon."""
-        client = self._client if self._client is not None else app.config["SESSIOND"]
+        client = self._client
+        if client is None:
+            client = cast("SessionClient | str", app.config["SESSIOND"])
         if isinstance(client, str):
             client = Client(client)
         app.session_interface = SessiondInterface(client, self._engine, self._tags)

@@ -72,7 +72,7 @@ async def alog_in(request: HttpRequest) -> HttpResponse:
 
 
 async def alog_out(request: HttpRequest) -> HttpResponse:
-    request.auser = None  # it would ask for the user in another thread, which has no table
+    request.auser = None  # type: ignore[assignment]  # it would ask for the user in another thread, which has no table
     await alogout(request)
     return JsonResponse({})
 

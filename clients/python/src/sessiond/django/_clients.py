@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -19,11 +19,13 @@ _async: AsyncSessionClient | None = None
 
 
 def _arguments() -> dict[str, Any]:
-    value = getattr(settings, "SESSIOND", None)
+    value: Any = getattr(settings, "SESSIOND", None)
     if isinstance(value, str):
         return {"address": value}
-    if isinstance(value, Mapping) and ("address" in value or "client" in value):
-        return dict(value)
+    if isinstance(value, Mapping):
+        arguments = dict(cast("Mapping[str, Any]", value))
+        if "address" in arguments or "client" in arguments:
+            return arguments
     raise ImproperlyConfigured(
         'SESSIOND: the address of the daemon, such as "127.0.0.1:50051" or "unix:/run/sessiond.sock", or a dict '
         'with "address" and other arguments of sessiond.Client'

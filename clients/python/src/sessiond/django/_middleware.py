@@ -57,7 +57,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
         replaced = _replaced(session, response)
         if replaced is None and _is_used(session) and response.status_code < 500:
             try:
-                session._run(session._finish_steps())
+                session.finish()
             except EXPECTED_ERRORS as error:
                 replaced = _answer(error)
             except UpdateError as error:
@@ -73,7 +73,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
         replaced = _replaced(session, response)
         if replaced is None and _is_used(session) and response.status_code < 500:
             try:
-                await session._arun(session._finish_steps())
+                await session.afinish()
             except EXPECTED_ERRORS as error:
                 replaced = _answer(error)
             except UpdateError as error:
@@ -86,8 +86,7 @@ def get_session(request: HttpRequest) -> RequestSession:
     session = _store(request)
     if session is None:
         raise ImproperlyConfigured("sessiond.django.SessionMiddleware is not installed")
-    session._get_session()
-    return session.request_session
+    return session.open()
 
 
 async def aget_session(request: HttpRequest) -> AsyncRequestSession:
@@ -95,8 +94,7 @@ async def aget_session(request: HttpRequest) -> AsyncRequestSession:
     session = _store(request)
     if session is None:
         raise ImproperlyConfigured("sessiond.django.SessionMiddleware is not installed")
-    await session._aget_session()
-    return session.async_request_session
+    return await session.aopen()
 
 
 def _store(request: HttpRequest) -> SessionStore | None:

@@ -75,7 +75,7 @@ class SessionStore(SessionBase):
 
     @property
     def request_session(self) -> RequestSession:
-        """What `get_session` returns."""
+        """What `get_session` returns, whatever is known of it."""
         return self._request_session
 
     @property
@@ -158,8 +158,8 @@ class SessionStore(SessionBase):
         self._deleted_key = self._roll_of = None
         self._request_session = self._open(self._header if value is None else Token(value))
 
-    session_key = property(_get_session_key)
-    _session_key = property(_get_session_key, _set_session_key)
+    session_key = property(_get_session_key)  # pyright: ignore[reportIncompatibleMethodOverride]
+    _session_key = property(_get_session_key, _set_session_key)  # pyright: ignore[reportIncompatibleMethodOverride]
 
     # ------------------------------------------------------------ loading
 
@@ -270,7 +270,7 @@ class SessionStore(SessionBase):
         if "_session_cache" not in self.__dict__:
             self._session_cache = self._data
         if old.view.session is not None or self._deleted_key is not None:
-            self._session_key = None
+            self._session_key = None  # pyright: ignore
         options = yield from self._options_steps()
         yield lambda side: side.session.save(create=True, **options)
         self._remember()
@@ -309,13 +309,30 @@ class SessionStore(SessionBase):
         await self._arun(self._save_steps(must_create))
 
     def _finish_steps(self) -> Steps[None]:
-        """Saves at the end of a request, if there is something to save."""
         view = self._request_session.view
         if not (self.modified or self._rolls() or view.changed):
             return
         if view.session is None and not self._data and not self._emptied and self._deleted_key is None:
             return  # flushed, or never filled
         yield from self._save_steps()
+
+    def finish(self) -> None:
+        """For the middleware: saves at the end of a request, if there is something to save."""
+        self._run(self._finish_steps())
+
+    async def afinish(self) -> None:
+        """See `finish`."""
+        await self._arun(self._finish_steps())
+
+    def open(self) -> RequestSession:
+        """For `get_session`: what is known of the session is at hand from now on."""
+        self._get_session()
+        return self._request_session
+
+    async def aopen(self) -> AsyncRequestSession:
+        """See `open`."""
+        await self._aget_session()
+        return self.async_request_session
 
     # ------------------------------------------------------------ login and logout
 
@@ -378,7 +395,7 @@ class SessionStore(SessionBase):
             yield lambda side: side.session.logout()
             self._data.update(data)
             self._deleted_key = key
-        elif session_key is not None and _is_key(session_key):
+        elif _is_key(session_key):
             yield lambda side: side.client.destroy(Token(session_key))
 
     def delete(self, session_key: str | None = None) -> None:
