@@ -7,6 +7,8 @@
 A session of 400 bytes is resolved and its data parsed; redis-py with hiredis does GETEX of the
 same data, which a session library does beside parsing cookies and signatures. Rounds are
 interleaved; the figures are medians of the CPU of this process per operation, in microseconds.
+Everything runs on one core, as one worker and its sidecar do: on two, waking the other core
+costs whoever waits for an answer more than the answer does.
 Needs a daemon (SESSIOND_BIN or target/) and redis-server, and runs both on unix sockets.
 """
 
@@ -113,10 +115,10 @@ class ReaderFront(_blocking.Front):
     def _reset(self) -> None:
         super()._reset()
         self._leading = True
-        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader = threading.Thread(target=self._read_for_all, daemon=True)
         self._reader.start()
 
-    def _read(self) -> None:
+    def _read_for_all(self) -> None:
         class Never:
             done = False
             deadline = float("inf")
@@ -149,6 +151,8 @@ def main() -> None:
     assert HIREDIS_AVAILABLE, "install hiredis"
     server = shutil.which("redis-server")
     assert server, "install redis-server"
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # the servers inherit it
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         redis_socket = f"{folder}/r.sock"

@@ -165,7 +165,6 @@ class Front:
         _fronts.add(self)
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
         self._any_down = False
         self._mutex = threading.Lock()
         self._leading = False
@@ -187,8 +186,6 @@ class Front:
 
     def run(self, operation: Operation, timeout: float) -> Any:
         """Carries an operation out and returns its result."""
-        if self._pid != os.getpid():
-            self.after_fork()  # a fork that Python was not told of
         core = self.core
         lead = False
         wait = 0.0
@@ -199,8 +196,9 @@ class Front:
                 if channel is not None and not core.operations and now - channel.last_received > _IDLE:
                     self._look(channel, now)
                 core.admit(operation, timeout, now)
-                core.flush(now)
-                self._write()
+                channel = core.flush(now)
+                if channel is not None and not channel.transport.write(channel.http2.take_output()):
+                    channel.not_sent()
                 if self._leading:
                     operation.waiter = threading.Lock()
                     operation.waiter.acquire()
@@ -208,12 +206,12 @@ class Front:
                 else:
                     lead = True
                     self._leading = True
-                    channel = core.channel
                     wait = core.wake_at() - now
             if not lead:
                 lead = self._follow(operation)
             elif not (operation.done or channel is None or core.old or channel.transport.rest or wait <= 0):
-                self._read(channel, wait)  # the plain case: what `_step` would come to
+                # The plain case: what `_step` would come to.
+                lead = not self._read(channel, wait, operation)
             while not operation.done:
                 self._step(operation)
         except BaseException:
@@ -334,19 +332,24 @@ class Front:
         for channel in channels:
             self._read(channel, wait)
 
-    def _read(self, channel: Channel, wait: float) -> None:
-        """Waits for octets of a connection, and takes them."""
+    def _read(self, channel: Channel, wait: float, own: Operation | None = None) -> bool:
+        """Waits for octets of a connection, and takes them. If that ends the thread's own
+        operation, lets the next one lead, and returns True."""
         link: _Link = channel.transport
         why = "the daemon closed it"
         data = b""
         try:
             data = link.read(wait)
         except (TimeoutError, BlockingIOError):
-            return
+            return False
         except OSError as error:
             why = error.strerror or type(error).__name__
         with self._mutex:
             self._take(channel, data, why)
+            if own is None or not own.done:
+                return False
+            self._resign()
+            return True
 
     def _take(self, channel: Channel, data: bytes, why: str) -> None:
         """Octets of a connection; nothing: its end."""

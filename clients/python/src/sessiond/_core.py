@@ -194,12 +194,12 @@ class Core:
 
     # ------------------------------------------------------------ working
 
-    def flush(self, now: float) -> None:
-        """Hands what waits to the connection, and turns it into octets."""
+    def flush(self, now: float) -> Channel | None:
+        """Hands what waits to the connection, and turns it into octets. Returns the connection."""
         self._now = now
         channel = self.channel
         if channel is None or channel.description is None:
-            return
+            return channel
         if self.waiting:
             waiting, self.waiting = self.waiting, deque()
             for operation in waiting:
@@ -210,6 +210,7 @@ class Core:
             if not operation.done:
                 channel.call(operation, now)
         channel.pump(now)
+        return channel
 
     def _submit(self, channel: Channel, description: Description, operation: Operation) -> None:
         # One message that is too large would end the Pipeline for all.
