@@ -1,0 +1,107 @@
+"""Which shops are driven, one scene for each, and the report."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+ROOT = Path(os.environ.get("SHOP_ROOT") or HERE.parents[1]).resolve()
+sys.path.insert(0, str(HERE))
+
+from checks import CHECKS  # noqa: E402
+from shops import SHOPS  # noqa: E402
+from stage.scene import Scene  # noqa: E402
+
+REFERENCE = "reference"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--shops", default=",".join(SHOPS), help="names of shops, separated by commas")
+
+
+def run_of(name):
+    return HERE / "reference" / "run" if name == REFERENCE else ROOT / "examples" / name / "run"
+
+
+def pytest_generate_tests(metafunc):
+    if "scene" in metafunc.fixturenames:
+        wanted = getattr(metafunc.module, "SHOPS", None) or metafunc.config.getoption("--shops").split(",")
+        # A shop is driven by one worker, one check after the other.
+        marked = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in wanted]
+        metafunc.parametrize("scene", marked, indirect=True, scope="session", ids=wanted)
+    if "check" in metafunc.fixturenames:
+        metafunc.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+
+
+@pytest.fixture(scope="session")
+def scene(request):
+    name = request.param
+    if not run_of(name).exists():
+        pytest.fail(f"expected {run_of(name)}: there is no such shop", pytrace=False)
+    scene = Scene(name, run_of(name))
+    yield scene
+    scene.close()
+
+
+def title(check):
+    """What a check is called in the report."""
+    return check.__name__.replace("_", " ")
+
+
+def pytest_terminal_summary(terminalreporter):
+    Report(terminalreporter).write()
+
+
+class Report:
+    """What each shop did: a row for each check, a column for each shop, and the measured times."""
+
+    def __init__(self, reporter):
+        self.reporter = reporter
+        self.cells = {}  # (what, shop): text
+        self.rows, self.shops, self.figures = [], [], {}
+        for outcome in ("passed", "failed", "error", "skipped"):
+            for report in reporter.stats.get(outcome, []):
+                self._add(outcome, report)
+
+    def _add(self, outcome, report):
+        known = dict(getattr(report, "user_properties", []))
+        if "check" not in known:
+            return
+        what, shop = known["check"], known["shop"]
+        text = {"passed": f"{report.duration:.1f} s", "skipped": "skipped"}.get(outcome, "FAILED")
+        self.cells[what, shop] = text
+        self.shops += [shop] if shop not in self.shops else []
+        for name, seconds in known.get("figures", {}).items():
+            name = f"longest time, {name}"
+            self.figures[name, shop] = max(seconds, self.figures.get((name, shop), 0))
+
+    def write(self):
+        if not self.cells:
+            return
+        order = [title(check) for check in CHECKS]
+        rows = sorted({what for what, _ in self.cells}, key=order.index)
+        order = [*SHOPS, REFERENCE]
+        shops = sorted(self.shops, key=lambda shop: order.index(shop) if shop in order else 99)
+        times = sorted({name for name, _ in self.figures})
+        left, write = max(map(len, [*rows, *times])), self.reporter.write_line
+        self.reporter.section("the shops")
+        write(" " * left + "".join(f"{shop:>14}" for shop in shops), bold=True)
+        for what in rows:
+            cells = "".join(f"{self.cells.get((what, shop), '-'):>14}" for shop in shops)
+            write(what.ljust(left) + cells, red="FAILED" in cells)
+        for name in times:
+            cells = (self.figures.get((name, shop)) for shop in shops)
+            write(name.ljust(left) + "".join(f"{'-' if cell is None else f'{cell:.2f} s':>14}" for cell in cells))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failure comes with what the shop has printed last."""
+    outcome = yield
+    report = outcome.get_result()
+    scene = item.funcargs.get("scene")
+    if report.failed and scene:
+        for shop in scene.shops:
+            report.sections.append((f"what {scene.name} has printed last", "\n".join((shop.lines[1:] + shop.log)[-8:])))

@@ -1,0 +1,12 @@
+"""The shops. A new one is one line: its folder below `examples/`, and the client package that it is
+built from."""
+
+SHOPS = {
+    "express": "node",
+    "fastify": "node",
+    "hyper-express": "node",
+    "hono": "node",
+    "django": "python",
+    "flask": "python",
+    "fastapi": "python",
+}
