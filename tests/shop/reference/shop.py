@@ -45,6 +45,13 @@ def fault(name):
     return name in FAULTS
 
 
+def patience():
+    """How long an operation may take, in seconds."""
+    if fault("waits for ever"):
+        return None
+    return 0.3 if fault("gives up at once") or fault("logs out in an outage") else TIMEOUT
+
+
 class Conflict(Exception):
     """A change with an id from before a login."""
 
@@ -71,7 +78,7 @@ class Names:
     def get(self):
         name = self.name
         if name is None:
-            described = sessiond.Describe(pb.DescribeRequest(), timeout=TIMEOUT, wait_for_ready=True)
+            described = sessiond.Describe(pb.DescribeRequest(), timeout=patience(), wait_for_ready=True)
             (engine,) = described.engines
             self.name = name = engine.cookie_name.encode()
         return name
@@ -90,22 +97,16 @@ class Session:
         self.found = None
 
     def call(self, method, request, repeat=False):
-        if fault("comes back late") and SEEN.get("away", 0) > time.monotonic():
-            raise Refused(503)
-        end = time.monotonic() + TIMEOUT
+        end = time.monotonic() + (patience() or 3600)
         while True:
             try:
-                timeout = None if fault("waits for ever") else max(0.01, end - time.monotonic())
-                if fault("gives up at once") or fault("logs out in an outage"):
-                    timeout = 0.3
-                answer = method(request, timeout=timeout, wait_for_ready=True)
+                answer = method(request, timeout=max(0.01, end - time.monotonic()), wait_for_ready=True)
                 break
             except grpc.RpcError as error:
                 if error.code() == grpc.StatusCode.UNAVAILABLE:
                     if repeat and time.monotonic() < end - 0.2:
                         time.sleep(0.1)
                         continue
-                SEEN["away"] = time.monotonic() + 2
                 raise
         self.cookies += answer.set_cookie
         if getattr(answer, "token", "") and not fault("sets all cookies"):
@@ -452,6 +453,8 @@ class Handler(BaseHTTPRequestHandler):
         if page is None:
             return 404, {}
         try:
+            if fault("comes back late") and SEEN.get("away", 0) > time.monotonic():
+                raise Refused(503)
             return 200, page(session, form)
         except Conflict:
             session.cookies.clear()
@@ -464,6 +467,7 @@ class Handler(BaseHTTPRequestHandler):
             return 500, {}
         except grpc.RpcError as error:
             session.cookies.clear()
+            SEEN["away"] = time.monotonic() + 2
             if error.code() not in AWAY:
                 print(f"{page.__name__}: {error.code().name}: {error.details()}", file=sys.stderr, flush=True)
                 if fault("loses the session with what does not fit"):
