@@ -26,23 +26,37 @@ def run_of(name):
 
 
 def pytest_generate_tests(metafunc):
-    if "scene" in metafunc.fixturenames:
-        wanted = getattr(metafunc.module, "SHOPS", None) or metafunc.config.getoption("--shops").split(",")
+    if "stage" in metafunc.fixturenames:
+        wanted = metafunc.config.getoption("--shops").split(",")
         # A shop is driven by one worker, one check after the other.
         marked = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in wanted]
-        metafunc.parametrize("scene", marked, indirect=True, scope="session", ids=wanted)
+        metafunc.parametrize("stage", marked, indirect=True, scope="session", ids=wanted)
     if "check" in metafunc.fixturenames:
         metafunc.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 
 
 @pytest.fixture(scope="session")
-def scene(request):
-    name = request.param
-    if not run_of(name).exists():
-        pytest.fail(f"expected {run_of(name)}: there is no such shop", pytrace=False)
-    scene = Scene(name, run_of(name))
+def stage(request):
+    """The scene of a shop, or why there is none."""
+    run = run_of(request.param)
+    try:
+        assert run.exists(), f"expected {run}: there is no such shop"
+        scene = Scene(request.param, run)
+    except AssertionError as problem:
+        yield problem
+        return
     yield scene
     scene.close()
+
+
+@pytest.fixture
+def scene(stage, check):
+    """The scene of a shop. One that does not start fails once."""
+    if isinstance(stage, AssertionError):
+        if check is CHECKS[0]:
+            pytest.fail(str(stage), pytrace=False)
+        pytest.skip("the shop did not start")
+    return stage
 
 
 def title(check):

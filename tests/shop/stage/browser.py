@@ -41,7 +41,8 @@ class Site:
         except BaseException:
             writer.close()
             raise
-        if goes_on:
+        # Servers close a connection after a fault in the application, without saying so before.
+        if goes_on and answer[0] < 500:
             self._idle.append((reader, writer, time.monotonic()))
         else:
             writer.close()
