@@ -1,16 +1,15 @@
 """Which shops are driven, one scene for each, and the report."""
 
-import os
 import sys
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).resolve().parent
-ROOT = Path(os.environ.get("SHOP_ROOT") or HERE.parents[1]).resolve()
 sys.path.insert(0, str(HERE))
 
 from checks import CHECKS  # noqa: E402
+from packages import ROOT  # noqa: E402
 from shops import SHOPS  # noqa: E402
 from stage.scene import Scene  # noqa: E402
 

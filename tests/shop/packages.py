@@ -1,0 +1,71 @@
+"""The client packages, packed as they would be published, and a Python with pinned requirements.
+`benches/frontends` uses this, too."""
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+# A checkout whose examples/ and clients/ are used; otherwise this one.
+ROOT = Path(os.environ.get("SHOP_ROOT") or HERE.parents[1]).resolve()
+TARGET = ROOT / "target" / "shop"
+
+
+def call(*command, cwd=ROOT):
+    subprocess.run([str(word) for word in command], cwd=cwd, check=True, stdout=sys.stderr)
+
+
+def python(home, requirements, wheel=None):
+    """A Python with these requirements in `home`. It is installed once. The wheel is installed anew each
+    time, because its version says nothing about what it was built from."""
+    stamp, wanted = home / "stamp", sys.version + requirements.read_text()
+    interpreter = home / "bin/python"
+    pip = [interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    if not stamp.exists() or stamp.read_text() != wanted:
+        venv.create(home, clear=True, with_pip=True)
+        call(*pip, "-r", requirements)
+        stamp.write_text(wanted)
+    if wheel:
+        call(*pip, wheel)
+        call(*pip, "--force-reinstall", "--no-deps", wheel)
+    return interpreter
+
+
+def suite_python():
+    """A Python with what the suite needs."""
+    return python(TARGET / "venv", HERE / "requirements.txt")
+
+
+def node_package():
+    """The file that SESSIOND_NODE_PACKAGE names, or what `npm pack` makes."""
+    named = os.environ.get("SESSIOND_NODE_PACKAGE")
+    if named:
+        return Path(named).resolve()
+    packages, folder = TARGET / "node", ROOT / "clients" / "node"
+    shutil.rmtree(packages, ignore_errors=True)
+    packages.mkdir(parents=True)
+    if not (folder / "node_modules").exists():
+        call("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error", cwd=folder)
+    call("npm", "pack", "--loglevel=error", "--pack-destination", packages, cwd=folder)
+    return _only(packages.glob("*.tgz"))
+
+
+def python_package():
+    """The file that SESSIOND_PYTHON_PACKAGE names, or the wheel that `python -m build` makes."""
+    named = os.environ.get("SESSIOND_PYTHON_PACKAGE")
+    if named:
+        return Path(named).resolve()
+    packages = TARGET / "python"
+    shutil.rmtree(packages, ignore_errors=True)
+    call(suite_python(), "-m", "build", "--outdir", packages, ROOT / "clients" / "python")
+    return _only(packages.glob("*.whl"))
+
+
+def _only(paths):
+    paths = list(paths)
+    if len(paths) != 1:
+        sys.exit(f"expected one packed package, found {paths}")
+    return paths[0]
