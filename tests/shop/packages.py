@@ -1,7 +1,13 @@
+#!/usr/bin/env python3
 """The client packages, packed as they would be published, and a Python with pinned requirements.
-`benches/frontends` uses this, too."""
+`benches/frontends` uses this, too.
+
+  eval "$(tests/shop/packages.py)"    packs both, and names them to whatever installs them: the shops,
+                                      the tests of the packages
+"""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -69,3 +75,8 @@ def _only(paths):
     if len(paths) != 1:
         sys.exit(f"expected one packed package, found {paths}")
     return paths[0]
+
+
+if __name__ == "__main__":
+    for name, package in (("NODE", node_package()), ("PYTHON", python_package())):
+        print(f"export SESSIOND_{name}_PACKAGE={shlex.quote(str(package))}")

@@ -35,13 +35,13 @@ const AT_THE_ROOT: [&str; 5] =
 /// The commands that a block may contain to be run here.
 const COMMANDS: [&str; 2] = ["sessiond", "umask"];
 
-/// Commands that another test runs, with the name of its module in this suite.
+/// Commands that another test runs, with its module in this suite or where it is.
 const ELSEWHERE: [(&str, &str); 5] = [
     ("cargo run -- serve --dev", "processes"),
     ("cargo test", ".ci/run"),
     ("cargo run --example tour", "processes"),
-    ("cd examples/python-wsgi && pip install -r requirements.txt && python app.py", "frontends"),
-    ("cd examples/node-express && npm install && npm start", "frontends"),
+    ("PORT=3000 examples/express/run", "tests/shop"),
+    ("PORT=8000 examples/fastapi/run", "tests/shop"),
 ];
 
 fn documents() -> Vec<Document> {

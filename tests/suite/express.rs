@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::support::{
     daemon::SECRET,
-    frontend::{Frontend, Visitor, express, node},
+    frontend::{Frontend, Page, Visitor, express, shop},
     program::Program,
     redis::{RedisServer, is_missing},
 };
@@ -58,6 +58,17 @@ fn value(redis: &RedisServer, key: &str) -> String {
     answer.lines().nth(1).unwrap_or_else(|| panic!("expected a record: {answer:?}")).to_owned()
 }
 
+/// Counts a visit in the shop behind sessiond, which must show it and the user then.
+#[track_caller]
+fn visit(visitor: &Visitor, visits: u32, user: Option<&str>, when: &str) -> Page {
+    let page = visitor.visit_shop();
+    page.says(&format!(r#"{{"visits":{visits}}}"#), when);
+    let user = serde_json::json!(user);
+    let shown = format!(r#"{{"user":{user},"visits":{visits},"cart":[],"live":true}}"#);
+    visitor.session().says(&shown, when);
+    page
+}
+
 #[test]
 #[ignore = "needs npm and its registry: tests/express/run"]
 fn who_is_logged_in_there_is_logged_in_here() {
@@ -65,7 +76,7 @@ fn who_is_logged_in_there_is_logged_in_here() {
     let mut redis = RedisServer::start();
     let mut before = express().expect("expected the application to be installed");
     before.env("REDIS", redis.url()).env("SECRET", SECRET);
-    let mut after = node().expect("expected the example to be installed");
+    let mut after = shop();
 
     let there = Frontend::start(before);
     let ann = Visitor::new(&there);
@@ -113,29 +124,24 @@ fn who_is_logged_in_there_is_logged_in_here() {
     let here = Frontend::start(after);
 
     let ann = ann.at(&here);
-    let page = ann.visit();
-    page.shows(3, "ann", "on ann's first visit behind sessiond: still logged in");
+    let page = visit(&ann, 3, Some("ann"), "on ann's first visit behind sessiond: still logged in");
     assert!(!page.set_cookie.is_empty(), "expected a cookie of sessiond: {page:?}");
     assert_ne!(ann.cookie(), found.cookie, "expected a cookie of sessiond");
-    let page = ann.visit();
-    page.shows(4, "ann", "on ann's second visit behind sessiond");
+    let page = visit(&ann, 4, Some("ann"), "on ann's second visit behind sessiond");
     page.sets_no_cookie("the browser has it already");
     let bob = bob.at(&here);
-    bob.visit().shows(2, "nobody", "on bob's first visit behind sessiond");
-    Visitor::with(&here, &stolen).visit().shows(
-        1,
-        "nobody",
-        "with a cookie that was logged out in the application",
-    );
+    visit(&bob, 2, None, "on bob's first visit behind sessiond");
+    let stolen = Visitor::with(&here, &stolen);
+    visit(&stolen, 1, None, "with a cookie that was logged out in the application");
     println!(
         "behind sessiond: ann is logged in on visits 3 and 4, bob is on visit 2, cat is logged out"
     );
 
     // Another browser with ann's old cookie has the same session, until it ends.
-    Visitor::with(&here, &found.cookie).visit().shows(5, "ann", "with the old cookie");
+    visit(&Visitor::with(&here, &found.cookie), 5, Some("ann"), "with the old cookie");
     ann.logout().is_ok("logout here");
     let replay = Visitor::with(&here, &found.cookie);
-    replay.visit().shows(1, "nobody", "with the old cookie, after the logout behind sessiond");
+    visit(&replay, 1, None, "with the old cookie, after the logout behind sessiond");
     assert_eq!(
         value(&redis, &found.key),
         found.value,
@@ -148,11 +154,11 @@ fn who_is_logged_in_there_is_logged_in_here() {
     redis.kill();
     let dan = dan.at(&here);
     let before = dan.cookie();
-    let page = dan.visit();
+    let page = dan.visit_shop();
     assert_eq!(page.status, 503, "expected 503 while dan's session cannot be read: {page:?}");
     page.sets_no_cookie("the state of the session is unknown");
     assert_eq!(dan.cookie(), before, "expected dan to keep the session");
-    bob.visit().shows(3, "nobody", "on a visit with an adopted session");
+    visit(&bob, 3, None, "on a visit with an adopted session");
     println!(
         "the application's Redis is gone: dan gets 503 and keeps the cookie, bob's session works"
     );

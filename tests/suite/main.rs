@@ -19,7 +19,6 @@ mod destroying;
 mod documents;
 mod express;
 mod faults;
-mod frontends;
 mod golden;
 mod large_records;
 mod layouts;

@@ -1,7 +1,10 @@
-//! Web applications in other languages, and a browser of their visitors: the example frontends,
-//! and `tests/express`, which stores its sessions itself.
+//! Programs in other languages: the clients of `tests/peers`, and two web applications with a
+//! browser of their visitors: `tests/express`, which stores its sessions itself, and the shop in
+//! Express that takes its place. `tests/shop` drives the shops.
 //!
-//! Their packages are downloaded once, into the target directory.
+//! Packages are downloaded once, into the target directory. A machine that cannot run a program
+//! skips its test with a message on stderr. With SESSIOND_TEST_REQUIRE_PEERS=1, as in CI, the
+//! test fails instead.
 
 use std::{
     env,
@@ -21,7 +24,7 @@ use ureq::{
 use super::program::PATIENCE;
 
 /// If it is 1, as in CI, nothing is skipped.
-const REQUIRE: &str = "SESSIOND_TEST_REQUIRE_FRONTENDS";
+const REQUIRE: &str = "SESSIOND_TEST_REQUIRE_PEERS";
 
 /// Returns what was found, or prints to stderr that `name` is skipped, and why.
 pub(crate) fn or_skip<T>(name: &str, found: Result<T, String>) -> Option<T> {
@@ -36,9 +39,9 @@ pub(crate) fn or_skip<T>(name: &str, found: Result<T, String>) -> Option<T> {
     }
 }
 
-/// A Python with the packages of the example, or why this machine has none.
+/// A Python with gRPC, or why this machine has none.
 pub(crate) fn interpreter() -> Result<PathBuf, String> {
-    let requirements = here("examples/python-wsgi/requirements.txt");
+    let requirements = here("tests/peers/requirements.txt");
     let home = install("python", "python3", &requirements, |home| {
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(home.join("venv")))?;
         let mut pip = Command::new(home.join("venv/bin/python"));
@@ -48,26 +51,16 @@ pub(crate) fn interpreter() -> Result<PathBuf, String> {
     Ok(home.join("venv/bin/python"))
 }
 
-/// The command that starts the Python example, or why this machine cannot.
-pub(crate) fn python() -> Result<Command, String> {
-    python_script("examples/python-wsgi/app.py")
-}
-
-/// How to run a Python script with the packages of the example.
+/// How to run a Python script with gRPC.
 pub(crate) fn python_script(script: &str) -> Result<Command, String> {
     let mut command = Command::new(interpreter()?);
     command.arg(here(script));
     Ok(command)
 }
 
-/// The command that starts the Node example, or why this machine cannot.
-pub(crate) fn node() -> Result<Command, String> {
-    node_script("examples/node-express/app.js")
-}
-
-/// How to run a Node script with the packages of the example.
+/// How to run a Node script with gRPC.
 pub(crate) fn node_script(script: &str) -> Result<Command, String> {
-    let home = packages("node", "examples/node-express", &["package.json"], "install")?;
+    let home = packages("node", "tests/peers", &["package.json"], "install")?;
     let mut command = Command::new("node");
     command.arg(here(script)).env("NODE_PATH", home.join("node_modules"));
     Ok(command)
@@ -80,6 +73,11 @@ pub(crate) fn express() -> Result<Command, String> {
     let mut command = Command::new("node");
     command.arg(here("tests/express/app.js")).env("NODE_PATH", home.join("node_modules"));
     Ok(command)
+}
+
+/// The command that installs and starts the shop in Express, which `tests/shop` drives.
+pub(crate) fn shop() -> Command {
+    Command::new(here("examples/express/run"))
 }
 
 /// Runs `npm install` or `npm ci` with these files. The first one lists all packages.
@@ -146,12 +144,10 @@ pub(crate) struct Frontend {
 }
 
 impl Frontend {
-    /// Starts a frontend and waits until it listens.
+    /// Starts a frontend and waits until it listens. The first start of the shop installs it.
     pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command
             .env("PORT", "0")
-            // Without it gRPC would use the machine's HTTP proxy, if there is one.
-            .env("no_grpc_proxy", "127.0.0.1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -171,7 +167,7 @@ impl Frontend {
             let _ = sender.send(line);
         });
         let mut frontend = Self { child, url: String::new(), stderr: Some(stderr) };
-        let line = line.recv_timeout(PATIENCE).expect("the frontend prints a line");
+        let line = line.recv_timeout(5 * PATIENCE).expect("the frontend prints a line");
         let url = line.trim_end().strip_prefix("listening on ");
         frontend.url = url.unwrap_or_else(|| panic!("expected the URL, found {line:?}")).to_owned();
         frontend
@@ -241,9 +237,14 @@ impl Visitor {
         Page::read(self.agent.post(format!("{}/login", self.url)).send_form([("user", user)]))
     }
 
-    /// For the example frontends only.
-    pub(crate) fn add_to_cart(&self, item: &str) -> Page {
-        Page::read(self.agent.post(format!("{}/cart", self.url)).send_form([("item", item)]))
+    /// Counts a visit in the shop.
+    pub(crate) fn visit_shop(&self) -> Page {
+        Page::read(self.agent.post(format!("{}/visit", self.url)).send_empty())
+    }
+
+    /// The session, as the shop shows it.
+    pub(crate) fn session(&self) -> Page {
+        Page::read(self.agent.get(format!("{}/session", self.url)).call())
     }
 
     pub(crate) fn logout(&self) -> Page {
@@ -257,7 +258,6 @@ pub(crate) struct Page {
     pub status: u16,
     pub text: String,
     pub set_cookie: Vec<String>,
-    pub retry_after: Option<String>,
 }
 
 impl Page {
@@ -270,7 +270,6 @@ impl Page {
         Self {
             status: response.status().as_u16(),
             set_cookie: header("set-cookie"),
-            retry_after: header("retry-after").pop(),
             text: response.body_mut().read_to_string().expect("a page of text"),
         }
     }
@@ -282,25 +281,17 @@ impl Page {
 
     #[track_caller]
     pub(crate) fn shows(&self, visits: u32, user: &str, when: &str) {
-        self.is_ok(when);
-        assert_eq!(self.text, text(visits, user), "expected this {when}");
+        self.says(&format!("visits: {visits}\nuser: {user}\n"), when);
     }
 
-    /// The session has a new id, and the browser has not received the new cookie yet.
     #[track_caller]
-    pub(crate) fn comes_too_early(&self, when: &str) {
-        assert_eq!(self.status, 503, "expected 503 {when}: {self:?}");
-        assert_eq!(self.retry_after.as_deref(), Some("1"), "expected Retry-After: 1 {when}");
-        self.sets_no_cookie(when);
+    pub(crate) fn says(&self, text: &str, when: &str) {
+        self.is_ok(when);
+        assert_eq!(self.text, text, "expected this {when}");
     }
 
     #[track_caller]
     pub(crate) fn sets_no_cookie(&self, because: &str) {
         assert!(self.set_cookie.is_empty(), "expected no Set-Cookie: {because}; {self:?}");
     }
-}
-
-/// The text of the page for a visit.
-pub(crate) fn text(visits: u32, user: &str) -> String {
-    format!("visits: {visits}\nuser: {user}\n")
 }
