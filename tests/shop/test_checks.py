@@ -1,7 +1,7 @@
 """The suite itself: each fault that is put into the reference shop is found by the check that is for it.
 
-A check that cannot fail is worth nothing. That the reference shop without a fault passes all checks is
-seen by `tests/shop/run reference`.
+A check that cannot fail is worth nothing. `tests/shop/run --checks` also sees the reference shop pass all
+checks without a fault.
 """
 
 import pytest

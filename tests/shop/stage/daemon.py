@@ -6,6 +6,7 @@ import re
 import secrets
 import signal
 import subprocess
+import time
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -97,6 +98,10 @@ class Daemon:
 
     def pause(self):
         self.process.signal(signal.SIGSTOP)
+        # Its threads stop one by one, a moment later.
+        threads = Path(f"/proc/{self.process.child.pid}/task")
+        while any(stat.read_text().rpartition(")")[2].split()[0] != "T" for stat in threads.glob("*/stat")):
+            time.sleep(0.001)
 
     def resume(self):
         if self.process and self.process.alive():
