@@ -88,8 +88,12 @@ class App:
         variables = dict(variables, VARIANT=variant, PORT=str(self.port), PYTHONPATH=str(APPS))
         # It prints nothing; it is ready when it answers.
         self.process = Process(["sh", "-c", 'echo started; exec "$@"', "sh", *command], "started", env=variables, cwd=APPS)
-        self._wait()
-        self._begin_sessions()
+        try:
+            self._wait()
+            self._begin_sessions()
+        except BaseException:
+            self.process.kill()
+            raise
 
     @property
     def name(self):
