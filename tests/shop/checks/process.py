@@ -1,5 +1,6 @@
 """The shop as a process, after all that: what it has logged, and how it ends. These come last."""
 
+import asyncio
 import re
 
 from . import check
@@ -36,5 +37,8 @@ async def the_log_tells_of_no_fault(scene):
 @check
 async def the_shop_stops_when_it_is_told(scene):
     """the shop ends on SIGTERM within 10 s, and leaves no process behind"""
+    for site in scene.sites:
+        site.hang_up()
+    await asyncio.sleep(0.05)
     for shop in scene.shops:
         shop.stops(10)

@@ -48,6 +48,11 @@ class Site:
             writer.close()
         return answer
 
+    def hang_up(self):
+        """Closes the connections that are idle."""
+        while self._idle:
+            self._idle.pop()[1].close()
+
     async def _connect(self):
         while self._idle:
             reader, writer, since = self._idle.pop()
