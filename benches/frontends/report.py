@@ -39,7 +39,7 @@ class Report:
         parts = [quick + self._conditions(), self._costs(64), self._ratios(), self._costs(1)]
         for kind, text in self.clients.items():
             # What comes before the table, as a paragraph of its own.
-            text = re.sub(r"(?m)^([^|\n].*)\n(?=\|)", r"\1\n\n", text)
+            text = re.sub(r"(?m)^([^|\n].*)\n(?=\|)", r"\1\n\n", text) if "|" in text else f"```text\n{text}\n```"
             parts.append(f"The client for {'Node' if kind == 'node' else 'Python'}, alone:\n\n{text}")
         print("\n\n".join(parts))
 
