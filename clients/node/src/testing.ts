@@ -127,6 +127,7 @@ class Fake implements FakeClient {
         maxKeys: 4096,
         maxUnset: 1000,
         maxDuration: 400 * DAY,
+        maxSessionIds: 1000,
       },
       engines: [...this.#engines.values()].map((fake) => fake.engine).sort((a, b) => (a.name < b.name ? -1 : 1)),
     };

@@ -197,6 +197,8 @@ export interface Limits {
   readonly maxUnset: number;
   /** Longest idle timeout, in milliseconds. */
   readonly maxDuration: number;
+  /** Number of ids in `sessionIds`. */
+  readonly maxSessionIds: number;
 }
 
 /** A kind of session, as the daemon is configured. */

@@ -240,7 +240,7 @@ test('a status is read with its ErrorInfo, RetryInfo and BadRequest', () => {
 
 test('a description is read', () => {
   const engine = { name: 'shop', cookieName: '__Host-s', cookieFormat: 2, persistent: true, duration: time(1_800_000), absoluteDuration: time(86_400_000), touchGranularity: time(28_125), automaticTouch: true, maxDataBytes: 65_536 };
-  const limits = { maxMessageBytes: 1 << 20, pipelineInFlight: 256, maxCookieHeaderBytes: 65_536, maxPrincipalBytes: 256, maxLabelBytes: 256, maxKeys: 4096, maxUnset: 1000, maxDuration: time(34_560_000_000) };
+  const limits = { maxMessageBytes: 1 << 20, pipelineInFlight: 256, maxCookieHeaderBytes: 65_536, maxPrincipalBytes: 256, maxLabelBytes: 256, maxKeys: 4096, maxUnset: 1000, maxDuration: time(34_560_000_000), maxSessionIds: 1000 };
   const found = readDescription(encode(proto.DescribeResponse, { version: '0.2.0', limits, engines: [engine, { name: 'x' }] }));
   assert.deepEqual(found, {
     version: '0.2.0',

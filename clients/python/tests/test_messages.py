@@ -242,7 +242,7 @@ def test_every_field_of_the_proto_is_known() -> None:
     counts = {
         "ResolveRequest": 4, "ResolveResponse": 4, "TouchRequest": 3, "TouchResponse": 3, "WriteRequest": 11,
         "WriteResponse": 3, "DestroyRequest": 4, "DestroyResponse": 2, "Session": 9, "Credential": 2,
-        "PipelineRequest": 6, "PipelineResponse": 6, "Limits": 8, "Engine": 9, "DescribeResponse": 3,
+        "PipelineRequest": 6, "PipelineResponse": 6, "Limits": 9, "Engine": 9, "DescribeResponse": 3,
         "SessionServiceListSessionsRequest": 4, "SessionServiceListSessionsResponse": 4,
     }  # fmt: skip
     assert {name: len(getattr(pb, name).DESCRIPTOR.fields) for name in counts} == counts

@@ -266,6 +266,7 @@ function readLimits(reader: Reader): Limits {
     maxKeys: found[6] ?? 0,
     maxUnset: found[7] ?? 0,
     maxDuration: found[8] ?? 0,
+    maxSessionIds: found[9] ?? 0,
   };
 }
 

@@ -237,7 +237,7 @@ export class Dispatcher {
       }
       if (request.unset.length > limits.maxUnset) return tooMany('unset', limits.maxUnset);
     }
-    if (request.kind === 'destroy' && request.sessionIds.length > 1000) return tooMany('sessionIds', 1000);
+    if (request.kind === 'destroy' && request.sessionIds.length > limits.maxSessionIds) return tooMany('sessionIds', limits.maxSessionIds);
     if (limits.maxMessageBytes > 0 && size - 5 > limits.maxMessageBytes) {
       return new DataTooLargeError(`the message is larger than limits.max_message_bytes of the daemon (${limits.maxMessageBytes} bytes)`, {
         reason: 'MESSAGE_TOO_LARGE',

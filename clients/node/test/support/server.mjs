@@ -15,7 +15,7 @@ const encode = (Type, fields) => Buffer.from(Type.encode(Type.fromObject(fields)
 
 export const DESCRIPTION = {
   version: '9.9.9',
-  limits: { maxMessageBytes: 1 << 20, pipelineInFlight: 256, maxCookieHeaderBytes: 65_536, maxPrincipalBytes: 256, maxLabelBytes: 256, maxKeys: 4096, maxUnset: 1000, maxDuration: { seconds: 1 } },
+  limits: { maxMessageBytes: 1 << 20, pipelineInFlight: 256, maxCookieHeaderBytes: 65_536, maxPrincipalBytes: 256, maxLabelBytes: 256, maxKeys: 4096, maxUnset: 1000, maxDuration: { seconds: 1 }, maxSessionIds: 1000 },
   engines: [{ name: 'default', cookieName: 'session', maxDataBytes: 65_536, persistent: true, duration: { seconds: 1800 } }],
 };
 

@@ -357,6 +357,7 @@ _LIMITS = {
     0x28: "max_label_bytes",
     0x30: "max_keys",
     0x38: "max_unset",
+    0x48: "max_session_ids",
 }
 
 

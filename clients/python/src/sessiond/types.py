@@ -259,6 +259,7 @@ class Limits:
     max_keys: int = 4096
     max_unset: int = 1000
     max_duration: timedelta = timedelta(days=400)
+    max_session_ids: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
