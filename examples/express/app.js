@@ -47,7 +47,7 @@ app.get('/flash', async ({ session }, response) => {
 app.post('/login', async ({ session, body }, response) => {
   // A real application checks a password here.
   const { user } = body;
-  if (!user || Buffer.byteLength(user) > 256) return response.status(400).json({});
+  if (typeof user !== 'string' || user === '' || Buffer.byteLength(user) > 256) return response.status(400).json({});
   await session.login(user);
   response.json({ user });
 });

@@ -47,7 +47,7 @@ app.get('/flash', async ({ session }) => {
 app.post('/login', async ({ session, body }, reply) => {
   // A real application checks a password here.
   const { user } = body ?? {};
-  if (!user || Buffer.byteLength(user) > 256) return reply.code(400).send({});
+  if (typeof user !== 'string' || user === '' || Buffer.byteLength(user) > 256) return reply.code(400).send({});
   await session.login(user);
   return { user };
 });

@@ -83,6 +83,7 @@ app.post('/logout-everywhere', async (c) => c.json({ ended: await c.get('session
 
 app.get('/slow', async (c) => {
   const session = c.get('session');
+  if (!session.live) return c.json({ written: false });
   await setTimeout(Math.min(Number(c.req.query('ms')) || 0, 10_000));
   try {
     await session.update(count);

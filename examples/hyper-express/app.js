@@ -61,7 +61,7 @@ app.get('/flash', async ({ session }, response) => {
 app.post('/login', async (request, response) => {
   // A real application checks a password here.
   const { user } = await request.urlencoded();
-  if (!user || Buffer.byteLength(user) > 256) return response.status(400).json({});
+  if (typeof user !== 'string' || user === '' || Buffer.byteLength(user) > 256) return response.status(400).json({});
   await request.session.login(user);
   response.json({ user });
 });

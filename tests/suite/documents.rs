@@ -29,8 +29,19 @@ use crate::support::{
 };
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-const AT_THE_ROOT: [&str; 5] =
-    ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"];
+/// The documents that are not in `docs/`.
+const BESIDE_DOCS: [&str; 7] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "clients/node/README.md",
+    "clients/python/README.md",
+];
+
+/// Their programs need a framework. What can run without one, the tests of the packages run.
+const GUIDES: &str = "docs/guides/";
 
 /// The commands that a block may contain to be run here.
 const COMMANDS: [&str; 2] = ["sessiond", "umask"];
@@ -56,7 +67,7 @@ fn documents() -> Vec<Document> {
             }
         }
     }
-    let mut names = Vec::from(AT_THE_ROOT.map(str::to_owned));
+    let mut names = Vec::from(BESIDE_DOCS.map(str::to_owned));
     walk("docs", &mut names);
     names.iter().map(|name| Document::read(name)).collect()
 }
@@ -249,7 +260,8 @@ fn run_unless_elsewhere(
     }
 }
 
-/// Runs the Python of each document, after the first block of `docs/api.md`, which connects.
+/// Runs the Python of each document, after the first block of `docs/api.md`, which connects. That of
+/// the guides is compiled.
 #[test]
 fn the_python_of_the_documents_runs() {
     let Some(python) = or_skip("the Python of the documents", interpreter()) else { return };
@@ -258,6 +270,16 @@ fn the_python_of_the_documents_runs() {
     for document in for_users() {
         let blocks: Vec<_> = document.blocks("python").map(|block| block.text.as_str()).collect();
         if blocks.is_empty() {
+            continue;
+        }
+        if document.name.starts_with(GUIDES) {
+            for block in blocks {
+                let read = "import ast, sys; \
+                            compile(sys.argv[1], '', 'exec', ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)";
+                let output = Command::new(&python).args(["-B", "-c", read, block]).output();
+                let output = output.expect("Python can be run");
+                assert!(output.status.success(), "{}: {}", document.name, stderr(&output));
+            }
             continue;
         }
         let daemon = Program::dev();
