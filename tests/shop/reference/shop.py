@@ -183,6 +183,7 @@ class Session:
                 if self.found is None:
                     self.write(set=json.dumps(what).encode())
                 elif fault("loses updates") or fault("writes all it read"):
+                    time.sleep(0.003)  # As if the store were further away.
                     self.write(credential=self.credential, set=json.dumps(what).encode(), unset=gone)
                 else:
                     version = self.found.version

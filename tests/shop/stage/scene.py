@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
@@ -49,10 +48,7 @@ class Scene:
             SESSIOND_PYTHON_PACKAGE=os.environ.get("SESSIOND_PYTHON_PACKAGE"),
             PORT="0",
         )
-        # One at a time: a start may install packages, and npm is not safe beside itself.
-        with open(Path(tempfile.gettempdir()) / "sessiond-shop-installs", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            shop = Process([self.run], "listening on http://", INSTALL, env=variables, cwd=self.run.parent)
+        shop = Process([self.run], "listening on http://", INSTALL, env=variables, cwd=self.run.parent)
         self.shops.append(shop)
         self.sites.append(Site(shop.ready_line.split()[-1]))
 
