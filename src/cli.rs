@@ -115,7 +115,8 @@ pub(crate) enum SessionsCommand {
         #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
         engine: String,
         /// The public id of a session; can be repeated
-        #[arg(long = "id", value_name = "ID")]
+        // One in 64 ids begins with "-".
+        #[arg(long = "id", value_name = "ID", allow_hyphen_values = true)]
         ids: Vec<String>,
         /// The owner of the sessions, for example a user id
         #[arg(required_unless_present = "ids", default_value = "", hide_default_value = true)]
@@ -301,4 +302,17 @@ pub(crate) fn fresh_secret() -> String {
     let mut bytes = [0; 32];
     sessiond::server::system::SystemEntropy.fill(&mut bytes);
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_may_begin_with_a_hyphen() {
+        let arguments =
+            ["sessiond", "sessions", "revoke", "--id", "-YxDhj-94Vk9e8GS", "--id=--", "ann"];
+        let parsed = Cli::try_parse_from(arguments).map(drop);
+        assert!(parsed.is_ok(), "expected an id that begins with a hyphen to be taken: {parsed:?}");
+    }
 }
