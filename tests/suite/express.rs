@@ -42,6 +42,12 @@ impl Recorded {
     fn shape(&self) -> (usize, usize, serde_json::Value) {
         let mut value: serde_json::Value = serde_json::from_str(&self.value).expect("JSON");
         value["cookie"]["expires"].take();
+        // express-session computes it anew from `expires`, so a busy machine takes some milliseconds
+        // off.
+        let max_age = &mut value["cookie"]["originalMaxAge"];
+        if let Some(millis) = max_age.as_u64() {
+            *max_age = millis.next_multiple_of(60_000).into();
+        }
         (self.key.len(), self.cookie.replace("%2F", "/").replace("%2B", "+").len(), value)
     }
 }
