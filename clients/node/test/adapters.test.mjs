@@ -75,9 +75,9 @@ for (const [name, adapter] of Object.entries(adapters)) {
     assert.deepEqual(late.cookies, []);
 
     // Paused: the time is over, nobody is logged out.
-    daemon.child.kill('SIGSTOP');
+    await daemon.pause();
     const paused = await browser.get('/');
-    daemon.child.kill('SIGCONT');
+    daemon.resume();
     assert.equal(paused.status, 503);
     assert.ok(paused.headers['retry-after']);
     assert.deepEqual(paused.cookies, []);

@@ -1,7 +1,7 @@
 // Starts a real daemon for a test: port 0, sessions in memory, ended by its process id.
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
@@ -41,7 +41,10 @@ export async function startDaemon(binary, { set = [], unix, port = 0, prefix = [
     /** Stops it where it is (SIGSTOP). Resolves when it stands still: its threads stop one after another. */
     async pause() {
       child.kill('SIGSTOP');
-      while (!/^State:\tT/m.test(await readFile(`/proc/${child.pid}/status`, 'utf8'))) await new Promise(setImmediate);
+      const stands = async (thread) => /^State:\tT/m.test(await readFile(`/proc/${child.pid}/task/${thread}/status`, 'utf8'));
+      for (const thread of await readdir(`/proc/${child.pid}/task`)) {
+        while (!(await stands(thread))) await new Promise(setImmediate);
+      }
     },
     resume: () => child.kill('SIGCONT'),
     /** Ends it as an operator would, or at once. */
