@@ -227,7 +227,7 @@ pub(crate) fn checked(settings: &[(&str, &str)]) -> Result<Vec<String>, String> 
 }
 
 #[test]
-fn what_can_not_work_together_is_refused() {
+fn what_cannot_work_together_is_refused() {
     assert_eq!(checked(&[]), Ok(vec![]));
     for (settings, expected) in [
         (

@@ -177,7 +177,7 @@ async fn a_store_that_fails_logs_nobody_out() {
 
 /// More sessions than are ended at once, and one of the first ones fails.
 #[tokio::test]
-async fn a_session_that_can_not_be_ended_keeps_no_other_alive() {
+async fn a_session_that_cannot_be_ended_keeps_no_other_alive() {
     let mut service = service().await;
     for _ in 0..50 {
         service.client.write(login("ann")).await.expect("a Write is taken");

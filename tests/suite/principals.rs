@@ -34,7 +34,7 @@ over_every_store!(
     revoked_by_principal,
     revoked_by_id,
     revoked_by_id_and_principal,
-    what_can_not_be_meant_is_refused,
+    what_cannot_be_meant_is_refused,
     engines_are_apart,
     revocation_outlives_a_restart,
     logins_in_parallel_survive_or_end,
@@ -324,7 +324,7 @@ async fn revoked_by_id_and_principal(backend: Backend) {
     );
 }
 
-async fn what_can_not_be_meant_is_refused(backend: Backend) {
+async fn what_cannot_be_meant_is_refused(backend: Backend) {
     let daemon = Daemon::start(backend).await;
     let browser = daemon.login("ann").await;
     let revoke = async |principal: String, session_ids: Vec<String>| {
