@@ -169,9 +169,9 @@ async fn what_ended_here_is_not_adopted_again(backend: Backend) {
     assert_eq!(daemon.state(&revoked).await, SessionState::Active);
     assert_eq!(daemon.revoke("ann", &[]).await, 1);
 
-    let daemon = match in_force(backend) {
-        Backend::Memory => daemon,
-        Backend::Sled | Backend::Redis => daemon.stop().await.start().await,
+    let daemon = match in_force(backend).kind().outlives_a_stop {
+        true => daemon.stop().await.start().await,
+        false => daemon,
     };
     let reads = there.reads();
     for (what, browser) in
