@@ -1,0 +1,9 @@
+package sessiond
+
+// Held is how many operations the client keeps: those that wait for a connection, and those on the stream.
+func (c *Client) Held() int {
+	t := c.transport.(*transport)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.queue) + len(t.sent)
+}
