@@ -2,7 +2,7 @@
 """The client packages, packed as they would be published, and a Python with pinned requirements.
 `benches/frontends` uses this, too.
 
-  eval "$(tests/shop/packages.py)"    packs both, and names them to whatever installs them: the shops,
+  eval "$(tests/shop/packages.py)"    packs all, and names them to whatever installs them: the shops,
                                       the tests of the packages
 """
 
@@ -13,6 +13,8 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+
+import go_module
 
 HERE = Path(__file__).resolve().parent
 # A checkout whose examples/ and clients/ are used; otherwise this one.
@@ -70,6 +72,12 @@ def python_package():
     return _only(packages.glob("*.whl"))
 
 
+def go_package():
+    """The folder that SESSIOND_GO_PACKAGE names, or one that is made as a proxy of modules, with the client in it."""
+    named = os.environ.get("SESSIOND_GO_PACKAGE")
+    return Path(named).resolve() if named else go_module.pack(ROOT / "clients" / "go", TARGET / "go")
+
+
 def _only(paths):
     paths = list(paths)
     if len(paths) != 1:
@@ -78,5 +86,5 @@ def _only(paths):
 
 
 if __name__ == "__main__":
-    for name, package in (("NODE", node_package()), ("PYTHON", python_package())):
+    for name, package in (("NODE", node_package()), ("PYTHON", python_package()), ("GO", go_package())):
         print(f"export SESSIOND_{name}_PACKAGE={shlex.quote(str(package))}")

@@ -9,4 +9,6 @@ SHOPS = {
     "django": "python",
     "flask": "python",
     "fastapi": "python",
+    "go-net-http": "go",
+    "gin": "go",
 }
