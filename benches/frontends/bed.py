@@ -15,6 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 APPS = HERE / "apps"
 sys.path.insert(0, str(HERE.parents[1] / "tests" / "shop"))
+import go_app  # noqa: E402
 from packages import ROOT, call, node_package, python, python_package  # noqa: E402
 from stage.daemon import Daemon  # noqa: E402
 from stage.process import Process, environment  # noqa: E402
@@ -40,6 +41,7 @@ FRAMEWORKS = [
     Framework("FastAPI", "python", ["fastapi_app.py"], "starsessions on redis-py"),
     Framework("Django", "python", [*GUNICORN, "django_app:app"], "cached sessions, django-redis"),
     Framework("Flask", "python", [*GUNICORN, "flask_app:app"], "Flask-Session on redis-py"),
+    Framework("net/http", "go", [], "scs on redigo"),
 ]
 
 
@@ -81,7 +83,7 @@ class App:
     def __init__(self, framework, variant, interpreter, variables, folder):
         self.framework, self.variant = framework, variant
         self.port = free_port()
-        self.cookies = Path(folder) / f"{framework.name}-{variant}"
+        self.cookies = Path(folder) / f"{framework.name}-{variant}".replace("/", "-")
         command = [interpreter, *framework.command]
         if "gunicorn" in command:
             command.insert(-1, f"--bind=127.0.0.1:{self.port}")
@@ -172,6 +174,8 @@ class Bed:
             self._install_node(node_package())
         if "python" in kinds:
             self.interpreters["python"] = python(TARGET / "venv", APPS / "requirements.txt", python_package())
+        if "go" in kinds:
+            self.interpreters["go"] = go_app.build(APPS / "go", TARGET / "go")
         try:
             with self.cores.on(self.cores.servers):
                 self._start_servers()

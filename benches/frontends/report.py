@@ -17,6 +17,8 @@ WANTED = {
     ("FastAPI", RATE): (">=", 1.5),
     ("Django", RATE): (">=", 1.2),
     ("Flask", RATE): (">=", 1.2),
+    ("net/http", RATE): (">=", 1.3),
+    ("net/http", ADDED): ("<=", 0.4),
 }
 WORDS = {">=": "at least", "<=": "at most"}
 
