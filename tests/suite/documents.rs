@@ -30,12 +30,13 @@ use crate::support::{
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// The documents that are not in `docs/`.
-const BESIDE_DOCS: [&str; 7] = [
+const BESIDE_DOCS: [&str; 8] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
+    "clients/go/README.md",
     "clients/node/README.md",
     "clients/python/README.md",
 ];
