@@ -281,7 +281,6 @@ impl Keeper {
 
     /// Returns the reason when the connection has become useless.
     async fn watch_over(&mut self, endpoint: &Endpoint, mut up: Up) -> Failure {
-        let limit = self.connector.timeout() + self.held_up;
         let mut tried_out = Instant::now();
         loop {
             let refused = async {
@@ -311,14 +310,13 @@ impl Keeper {
             if is_trial {
                 tried_out = Instant::now();
             }
-            match timeout(limit, self.beat(endpoint, &mut up, is_trial)).await {
-                Ok(Ok(None)) => {}
-                Ok(Ok(Some(lack))) => {
+            match self.beat(endpoint, &mut up, is_trial).await {
+                Ok(None) => {}
+                Ok(Some(lack)) => {
                     up.lack = lack;
                     self.is_up(endpoint, up.clone());
                 }
-                Ok(Err(why)) => return why,
-                Err(_) => return Failure::Lost(format!("no answer within {limit:?}")),
+                Err(why) => return why,
             }
         }
     }
@@ -334,15 +332,26 @@ impl Keeper {
         is_trial: bool,
     ) -> Result<Option<Option<Lack>>, Failure> {
         let Up { connection, lack: before, .. } = up;
-        self.ask_time(endpoint, connection).await?;
-        let lack = match !is_trial && self.connector.takes_changes(connection).await? {
-            true => None,
-            false => self.connector.try_out(connection).await?,
-        };
+        self.answered(self.ask_time(endpoint, connection)).await?;
+        let lack =
+            match !is_trial && self.answered(self.connector.takes_changes(connection)).await? {
+                true => None,
+                false => self.answered(self.connector.try_out(connection)).await?,
+            };
         match self.connector.is_deposed(endpoint).await {
             Some(by) => Err(Failure::Unreached(format!("{by} has become the primary"))),
             None => Ok((lack != *before).then_some(lack)),
         }
+    }
+
+    /// The answer to one round trip of a beat. Commands of callers may hold up each of them anew.
+    async fn answered<T>(
+        &self,
+        asked: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let limit = self.connector.timeout() + self.held_up;
+        let slow = || Err(Failure::Lost(format!("no answer within {limit:?}")));
+        timeout(limit, asked).await.unwrap_or_else(|_| slow())
     }
 
     async fn ask_time(
