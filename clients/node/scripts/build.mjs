@@ -1,7 +1,7 @@
 // Compiles src to CommonJS in dist, and writes the ESM entry points beside it. These re-export the CommonJS modules, so
 // that a program which loads the package both ways has one copy of it: `instanceof` works everywhere.
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, existsSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, copyFileSync, existsSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 
@@ -45,6 +45,11 @@ function writeEntry(entry) {
   const names = Object.keys(exported).filter((key) => key !== 'default' && key !== '__esModule');
   const lines = [`import m from './${name}.js';`, ...names.map((key) => `export const ${key} = m.${key};`)];
   const types = [`export * from './${name}.js';`];
+  if (name !== 'index') {
+    // `declare module 'sessiond'` needs that module in the program, also where only this entry point is imported.
+    types.push(`import './index.mjs';`);
+    appendFileSync(place(entry.require.types), `import './index.js';\n`);
+  }
   if ('default' in exported) {
     lines.push('export default m.default;');
     types.push(`export { default } from './${name}.js';`);

@@ -1,4 +1,4 @@
-import { type Difference, difference, parse, same, stringifyMembers } from './json.js';
+import { type Difference, difference, isJson, parse, same, stringifyMembers } from './json.js';
 import type { SessionData } from './types.js';
 
 /** Session data as a handler changes them, beside what is stored. */
@@ -23,7 +23,10 @@ export class Draft {
   }
 
   get changed(): boolean {
-    return this.#data !== undefined && !same(sorted(this.#data), sorted(parse(this.base)));
+    if (this.#data === undefined) return false;
+    // Most requests change nothing: then the text is mostly the same, too.
+    if (isJson(this.#data) && (JSON.stringify(this.#data) === this.base || (this.base === '' && isEmpty(this.#data)))) return false;
+    return !same(sorted(this.#data), sorted(parse(this.base)));
   }
 
   /** What a write has to send; null: nothing changed. Throws INVALID_DATA. */
@@ -76,6 +79,10 @@ export class Draft {
     for (const key of Object.keys(held)) delete held[key];
     for (const key of Object.keys(data)) define(held, key, data[key]);
   }
+}
+
+function isEmpty(data: SessionData): boolean {
+  return Object.keys(data).length === 0;
 }
 
 function own(data: SessionData, key: string): unknown {

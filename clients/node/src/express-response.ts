@@ -1,4 +1,4 @@
-import type { OutgoingHttpHeader, ServerResponse } from 'node:http';
+import { type OutgoingHttpHeader, ServerResponse } from 'node:http';
 import { withCookie } from './adapter.js';
 import { noStore } from './request-session.js';
 
@@ -18,7 +18,8 @@ export interface HeadListener {
   onFailure(error: unknown): void;
 }
 
-type Held = 'writeHead' | 'write' | 'end' | 'flushHeaders';
+const names = ['writeHead', 'write', 'end', 'flushHeaders'] as const;
+type Held = (typeof names)[number];
 
 // These headers describe the response that was held, and are wrong for the one that says why it failed. All others, such
 // as those for CORS, stay.
@@ -40,157 +41,275 @@ const HELD_BYTES = 256 << 10;
  * these calls are kept, and made again when the session is saved. Meanwhile the response looks as if its head were sent.
  */
 export function holdHead(response: ServerResponse, listener: HeadListener): void {
-  const { writeHead, write, end, flushHeaders } = response;
-  const original = { writeHead, write, end, flushHeaders } as Record<Held, (...args: unknown[]) => unknown>;
-  const held: { call: Held; args: unknown[] }[] = [];
+  const methods = methodsOfExpress(response);
+  const head = new Head(response, listener, methods ?? response);
+  if (methods !== null) {
+    heads.set(response, head);
+    return;
+  }
+  response.writeHead = ((...args: unknown[]) => head.writeHead(args)) as typeof response.writeHead;
+  response.write = ((...args: unknown[]) => head.write(args)) as typeof response.write;
+  response.end = ((...args: unknown[]) => head.end(args)) as typeof response.end;
+  response.flushHeaders = () => head.flushHeaders();
+}
+
+type Method = (...args: unknown[]) => unknown;
+type Methods = Pick<ServerResponse, Held>;
+
+// Express gives each response another prototype. After that, V8 has a hidden class for each response alone, and every
+// property that it gets costs microseconds. So our methods are in the prototype that all of Express's responses have, once;
+// there they look here whether a response is ours.
+const heads = new WeakMap<ServerResponse, Head>();
+/** Our methods, by the prototype that has them, with those that were there before. */
+const installed = new WeakMap<object, { ours: Methods; before: Methods }>();
+
+/** The methods that a response of Express had before ours. `null`: ours must be its own. */
+function methodsOfExpress(response: ServerResponse): Methods | null {
+  const prototype = Object.getPrototypeOf(response) as ServerResponse;
+  const root = rootOf(prototype);
+  // Somebody may have wrapped the methods of this response before: ours come on top, as everybody's do.
+  if (root === null || names.some((name) => Object.hasOwn(response, name)) || heads.has(response)) return null;
+  let found = installed.get(root);
+  if (found === undefined) installed.set(root, (found = install(root)));
+  const { ours, before } = found;
+  const { writeHead, write, end, flushHeaders } = prototype;
+  return writeHead === ours.writeHead && write === ours.write && end === ours.end && flushHeaders === ours.flushHeaders ? before : null;
+}
+
+const roots = new WeakMap<object, object | null>();
+
+/** What all responses of an Express inherit from: `express.response`. `null`: it is no response of Express. */
+function rootOf(prototype: object): ServerResponse | null {
+  let root = roots.get(prototype);
+  if (root === undefined) {
+    root = null;
+    for (let at: object | null = prototype; at !== ServerResponse.prototype; at = Object.getPrototypeOf(at) as object | null) {
+      root = at;
+      if (at === null) break;
+    }
+    // The prototype of somebody's class is not ours to change.
+    if (root !== null && (Object.hasOwn(root, 'constructor') || !Object.isExtensible(root))) root = null;
+    roots.set(prototype, root);
+  }
+  return root as ServerResponse | null;
+}
+
+function install(root: ServerResponse): { ours: Methods; before: Methods } {
+  const { writeHead, write, end, flushHeaders } = root;
+  const before = { writeHead, write, end, flushHeaders };
+  const ours = {
+    writeHead(this: ServerResponse, ...args: unknown[]) {
+      const head = heads.get(this);
+      return head === undefined ? (writeHead as Method).apply(this, args) : head.writeHead(args);
+    },
+    write(this: ServerResponse, ...args: unknown[]) {
+      const head = heads.get(this);
+      return head === undefined ? (write as Method).apply(this, args) : head.write(args);
+    },
+    end(this: ServerResponse, ...args: unknown[]) {
+      const head = heads.get(this);
+      return head === undefined ? (end as Method).apply(this, args) : head.end(args);
+    },
+    flushHeaders(this: ServerResponse) {
+      const head = heads.get(this);
+      if (head === undefined) flushHeaders.call(this);
+      else head.flushHeaders();
+    },
+  } as unknown as Methods;
+  for (const name of names) Object.defineProperty(root, name, { configurable: true, writable: true, enumerable: false, value: ours[name] });
+  return { ours, before };
+}
+
+class Head {
+  readonly #response: ServerResponse;
+  readonly #listener: HeadListener;
+  // The response's own methods.
+  readonly #writeHead: Method;
+  readonly #write: Method;
+  readonly #end: Method;
+  readonly #flushHeaders: Method;
   // checked: nothing is to be done, the head goes out within the call that is running.
-  let state: 'open' | 'checked' | 'held' | 'sent' | 'failed' = 'open';
-  let ended = false;
-  let needDrain = false;
-  let heldBytes = 0;
+  #state: 'open' | 'checked' | 'held' | 'sent' | 'failed' = 'open';
+  #ended = false;
+  #needDrain = false;
+  #heldBytes = 0;
+  #held: { call: Held; args: unknown[] }[] | undefined;
+
+  constructor(response: ServerResponse, listener: HeadListener, { writeHead, write, end, flushHeaders }: Methods) {
+    this.#response = response;
+    this.#listener = listener;
+    this.#writeHead = writeHead as Method;
+    this.#write = write as Method;
+    this.#end = end as Method;
+    this.#flushHeaders = flushHeaders as Method;
+  }
+
+  writeHead(args: unknown[]): ServerResponse {
+    const response = this.#response;
+    if (this.#state === 'sent' || this.#state === 'held') {
+      // Held: as Node refuses a second head.
+      if (this.#state === 'held') throw headersSent();
+      this.#writeHead.apply(response, args);
+      return response;
+    }
+    if (this.#state === 'open' && this.#isDue()) {
+      this.#hold('writeHead', takeHead(response, args));
+      return response;
+    }
+    if (this.#state !== 'failed') this.#listener.onHead();
+    if (this.#listener.setCookie !== null) {
+      args = takeHead(response, args);
+      this.#setCookie();
+    }
+    this.#state = 'sent';
+    this.#writeHead.apply(response, args);
+    return response;
+  }
+
+  write(args: unknown[]): unknown {
+    if (this.#state === 'failed') return false;
+    if (!this.#hold('write', args)) return this.#write.apply(this.#response, args);
+    const [chunk] = args;
+    this.#heldBytes += typeof chunk === 'string' ? chunk.length : ((chunk as Uint8Array | null)?.byteLength ?? 0);
+    if (this.#heldBytes < HELD_BYTES) return true;
+    this.#needDrain = true;
+    return false;
+  }
+
+  flushHeaders(): void {
+    if (this.#state !== 'failed' && !this.#hold('flushHeaders', [])) this.#flushHeaders.call(this.#response);
+  }
+
+  end(args: unknown[]): unknown {
+    const response = this.#response;
+    if (this.#state === 'failed') return response;
+    if (this.#state === 'sent' && !this.#ended) {
+      const late = this.#listener.late();
+      if (late !== null) {
+        this.#ended = true;
+        const failed = (error: unknown): void => {
+          this.#listener.onFailure(error);
+          // The head has promised something else. All that is left is to break off.
+          if (!response.writableEnded) response.destroy();
+        };
+        late.then(() => void this.#end.apply(response, args), failed);
+        return response;
+      }
+    }
+    const kept = this.#hold('end', args);
+    this.#ended = true;
+    return kept ? response : this.#end.apply(response, args);
+  }
 
   // Whether the response is held back, now or already.
-  function hold(call: Held, args: unknown[]): boolean {
-    if (state === 'open') {
+  #hold(call: Held, args: unknown[]): boolean {
+    if (this.#state === 'open') {
       let outcome: Promise<void>;
       try {
-        if (!listener.due) {
-          state = 'checked';
+        if (!this.#listener.due) {
+          this.#state = 'checked';
           return false;
         }
-        outcome = listener.finish();
+        outcome = this.#listener.finish();
       } catch (error) {
-        outcome = Promise.reject(error);
+        outcome = Promise.reject(error as Error);
       }
-      state = 'held';
-      listener.onHead();
-      lock(response, () => ended);
-      outcome.then(release, fail);
+      this.#state = 'held';
+      this.#held = [];
+      this.#listener.onHead();
+      lock(this.#response, () => this.#ended);
+      this.#wait(outcome);
     }
-    if (state !== 'held') return false;
-    held.push({ call, args });
+    if (this.#state !== 'held') return false;
+    this.#held!.push({ call, args });
     return true;
   }
 
-  function release(): void {
+  #wait(outcome: Promise<void>): void {
+    outcome.then(
+      () => this.#release(),
+      (error: unknown) => this.#fail(error),
+    );
+  }
+
+  #release(): void {
     // What was changed while the session was saved, before the response came to its end.
-    if (ended && isDue()) {
-      listener.finish().then(release, fail);
-      return;
-    }
+    if (this.#ended && this.#isDue()) return this.#wait(this.#listener.finish());
+    const response = this.#response;
     unlock(response);
-    state = 'sent';
-    setCookie();
+    this.#state = 'sent';
+    this.#setCookie();
     let full = false;
-    for (const { call, args } of held) {
-      const result = original[call].apply(response, args);
+    for (const { call, args } of this.#held!) {
+      const result = this.#original(call).apply(response, args);
       if (call === 'write') full = result === false;
     }
     // A writer that was told to wait goes on; if the socket is full, Node tells it later.
-    if (needDrain && !full && !ended) response.emit('drain');
+    if (this.#needDrain && !full && !this.#ended) response.emit('drain');
   }
 
-  function fail(error: unknown): void {
+  #original(call: Held): Method {
+    switch (call) {
+      case 'writeHead':
+        return this.#writeHead;
+      case 'write':
+        return this.#write;
+      case 'end':
+        return this.#end;
+      case 'flushHeaders':
+        return this.#flushHeaders;
+    }
+  }
+
+  #fail(error: unknown): void {
+    const response = this.#response;
     unlock(response);
-    state = 'failed';
+    this.#state = 'failed';
     for (const name of ofTheBody) response.removeHeader(name);
     response.statusCode = 200;
     response.statusMessage = undefined as unknown as string;
     // Whoever has wrapped these methods after us (compression, for example) has seen the end of a response that is not sent.
     // What answers now goes past them. What the held response's writer still writes, such as a timer, goes nowhere.
     response.removeAllListeners('drain');
-    for (const { args } of held) {
+    for (const { args } of this.#held!) {
       const callback = args.at(-1);
       if (typeof callback === 'function') process.nextTick(callback as () => void, error);
     }
     const answer = awaitAnswer(response);
     let done = false;
-    response.writeHead = function (...args: unknown[]) {
+    response.writeHead = ((...args: unknown[]) => {
       answer.begun = true;
-      return patchedWriteHead(...args);
-    } as typeof writeHead;
-    response.write = ((...args: unknown[]) => (done || !answer.begun ? false : original.write.apply(response, args))) as typeof write;
+      return this.writeHead(args);
+    }) as typeof response.writeHead;
+    response.write = ((...args: unknown[]) => (done || !answer.begun ? false : this.#write.apply(response, args))) as typeof response.write;
     response.end = ((...args: unknown[]) => {
       if (done || !answer.begun) return response;
       done = true;
-      return original.end.apply(response, args);
-    }) as typeof end;
-    response.flushHeaders = flushHeaders;
+      return this.#end.apply(response, args);
+    }) as typeof response.end;
+    response.flushHeaders = this.#flushHeaders as typeof response.flushHeaders;
     // An answer that is given at once needs no status and no header.
     answer.begun = true;
-    listener.onFailure(error);
+    this.#listener.onFailure(error);
     answer.begun = answer.touched || response.headersSent;
   }
 
-  function setCookie(): void {
-    const line = listener.setCookie;
+  #setCookie(): void {
+    const line = this.#listener.setCookie;
     if (line === null) return;
+    const response = this.#response;
     response.setHeader('Set-Cookie', withCookie(response.getHeader('Set-Cookie'), line));
     const cacheControl = noStore(response.getHeader('Cache-Control'));
     if (cacheControl !== null) response.setHeader('Cache-Control', cacheControl);
   }
 
-  function patchedWriteHead(...args: unknown[]): ServerResponse {
-    if (state === 'sent' || state === 'held') {
-      // Held: as Node refuses a second head.
-      if (state === 'held') throw headersSent();
-      original.writeHead.apply(response, args);
-      return response;
-    }
-    if (state === 'open' && isDue()) {
-      hold('writeHead', takeHead(response, args));
-      return response;
-    }
-    if (state !== 'failed') listener.onHead();
-    if (listener.setCookie !== null) {
-      args = takeHead(response, args);
-      setCookie();
-    }
-    state = 'sent';
-    original.writeHead.apply(response, args);
-    return response;
-  }
-
-  function isDue(): boolean {
+  #isDue(): boolean {
     try {
-      return listener.due;
+      return this.#listener.due;
     } catch {
-      return true; // hold() meets the error again, and deals with it.
+      return true; // #hold() meets the error again, and deals with it.
     }
   }
-
-  response.writeHead = patchedWriteHead as typeof writeHead;
-  response.write = function (...args: unknown[]) {
-    if (state === 'failed') return false;
-    if (!hold('write', args)) return original.write.apply(response, args);
-    const [chunk] = args;
-    heldBytes += typeof chunk === 'string' ? chunk.length : ((chunk as Uint8Array | null)?.byteLength ?? 0);
-    if (heldBytes < HELD_BYTES) return true;
-    needDrain = true;
-    return false;
-  } as typeof write;
-  response.flushHeaders = function () {
-    if (state !== 'failed' && !hold('flushHeaders', [])) flushHeaders.call(response);
-  };
-  response.end = function (...args: unknown[]) {
-    if (state === 'failed') return response;
-    if (state === 'sent' && !ended) {
-      const late = listener.late();
-      if (late !== null) {
-        ended = true;
-        const failed = (error: unknown): void => {
-          listener.onFailure(error);
-          // The head has promised something else. All that is left is to break off.
-          if (!response.writableEnded) response.destroy();
-        };
-        late.then(() => void original.end.apply(response, args), failed);
-        return response;
-      }
-    }
-    const kept = hold('end', args);
-    ended = true;
-    return kept ? response : original.end.apply(response, args);
-  } as typeof end;
 }
 
 // Notices when somebody begins to answer, by a status or a header: until then, whatever is written is of the response before.
@@ -215,6 +334,8 @@ function awaitAnswer(response: ServerResponse): { begun: boolean; touched: boole
 }
 
 const locked = ['setHeader', 'appendHeader', 'setHeaders', 'removeHeader'] as const;
+// In the opposite order: an object that loses the property it got last stays as fast as it was.
+const unlocked = ['writableEnded', 'headersSent', ...locked.toReversed()];
 
 // Makes the response look as if its head were sent. Own properties shadow those of the class until they are removed.
 function lock(response: ServerResponse, ended: () => boolean): void {
@@ -227,7 +348,7 @@ function lock(response: ServerResponse, ended: () => boolean): void {
 }
 
 function unlock(response: ServerResponse): void {
-  for (const name of [...locked, 'headersSent', 'writableEnded']) delete (response as unknown as Record<string, unknown>)[name];
+  for (const name of unlocked) delete (response as unknown as Record<string, unknown>)[name];
 }
 
 function headersSent(): Error {

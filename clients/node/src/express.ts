@@ -7,7 +7,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { type ClientOrAddress, clientOf, engineOf, isSafe, refuseOldOptions } from './adapter.js';
 import { type HeadListener, holdHead } from './express-response.js';
 import { RequestSession } from './request-session.js';
-import { type Callback, Session, SessionBinding } from './session.js';
+import { type BindingOptions, type Callback, Session, SessionBinding } from './session.js';
 import { SessionCookie } from './session-cookie.js';
 import type { Client, SessionData } from './types.js';
 
@@ -59,24 +59,15 @@ type SessionRequest = IncomingMessage & { session?: Session | null | undefined; 
 export function session(options: SessionOptions): SessionMiddleware {
   refuseOldOptions(options ?? {}, 'session()');
   const client = clientOf(options, ['principal', 'unset'], 'session()');
-  const { engine, principal, unset = 'keep' } = options;
+  const { engine, unset = 'keep' } = options;
   if (unset !== 'keep' && unset !== 'destroy') throw new TypeError('session(): the option "unset" must be "keep" or "destroy"');
-  const description = (): ReturnType<typeof engineOf> => engineOf(client, engine);
+  const binding: BindingOptions = { principal: options.principal, engine: () => engineOf(client, engine) };
 
   function middleware(request: SessionRequest, response: ServerResponse, next: (error?: unknown) => void): void {
     // Another session middleware was first.
     if (request.session) return next();
     new RequestSession(client, request.headers.cookie ?? null, { engine }).load().then((loaded) => {
-      const binding = new SessionBinding(loaded, {
-        principal,
-        engine: description,
-        changed(current, id) {
-          if (current === undefined) delete request.session;
-          else request.session = current;
-          request.sessionID = id;
-        },
-      });
-      holdHead(response, new ExpressHead(binding, request, unset, next));
+      holdHead(response, new ExpressHead(loaded, binding, request, unset, next));
       next();
     }, next);
   }
@@ -89,9 +80,13 @@ class ExpressHead implements HeadListener {
   #unset: 'keep' | 'destroy';
   #next: (error?: unknown) => void;
 
-  constructor(binding: SessionBinding, request: SessionRequest, unset: 'keep' | 'destroy', next: (error?: unknown) => void) {
-    this.#binding = binding;
+  constructor(loaded: RequestSession, options: BindingOptions, request: SessionRequest, unset: 'keep' | 'destroy', next: (error?: unknown) => void) {
     this.#request = request;
+    this.#binding = new SessionBinding(loaded, options, (current, id) => {
+      if (current === undefined) delete request.session;
+      else request.session = current;
+      request.sessionID = id;
+    });
     this.#unset = unset;
     this.#next = next;
   }

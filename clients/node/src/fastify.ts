@@ -6,7 +6,7 @@
 import type { FastifyPluginCallback, FastifyReply, FastifyRequest } from 'fastify';
 import { type ClientOrAddress, clientOf, engineOf, isSafe, refuseOldOptions, withCookie } from './adapter.js';
 import { noStore, RequestSession } from './request-session.js';
-import { type Callback, reserveNames, Session, SessionBinding, settle } from './session.js';
+import { type BindingOptions, type Callback, reserveNames, Session, SessionBinding, settle } from './session.js';
 import { SessionCookie } from './session-cookie.js';
 import type { Client, SessionData } from './types.js';
 
@@ -73,6 +73,9 @@ interface State {
   failed: boolean;
 }
 
+const stateOf = Symbol('sessiond');
+type WithState = FastifyRequest & { [stateOf]: State | null };
+
 const ofTheBody = ['content-type', 'content-length', 'content-encoding', 'content-range', 'etag', 'last-modified', 'location', 'cache-control'];
 
 /**
@@ -91,30 +94,24 @@ export const session: FastifyPluginCallback<SessionOptions> = function sessiond(
   } catch (error) {
     return ready(error as Error);
   }
-  const { engine, principal } = options;
-  const states = new WeakMap<FastifyRequest, State>();
-  const description = (): ReturnType<typeof engineOf> => engineOf(client, engine);
+  const { engine } = options;
+  const binding: BindingOptions = { sessionClass: FastifySession, principal: options.principal, engine: () => engineOf(client, engine) };
 
   fastify.decorate('sessiond', client);
   // Each request gets its own, before any handler runs.
   fastify.decorateRequest('session', null as never);
+  fastify.decorateRequest(stateOf, null);
 
   fastify.addHook('onRequest', (request, _reply, done) => {
     new RequestSession(client, request.raw.headers.cookie ?? null, { engine }).load().then((loaded) => {
-      const binding = new SessionBinding(loaded, {
-        sessionClass: FastifySession,
-        principal,
-        engine: description,
-        changed: (current) => void (request.session = current as FastifySession),
-      });
-      states.set(request, { binding, failed: false });
+      (request as WithState)[stateOf] = { binding: new SessionBinding(loaded, binding, (current) => void (request.session = current as FastifySession)), failed: false };
       done();
     }, done);
   });
 
   fastify.addHook('onSend', (request, reply, payload, done) => {
-    const state = states.get(request);
-    if (state === undefined) return done();
+    const state = (request as WithState)[stateOf];
+    if (state === null) return done();
     const sent = (): void => {
       setCookie(reply, state.binding.request.setCookie);
       done();
@@ -142,8 +139,8 @@ export const session: FastifyPluginCallback<SessionOptions> = function sessiond(
 
   // What a handler changes while a stream is sent, or after hijack().
   fastify.addHook('onResponse', async (request) => {
-    const state = states.get(request);
-    if (state === undefined || state.failed) return;
+    const state = (request as WithState)[stateOf];
+    if (state === null || state.failed) return;
     try {
       if (!state.binding.due) return;
       if (state.binding.request.live) await state.binding.finish(true);

@@ -8,7 +8,7 @@ const MAX_DEPTH = 64;
 export function isPlainObject(value: unknown): value is Record<string, unknown> {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return false;
   const prototype = Object.getPrototypeOf(value) as object | null;
-  return prototype === null || (Object.getPrototypeOf(prototype) === null && Object.hasOwn(prototype, 'hasOwnProperty'));
+  return prototype === Object.prototype || prototype === null || (Object.getPrototypeOf(prototype) === null && Object.hasOwn(prototype, 'hasOwnProperty'));
 }
 
 function invalid(key: string, what: string): InvalidArgumentError {
@@ -97,9 +97,24 @@ export function same(a: unknown, b: unknown): boolean {
   return true;
 }
 
+/** Whether it is what JSON.parse could have made: JSON.stringify drops and changes nothing of it. */
+export function isJson(value: unknown, depth = 0): boolean {
+  if (typeof value !== 'object') return typeof value === 'string' || typeof value === 'boolean' || Number.isFinite(value);
+  if (value === null) return true;
+  if (depth === MAX_DEPTH) return false;
+  if (Array.isArray(value)) {
+    for (let i = 0; i < value.length; i++) if (!isJson(value[i], depth + 1)) return false;
+    return true;
+  }
+  if (!isPlainObject(value)) return false;
+  for (const key of Object.keys(value)) if (!isJson(value[key], depth + 1)) return false;
+  return true;
+}
+
 function present(object: Record<string, unknown>): string[] {
   const keys = Object.keys(object);
-  return keys.every((key) => object[key] !== undefined) ? keys : keys.filter((key) => object[key] !== undefined);
+  for (const key of keys) if (object[key] === undefined) return keys.filter((name) => object[name] !== undefined);
+  return keys;
 }
 
 /** What a Write has to send so that `before` becomes `after`. */

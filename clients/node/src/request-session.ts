@@ -4,7 +4,7 @@ import { InvalidArgumentError, SessionGoneError, SupersededError, VersionMismatc
 import { Draft } from './draft.js';
 import { hasCookie } from './headers.js';
 import { type Difference, difference, isPlainObject, parse, stringifyMembers } from './json.js';
-import type { Client, Credential, Engine, SessionData, SessionInfo, SessionState, WriteOptions } from './types.js';
+import type { Client, Credential, Description, Engine, ResolveResult, SessionData, SessionInfo, SessionState, WriteOptions } from './types.js';
 
 export { noStore } from './headers.js';
 
@@ -98,20 +98,34 @@ export class RequestSession {
    * nothing. Rejects if the daemon or its store is away: answer 503, never "nobody".
    */
   load(): Promise<this> {
-    return (this.#loading ??= this.#load().catch((error: unknown) => {
-      this.#loading = undefined;
-      throw error;
-    }));
+    return (this.#loading ??= this.#load());
   }
 
-  async #load(): Promise<this> {
-    if (this.#credential !== null) {
-      const { cookieName } = await this.#describe();
-      if (hasCookie(this.#header, cookieName)) await this.#resolve();
-      else this.#credential = null;
+  // Every request comes through here: it makes no promise that is not needed.
+  #load(): Promise<this> {
+    const loaded = (): this => {
+      this.#loaded = true;
+      return this;
+    };
+    const failed = (error: unknown): never => {
+      this.#loading = undefined;
+      throw error;
+    };
+    if (this.#credential === null) return Promise.resolve(loaded());
+    const { description } = this.client;
+    if (description === null) return this.#describe().then((engine) => this.#find(engine)).then(loaded, failed);
+    try {
+      const found = this.#find(this.#engineOf(description));
+      return found === undefined ? Promise.resolve(loaded()) : found.then(loaded, failed);
+    } catch (error) {
+      return Promise.reject(error as Error);
     }
-    this.#loaded = true;
-    return this;
+  }
+
+  #find({ cookieName }: Engine): Promise<void> | undefined {
+    if (hasCookie(this.#header, cookieName)) return this.#resolve();
+    this.#credential = null;
+    return undefined;
   }
 
   /** Whether {@link load} is done. */
@@ -291,7 +305,8 @@ export class RequestSession {
     }
     await this.load();
     await this.#serial(async () => {
-      const { cookieName: _, ...defaults } = await this.#describe();
+      const engine = await this.#describe();
+      const defaults = { persistent: engine.persistent, duration: engine.duration };
       for (let attempt = 1; ; attempt++) {
         if (this.superseded) throw new SupersededError();
         const foreign = this.principal !== null && this.principal !== principal;
@@ -366,9 +381,9 @@ export class RequestSession {
     await this.#serial(async () => {
       if (this.superseded) throw new SupersededError();
       if (this.live) {
-        const { cookieName: _, ...defaults } = await this.#describe();
+        const { persistent, duration } = await this.#describe();
         try {
-          await this.#write(this.#credential, { replace: true, roll: true, principal: '', label: '', ...defaults });
+          await this.#write(this.#credential, { replace: true, roll: true, principal: '', label: '', persistent, duration });
         } catch (error) {
           if (!(error instanceof SessionGoneError)) throw error;
           await this.#gone();
@@ -462,22 +477,26 @@ export class RequestSession {
     return result;
   }
 
-  /** Cookie name and defaults of the engine. */
-  async #describe(): Promise<Pick<Engine, 'cookieName' | 'persistent' | 'duration'>> {
-    const { engines } = this.client.description ?? (await this.client.describe());
+  async #describe(): Promise<Engine> {
+    return this.#engineOf(this.client.description ?? (await this.client.describe()));
+  }
+
+  #engineOf({ engines }: Description): Engine {
     const name = this.#engine || 'default';
     const engine = engines.find((candidate) => candidate.name === name);
     if (!engine) throw new InvalidArgumentError(`the daemon has no engine ${JSON.stringify(name)}`, { reason: 'UNKNOWN_ENGINE', code: 'INVALID_ARGUMENT', field: 'engine' });
-    const { cookieName, persistent, duration } = engine;
-    return { cookieName, persistent, duration };
+    return engine;
   }
 
   #took(setCookie: readonly string[]): void {
     if (setCookie.length > 0) this.#setCookie = setCookie[setCookie.length - 1] as string;
   }
 
-  async #resolve(): Promise<void> {
-    const { state, session, setCookie, token } = await this.client.resolve(this.#credential, { engine: this.#engine });
+  #resolve(): Promise<void> {
+    return this.client.resolve(this.#credential, { engine: this.#engine }).then((result) => this.#resolved(result));
+  }
+
+  #resolved({ state, session, setCookie, token }: ResolveResult): void {
     if (session === null) {
       this.#over(state);
       this.#took(setCookie);

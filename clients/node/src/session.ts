@@ -185,7 +185,10 @@ export function reserveNames(sessionClass: { prototype: Session }): void {
 }
 reserveNames(Session);
 
-/** @internal What an adapter passes on. */
+/** @internal What is told when the session of the framework's request, or its id, is another one. */
+export type Changed = (session: Session | undefined, id: string | undefined) => void;
+
+/** @internal What an adapter passes on; the same for all requests. */
 export interface BindingOptions {
   /** The class of the session objects. */
   readonly sessionClass?: (new (binding: SessionBinding) => Session) | undefined;
@@ -193,38 +196,46 @@ export interface BindingOptions {
   readonly principal?: ((data: SessionData) => string | number | null | undefined) | undefined;
   /** What the daemon says of the engine, if that is known yet. */
   readonly engine: () => Engine | undefined;
-  /** Tells the framework's request that its session, or the id, is another one. */
-  readonly changed: (session: Session | undefined, id: string | undefined) => void;
 }
 
 /** @internal Holds together a RequestSession, the session object that handlers see, and the framework's request. */
 export class SessionBinding {
   readonly request: RequestSession;
-  readonly cookie: SessionCookie;
   /** What handlers see as `request.session`; undefined after `destroy`. */
   session: Session | undefined;
   /** Set when the response head goes out: no cookie can be set any more. */
   headSent = false;
 
   readonly #options: BindingOptions;
+  readonly #changed: Changed;
   readonly #reserved: ReadonlySet<string>;
-  readonly #pending = new Set<Promise<unknown>>();
-  #last: Promise<void> = Promise.resolve();
+  // Most requests need none of these: they are made at the first use.
+  #cookie: SessionCookie | undefined;
+  #pending: Set<Promise<unknown>> | undefined;
+  #last: Promise<void> | undefined;
   #touch = false;
   #dropped = false;
   #principal: string | null | undefined;
 
   /** @param request - loaded */
-  constructor(request: RequestSession, options: BindingOptions) {
+  constructor(request: RequestSession, options: BindingOptions, changed: Changed) {
     this.request = request;
     this.#options = options;
-    this.cookie = new SessionCookie(request, options.engine);
+    this.#changed = changed;
     const sessionClass = options.sessionClass ?? Session;
     this.#reserved = reserved.get(sessionClass.prototype)!;
     this.session = new sessionClass(this);
-    this.#show(this.session, {});
+    this.#fill(this.session);
     this.#principal = this.#principalOf(this.session);
-    options.changed(this.session, request.id ?? undefined);
+    this.#told();
+  }
+
+  get cookie(): SessionCookie {
+    return (this.#cookie ??= new SessionCookie(this.request, this.#options.engine));
+  }
+
+  get #isPending(): boolean {
+    return this.#pending !== undefined && this.#pending.size > 0;
   }
 
   /** This binding, if `session` is still the session of the request. */
@@ -235,10 +246,10 @@ export class SessionBinding {
 
   /** Whether something is to be done before the response head can go out. */
   get due(): boolean {
-    if (this.#pending.size > 0) return true;
+    if (this.#isPending) return true;
     if (this.session === undefined || this.#dropped) return false;
     this.#collect(this.session);
-    return this.request.changed || this.#touch || this.cookie.changed || this.#principalChanged();
+    return this.request.changed || this.#touch || this.#cookie?.changed === true || this.#principalChanged();
   }
 
   /**
@@ -248,7 +259,7 @@ export class SessionBinding {
   async finish(safe: boolean): Promise<void> {
     try {
       // What no handler has waited for must not be lost without a word.
-      while (this.#pending.size > 0) await Promise.all(this.#pending);
+      while (this.#isPending) await Promise.all(this.#pending!);
       if (this.session !== undefined && this.due) await this.#write(this.session);
     } catch (error) {
       if (!safe || !(error instanceof SupersededError)) throw error;
@@ -265,7 +276,7 @@ export class SessionBinding {
 
   #write(session: Session): Promise<boolean> {
     return this.run(async (request) => {
-      const duration = await this.cookie.write();
+      const duration = await this.#cookie?.write();
       await this.#writePrincipal(session);
       const written = request.changed;
       const saved = await request.save();
@@ -289,7 +300,7 @@ export class SessionBinding {
 
   destroy(): Promise<void> {
     this.session = undefined;
-    this.#options.changed(undefined, undefined);
+    this.#told();
     return this.#queue(async () => void (await this.request.logout()));
   }
 
@@ -298,7 +309,7 @@ export class SessionBinding {
       const found = await this.request.reload();
       if (this.session !== undefined) {
         for (const key of Object.keys(this.session)) delete this.session[key];
-        this.#show(this.session, {});
+        this.#fill(this.session);
       }
       this.#told();
       if (!found) throw new SessionGoneError('failed to load session: it has ended', { reason: 'SESSION_GONE', code: 'NOT_FOUND' });
@@ -338,15 +349,16 @@ export class SessionBinding {
 
   // One after another: the data must not change while they are written.
   #queue<T>(operation: () => Promise<T>): Promise<T> {
-    const outcome = this.#pending.size === 0 ? operation() : this.#last.then(operation);
-    this.#pending.add(outcome);
-    const done = (): void => void this.#pending.delete(outcome);
+    const pending = (this.#pending ??= new Set());
+    const outcome = pending.size === 0 ? operation() : this.#last!.then(operation);
+    pending.add(outcome);
+    const done = (): void => void pending.delete(outcome);
     this.#last = outcome.then(done, done);
     return outcome;
   }
 
   #told(): void {
-    this.#options.changed(this.session, this.session === undefined ? undefined : (this.request.id ?? undefined));
+    this.#changed(this.session, this.session === undefined ? undefined : (this.request.id ?? undefined));
   }
 
   #needHead(name: string): void {
@@ -362,8 +374,17 @@ export class SessionBinding {
     for (const key of Object.keys(data)) {
       if (!this.#reserved.has(key) && (!Object.hasOwn(session, key) || session[key] === undefined)) delete data[key];
     }
-    for (const [key, value] of Object.entries(session)) {
+    for (const key of Object.keys(session)) {
+      const value: unknown = session[key];
       if (value !== undefined && data[key] !== value) data[key] = value;
+    }
+  }
+
+  // Shows the data in a session without any.
+  #fill(session: Session): void {
+    const { data } = this.request;
+    for (const key of Object.keys(data)) {
+      if (!this.#reserved.has(key)) session[key] = data[key];
     }
   }
 

@@ -74,7 +74,8 @@ export function webSessions(options: WebSessionsOptions): WebSessions {
   const through = clientOf(options, ['engine'], 'webSessions()');
   const engine = options.engine;
   const load = (request: HasHeaders): Promise<RequestSession> => {
-    const headers = 'headers' in request ? request.headers : request;
+    // What `headers()` of Next.js resolves to has a member `headers`, too: an object without methods.
+    const headers = 'get' in request ? request : request.headers;
     return RequestSession.open(through, headers.get('cookie'), { engine });
   };
 

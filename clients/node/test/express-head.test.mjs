@@ -16,12 +16,22 @@ import { session } from '../dist/express.mjs';
 import { createFake } from '../dist/testing.mjs';
 import { ask, serve } from './support/browser.mjs';
 
-const suite = (name, run) => test(name, { timeout: 10_000 }, run);
+// The responses of Express have our methods in their prototype; all others have methods of their own.
+const kindOf = new WeakMap();
+function suite(name, run) {
+  for (const kind of ['node:http', 'Express']) {
+    test(`${name} (${kind})`, { timeout: 10_000 }, (t) => {
+      kindOf.set(t, kind);
+      return run(t);
+    });
+  }
+}
 
 // node:http alone: whatever takes (request, response, next).
 async function plain(t, handler, { fake = slow(createFake()), onError } = {}) {
   const middleware = session({ client: fake });
   const port = await serve(t, (request, response) => {
+    if (kindOf.get(t) === 'Express') Object.setPrototypeOf(response, express.response);
     middleware(request, response, (error) => {
       if (error && onError) return onError(error, request, response);
       if (error && response.headersSent) return response.destroy();
@@ -404,3 +414,58 @@ suite('keep-alive: the connection serves the next request after a held one', asy
     assert.equal(text, url);
   }
 });
+
+for (const [version, make] of [['4', express4], ['5', express]]) {
+  suite(`Express ${version}: the methods are in one prototype, and only responses with a session notice`, async (t) => {
+    const fake = slow(createFake());
+    const app = make();
+    const inner = make();
+    let own;
+    inner.use(session({ client: fake }), (request, response, next) => {
+      own = ['writeHead', 'write', 'end', 'flushHeaders'].filter((name) => Object.hasOwn(response, name));
+      begin(request);
+      next();
+    });
+    app.use('/shop', inner);
+    // The application above answers what the one with the sessions has passed on.
+    app.use((_request, response) => response.send('hello, world'));
+    const port = await serve(t, app);
+    const stranger = await ask(port);
+    assert.deepEqual([stranger.text, stranger.cookies.length], ['hello, world', 0]);
+    for (const _ of [1, 2]) {
+      const answer = await ask(port, '/shop');
+      assert.deepEqual([answer.text, answer.cookies.length], ['hello, world', 1]);
+      assert.deepEqual(own, [], 'expected no method on the response itself');
+    }
+    assert.equal(fake.sessions().length, 2);
+    assert.deepEqual((await ask(port)).cookies, []);
+  });
+
+  suite(`Express ${version}: a response that somebody has wrapped before, and one with methods of the application`, async (t) => {
+    const fake = slow(createFake());
+    const app = make();
+    const seen = [];
+    app.response.end = function (...args) {
+      seen.push(`application: ${this.headersSent}`);
+      return http.ServerResponse.prototype.end.apply(this, args);
+    };
+    app.use('/wrapped', (_request, response, next) => {
+      const { end } = response;
+      response.end = function (...args) {
+        seen.push('wrapped');
+        return end.apply(this, args);
+      };
+      next();
+    });
+    app.use(session({ client: fake }), (request, response) => {
+      begin(request);
+      response.send('hello, world');
+    });
+    const port = await serve(t, app);
+    for (const url of ['/', '/wrapped']) {
+      const answer = await ask(port, url);
+      assert.deepEqual([answer.text, answer.cookies.length], ['hello, world', 1], url);
+    }
+    assert.deepEqual(seen, ['application: false', 'wrapped', 'application: false']);
+  });
+}
