@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -146,14 +147,24 @@ class App:
             raise SystemExit(f"{self.name}: expected at least {least} changes in its sessions, found {count}")
 
     def cpu_seconds(self):
-        """The CPU time of all its processes, those that have ended included."""
-        total, group = 0, self.process.child.pid
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):
-                fields = stat.read_text().rpartition(")")[2].split()
-                if int(fields[2]) == group:
-                    total += sum(map(int, fields[11:15]))
-        return total / TICKS
+        return cpu_seconds(self.process)
+
+
+def cpu_seconds(process):
+    """The CPU time of a process and of all that it has started, those that have ended included."""
+    total, group = 0, process.child.pid
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group:
+                total += sum(map(int, fields[11:15]))
+    return total / TICKS
+
+
+def busy_seconds():
+    """The time that the cores of this machine have worked, or were taken away from it."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / TICKS
 
 
 class Bed:
@@ -216,11 +227,13 @@ class Bed:
     def measure(self, app, in_flight, seconds):
         """One run of wrk. Returns what it found, with the CPU time of the application."""
         variables = environment(COOKIES=str(app.cookies), CHANGE_EVERY=str(CHANGE_EVERY))
-        command = ["wrk", "-t1", f"-c{in_flight}", f"-d{seconds}s", "-s", str(HERE / "load.lua"), f"http://127.0.0.1:{app.port}"]
-        before = app.cpu_seconds()
+        command = ["wrk", "-t1", f"-c{in_flight}", f"-d{seconds}s", "--timeout=20s", "-s", str(HERE / "load.lua"), f"http://127.0.0.1:{app.port}"]
+        before, own, busy, begin = app.cpu_seconds(), self._own_seconds(app), busy_seconds(), time.monotonic()
         with self.cores.on(self.cores.load):
             ran = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=seconds + 30)
         cpu = app.cpu_seconds() - before
+        foreign = busy_seconds() - busy - (self._own_seconds(app) - own)
+        foreign = max(0.0, foreign / (time.monotonic() - begin) / os.cpu_count())
         lines = [line for line in ran.stdout.splitlines() if line.startswith("RESULT ")]
         if ran.returncode or not lines:
             raise SystemExit(f"{app.name}: wrk failed: {ran.stdout}{ran.stderr}")
@@ -232,7 +245,14 @@ class Bed:
             "cpu": cpu / max(1, found["requests"]) * 1e6,
             "p50": found["p50_ms"],
             "p99": found["p99_ms"],
+            # The part of the machine that others have had meanwhile.
+            "foreign": foreign,
         }
+
+    def _own_seconds(self, app):
+        load = resource.getrusage(resource.RUSAGE_CHILDREN)
+        servers = cpu_seconds(self.redis) + cpu_seconds(self.daemon.process)
+        return app.cpu_seconds() + servers + load.ru_utime + load.ru_stime
 
     def close(self):
         for app in self.apps:

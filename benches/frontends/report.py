@@ -11,6 +11,10 @@ from bed import CHANGE_EVERY, SESSIONS
 
 # Framework, what, and what is wanted at 64 in flight.
 RATE, ADDED = "requests/s, ours / today", "CPU that ours adds / that today's adds"
+# What RATE would be if ours cost nothing.
+BOUND = "requests/s, bare / today"
+# So much of the machine may others have had before the figures mean little.
+QUIET = 0.05
 WANTED = {
     ("Express", RATE): (">=", 2.0),
     ("Express", ADDED): ("<=", 0.2),
@@ -38,7 +42,7 @@ class Report:
 
     def print(self):
         quick = "**These figures mean nothing: `--quick`.**\n\n" if self.arguments.quick else ""
-        parts = [quick + self._conditions(), self._costs(64), self._ratios(), self._costs(1)]
+        parts = [quick + self._busy() + self._conditions(), self._costs(64), self._ratios(), self._costs(1)]
         for kind, text in self.clients.items():
             # What comes before the table, as a paragraph of its own.
             text = re.sub(r"(?m)^([^|\n].*)\n(?=\|)", r"\1\n\n", text) if "|" in text else f"```text\n{text}\n```"
@@ -54,6 +58,12 @@ class Report:
             f"nothing on disk; the daemon with its defaults: sled, changes acknowledged when the system has them. {SESSIONS} sessions of 400 bytes;\n"
             f"each request reads its session, one in {CHANGE_EVERY} changes it. {a.rounds} rounds of {a.seconds} s for each row: medians."
         )
+
+    def _busy(self):
+        foreign = statistics.median(sample["foreign"] for samples in self.samples.values() for sample in samples)
+        if foreign <= QUIET:
+            return ""
+        return f"**The machine was not quiet: other processes had {foreign:.0%} of it. Measure again.**\n\n"
 
     def _median(self, framework, variant, in_flight, what):
         return statistics.median(sample[what] for sample in self.samples[framework.name, variant, in_flight])
@@ -75,7 +85,8 @@ class Report:
             rounds = list(zip(*(self.samples[framework.name, variant, 64] for variant in ("bare", "today", "ours"))))
             rates = [ours["rate"] / today["rate"] for _, today, ours in rounds]
             added = [(ours["cpu"] - bare["cpu"]) / max(1e-9, today["cpu"] - bare["cpu"]) for bare, today, ours in rounds]
-            for what, values in ((RATE, rates), (ADDED, added)):
+            bound = [bare["rate"] / today["rate"] for bare, today, _ in rounds]
+            for what, values in ((RATE, rates), (BOUND, bound), (ADDED, added)):
                 middle = statistics.median(values)
                 wanted, met = "", ""
                 if (framework.name, what) in WANTED:
