@@ -1,17 +1,10 @@
 //! A tour of the life of a session: `cargo run --example tour`
 //!
 //! It needs a daemon at 127.0.0.1:50051 (`sessiond serve --dev`), or at the address in the
-//! first argument. It acts as a frontend that serves one browser.
+//! first argument. It acts as a frontend that serves one browser, with the operations as they
+//! are; an application uses the layer above them (`clients/rust`).
 
-use sessiond::grpc::pb::{
-    Credential, DestroyRequest, ResolveRequest, WriteRequest, credential::Kind,
-    session_service_client::SessionServiceClient,
-};
-
-/// What a frontend passes to the daemon: the Cookie header of the request.
-fn credential(cookie: &str) -> Option<Credential> {
-    Some(Credential { kind: Some(Kind::CookieHeader(cookie.to_owned().into())) })
-}
+use sessiond_client::{Client, Credential, Data, Result, WriteOptions};
 
 /// What a browser keeps of a Set-Cookie value: the name and the value.
 fn kept(set_cookie: &[String]) -> String {
@@ -19,46 +12,40 @@ fn kept(set_cookie: &[String]) -> String {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<()> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:50051".to_owned());
-    let mut sessiond = SessionServiceClient::connect(format!("http://{address}")).await?;
+    let sessiond = Client::new(address)?;
 
     println!("A visitor comes without a cookie. Nothing is stored for it:");
-    let request = ResolveRequest { credential: credential(""), ..Default::default() };
-    println!("  {}\n", sessiond.resolve(request).await?.into_inner().state().as_str_name());
+    println!("  {:?}\n", sessiond.resolve(&Credential::cookie_header("")).await?.state);
 
     println!("It puts something into its cart. That creates a session:");
-    let set = r#"{"cart":["a book"]}"#.into();
-    let written = sessiond.write(WriteRequest { set, ..Default::default() }).await?.into_inner();
+    let mut set = Data::new();
+    set.insert("cart", ["a book"])?;
+    let written = sessiond.write(&Credential::NONE, set.into()).await?;
     println!("  Set-Cookie: {}\n", written.set_cookie[0]);
     let anonymous = kept(&written.set_cookie);
 
     println!("It logs in. The session gets a new id, the cart stays:");
-    let login = WriteRequest {
-        credential: credential(&anonymous),
-        principal: Some("ann".into()),
-        roll: true,
-        ..Default::default()
-    };
-    let cookie = kept(&sessiond.write(login).await?.into_inner().set_cookie);
+    let login =
+        WriteOptions { principal: Some("ann".to_owned()), roll: true, ..Default::default() };
+    let written = sessiond.write(&Credential::cookie_header(anonymous.clone()), login).await?;
+    let cookie = kept(&written.set_cookie);
     for (who, cookie) in [("the new cookie", &cookie), ("the old cookie", &anonymous)] {
-        let request = ResolveRequest { credential: credential(cookie), ..Default::default() };
-        let answer = sessiond.resolve(request).await?.into_inner();
-        let data = answer.session.as_ref().map(|session| String::from_utf8_lossy(&session.data));
-        println!("  {who}: {} {}", answer.state().as_str_name(), data.unwrap_or_default());
+        let found = sessiond.resolve(&Credential::cookie_header(cookie.clone())).await?;
+        let data = found.session.map(|session| session.data.to_json());
+        println!("  {who}: {:?} {}", found.state, data.unwrap_or_default());
     }
 
     println!("\nIt logs out. Nothing brings the session back:");
-    let request = DestroyRequest { credential: credential(&cookie), ..Default::default() };
-    println!("  Set-Cookie: {}", sessiond.destroy(request).await?.into_inner().set_cookie[0]);
-    let late = WriteRequest {
-        credential: credential(&cookie),
-        set: r#"{"late":true}"#.into(),
-        ..Default::default()
-    };
-    match sessiond.write(late).await {
+    let credential = Credential::cookie_header(cookie);
+    println!("  Set-Cookie: {}", sessiond.destroy(&credential).await?.set_cookie[0]);
+    let mut late = Data::new();
+    late.insert("late", true)?;
+    match sessiond.write(&credential, late.into()).await {
         Ok(_) => println!("  error: a late Write was accepted"),
-        Err(status) => println!("  a late Write: {:?}, {}", status.code(), status.message()),
+        Err(error) => println!("  a late Write: {}, {error}", error.reason()),
     }
+    sessiond.close().await;
     Ok(())
 }

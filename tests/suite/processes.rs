@@ -398,10 +398,10 @@ fn the_tour_is_as_told() {
     assert!(output.status.success(), "{}", stderr(&output));
     let told = stdout(&output);
     for line in [
-        "  SESSION_STATE_NONE",
-        r#"  the new cookie: SESSION_STATE_ACTIVE {"cart":["a book"]}"#,
-        "  the old cookie: SESSION_STATE_SUPERSEDED ",
-        "  a late Write: NotFound, ",
+        "  None",
+        r#"  the new cookie: Active {"cart":["a book"]}"#,
+        "  the old cookie: Superseded ",
+        "  a late Write: SESSION_GONE, ",
     ] {
         assert!(told.lines().any(|found| found.starts_with(line)), "expected {line:?} in:\n{told}");
     }
