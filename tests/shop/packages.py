@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
 from pathlib import Path
 
@@ -78,6 +79,22 @@ def go_package():
     return Path(named).resolve() if named else go_module.pack(ROOT / "clients" / "go", TARGET / "go")
 
 
+def rust_package():
+    """The folder that SESSIOND_RUST_PACKAGE names, or what is in the file that `cargo package` makes."""
+    named = os.environ.get("SESSIOND_RUST_PACKAGE")
+    if named:
+        return Path(named).resolve()
+    packages = TARGET / "rust"
+    shutil.rmtree(packages, ignore_errors=True)
+    # A shop is built from it, so cargo need not build it as well.
+    command = ["cargo", "package", "--quiet", "--package", "sessiond-client", "--allow-dirty", "--no-verify"]
+    call(*command, "--target-dir", packages)
+    packed = _only((packages / "package").glob("*.crate"))
+    with tarfile.open(packed) as archive:
+        archive.extractall(packages, filter="data")
+    return packages / packed.stem
+
+
 def _only(paths):
     paths = list(paths)
     if len(paths) != 1:
@@ -86,5 +103,6 @@ def _only(paths):
 
 
 if __name__ == "__main__":
-    for name, package in (("NODE", node_package()), ("PYTHON", python_package()), ("GO", go_package())):
+    packages = (("NODE", node_package()), ("PYTHON", python_package()), ("GO", go_package()), ("RUST", rust_package()))
+    for name, package in packages:
         print(f"export SESSIOND_{name}_PACKAGE={shlex.quote(str(package))}")

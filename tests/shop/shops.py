@@ -11,4 +11,5 @@ SHOPS = {
     "fastapi": "python",
     "go-net-http": "go",
     "gin": "go",
+    "axum": "rust",
 }
