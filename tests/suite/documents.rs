@@ -30,7 +30,7 @@ use crate::support::{
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// The documents that are not in `docs/`.
-const BESIDE_DOCS: [&str; 8] = [
+const BESIDE_DOCS: [&str; 9] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -39,6 +39,7 @@ const BESIDE_DOCS: [&str; 8] = [
     "clients/go/README.md",
     "clients/node/README.md",
     "clients/python/README.md",
+    "clients/rust/README.md",
 ];
 
 /// Their programs need a framework. What can run without one, the tests of the packages run.
