@@ -75,7 +75,8 @@ class Sides:
 
     def redis_py(self, count: int) -> None:
         for _ in range(count):
-            assert json.loads(self.redis.getex("session", ex=1800))
+            text: Any = self.redis.getex("session", ex=1800)
+            assert json.loads(text)
 
     def _gather(self, one: Callable[[int], Any], count: int, width: int) -> None:
         async def run() -> None:
@@ -94,7 +95,8 @@ class Sides:
     def async_redis_py(self, width: int) -> Callable[[int], None]:
         async def one(count: int) -> None:
             for _ in range(count):
-                assert json.loads(await self.async_redis.getex("session", ex=1800))
+                text: Any = await self.async_redis.getex("session", ex=1800)
+                assert json.loads(text)
 
         return lambda count: self._gather(one, count, width)
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,7 +103,7 @@ def start_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
     """Makes daemons for one test."""
     running: list[Daemon] = []
 
-    def start(*settings: str, **options: str) -> Daemon:
+    def start(*settings: str, **options: Any) -> Daemon:
         daemon = Daemon(tmp_path_factory.mktemp("d"), *settings, **options)
         running.append(daemon)
         return daemon

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Messages:
         pool = descriptor_pool.DescriptorPool()
         for file in files.file:
             pool.Add(file)
-        self._find = lambda name: message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
+        self._find: Callable[[str], Any] = lambda name: message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

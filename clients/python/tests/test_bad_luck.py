@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ class Peer:
 
 
 @contextlib.contextmanager
-def peer(serve: Callable[[socket.socket, int], None]) -> Iterator[Peer]:
+def peer(serve: Callable[[socket.socket, int], None]) -> Generator[Peer]:
     made = Peer(serve)
     try:
         yield made
@@ -167,7 +167,7 @@ def test_options_that_cannot_be(make: Make, tmp_path: Path) -> None:
 
 def test_arguments_that_cannot_be(make: Make, shared_daemon: Daemon) -> None:
     client = make(shared_daemon.address)
-    for call in (
+    calls: tuple[Callable[[], Any], ...] = (
         lambda: client.resolve("session=x"),
         lambda: client.resolve(None),
         lambda: client.resolve(Token("\ud800")),
@@ -182,7 +182,8 @@ def test_arguments_that_cannot_be(make: Make, shared_daemon: Daemon) -> None:
         lambda: client.destroy(Token("x"), session_ids="abc"),
         lambda: client.touch(Token("x"), duration="5"),
         lambda: client.touch(Token("x"), duration=True),
-    ):
+    )
+    for call in calls:
         with pytest.raises(InvalidArgumentError):
             call()
     assert client.resolve(CookieHeader("")).state is SessionState.NONE
@@ -494,14 +495,16 @@ def test_more_than_the_windows_hold(start_daemon: Callable[..., Daemon]) -> None
         async with AsyncClient(daemon.address, timeout=60) as client:
             data = {"x": "y" * 50_000}
             made = await asyncio.gather(*(client.write(set=data) for _ in range(300)))
-            found = await asyncio.gather(*(client.resolve(Token(one.token)) for one in made))
-            assert all(one.session.data == data for one in found)
-            tasks = [asyncio.ensure_future(client.resolve(Token(one.token))) for one in made]
+            tokens = [Token(one.token or "") for one in made]
+            found = await asyncio.gather(*(client.resolve(token) for token in tokens))
+            assert all(one.session is not None and one.session.data == data for one in found)
+            tasks = [asyncio.ensure_future(client.resolve(token)) for token in tokens]
             await asyncio.sleep(0)
             for task in tasks[::2]:
                 task.cancel()
             for task, one in list(zip(tasks, made, strict=True))[1::2]:
-                assert (await task).session.id == one.session.id, "each gets its own answer"
+                mine = (await task).session
+                assert mine is not None and mine.id == one.session.id, "each gets its own answer"
 
     asyncio.run(use())
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from conftest import Daemon
 from generated import messages
 
 from sessiond import AsyncClient, Client, CookieHeader, SessiondError, SessionState, Token, UnavailableError
@@ -119,6 +120,7 @@ class Server:
         body = getattr(request, name)
         inner = getattr(answer, name)
         inner.SetInParent()
+        found: Any
         try:
             if name == "resolve":
                 found = self.fake.resolve(self.credential(body.credential), create=body.create, peek=body.peek)
@@ -294,3 +296,16 @@ def test_late_answers_are_dropped(serve: Callable[..., Server]) -> None:
         assert server.pipelines == 1
 
 
+
+
+def test_grpcio_over_a_unix_socket_names_a_host(shared_daemon: Daemon) -> None:
+    # docs/writing-a-client.md says so: without the option, it sends the path as the authority.
+    def describe(**options: str) -> bytes:
+        with grpc.insecure_channel(shared_daemon.address, options=list(options.items())) as channel:
+            answer: bytes = channel.unary_unary(f"/{SERVICE}/Describe")(b"", timeout=10)
+            return answer
+
+    assert shared_daemon.address.startswith("unix:")
+    assert describe(**{"grpc.default_authority": "localhost"})
+    with pytest.raises(grpc.RpcError, match="RST_STREAM"):
+        describe()

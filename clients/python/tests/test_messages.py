@@ -93,6 +93,7 @@ def test_requests(seed: int) -> None:
             operation = _calls.destroy(engine, credential, scope, ids)  # type: ignore[assignment, arg-type]
         timeout = rng.choice((1, ours.NANOSECONDS, 5_000_000_001))
         expected.timeout.seconds, expected.timeout.nanos = divmod(timeout, ours.NANOSECONDS)
+        assert operation is not None
         framed = ours.frame_request(expected.sequence, operation.body, ours.encode_timeout(timeout))
         assert framed[:1] == b"\0" and int.from_bytes(framed[1:5], "big") == len(framed) - 5
         assert pb.PipelineRequest.FromString(framed[5:]) == expected
@@ -141,6 +142,8 @@ def test_answers(seed: int) -> None:
         message = pb.PipelineResponse(sequence=number(rng, 64))
         inner = getattr(message, name)
         inner.SetInParent()
+        info: Any = None
+        bad: Any = None
         if name in ("resolve", "touch"):
             inner.state = rng.randrange(1, 8)
             if inner.state < 3:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 
@@ -24,11 +25,10 @@ TOKEN = Token("x")
 
 
 def write(**options: object) -> Operation:
-    arguments: dict[str, object] = dict.fromkeys(
-        ("set", "if_version", "principal", "duration", "persistent", "label")
-    )
-    arguments |= {"unset": (), "replace": False, "roll": False} | options
-    return _calls.write("", TOKEN, **arguments)  # type: ignore[arg-type]
+    arguments: dict[str, Any] = {"unset": (), "replace": False, "roll": False, **options}
+    for name in ("set", "if_version", "principal", "duration", "persistent", "label"):
+        arguments.setdefault(name, None)
+    return _calls.write("", TOKEN, **arguments)
 
 
 def test_what_is_safe() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -43,7 +44,22 @@ def test_every_state_of_the_proto_is_known() -> None:
 def test_clients_and_fakes_have_the_same_surface() -> None:
     blocking: list[SessionClient] = [client.Client("unix:/nowhere"), testing.FakeClient()]
     asynchronous: list[AsyncSessionClient] = [client.AsyncClient("unix:/nowhere"), testing.AsyncFakeClient()]
-    assert all(one.engine == "" for one in (*blocking, *asynchronous))
+    assert [one.engine for one in blocking] == [one.engine for one in asynchronous] == ["", ""]
+
+
+@pytest.mark.parametrize("kind", [client.Client, client.AsyncClient, testing.FakeClient, testing.AsyncFakeClient])
+def test_protocols_py_is_the_text_of_all_clients(kind: type) -> None:
+    # A type checker lets an implementation take more than its protocol says, or name it otherwise.
+    is_async = AsyncSessionClient in kind.__mro__
+    protocol = AsyncSessionClient if is_async else SessionClient
+    calls = [name for name, value in vars(SessionClient).items() if not name.startswith("_") and callable(value)]
+    assert calls == ["resolve", "touch", "write", "destroy", "list_sessions", "describe", "close"]
+    for name in calls:
+        method, wanted = getattr(kind, name), getattr(protocol, name)
+        assert inspect.signature(method) == inspect.signature(wanted) == inspect.signature(getattr(SessionClient, name))
+        assert inspect.iscoroutinefunction(method) is is_async
+        if name != "close":
+            assert method.__doc__ is None and inspect.getdoc(method) == inspect.getdoc(wanted)
 
 
 def test_everything_public_is_documented() -> None:
@@ -52,7 +68,7 @@ def test_everything_public_is_documented() -> None:
         for name in sessiond.__all__
         if isinstance(thing := getattr(sessiond, name), type)
         for member, value in vars(thing).items()
-        if not member.startswith("_") and callable(value) and not value.__doc__
+        if not member.startswith("_") and callable(value) and not inspect.getdoc(getattr(thing, member))
     ]
     assert missing == []
 

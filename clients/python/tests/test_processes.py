@@ -282,7 +282,7 @@ def app(environ, start_response):
                 address = line.split("Listening at: ")[1].split(" ")[0]
             if "Booting worker" in line:
                 break
-        workers = set()
+        workers: set[str] = set()
         end = time.monotonic() + 30
         while len(workers) < 2 and time.monotonic() < end:
             with urllib.request.urlopen(address, timeout=10) as answer:

@@ -16,13 +16,18 @@ from ._operations import Operation, connection_error
 from ._options import Options
 from .errors import SessiondError
 
+_READ = 65_536
 _BUSY = 0.001
-"""Seconds within which a connection counts as alive. Later, the loop looks at it before it is used."""
+"""Seconds within which a connection counts as alive. Later, the loop looks at it before it is used
+for what cannot be repeated."""
 _BROKEN = (Http2Error, ProtocolError, MalformedMessageError)
 
 
-class _Transport(asyncio.Protocol):
-    """The socket of a channel."""
+class _Transport(asyncio.BufferedProtocol):
+    """The socket of a channel.
+
+    With a buffer of its own: for a plain `Protocol` the loop allocates 256 KiB for each read, and
+    asks the system for them each time."""
 
     def __init__(self, driver: Driver, token: str | None) -> None:
         self.driver = driver
@@ -30,14 +35,19 @@ class _Transport(asyncio.Protocol):
         self.channel: Channel | None = None
         self.transport: asyncio.Transport | None = None
         self.paused = False
+        # A view, because the TLS of 3.11 takes slices of it to write to.
+        self._buffer = memoryview(bytearray(_READ))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is of no such class
         self.driver.connected(self)  # now: the peer's first octets may come before anybody is woken
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self.channel is not None:
-            self.driver.receive(self.channel, data)
+            self.driver.receive(self.channel, bytes(self._buffer[:nbytes]))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.channel is not None:
@@ -73,7 +83,11 @@ class Driver:
         now = time.monotonic()
         core.admit(operation, timeout, now)
         channel = core.channel
-        if len(core.operations) == 1 and channel is not None and now - channel.last_received < _BUSY:
+        if (
+            len(core.operations) == 1
+            and channel is not None
+            and (operation.safe or now - channel.last_received < _BUSY)
+        ):
             self._flush()  # alone: to wait for company would cost a turn of the loop
         elif not self._scheduled:
             self._scheduled = True
@@ -178,7 +192,7 @@ class Driver:
         transport.channel = None
         if transport.transport is not None:
             if channel.http2.has_output:
-                transport.transport.write(channel.http2.take_output())
+                transport.transport.write(channel.take_output())
             transport.transport.close()
 
     def _arm(self) -> None:
@@ -275,7 +289,7 @@ def _wake(operation: Operation) -> None:
 def _send(channel: Channel) -> None:
     transport: _Transport = channel.transport
     if transport.transport is not None and not transport.paused:
-        data = channel.http2.take_output()
+        data = channel.take_output()
         if data:
             transport.transport.write(data)
             if transport.transport.is_closing() and not transport.transport.get_write_buffer_size():

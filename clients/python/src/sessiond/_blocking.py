@@ -52,6 +52,8 @@ class _Link:
         self.tls = tls
         self.rest = b""
         """What the socket did not take yet."""
+        self.sending = False
+        """Whether a thread is about to send. What there is to send meanwhile is its business."""
         self.timeout = -1.0
         self.down = False
         if _PLAIN:
@@ -77,15 +79,15 @@ class _Link:
         """What is there now. Raises BlockingIOError if that is nothing."""
         return self.writer.recv(_READ, self._flags)
 
-    def write(self, data: bytes) -> bool:
-        """Sends what the socket takes at once; `rest` is what it does not. False if the
-        connection is gone, and nothing of it was sent."""
+    def prepare(self, data: bytes) -> bytes:
+        """What `send` is to be given, for octets of HTTP/2. Under the mutex, as TLS is."""
         if data and self.tls is not None:
             data = self.tls.encrypt(data)
-        if self.rest:
-            data = self.rest + data
-        if not data:
-            return True
+        return self.rest + data if self.rest else data
+
+    def send(self, data: bytes) -> bool:
+        """Sends what the socket takes at once; `rest` is what it does not. False if the
+        connection is gone, and nothing of it was sent. One thread at a time: see `sending`."""
         try:
             sent = self.writer.send(data, self._flags)
         except (BlockingIOError, InterruptedError):
@@ -189,16 +191,22 @@ class Front:
         core = self.core
         lead = False
         wait = 0.0
+        data = b""
         try:
             with self._mutex:
                 now = time.monotonic()
                 channel = core.channel
-                if channel is not None and not core.operations and now - channel.last_received > _IDLE:
+                if (
+                    channel is not None
+                    and not operation.safe  # a safe one is repeated if the connection proves to be gone
+                    and not core.operations
+                    and now - channel.last_received > _IDLE
+                ):
                     self._look(channel, now)
                 core.admit(operation, timeout, now)
                 channel = core.flush(now)
-                if channel is not None and not channel.transport.write(channel.http2.take_output()):
-                    channel.not_sent()
+                if channel is not None:
+                    data = self._to_send(channel)
                 if self._leading:
                     operation.waiter = threading.Lock()
                     operation.waiter.acquire()
@@ -207,6 +215,8 @@ class Front:
                     lead = True
                     self._leading = True
                     wait = core.wake_at() - now
+            if channel is not None and data:
+                self._send(channel, data)
             if not lead:
                 lead = self._follow(operation)
             elif not (operation.done or channel is None or core.old or channel.transport.rest or wait <= 0):
@@ -267,9 +277,9 @@ class Front:
                     self._next = None
                     self._resign()
             raise
+        if self._next is not operation:
+            return False  # it has ended, and who has ended is not called to lead any more
         with self._mutex:
-            if self._next is not operation:
-                return False
             self._next = None
             return True
 
@@ -281,7 +291,7 @@ class Front:
             poll.register(channel.transport.writer.fileno(), select.POLLOUT)
             poll.poll(100)
             with self._mutex:
-                channel.transport.write(b"")
+                self._write_to(channel)
 
     def _resign(self) -> None:
         """Lets the next one lead."""
@@ -344,6 +354,13 @@ class Front:
             return False
         except OSError as error:
             why = error.strerror or type(error).__name__
+        if data and self._followers:
+            # Before this thread had its turn to run, others have asked. Whoever is answered by
+            # now need not be woken to lead, only to find that nothing is left to wait for.
+            try:
+                data += link.look()
+            except OSError:
+                pass  # nothing, or an end that the next read finds
         with self._mutex:
             self._take(channel, data, why)
             if own is None or not own.done:
@@ -366,7 +383,7 @@ class Front:
                 data = link.tls.decrypt(data)
             core.receive(channel, data, now)
         except _BROKEN as error:
-            link.write(channel.http2.take_output())
+            self._write_to(channel)
             core.lost(channel, str(error), now, _broken(error, self.options))
         except ssl.SSLError as error:
             text = f"TLS: {error}"  # for example: the daemon refuses our certificate
@@ -388,33 +405,69 @@ class Front:
                 return
             self._take(channel, data, "the daemon closed it")
 
-    # ------------------------------------------------------------ sockets; all under the mutex
+    # ------------------------------------------------------------ sockets
+
+    def _send(self, channel: Channel, data: bytes) -> None:
+        """Sends what `_to_send` gave, and what others leave to this thread meanwhile. Without the
+        mutex: a thread that sends lets others run, and they would all come to wait for it."""
+        link: _Link = channel.transport
+        try:
+            while data:
+                gone = not link.send(data)
+                with self._mutex:
+                    link.sending = False
+                    if gone:
+                        channel.not_sent()
+                    if gone or link.rest or not channel.http2.has_output:
+                        return
+                    data = self._to_send(channel)
+        except BaseException:
+            # Of an interrupted send nobody knows how much has left.
+            with self._mutex:
+                link.sending = False
+                link.shut()
+            raise
+
+    # All that follows: under the mutex.
+
+    def _to_send(self, channel: Channel) -> bytes:
+        """What the caller has to hand to `_send`; nothing if another thread sees to it."""
+        link: _Link = channel.transport
+        if link.sending:
+            return b""
+        data = link.prepare(channel.take_output())
+        link.sending = bool(data)
+        return data
 
     def _write(self) -> None:
         core = self.core
-        channel = core.channel
-        if channel is not None:
-            link: _Link = channel.transport
-            if (channel.http2.has_output or link.rest) and not link.write(channel.http2.take_output()):
-                channel.not_sent()
+        if core.channel is not None:
+            self._write_to(core.channel)
         for channel in core.old:
-            channel.transport.write(channel.http2.take_output())
+            self._write_to(channel)
+
+    def _write_to(self, channel: Channel) -> None:
+        link: _Link = channel.transport
+        if not link.sending and (channel.http2.has_output or link.rest):
+            data = link.prepare(channel.take_output())
+            if not link.send(data):
+                channel.not_sent()
 
     def _drop(self, channel: Channel) -> None:
         link: _Link = channel.transport
         if not link.down:
-            link.write(channel.http2.take_output())
+            self._write_to(channel)
             link.shut()
             self._any_down = True
 
     def _reap(self) -> None:
         """Closes the sockets that are down. Only while nobody reads: a descriptor could be used again."""
         if self._any_down:
-            self._any_down = False
-            for link in self._links:
-                if link.down:
-                    link.close()
-            self._links = [link for link in self._links if not link.down]
+            over = [link for link in self._links if link.down and not link.sending]
+            for link in over:
+                link.close()
+            self._links = [link for link in self._links if link not in over]
+            self._any_down = any(link.down for link in self._links)
 
     # ------------------------------------------------------------ connecting
 

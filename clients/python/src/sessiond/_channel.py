@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote
 
 from . import _messages as messages
-from ._http2 import NO_ERROR, REFUSED_STREAM, Headers, Http2Connection, Http2Error, Stream
+from ._http2 import HEAD, NO_ERROR, REFUSED_STREAM, Headers, Http2Connection, Http2Error, Stream
 from ._operations import Operation
 from .types import Description
 
@@ -57,8 +57,10 @@ class Channel:
         """What the Pipeline has to answer, by sequence."""
         self.queue: deque[Operation] = deque()
         """What the Pipeline does not take yet."""
-        self.pumped: list[Operation] = []
-        """What the last `pump` has turned into octets."""
+        self._pumped: list[Operation] = []
+        """What has become octets since the last `take_output`."""
+        self._taken: list[Operation] = []
+        """What the last `take_output` handed out."""
         self.calls: dict[int, Operation] = {}
         """Unary calls under way, by stream."""
         self.last_received = 0.0
@@ -120,7 +122,7 @@ class Channel:
         """Turns as much of the queue into frames as the peer takes."""
         queue = self.queue
         pipeline = self._pipeline
-        if not pipeline.id or not (queue or self._partial):
+        if not (queue or self._partial) or not pipeline.id:
             return
         http2 = self.http2
         room = http2.room(pipeline)
@@ -133,14 +135,15 @@ class Channel:
                 return
             data = operation.message(now)
             sent[operation.sequence] = operation
-            self.pumped = [operation]
-            self._asked(now)
+            self._pumped.append(operation)
+            if self.asked_at <= self.last_received:
+                self.asked_at = now
             if len(data) > room:
                 self._partial = data[room:]
                 data = data[:room]
             http2.send(pipeline, data)
             return
-        pumped: list[Operation] = []
+        pumped = self._pumped
         parts = [self._partial]
         size = len(self._partial)
         while queue and size < room:
@@ -158,15 +161,21 @@ class Channel:
             data = data[:room]
         else:
             self._partial = b""
-        self.pumped = pumped
         if data:
             self._asked(now)
             http2.send(pipeline, data)
 
+    def take_output(self) -> bytes:
+        """What is to be sent now."""
+        self._taken = self._pumped
+        self._pumped = []
+        return self.http2.take_output()
+
     def not_sent(self) -> None:
-        """The octets of the last `pump` did not leave: the connection was gone already."""
-        for operation in self.pumped:
-            operation.sent = False
+        """What `take_output` gave last did not leave: the connection was gone already."""
+        for operation in self._taken:
+            if operation.sequence in self.sent:  # else it is on its way elsewhere by now
+                operation.sent = False
 
     def _asked(self, now: float) -> None:
         if self.asked_at <= self.last_received:
@@ -196,8 +205,17 @@ class Channel:
     def receive(self, data: bytes, now: float) -> None:
         """Takes what has arrived. Raises `Http2Error` or `ProtocolError` if that ends the connection."""
         self.last_received = now
-        self.http2.receive(data)
-        if self.http2.goaway is not None and not self.drains:
+        http2 = self.http2
+        pipeline = self._pipeline
+        if http2.takes_as_data(data, pipeline):
+            data = data[HEAD:]
+            if data[:5] == (len(data) - 5).to_bytes(5, "big", signed=True) and pipeline.between:
+                self.answer(data[5:])  # one message, whole and not compressed
+            else:
+                pipeline.on_data(data)
+            return
+        http2.receive(data)
+        if http2.goaway is not None and not self.drains:
             self.drain()
 
     def drain(self) -> None:
@@ -241,7 +259,8 @@ class Channel:
             raise ProtocolError("an answer that nobody asked for")
         if operation.done:
             return  # late: its caller has been told that its time is over
-        if not isinstance(answer, messages.Status) and messages.KIND_OF[type(answer)] != operation.name:
+        if messages.KIND_OF.get(type(answer), operation.name) != operation.name:
+            self.sent[sequence] = operation  # it is undone with the connection
             raise ProtocolError("the answer of another operation")
         self.owner.answered(self, operation, answer)
 
@@ -279,6 +298,11 @@ class _GrpcStream(Stream):
         self.channel = channel
         self._buffer = b""
         self._status: messages.Status | None = None
+
+    @property
+    def between(self) -> bool:
+        """Whether what comes next begins a message."""
+        return not self._buffer
 
     def on_message(self, message: bytes) -> None:
         raise NotImplementedError

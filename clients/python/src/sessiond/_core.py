@@ -42,6 +42,8 @@ LONGEST_PAUSE = 1.0
 SLOW = 1.0
 """Seconds after which an operation is worth a line in the log."""
 NEVER = float("inf")
+ROOM = 64
+"""Octets that a message may have beside its operation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Core:
         self.events: deque[Event] = deque()
         """For the hook; the fronts hand them over outside of their locks."""
         self._hooked = options.on_event is not None
+        self._most = options.max_in_flight
         self._timeout = options.timeout
         self._timeout_field = options.timeout_field(options.timeout)
         self._wake = wake
@@ -91,27 +94,38 @@ class Core:
         """Takes an operation, or raises an error at once."""
         if self.closing:
             raise closed_error()
-        if len(self.operations) >= self.options.max_in_flight:
+        operations = self.operations
+        if len(operations) >= self._most:
             raise OverloadedError(
-                f"{self.options.max_in_flight} operations are in flight",
+                f"{self._most} operations are in flight",
                 reason="IN_FLIGHT_LIMIT",
                 code="RESOURCE_EXHAUSTED",
                 retryable=True,
                 retry_after=RETRY_AFTER,
             )
-        self._sequence += 1
-        operation.sequence = self._sequence
-        operation.started = now
-        operation.deadline = deadline = now + timeout
-        operation.timeout = self._timeout_field if timeout == self._timeout else self.options.timeout_field(timeout)
-        self.operations[operation.sequence] = operation
-        if deadline < self.next_deadline or len(self.operations) == 1:
-            self.next_deadline = deadline
+        deadline = now + timeout
         channel = self.channel
-        if channel is not None and channel.description is not None and operation.path is None:
-            self._submit(channel, channel.description, operation)
+        if not operations:
+            self.next_deadline = deadline
+            if channel is not None and not channel.sent:
+                self._sequence = 0  # small numbers are short, and nobody has one
+        elif deadline < self.next_deadline:
+            self.next_deadline = deadline
+        self._sequence = sequence = self._sequence + 1
+        operation.sequence = sequence
+        operation.started = now
+        operation.deadline = deadline
+        operation.timeout = self._timeout_field if timeout == self._timeout else self.options.timeout_field(timeout)
+        operations[sequence] = operation
+        if (
+            channel is not None
+            and operation.path is None
+            and (description := channel.description) is not None
+            and len(operation.body) + ROOM <= description.limits.max_message_bytes
+        ):
+            channel.queue.append(operation)
         else:
-            self.waiting.append(operation)
+            self.waiting.append(operation)  # `flush` sees to what is special
 
     def abandon(self, operation: Operation) -> None:
         """The caller is gone, by a cancellation for example. An answer that still comes is dropped."""
@@ -214,7 +228,7 @@ class Core:
 
     def _submit(self, channel: Channel, description: Description, operation: Operation) -> None:
         # One message that is too large would end the Pipeline for all.
-        if len(operation.body) + 64 > description.limits.max_message_bytes:
+        if len(operation.body) + ROOM > description.limits.max_message_bytes:
             error = DataTooLargeError(
                 f"the message would be larger than {description.limits.max_message_bytes} bytes",
                 reason="MESSAGE_TOO_LARGE",

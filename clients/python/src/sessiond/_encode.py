@@ -158,6 +158,6 @@ def frame(message: bytes) -> bytes:
 
 def frame_request(sequence: int, operation: bytes, timeout: bytes) -> bytes:
     """A PipelineRequest with gRPC's prefix."""
-    head = b"\x08" + varint(sequence)
-    length = len(head) + len(operation) + len(timeout)
-    return b"".join((b"\0", length.to_bytes(4, "big"), head, operation, timeout))
+    number = _VARINTS[sequence] if sequence < _SHORT else varint(sequence)
+    length = 1 + len(number) + len(operation) + len(timeout)
+    return b"".join((length.to_bytes(5, "big"), b"\x08", number, operation, timeout))  # the first of 5 is 0

@@ -34,6 +34,8 @@ MAX_HEADER_BLOCK = 64 << 10
 
 Headers = list[tuple[str, str]]
 _HEAD = struct.Struct(">HBBBL")
+HEAD = _HEAD.size
+"""The length of a frame's head."""
 
 
 class Http2Error(Exception):
@@ -47,10 +49,12 @@ class Http2Error(Exception):
 class Stream:
     """One call. Subclasses say what is done with what arrives."""
 
-    __slots__ = ("id", "local_closed", "received", "window")
+    __slots__ = ("data_head", "id", "local_closed", "received", "window")
 
     def __init__(self) -> None:
         self.id = 0
+        self.data_head = b""
+        """How frames of DATA without flags begin, behind their length."""
         self.window = 0
         """How many octets the peer takes now."""
         self.received = 0
@@ -93,7 +97,7 @@ class Http2Connection:
         self.settled = False
         """Whether the peer's first SETTINGS have come."""
         self.pings_answered = 0
-        self._receive_window = receive_window
+        self._half_window = receive_window // 2
         self._received = 0
         self._initial_window = DEFAULT_WINDOW
         self._next_id = 1
@@ -141,6 +145,7 @@ class Http2Connection:
     def open(self, stream: Stream, headers: Iterable[tuple[str, str]], *, end: bool = False) -> None:
         """Sends a request's headers and gives the stream its id."""
         stream.id = self._next_id
+        stream.data_head = _HEAD.pack(0, 0, DATA, 0, stream.id)[3:]
         self._next_id += 2
         stream.window = self._initial_window
         stream.local_closed = end
@@ -192,6 +197,25 @@ class Http2Connection:
 
     # ------------------------------------------------------------ receiving
 
+    def takes_as_data(self, data: bytes, stream: Stream) -> bool:
+        """Whether what has arrived is one frame of DATA of this stream, and there is nothing to it
+        but its payload, which begins at `HEAD`. Then it has been received with that; else it has not."""
+        length = len(data) - HEAD
+        if (
+            data[3:HEAD] != stream.data_head
+            or int.from_bytes(data[:3], "big") != length
+            or not 0 < length <= MAX_FRAME
+            or self._rest
+            or self._block is not None
+            or self._received + length > self._half_window
+            or stream.received + length > self._half_window
+            or stream.id not in self.streams
+        ):
+            return False
+        self._received += length
+        stream.received += length
+        return True
+
     def receive(self, data: bytes) -> None:
         """Takes what has arrived, and tells the streams."""
         try:
@@ -199,14 +223,14 @@ class Http2Connection:
                 data = self._rest + data
             at = 0
             size = len(data)
-            while size - at >= 9:
+            while size - at >= HEAD:
                 high, low, kind, flags, id = _HEAD.unpack_from(data, at)
                 length = high << 8 | low
                 if length > MAX_FRAME:
                     if not self.settled and kind != SETTINGS:
                         self._not_http2()
                     raise Http2Error(FRAME_SIZE_ERROR, f"a frame of {length} bytes")
-                start = at + 9
+                start = at + HEAD
                 stop = start + length
                 if stop > size:
                     break
@@ -276,7 +300,7 @@ class Http2Connection:
             payload = _unpad(payload)
         # What has come was taken at once, so a peer cannot send more than the window.
         self._received += length
-        if self._received * 2 > self._receive_window:
+        if self._received > self._half_window:
             self._out.append(frame(WINDOW_UPDATE, 0, 0, struct.pack(">L", self._received)))
             self._received = 0
         if stream is None:
@@ -284,7 +308,7 @@ class Http2Connection:
             return
         end = flags & END_STREAM
         stream.received += length
-        if stream.received * 2 > self._receive_window and not end:
+        if stream.received > self._half_window and not end:
             self._out.append(frame(WINDOW_UPDATE, 0, id, struct.pack(">L", stream.received)))
             stream.received = 0
         if payload:

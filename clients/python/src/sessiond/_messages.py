@@ -62,7 +62,10 @@ Answer = Resolved | Touched | Written | Destroyed | Status
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The varint at an offset, and where it ends."""
+    """The varint of at least two octets at an offset, and where it ends."""
+    second = data[at + 1]
+    if second < 0x80:
+        return data[at] & 0x7F | second << 7, at + 2
     value = shift = 0
     while True:
         octet = data[at]
@@ -171,49 +174,50 @@ def _state(value: int) -> SessionState:
 def decode_session(data: bytes) -> Session:
     """Session. Its times stay as they are until somebody asks for them."""
     session = Session("")
-    at = 0
     end = len(data)
+    at = 0
+    # As every daemon writes it: the fields in their order, texts but the data shorter than 128
+    # octets. A look behind the last field is an IndexError, as one behind a field that is cut off.
     try:
-        while at < end:
-            key = data[at]
-            if key & 7 != 2 or key >= 0x80:  # the version, or a field of a later daemon
-                if key != 0x18 or data[at + 1] >= 0x80:
-                    return _decode_session(data)
-                session.version = data[at + 1]
-                at += 2
-                continue
-            length = data[at + 1]
-            at += 2
+        if data[0] == 0x0A:
+            at = 2 + (length := data[1])
             if length >= 0x80:
-                length, at = _varint(data, at - 1)
-            stop = at + length
-            value = data[at:stop]
-            at = stop
-            if key == 0x12:
-                session.data_json = value.decode()
-            elif key == 0x0A:
-                session.id = value.decode()
-            elif key == 0x2A:
-                session.create = value
-            elif key == 0x32:
-                session.expire = value
-            elif key == 0x3A:
-                session.idle = value
-            elif key == 0x42:
-                session.last_use = value
-            elif key == 0x22:
-                session.principal = value.decode() or None
-            elif key == 0x4A:
-                session.label = value.decode()
-            elif key < 8:
                 return _decode_session(data)
+            session.id = data[2:at].decode()
+        if data[at] == 0x12:
+            start = at + 2
+            if (length := data[at + 1]) >= 0x80:
+                length, start = _varint(data, at + 1)
+            at = start + length
+            session.data_json = data[start:at].decode()
+        if data[at] == 0x18:
+            session.version, at = (version, at + 2) if (version := data[at + 1]) < 0x80 else _varint(data, at + 1)
+        if data[at] == 0x22:
+            start = at + 2
+            if (length := data[at + 1]) >= 0x80:
+                return _decode_session(data)
+            at = start + length
+            session.principal = data[start:at].decode() or None
+        if data[at] == 0x2A and data[at + 1] < 0x80:
+            start, at = at + 2, at + 2 + data[at + 1]
+            session.create = data[start:at]
+        if data[at] == 0x32 and data[at + 1] < 0x80:
+            start, at = at + 2, at + 2 + data[at + 1]
+            session.expire = data[start:at]
+        if data[at] == 0x3A and data[at + 1] < 0x80:
+            start, at = at + 2, at + 2 + data[at + 1]
+            session.idle = data[start:at]
+        if data[at] == 0x42 and data[at + 1] < 0x80:
+            start, at = at + 2, at + 2 + data[at + 1]
+            session.last_use = data[start:at]
+        if at < end and data[at] == 0x4A and data[at + 1] < 0x80:
+            start, at = at + 2, at + 2 + data[at + 1]
+            session.label = data[start:at].decode()
     except UnicodeDecodeError:
         raise MalformedMessageError("a text is not UTF-8") from None
     except IndexError:
-        raise MalformedMessageError("a message is cut off") from None
-    if at != end:
-        raise MalformedMessageError("a field is cut off")
-    return session
+        pass
+    return session if at == end else _decode_session(data)
 
 
 def _decode_session(data: bytes) -> Session:
@@ -238,12 +242,7 @@ def decode_resolve(data: bytes) -> Resolved:
     """ResolveResponse."""
     if len(data) > 4 and data[0] == 0x08 and data[1] in _LIVE and data[2] == 0x12:
         # As most are: the state, then a session, and nothing else.
-        length, at = data[3], 4
-        if length >= 0x80:
-            if data[4] >= 0x80:
-                length, at = _varint(data, 3)
-            else:
-                length, at = length - 0x80 + (data[4] << 7), 5
+        length, at = (data[3], 4) if data[3] < 0x80 else _varint(data, 3)
         if at + length == len(data):
             return Resolved(_STATES[data[1]], decode_session(data[at:]))
     state = None
@@ -489,16 +488,11 @@ def decode_response(data: bytes) -> tuple[int, Answer]:
     try:
         # As every daemon writes it: the sequence, then the result, and nothing else.
         if data[0] == 0x08:
-            sequence, at = data[1], 2
-            if sequence >= 0x80:
-                sequence, at = _varint(data, 1)
-            decode = _RESULTS.get(data[at])
-            length = data[at + 1]
-            at += 2
-            if length >= 0x80:
-                length, at = _varint(data, at - 1)
-            if decode is not None and at + length == len(data):
-                return sequence, decode(data[at:])
+            sequence, at = (data[1], 2) if data[1] < 0x80 else _varint(data, 1)
+            key = data[at]
+            length, at = (data[at + 1], at + 2) if data[at + 1] < 0x80 else _varint(data, at + 1)
+            if at + length == len(data) and key in _RESULTS:
+                return sequence, _RESULTS[key](data[at:])
     except IndexError:
         pass
     sequence = 0

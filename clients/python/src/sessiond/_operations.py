@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _messages as messages
+from ._encode import frame_request
 from .errors import (
     Applied,
     AuthenticationError,
@@ -128,10 +129,9 @@ class Operation:
         """The next attempt as a message of the Pipeline. It tells the daemon how long there is left."""
         self.attempts += 1
         self.sent = True
-        timeout = self.timeout
         if now - self.started > 0.01:
-            timeout = messages.encode_timeout(int((self.deadline - now) * messages.NANOSECONDS))
-        return messages.frame_request(self.sequence, self.body, timeout)
+            self.timeout = messages.encode_timeout(int((self.deadline - now) * messages.NANOSECONDS))
+        return frame_request(self.sequence, self.body, self.timeout)
 
     # -------------------------------------------------------- the rules
 

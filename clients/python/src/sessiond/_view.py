@@ -6,9 +6,8 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from . import _json
 from ._options import invalid
@@ -40,24 +39,21 @@ ATTEMPTS = 20
 Data = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """A call of the client."""
 
     method: str
-    arguments: tuple[Any, ...] = ()
-    options: dict[str, Any] = field(default_factory=dict[str, Any])
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Sleep:
+class Sleep(NamedTuple):
     """A pause, in seconds."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Apply:
+class Apply(NamedTuple):
     """A function of the application, to be called with its argument (and awaited)."""
 
     function: Callable[[Data], Any]
@@ -71,6 +67,8 @@ def has_cookie(header: bytes, name: bytes) -> bool:
     """Whether a Cookie header has a cookie of this name, as the daemon reads it."""
     if name not in header:
         return False
+    if header.startswith(name + b"="):
+        return True
     return any(pair.partition(b"=")[0].strip(b" \t") == name for pair in header.split(b";") if b"=" in pair)
 
 
@@ -95,10 +93,10 @@ class View:
             raise invalid("cookie_header and credential: give one of them")
         self.header: CookieHeader | None = None
         if cookie_header is not None:
-            self.header = CookieHeader(CookieHeader(cookie_header).octets)
-        elif isinstance(credential, CookieHeader):
-            self.header = CookieHeader(credential.octets)
-        self.credential: Credential | None = self.header if self.header is not None else credential
+            credential = CookieHeader(cookie_header)
+        if isinstance(credential, CookieHeader):
+            self.header = credential if isinstance(credential.header, bytes) else CookieHeader(credential.octets)
+        self.credential: Credential | None = self.header or credential
         self.loaded = False
         self.accessed = False
         self.state = SessionState.NONE
@@ -118,7 +116,9 @@ class View:
         self._exact = True
         """Whether `_json` is all of the data at `session.version`."""
         self._base: dict[str, str] | None = None
-        self._serializer = _json.Serializer(dumps, loads)
+        self._snapshot: bytes | None = None
+        """Of the data as `_json` has it, if that is known."""
+        self._serializer = _json.PLAIN if dumps is None and loads is None else _json.Serializer(dumps, loads)
         self._for_creation: dict[str, Any] = {}
         """What was set before there was a session: `persistent`, `duration`."""
 
@@ -129,9 +129,13 @@ class View:
         """The application's dict."""
         self.accessed = True
         if not self._filled:
-            self._filled = True
-            Data.update(self._data, self._serializer.loads(self._json))
+            self._fill()
         return self._data
+
+    def _fill(self) -> None:
+        self._filled = True
+        Data.update(self._data, self._serializer.loads(self._json))
+        self._snapshot = _json.snapshot(self._data)
 
     def replace_data(self, data: Data) -> None:
         """Other data in the same dict."""
@@ -152,14 +156,21 @@ class View:
             self._base = {key: self._serializer.fingerprint(value) or "" for key, value in values.items()}
         return self._base
 
+    def _untouched(self) -> bool:
+        """Whether the data is as it was loaded. False: that is to be found out key by key."""
+        if not self._filled:
+            return True
+        snapshot = self._snapshot
+        return snapshot is not None and snapshot == _json.snapshot(self._data)
+
     def changes(self) -> tuple[dict[str, str], list[str]]:
         """What to set (as JSON text) and what to unset. Raises if something is not JSON."""
-        return self._serializer.difference(self._base_texts(), self._data) if self._filled else ({}, [])
+        return ({}, []) if self._untouched() else self._serializer.difference(self._base_texts(), self._data)
 
     @property
     def changed(self) -> bool:
         """Whether there is something to save. What cannot be saved counts, too."""
-        if not self._filled:
+        if self._untouched():
             return False
         base = self._base_texts()
         members = Data.items(self._data)
@@ -174,7 +185,7 @@ class View:
     # ------------------------------------------------------------ calls
 
     def _call(self, method: str, *arguments: Any, **options: Any) -> Call:
-        return Call(method, arguments, {**self._options, **options})
+        return Call(method, arguments, self._options | options if self._options else options)
 
     def load(self) -> Steps:
         """Resolves, unless that is done or not needed."""
@@ -194,7 +205,7 @@ class View:
             return True
         if not header.header:
             return False
-        description: Description = yield Call("describe")
+        description: Description = yield Call("describe", (), {})
         engine = description.engine(self._engine_name)
         if engine is None:
             return True  # the daemon says what is wrong with it
@@ -213,7 +224,7 @@ class View:
         self._exact = True
         if self._filled:
             Data.clear(self._data)
-            Data.update(self._data, self._serializer.loads(text))
+            self._fill()
 
     def _cookies(self, set_cookie: tuple[str, ...], token: str | None = None) -> None:
         if set_cookie:
@@ -288,6 +299,7 @@ class View:
         for key in unset:
             base.pop(key, None)
         self._json = _json.encode_members(base)
+        self._snapshot = None
 
     def _gone(self, keys: Iterable[str]) -> Steps:
         """The session of a change is not live any more. To create another one would undo a
@@ -362,7 +374,7 @@ class View:
 
     def _unsaved(self) -> tuple[Data, list[str]]:
         """The request's own changes: values that are set, and keys that are not any more."""
-        if not self._filled:
+        if self._untouched():
             return {}, []
         base = self._base_texts()
         data: Data = dict(Data.items(self._data))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from . import _asyncio, _blocking, _calls
 from ._operations import Operation, closed_error
 from ._options import Options, invalid
+from .protocols import AsyncSessionClient, SessionClient
 from .types import (
     TLS,
     Credential,
@@ -29,7 +30,7 @@ from .types import (
 __all__ = ["AsyncClient", "Client"]
 
 
-class Client:
+class Client(SessionClient):
     """The blocking client: one connection, shared by all threads of the process.
 
     It connects at the first call, and by itself again when the connection is gone. It works
@@ -77,12 +78,10 @@ class Client:
 
     @property
     def engine(self) -> str:
-        """The engine of calls that name none; empty means `default`."""
         return self._options.engine
 
     @property
     def on_event(self) -> EventHook | None:
-        """The hook that is told what happens."""
         return self._options.on_event
 
     def resolve(
@@ -94,7 +93,6 @@ class Client:
         engine: str | None = None,
         timeout: float | None = None,
     ) -> Resolved:
-        """See `SessionClient.resolve`."""
         operation = _calls.resolve(self._engine(engine), credential, create, peek)
         result: Resolved = self._run(operation, timeout)
         return result
@@ -107,7 +105,6 @@ class Client:
         engine: str | None = None,
         timeout: float | None = None,
     ) -> Touched:
-        """See `SessionClient.touch`."""
         operation = _calls.touch(self._engine(engine), credential, duration)
         result: Touched = self._run(operation, timeout)
         return result
@@ -128,7 +125,6 @@ class Client:
         engine: str | None = None,
         timeout: float | None = None,
     ) -> Written:
-        """See `SessionClient.write`."""
         operation = _calls.write(
             self._engine(engine),
             credential,
@@ -154,7 +150,6 @@ class Client:
         engine: str | None = None,
         timeout: float | None = None,
     ) -> Destroyed:
-        """See `SessionClient.destroy`."""
         operation = _calls.destroy(self._engine(engine), credential, scope, session_ids)
         if operation is None:
             return Destroyed(0)
@@ -164,7 +159,6 @@ class Client:
     def list_sessions(
         self, credential: Credential, *, engine: str | None = None, timeout: float | None = None
     ) -> SessionList:
-        """See `SessionClient.list_sessions`."""
         found: SessionList | None = None
         token = ""
         while True:
@@ -179,7 +173,6 @@ class Client:
                 return found
 
     def describe(self, *, timeout: float | None = None) -> Description:
-        """See `SessionClient.describe`."""
         known = self._driver().core.description
         if known is not None:
             return known
@@ -201,7 +194,6 @@ class Client:
         return self._front.run(operation, self._options.timeout if timeout is None else self._timeout(timeout))
 
     def close(self, timeout: float = 5.0) -> None:
-        """See `SessionClient.close`."""
         self._front.close(timeout)
 
     def __enter__(self) -> Self:
@@ -213,7 +205,7 @@ class Client:
         self.close()
 
 
-class AsyncClient:
+class AsyncClient(AsyncSessionClient):
     """The asyncio client: one connection for each event loop that uses it, shared by its tasks.
 
     It connects at the first call, and by itself again when the connection is gone. uvloop
@@ -262,12 +254,10 @@ class AsyncClient:
 
     @property
     def engine(self) -> str:
-        """The engine of calls that name none; empty means `default`."""
         return self._options.engine
 
     @property
     def on_event(self) -> EventHook | None:
-        """The hook that is told what happens."""
         return self._options.on_event
 
     async def resolve(
@@ -279,7 +269,6 @@ class AsyncClient:
         engine: str | None = None,
         timeout: float | None = None,
     ) -> Resolved:
-        """See `SessionClient.resolve`."""
         operation = _calls.resolve(self._engine(engine), credential, create, peek)
         result: Resolved = await self._run(operation, timeout)
         return result
@@ -292,7 +281,6 @@ class AsyncClient:
         engine: str | None = None,
         timeout: float | None = None,
     ) -> Touched:
-        """See `SessionClient.touch`."""
         operation = _calls.touch(self._engine(engine), credential, duration)
         result: Touched = await self._run(operation, timeout)
         return result
@@ -313,7 +301,6 @@ class AsyncClient:
         engine: str | None = None,
         timeout: float | None = None,
     ) -> Written:
-        """See `SessionClient.write`."""
         operation = _calls.write(
             self._engine(engine),
             credential,
@@ -339,7 +326,6 @@ class AsyncClient:
         engine: str | None = None,
         timeout: float | None = None,
     ) -> Destroyed:
-        """See `SessionClient.destroy`."""
         operation = _calls.destroy(self._engine(engine), credential, scope, session_ids)
         if operation is None:
             return Destroyed(0)
@@ -349,7 +335,6 @@ class AsyncClient:
     async def list_sessions(
         self, credential: Credential, *, engine: str | None = None, timeout: float | None = None
     ) -> SessionList:
-        """See `SessionClient.list_sessions`."""
         found: SessionList | None = None
         token = ""
         while True:
@@ -364,7 +349,6 @@ class AsyncClient:
                 return found
 
     async def describe(self, *, timeout: float | None = None) -> Description:
-        """See `SessionClient.describe`."""
         known = self._driver().core.description
         if known is not None:
             return known
@@ -395,9 +379,8 @@ class AsyncClient:
         self._last = driver
         return driver
 
-    async def _run(self, operation: Operation, timeout: float | None) -> Any:
-        seconds = self._options.timeout if timeout is None else self._timeout(timeout)
-        return await self._driver().run(operation, seconds)
+    def _run(self, operation: Operation, timeout: float | None) -> Coroutine[Any, Any, Any]:
+        return self._driver().run(operation, self._options.timeout if timeout is None else self._timeout(timeout))
 
     async def close(self, timeout: float = 5.0) -> None:
         """Takes nothing new, waits up to `timeout` seconds for what is in flight, and

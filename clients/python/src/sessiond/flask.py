@@ -106,6 +106,10 @@ class Session(SessionMixin):
     def __delitem__(self, key: str) -> None:
         del self.request_session.data[key]
 
+    def get(self, key: str, default: Any = None) -> Any:
+        # The mapping's own way costs an exception for each key that is not there.
+        return self.request_session.data.get(key, default)
+
     def __contains__(self, key: object) -> bool:
         return key in self.request_session.data
 

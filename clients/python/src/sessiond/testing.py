@@ -24,6 +24,7 @@ from ._fake import FakeDaemon, FakeEngine, error_on_demand, failure
 from ._messages import NANOSECONDS
 from ._operations import closed_error
 from ._version import VERSION
+from .protocols import AsyncSessionClient, SessionClient
 from .types import (
     Credential,
     Description,
@@ -248,7 +249,7 @@ def _check(text: str | None, name: str) -> None:
         raise failure("INVALID_ARGUMENT", f"{name}: at most 256 bytes")
 
 
-class FakeClient(_Fake):
+class FakeClient(_Fake, SessionClient):
     """The fake of a `Client`."""
 
     def resolve(
@@ -260,7 +261,6 @@ class FakeClient(_Fake):
         engine: str | None = None,
         timeout: float | None = None,
     ) -> Resolved:
-        """See `SessionClient.resolve`."""
         return self._do_resolve(credential, create, peek, engine)
 
     def touch(
@@ -271,7 +271,6 @@ class FakeClient(_Fake):
         engine: str | None = None,
         timeout: float | None = None,
     ) -> Touched:
-        """See `SessionClient.touch`."""
         return self._do_touch(credential, duration, engine)
 
     def write(
@@ -290,7 +289,6 @@ class FakeClient(_Fake):
         engine: str | None = None,
         timeout: float | None = None,
     ) -> Written:
-        """See `SessionClient.write`."""
         return self._do_write(
             credential,
             engine,
@@ -314,17 +312,14 @@ class FakeClient(_Fake):
         engine: str | None = None,
         timeout: float | None = None,
     ) -> Destroyed:
-        """See `SessionClient.destroy`."""
         return self._do_destroy(credential, scope, session_ids, engine)
 
     def list_sessions(
         self, credential: Credential, *, engine: str | None = None, timeout: float | None = None
     ) -> SessionList:
-        """See `SessionClient.list_sessions`."""
         return self._do_list(credential, engine)
 
     def describe(self, *, timeout: float | None = None) -> Description:
-        """See `SessionClient.describe`."""
         return self._do_describe()
 
     def close(self, timeout: float = 5.0) -> None:
@@ -340,7 +335,7 @@ class FakeClient(_Fake):
         self.close()
 
 
-class AsyncFakeClient(_Fake):
+class AsyncFakeClient(_Fake, AsyncSessionClient):
     """The fake of an `AsyncClient`."""
 
     async def resolve(
@@ -352,7 +347,6 @@ class AsyncFakeClient(_Fake):
         engine: str | None = None,
         timeout: float | None = None,
     ) -> Resolved:
-        """See `SessionClient.resolve`."""
         return self._do_resolve(credential, create, peek, engine)
 
     async def touch(
@@ -363,7 +357,6 @@ class AsyncFakeClient(_Fake):
         engine: str | None = None,
         timeout: float | None = None,
     ) -> Touched:
-        """See `SessionClient.touch`."""
         return self._do_touch(credential, duration, engine)
 
     async def write(
@@ -382,7 +375,6 @@ class AsyncFakeClient(_Fake):
         engine: str | None = None,
         timeout: float | None = None,
     ) -> Written:
-        """See `SessionClient.write`."""
         return self._do_write(
             credential,
             engine,
@@ -406,17 +398,14 @@ class AsyncFakeClient(_Fake):
         engine: str | None = None,
         timeout: float | None = None,
     ) -> Destroyed:
-        """See `SessionClient.destroy`."""
         return self._do_destroy(credential, scope, session_ids, engine)
 
     async def list_sessions(
         self, credential: Credential, *, engine: str | None = None, timeout: float | None = None
     ) -> SessionList:
-        """See `SessionClient.list_sessions`."""
         return self._do_list(credential, engine)
 
     async def describe(self, *, timeout: float | None = None) -> Description:
-        """See `SessionClient.describe`."""
         return self._do_describe()
 
     async def close(self, timeout: float = 5.0) -> None:

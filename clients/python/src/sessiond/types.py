@@ -34,6 +34,9 @@ __all__ = [
     "Written",
 ]
 
+# `json.loads` without its choices, for each of which it asks.
+_decode: Callable[[str], dict[str, Any]] = json.JSONDecoder().decode
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Duration = timedelta | float
@@ -146,7 +149,7 @@ class Session:
     @property
     def data(self) -> dict[str, Any]:
         """The data, parsed anew each time."""
-        return json.loads(self.data_json) if self.data_json else {}
+        return _decode(self.data_json) if self.data_json else {}
 
     @property
     def create_time(self) -> datetime:
@@ -293,7 +296,10 @@ class Description:
     def engine(self, name: str = "") -> Engine | None:
         """The engine of this name; empty means `default`."""
         name = name or "default"
-        return next((engine for engine in self.engines if engine.name == name), None)
+        for engine in self.engines:
+            if engine.name == name:
+                return engine
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("django")
-import django_project  # noqa: F401, before the settings are used
+import django_project  # noqa: F401 # pyright: ignore[reportUnusedImport], before the settings are used
 from conftest import Daemon
 from django.contrib.auth import get_user_model
 from django.contrib.sessions.exceptions import SessionInterrupted

@@ -412,7 +412,8 @@ def test_litestar_has_request_session() -> None:
 
     handler.__annotations__ = {"request": litestar.Request, "return": dict[str, int]}
     app = litestar.Litestar(
-        [litestar.get("/")(handler)], middleware=[DefineMiddleware(SessionMiddleware, client=AsyncFakeClient())]
+        [litestar.get("/")(handler)],
+        middleware=[DefineMiddleware(SessionMiddleware, client=AsyncFakeClient())],  # type: ignore[arg-type]
     )
 
     async def main() -> None:

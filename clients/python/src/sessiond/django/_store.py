@@ -236,8 +236,10 @@ class SessionStore(SessionBase):
     # ------------------------------------------------------------ saving
 
     def _rolls(self) -> bool:
+        if self._roll_of is None:
+            return False
         view = self._request_session.view
-        return self._roll_of is not None and view.session is not None and view.credential is self._roll_of
+        return view.session is not None and view.credential is self._roll_of
 
     def _options_steps(self) -> Steps[dict[str, Any]]:
         """What goes along with the data: the user, and the expiry if it was set."""
@@ -310,19 +312,22 @@ class SessionStore(SessionBase):
 
     def _finish_steps(self) -> Steps[None]:
         view = self._request_session.view
-        if not (self.modified or self._rolls() or view.changed):
-            return
         if view.session is None and not self._data and not self._emptied and self._deleted_key is None:
             return  # flushed, or never filled
         yield from self._save_steps()
 
+    def _is_due(self) -> bool:
+        return self.modified or self._rolls() or self._request_session.view.changed
+
     def finish(self) -> None:
         """For the middleware: saves at the end of a request, if there is something to save."""
-        self._run(self._finish_steps())
+        if self._is_due():
+            self._run(self._finish_steps())
 
     async def afinish(self) -> None:
         """See `finish`."""
-        await self._arun(self._finish_steps())
+        if self._is_due():
+            await self._arun(self._finish_steps())
 
     def open(self) -> RequestSession:
         """For `get_session`: what is known of the session is at hand from now on."""
