@@ -31,8 +31,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Framework:
-    def __init__(self, name, kind, command, today):
-        self.name, self.kind, self.command, self.today = name, kind, command, today
+    def __init__(self, name, kind, command, today, **variables):
+        self.name, self.kind, self.command, self.today, self.variables = name, kind, command, today, variables
 
 
 GUNICORN = ["-m", "gunicorn", "--workers=1", "--worker-class=gthread", "--threads=8", "--log-level=error"]
@@ -41,6 +41,7 @@ FRAMEWORKS = [
     Framework("Fastify", "node", ["fastify.js"], "@fastify/session, connect-redis"),
     Framework("FastAPI", "python", ["fastapi_app.py"], "starsessions on redis-py"),
     Framework("Django", "python", [*GUNICORN, "django_app:app"], "cached sessions, django-redis"),
+    Framework("Django-idle", "python", [*GUNICORN, "django_app:app"], "the same, saved by each request", EVERY="1"),
     Framework("Flask", "python", [*GUNICORN, "flask_app:app"], "Flask-Session on redis-py"),
     Framework("net/http", "go", [], "scs on redigo"),
 ]
@@ -88,7 +89,7 @@ class App:
         command = [interpreter, *framework.command]
         if "gunicorn" in command:
             command.insert(-1, f"--bind=127.0.0.1:{self.port}")
-        variables = dict(variables, VARIANT=variant, PORT=str(self.port), PYTHONPATH=str(APPS))
+        variables = dict(variables, **framework.variables, VARIANT=variant, PORT=str(self.port), PYTHONPATH=str(APPS))
         # It prints nothing; it is ready when it answers.
         self.process = Process(["sh", "-c", 'echo started; exec "$@"', "sh", *command], "started", env=variables, cwd=APPS)
         try:

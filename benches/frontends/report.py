@@ -20,6 +20,7 @@ WANTED = {
     ("Express", ADDED): ("<=", 0.2),
     ("FastAPI", RATE): (">=", 1.5),
     ("Django", RATE): (">=", 1.2),
+    ("Django-idle", RATE): (">=", 1.2),
     ("Flask", RATE): (">=", 1.2),
     ("net/http", RATE): (">=", 1.3),
     ("net/http", ADDED): ("<=", 0.4),

@@ -38,6 +38,9 @@ settings.configure(
     SECRET_KEY="a secret of the application, long enough",
     ALLOWED_HOSTS=["127.0.0.1"],
     ROOT_URLCONF="django_app",
+    # A save alone moves the deadline of Django's sessions. Those of connect-redis, Flask-Session and sessiond
+    # live from use to use; with this, Django's do, too.
+    SESSION_SAVE_EVERY_REQUEST="EVERY" in os.environ,
     **VARIANTS[os.environ["VARIANT"]],
 )
 django.setup()
