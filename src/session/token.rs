@@ -196,9 +196,18 @@ impl<'v> Signed<'v> {
     /// express-session.
     pub(super) fn is_of_an_id(&self) -> bool {
         let text = self.text();
-        [SessionId::TEXT_LEN, EXPRESS_ID_LEN].contains(&text.len())
-            && text.iter().all(|&octet| octet.is_ascii_alphanumeric() || b"-_".contains(&octet))
+        // Each request comes here. A loop that ends at the first other octet looks at one octet
+        // at a time; of this one the compiler makes comparisons of sixteen at once.
+        matches!(text.len(), SessionId::TEXT_LEN | EXPRESS_ID_LEN)
+            && text.iter().fold(true, |all, &octet| all & is_base64url(octet))
     }
+}
+
+/// Without a branch, so that several octets can be compared at once.
+fn is_base64url(octet: u8) -> bool {
+    let is_letter = (octet | 0x20).wrapping_sub(b'a') < 26;
+    let is_digit = octet.wrapping_sub(b'0') < 10;
+    is_letter | is_digit | (octet == b'-') | (octet == b'_')
 }
 
 impl fmt::Debug for Keyring {
