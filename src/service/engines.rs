@@ -9,26 +9,26 @@ use crate::session::engine::Engine;
 pub const DEFAULT: &str = "default";
 
 /// The engines of a daemon, by name.
+#[derive(Clone)]
 pub struct Engines {
     by_name: Arc<BTreeMap<String, Arc<Engine>>>,
-}
-
-impl Clone for Engines {
-    fn clone(&self) -> Self {
-        Self { by_name: Arc::clone(&self.by_name) }
-    }
+    /// The one called [`DEFAULT`], so that most requests are not looked up.
+    default: Option<Arc<Engine>>,
 }
 
 impl Engines {
     /// The engines by the name that requests give. The order of names is the order of an export.
     pub fn new(engines: BTreeMap<String, Arc<Engine>>) -> Self {
-        Self { by_name: Arc::new(engines) }
+        let default = engines.get(DEFAULT).cloned();
+        Self { by_name: Arc::new(engines), default }
     }
 
     /// The engine that a request names; an empty name means [`DEFAULT`].
     pub fn get(&self, name: &[u8]) -> Result<&Arc<Engine>, Fault> {
-        let name = if name.is_empty() { DEFAULT.as_bytes() } else { name };
-        let engine = std::str::from_utf8(name).ok().and_then(|name| self.by_name.get(name));
+        let engine = match name {
+            b"" => self.default.as_ref(),
+            _ => std::str::from_utf8(name).ok().and_then(|name| self.by_name.get(name)),
+        };
         engine.ok_or_else(|| {
             // Only names of the configuration are repeated, not the caller's.
             let known: Vec<_> = self.by_name.keys().map(String::as_str).collect();
