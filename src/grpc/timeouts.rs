@@ -51,6 +51,10 @@ impl Timeouts {
 
     /// The next operation whose time is over, and its sequence.
     pub(super) fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<(Ticket, u64)> {
+        // Of most pipelines no operation has a timeout, and each step comes here.
+        if self.going.is_empty() {
+            return Poll::Pending;
+        }
         // An empty queue keeps no waker, so it is not asked.
         while !self.queue.is_empty() {
             let Some(late) = ready!(self.queue.poll_expired(cx)) else { break };
