@@ -6,31 +6,26 @@
 //! and what a pipeline puts round them, are encoded here by hand. The test below holds
 //! them to the generated ones.
 
-use prost::{
-    Message,
-    encoding::{encode_varint, encoded_len_varint},
-};
+use prost::{Message, encoding::encoded_len_varint};
 
 use super::{convert, messages::put_prefix, pb};
 use crate::{
     service::{answer::Answer, fault::Fault},
-    session::{Live, Lookup, Session, cookie::SetCookie, id::PublicId},
+    session::{Live, Lookup, Session, clock::WallTime, cookie::SetCookie, id::PublicId},
 };
 
 /// Encodes the response message of a unary call, behind its prefix.
 pub(super) fn put(answer: &Answer, out: &mut Vec<u8>) {
     let fields = Fields::of(answer);
-    let lengths = fields.lengths();
-    put_prefix(lengths.whole, out);
-    fields.put(lengths, out);
+    let len = fields.len();
+    put_prefix(len, out);
+    fields.put(Head::new(), out);
 }
 
 /// Encodes a `PipelineResponse`, behind its prefix.
 pub(super) fn put_in_pipeline(answer: &Answer, sequence: u64, out: &mut Vec<u8>) {
     let fields = Fields::of(answer);
-    let lengths = fields.lengths();
-    put_result(sequence, fields.result, lengths.whole, out);
-    fields.put(lengths, out);
+    fields.put(result_head(sequence, fields.result, fields.len(), out), out);
 }
 
 /// What is encoded of an answer, under the field numbers of its message. What is absent
@@ -50,13 +45,10 @@ struct SessionField<'a> {
     session: &'a Session,
     /// Only a Resolve answers with the data.
     data: &'a [u8],
-}
-
-/// How long the parts of an answer are: a message says how long its parts are before them.
-#[derive(Clone, Copy)]
-struct Lengths {
-    session: usize,
-    whole: usize,
+    /// From the version up to the text of the principal.
+    version: Version,
+    /// From the times up to the text of the label.
+    times: Times,
 }
 
 impl<'a> Fields<'a> {
@@ -67,10 +59,8 @@ impl<'a> Fields<'a> {
                 Self {
                     result: 2,
                     number: state(lookup) as u64,
-                    session: live.map(|live| SessionField {
-                        field: 2,
-                        session: &live.session,
-                        data: live.session.record.data.text(),
+                    session: live.map(|live| {
+                        SessionField::new(2, &live.session, live.session.record.data.text())
                     }),
                     set_cookie: (3, live.map_or(b"", set_cookie)),
                     token: Some((4, live.map_or(b"", token))),
@@ -104,20 +94,19 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn lengths(&self) -> Lengths {
-        let session = self.session.as_ref().map(SessionField::len);
-        let whole = number_len(self.number)
-            + session.map_or(0, nested_len)
+    fn len(&self) -> usize {
+        number_len(self.number)
+            + self.session.as_ref().map_or(0, |session| nested_len(session.len()))
             + octets_len(self.set_cookie.1)
-            + self.token.map_or(0, |(_, token)| octets_len(token));
-        Lengths { session: session.unwrap_or_default(), whole }
+            + self.token.map_or(0, |(_, token)| octets_len(token))
     }
 
-    fn put(&self, lengths: Lengths, out: &mut Vec<u8>) {
-        put_number(1, self.number, out);
-        if let Some(session) = &self.session {
-            put_head(session.field, lengths.session, out);
-            session.put(out);
+    /// Writes `head`, and the fields behind it.
+    fn put(&self, mut head: Head, out: &mut Vec<u8>) {
+        head.number(1, self.number);
+        match &self.session {
+            Some(session) => session.put(head, out),
+            None => out.extend_from_slice(head.octets()),
         }
         put_octets(self.set_cookie.0, self.set_cookie.1, out);
         if let Some((field, token)) = self.token {
@@ -142,7 +131,7 @@ fn state(lookup: &Lookup) -> pb::SessionState {
 }
 
 fn without_data(field: u8, session: &Session) -> SessionField<'_> {
-    SessionField { field, session, data: b"" }
+    SessionField::new(field, session, b"")
 }
 
 fn set_cookie(live: &Live) -> &[u8] {
@@ -157,71 +146,65 @@ fn token(live: &Live) -> &[u8] {
     live.cookie.token.as_ref().map_or(b"", |token| token.expose().as_bytes())
 }
 
-impl SessionField<'_> {
+impl<'a> SessionField<'a> {
+    fn new(field: u8, session: &'a Session, data: &'a [u8]) -> Self {
+        let record = &session.record;
+        let mut version = Version::new();
+        version.number(3, record.version);
+        version.head_of(4, record.principal.as_bytes());
+        let mut times = Times::new();
+        times.timestamp(5, session.create_time());
+        times.timestamp(6, session.expire_time());
+        let duration = session.duration;
+        times.time(7, duration.as_secs(), duration.subsec_nanos());
+        times.timestamp(8, session.last_use_time());
+        times.head_of(9, record.extension.label.as_bytes());
+        Self { field, session, data, version, times }
+    }
+
     fn len(&self) -> usize {
         let record = &self.session.record;
         octets_len(&[0; PublicId::TEXT_LEN])
             + octets_len(self.data)
-            + number_len(record.version)
-            + octets_len(record.principal.as_bytes())
-            + times(self.session).into_iter().map(|time| nested_len(time.len())).sum::<usize>()
-            + octets_len(record.extension.label.as_bytes())
+            + self.version.octets().len()
+            + record.principal.as_bytes().len()
+            + self.times.octets().len()
+            + record.extension.label.as_bytes().len()
     }
 
-    fn put(&self, out: &mut Vec<u8>) {
+    /// Writes `head`, and the session behind it.
+    fn put(&self, mut head: Head, out: &mut Vec<u8>) {
         let record = &self.session.record;
-        put_octets(1, &self.session.id.to_text(), out);
-        put_octets(2, self.data, out);
-        put_number(3, record.version, out);
-        put_octets(4, record.principal.as_bytes(), out);
-        for (time, field) in times(self.session).into_iter().zip(5..) {
-            put_head(field, time.len(), out);
-            put_number(1, time.seconds, out);
-            put_number(2, time.nanos, out);
-        }
-        put_octets(9, record.extension.label.as_bytes(), out);
+        head.head(self.field, self.len());
+        let id = self.session.id.to_text();
+        head.head(1, id.len());
+        head.put(id);
+        head.head_of(2, self.data);
+        out.extend_from_slice(head.octets());
+        out.extend_from_slice(self.data);
+        out.extend_from_slice(self.version.octets());
+        out.extend_from_slice(record.principal.as_bytes());
+        out.extend_from_slice(self.times.octets());
+        out.extend_from_slice(record.extension.label.as_bytes());
     }
 }
 
 /// Encodes a `PipelineResponse` that says what went wrong, behind its prefix.
 pub(super) fn put_fault_in_pipeline(sequence: u64, fault: Fault, out: &mut Vec<u8>) {
     let error = tonic_types::pb::Status::from(fault);
-    put_result(sequence, 6, error.encoded_len(), out);
+    let head = result_head(sequence, 6, error.encoded_len(), out);
+    out.extend_from_slice(head.octets());
     error.encode_raw(out);
 }
 
-/// The head of a `PipelineResponse`, up to a result of so many octets.
-fn put_result(sequence: u64, field: u8, len: usize, out: &mut Vec<u8>) {
+/// Writes the prefix of a `PipelineResponse`, and returns what comes before a result of `len`
+/// octets.
+fn result_head(sequence: u64, field: u8, len: usize, out: &mut Vec<u8>) -> Head {
     put_prefix(number_len(sequence) + nested_len(len), out);
-    put_number(1, sequence, out);
-    put_head(field, len, out);
-}
-
-/// google.protobuf.Timestamp and google.protobuf.Duration, of what is not negative.
-struct Time {
-    seconds: u64,
-    nanos: u64,
-}
-
-impl Time {
-    fn len(&self) -> usize {
-        number_len(self.seconds) + number_len(self.nanos)
-    }
-}
-
-/// `create_time`, `expire_time`, `duration` and `last_use_time`.
-fn times(session: &Session) -> [Time; 4] {
-    let timestamp = |time| {
-        let (seconds, nanos) = convert::seconds_and_nanos(time);
-        Time { seconds, nanos: nanos.into() }
-    };
-    let duration = session.duration;
-    [
-        timestamp(session.create_time()),
-        timestamp(session.expire_time()),
-        Time { seconds: duration.as_secs(), nanos: duration.subsec_nanos().into() },
-        timestamp(session.last_use_time()),
-    ]
+    let mut head = Head::new();
+    head.number(1, sequence);
+    head.head(field, len);
+    head
 }
 
 // The wire format of protobuf, for fields below 16, whose keys are one octet.
@@ -230,12 +213,75 @@ fn times(session: &Session) -> [Time; 4] {
 const VARINT: u8 = 0;
 const LEN: u8 = 2;
 
-fn put_varint(value: u64, out: &mut Vec<u8>) {
-    // Most are so small.
-    if value < 0x80 {
-        out.push(value as u8);
-    } else {
-        encode_varint(value, out);
+/// What comes before the data: three numbers, the heads of two messages and of a text, and
+/// an id.
+type Head = Short<96>;
+/// A number, and the head of a text.
+type Version = Short<24>;
+/// Four times of at most 19 octets, and the head of a text.
+type Times = Short<96>;
+
+/// A few short fields, encoded on the stack: a vector looks for room at each octet.
+struct Short<const ROOM: usize> {
+    octets: [u8; ROOM],
+    len: usize,
+}
+
+impl<const ROOM: usize> Short<ROOM> {
+    fn new() -> Self {
+        Self { octets: [0; ROOM], len: 0 }
+    }
+
+    fn octets(&self) -> &[u8] {
+        &self.octets[..self.len]
+    }
+
+    fn put<const N: usize>(&mut self, octets: [u8; N]) {
+        self.octets[self.len..self.len + N].copy_from_slice(&octets);
+        self.len += N;
+    }
+
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.put([value as u8 | 0x80]);
+            value >>= 7;
+        }
+        self.put([value as u8]);
+    }
+
+    fn number(&mut self, field: u8, value: u64) {
+        if value != 0 {
+            self.put([field << 3 | VARINT]);
+            self.varint(value);
+        }
+    }
+
+    /// The head of a text or a message of so many octets.
+    fn head(&mut self, field: u8, len: usize) {
+        self.put([field << 3 | LEN]);
+        self.varint(len as u64);
+    }
+
+    /// The head of a text, if it is not empty.
+    fn head_of(&mut self, field: u8, text: &[u8]) {
+        if !text.is_empty() {
+            self.head(field, text.len());
+        }
+    }
+
+    fn timestamp(&mut self, field: u8, time: WallTime) {
+        let (seconds, nanos) = convert::seconds_and_nanos(time);
+        self.time(field, seconds, nanos);
+    }
+
+    /// google.protobuf.Timestamp and google.protobuf.Duration, of what is not negative.
+    fn time(&mut self, field: u8, seconds: u64, nanos: u32) {
+        self.put([field << 3 | LEN, 0]);
+        let begin = self.len;
+        self.number(1, seconds);
+        self.number(2, nanos.into());
+        // At most 17, which is one octet.
+        self.octets[begin - 1] = (self.len - begin) as u8;
     }
 }
 
@@ -243,22 +289,8 @@ fn number_len(value: u64) -> usize {
     if value == 0 { 0 } else { 1 + encoded_len_varint(value) }
 }
 
-fn put_number(field: u8, value: u64, out: &mut Vec<u8>) {
-    if value != 0 {
-        out.push(field << 3 | VARINT);
-        put_varint(value, out);
-    }
-}
-
 fn octets_len(octets: &[u8]) -> usize {
     if octets.is_empty() { 0 } else { nested_len(octets.len()) }
-}
-
-fn put_octets(field: u8, octets: &[u8], out: &mut Vec<u8>) {
-    if !octets.is_empty() {
-        put_head(field, octets.len(), out);
-        out.extend_from_slice(octets);
-    }
 }
 
 /// Of a message that is there, be it empty.
@@ -266,9 +298,13 @@ fn nested_len(len: usize) -> usize {
     1 + encoded_len_varint(len as u64) + len
 }
 
-fn put_head(field: u8, len: usize, out: &mut Vec<u8>) {
-    out.push(field << 3 | LEN);
-    put_varint(len as u64, out);
+fn put_octets(field: u8, octets: &[u8], out: &mut Vec<u8>) {
+    if !octets.is_empty() {
+        let mut head = Short::<12>::new();
+        head.head(field, octets.len());
+        out.extend_from_slice(head.octets());
+        out.extend_from_slice(octets);
+    }
 }
 
 #[cfg(test)]
