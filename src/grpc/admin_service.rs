@@ -8,13 +8,14 @@ use super::{
     convert,
     pb::{
         CleanupRequest, CleanupResponse, ExportSessionsRequest, ExportSessionsResponse,
+        GetSessionRequest, GetSessionResponse, GetStatusRequest, GetStatusResponse,
         ImportSessionsRequest, ImportSessionsResponse, ListSessionsRequest, ListSessionsResponse,
         RevokeSessionsRequest, RevokeSessionsResponse, WatchSessionsRequest, WatchSessionsResponse,
         session_admin_service_server,
     },
 };
 use crate::service::{
-    admin::{AdminService, ListRequest, RevokeRequest, WatchRequest},
+    admin::{AdminService, GetRequest, ListRequest, RevokeRequest, WatchRequest},
     transfer::ExportRequest,
     watchers::Watch,
 };
@@ -47,12 +48,22 @@ impl session_admin_service_server::SessionAdminService for SessionAdminService {
         }))
     }
 
+    async fn get_session(
+        &self,
+        request: Request<GetSessionRequest>,
+    ) -> Result<Response<GetSessionResponse>, Status> {
+        let GetSessionRequest { engine, session_id, with_data } = request.get_ref();
+        let session = self.0.get(GetRequest { engine, session_id }).await?;
+        Ok(Response::new(convert::found(session.as_ref(), *with_data)))
+    }
+
     async fn revoke_sessions(
         &self,
         request: Request<RevokeSessionsRequest>,
     ) -> Result<Response<RevokeSessionsResponse>, Status> {
-        let RevokeSessionsRequest { engine, session_ids, principal } = request.get_ref();
-        let revoked = self.0.revoke(RevokeRequest { engine, session_ids, principal }).await?;
+        let RevokeSessionsRequest { engine, session_ids, principal, all } = request.get_ref();
+        let request = RevokeRequest { engine, session_ids, principal, all: *all };
+        let revoked = self.0.revoke(request).await?;
         Ok(Response::new(RevokeSessionsResponse { revoked }))
     }
 
@@ -97,5 +108,12 @@ impl session_admin_service_server::SessionAdminService for SessionAdminService {
             kept_count: counts.kept,
             dropped_count: counts.dropped,
         }))
+    }
+
+    async fn get_status(
+        &self,
+        _request: Request<GetStatusRequest>,
+    ) -> Result<Response<GetStatusResponse>, Status> {
+        Ok(Response::new(convert::status(self.0.status())))
     }
 }

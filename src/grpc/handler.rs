@@ -44,6 +44,8 @@ pub struct Handler {
     pub unary: Option<UnaryRequests>,
     /// Answer all other calls.
     pub routes: Routes,
+    /// What a caller is told whose service or method is not served here.
+    pub unserved: &'static str,
 }
 
 /// Which calls have requests of a single message. It is read before tonic sees the call, so
@@ -151,7 +153,7 @@ impl Handler {
         let Ok(answer) = called;
         drop(held);
         let routed = |body| AnswerBody::routed(body, peer, end);
-        status::name_transport_faults(answer).map(routed)
+        status::name_transport_faults(answer, self.unserved).map(routed)
     }
 }
 

@@ -14,8 +14,9 @@ use super::{
     config::Limits,
     http2::Http2,
     jitter::jittered,
-    listen::{self, Accept, Connection, Handed, Listener, Prefaced},
+    listen::{self, Accept, Connection, Handed, Listener},
     places::{PlaceHandle, Places},
+    preface::Prefaced,
     workers::{Balance, RuntimeExecutors},
 };
 use crate::{grpc::handler::Handler, service::peer_memory::PeerMemory, session::id::Entropy};
@@ -164,8 +165,17 @@ impl ConnectionServer {
     {
         let age = self.http2.limits.max_connection_age.0;
         let age = age.map(|age| jittered(age, self.entropy.as_ref()));
-        if let Err(error) = self.http2.serve(Prefaced::new(io), age, place).await {
-            tracing::debug!(%error, "a connection failed");
+        let begun = tokio::select! {
+            begun = Prefaced::begin(io) => begun,
+            // It has asked for nothing yet.
+            () = self.http2.stopping.cancelled() => return,
+        };
+        let served = match begun {
+            Ok(io) => self.http2.serve(io, age, place).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = served {
+            tracing::debug!(error, "a connection failed");
         }
     }
 }

@@ -22,7 +22,10 @@ use crate::{
         },
         session_service::SessionService,
     },
-    service::{admin::AdminService, engines::Engines, observer::Observer, watchers::Watchers},
+    service::{
+        admin::AdminService, engines::Engines, observer::Observer, status::StatusSource,
+        watchers::Watchers,
+    },
 };
 
 /// The size limit of a request for reflection.
@@ -30,6 +33,14 @@ const MAX_REFLECTION_BYTES: usize = 4 << 10;
 
 /// The services that gRPC health knows by name, whatever the listener serves.
 const SERVICES: [&str; 2] = ["sessiond.v1.SessionService", "sessiond.v1.SessionAdminService"];
+
+/// What a caller is told who has reached the wrong listener.
+const UNSERVED_BY_GRPC: &str = "not served here: this is an address of listen.grpc, which serves \
+    sessiond.v1.SessionService and health; sessiond.v1.SessionAdminService is at the addresses of \
+    listen.admin";
+const UNSERVED_BY_ADMIN: &str = "not served here: this is an address of listen.admin, which serves \
+    sessiond.v1.SessionAdminService and health; sessiond.v1.SessionService is at the addresses of \
+    listen.grpc";
 
 /// What the gRPC services are made of.
 pub(super) struct GrpcServer {
@@ -45,6 +56,8 @@ pub(super) struct GrpcServer {
     pub serving: watch::Receiver<Serving>,
     /// Cancelled when the daemon stops: watching ends.
     pub stopping: CancellationToken,
+    /// Tells operators how the daemon is.
+    pub status: Arc<dyn StatusSource>,
 }
 
 impl GrpcServer {
@@ -63,6 +76,7 @@ impl GrpcServer {
             sessions: Some(sessions),
             unary: None,
             routes,
+            unserved: UNSERVED_BY_GRPC,
         }
     }
 
@@ -73,6 +87,7 @@ impl GrpcServer {
             slice: self.slice,
             watchers: Arc::clone(&self.watchers),
             stopping: self.stopping.clone(),
+            status: Arc::clone(&self.status),
         }))
         .max_decoding_message_size(self.limits.max_message_bytes.as_usize());
         let name = <SessionAdminServiceServer<SessionAdminService>>::NAME;
@@ -85,6 +100,7 @@ impl GrpcServer {
             sessions: None,
             unary: Some(UnaryRequests { service: name, max_message_bytes }),
             routes: self.routes(routes, name),
+            unserved: UNSERVED_BY_ADMIN,
         }
     }
 

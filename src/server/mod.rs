@@ -7,7 +7,7 @@
 //! | file | holds |
 //! |---|---|
 //! | [`config`] | defaults, file, environment, flags, and the rules that they must follow |
-//! | [`listen`], [`gate`] | sockets, connections, and their protocols |
+//! | [`listen`], [`gate`], [`preface`] | sockets, connections, and their protocols |
 //! | [`places`] | how many connections there may be, and which one makes room |
 //! | [`workers`] | the threads that serve connections |
 //! | [`http2`] | a connection, from its preface to its end |
@@ -15,6 +15,7 @@
 //! | [`cleanup`], [`jitter`] | the periodic cleanup, and times with jitter |
 //! | [`tls`] | certificates and keys |
 //! | [`metrics`], [`scrape`] | the metrics, and the page that shows them |
+//! | [`status`] | how the daemon is, for operators and probes |
 //! | [`outages`] | what the log says about a store that fails |
 //! | [`clock`], [`time_mark`] | the clock of the sessions, and what a database keeps of it |
 //! | [`peak`] | when memory is worth giving back |
@@ -40,6 +41,7 @@ use self::{
     metrics::Metrics,
     peak::Peak,
     scrape::Scraper,
+    status::{Probes, Pulse, Reporter},
     workers::{Balance, RuntimeExecutors},
 };
 use crate::{
@@ -76,7 +78,9 @@ pub mod metrics;
 mod outages;
 mod peak;
 mod places;
+mod preface;
 mod scrape;
+mod status;
 pub mod system;
 pub mod time_mark;
 mod tls;
@@ -95,9 +99,24 @@ const TRIM_INTERVAL: Duration = Duration::from_secs(2);
 const MARKS: &str = "/adopted";
 
 /// Checks a configuration and its files as [`Server::build`] does. Binds and opens nothing.
-pub fn check(config: &Config) -> Result<Checked, ConfigError> {
-    tls::load(&config.listen.tls)?;
-    config::check(config)
+///
+/// Finds all that is wrong: at least one error, if there is any.
+pub fn check(config: &Config) -> Result<Checked, Vec<ConfigError>> {
+    let checked = config::check_all(config);
+    // Without both files there is nothing to load, and the check has said so.
+    let papers = [&config.listen.tls.cert_file, &config.listen.tls.key_file];
+    let loaded = match papers.iter().all(|path| !path.as_os_str().is_empty()) {
+        true => tls::load(&config.listen.tls).map(drop),
+        false => Ok(()),
+    };
+    match (checked, loaded) {
+        (checked, Ok(())) => checked,
+        (Ok(_), Err(error)) => Err(vec![error]),
+        (Err(mut errors), Err(error)) => {
+            errors.push(error);
+            Err(errors)
+        }
+    }
 }
 
 /// Why a daemon could not start.
@@ -172,7 +191,7 @@ impl Server {
         let (engines, database) = engines(checked, &metrics, &watchers, surroundings).await?;
         let scrape = match config.listen.metrics.0 {
             None => None,
-            Some(address) => match Listener::bind(&ListenAddr::Tcp(address)).await? {
+            Some(ref address) => match Listener::bind(address).await? {
                 Listener::Tcp(listener) => {
                     Some(Scraper::new(listener).map_err(StartError::Threads)?)
                 }
@@ -222,16 +241,35 @@ impl Server {
         let stopping = CancellationToken::new();
         let memory = PeerMemory::new(self.config.limits.max_held_bytes.as_usize());
         let (health, serving) = watch::channel(Fitness::of(&self.engines).serving());
+        let places = Arc::new([
+            ListenerPlaces::new("grpc", self.config.limits.max_connections as usize),
+            ListenerPlaces::new("admin", places::ADMIN_PLACES),
+        ]);
+        let connections = Arc::clone(&places);
+        let open = move || connections.iter().map(ListenerPlaces::open).sum::<usize>();
+        let reporter = Arc::new(Reporter {
+            metrics: Arc::clone(&self.metrics),
+            engines: self.engines.clone(),
+            watchers: Arc::clone(&self.watchers),
+            memory: Arc::clone(&memory),
+            open: Box::new(open.clone()),
+            started: self.clock.now(),
+            clock: Arc::clone(&self.clock),
+            store: self.config.store.backend.kind().name,
+            addresses: self.addresses(),
+            stopping: stopping.clone(),
+        });
         let services = GrpcServer {
             limits: self.config.limits.clone(),
             slice: self.config.cleanup.slice as usize,
             reflection: self.config.listen.reflection,
             auth: self.auth,
             engines: self.engines.clone(),
-            watchers: Arc::clone(&self.watchers),
-            observer: Arc::clone(&self.metrics) as _,
-            serving,
+            watchers: self.watchers,
+            observer: self.metrics,
+            serving: serving.clone(),
             stopping: stopping.clone(),
+            status: Arc::clone(&reporter) as _,
         };
         let (sessions, admin) = (Arc::new(services.sessions()), Arc::new(services.admin()));
 
@@ -246,19 +284,11 @@ impl Server {
         let health = Arc::new(health);
         fitness.spawn(watch_fitness(self.engines.clone(), Arc::clone(&health)));
         background.spawn(keep_time(Arc::clone(&self.database), Arc::clone(&self.clock)));
-        let places = Arc::new([
-            ListenerPlaces::new("grpc", self.config.limits.max_connections as usize),
-            ListenerPlaces::new("admin", places::ADMIN_PLACES),
-        ]);
-        let connections = Arc::clone(&places);
-        let open = move || connections.iter().map(ListenerPlaces::open).sum::<usize>();
         background.spawn(give_memory_back(open.clone(), Arc::clone(&memory)));
-        let scraping = self.scrape.map(|scraper| {
-            let (metrics, engines) = (self.metrics, self.engines.clone());
-            let (watchers, open) = (self.watchers, open.clone());
-            let memory = Arc::clone(&memory);
-            scraper.serve(move || metrics.to_text(&engines, open(), &memory, &watchers))
-        });
+        let pulse = Pulse::new();
+        background.spawn(Arc::clone(&pulse).beat());
+        let probes = Probes { pulse, serving, stopping: stopping.clone() };
+        let scraping = self.scrape.map(|scraper| scraper.serve(move || reporter.page(), probes));
 
         let mut serving = JoinSet::new();
         let gate = Gate {

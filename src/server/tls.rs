@@ -1,6 +1,6 @@
 //! TLS: reads certificates and keys from files for the listeners.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use tokio_rustls::{
     TlsAcceptor,
@@ -11,7 +11,9 @@ use tokio_rustls::{
     },
 };
 
-use super::config::{ConfigError, TlsConfig};
+use zeroize::Zeroizing;
+
+use super::config::{ConfigError, TlsConfig, reading};
 
 /// Reads and checks the files. `None` if no files are configured.
 pub(super) fn load(files: &TlsConfig) -> Result<Option<TlsAcceptor>, ConfigError> {
@@ -58,8 +60,8 @@ fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     Ok(found)
 }
 
-fn read(key: &str, path: &Path) -> Result<Vec<u8>, ConfigError> {
-    fs::read(path).map_err(|error| unusable(key, path, "expected a readable file", &error))
+fn read(key: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
+    reading::bytes(path).map_err(|error| unusable(key, path, "expected a readable file", &error))
 }
 
 fn unusable(key: &str, path: &Path, expected: &str, why: &dyn std::fmt::Display) -> ConfigError {

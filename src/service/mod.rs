@@ -11,9 +11,10 @@
 //! | [`description`] | what a client has to know of the daemon |
 //! | [`input`] | the checks of values that callers give |
 //! | [`lanes`] | which operations of a stream must wait for which |
-//! | [`admin`] | what operators call: cleanup, list, revoke, watch |
+//! | [`admin`] | what operators call: cleanup, list, get, revoke, watch |
 //! | [`transfer`] | what operators call: export and import |
 //! | [`page`] | page sizes and page tokens |
+//! | [`status`] | how the daemon is |
 //! | [`watchers`] | the events of sessions, delivered to watchers |
 //! | [`fault`] | why a call failed, and the reasons |
 //! | [`observer`] | what the metrics are told |
@@ -31,5 +32,6 @@ pub mod operation;
 pub mod own;
 pub mod page;
 pub mod peer_memory;
+pub mod status;
 pub mod transfer;
 pub mod watchers;

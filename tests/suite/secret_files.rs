@@ -65,8 +65,13 @@ fn a_comment_does_not_sign_and_check_says_what_does() {
         for command in ["check", "serve"] {
             let output = run([command, file.as_str()]);
             assert_eq!(output.status.code(), Some(78), "{command}");
+            // `check` also says which layer named the file.
+            let source = match command {
+                "check" => " in --set engine.default.cookie.secret_file",
+                _ => "",
+            };
             let expected = format!(
-                "sessiond: engine.default.cookie.secret_file: line 2: expected a secret and \
+                "sessiond: engine.default.cookie.secret_file{source}: line 2: expected a secret and \
                  nothing else, found {found}\n"
             );
             assert_eq!(stderr(&output), expected);

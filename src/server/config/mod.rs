@@ -4,9 +4,9 @@
 //! makes the checks that need more than one value, and builds the rules of the engines.
 //! [`backends`] lists the kinds of stores. [`sled`] has the keys of `[store.sled]`,
 //! [`redis`] those of `[store.redis]`, [`adopt`] those of `[engine.NAME.adopt]`. [`files`]
-//! reads the files of secrets and tokens. [`text`] has the types of values that are written as
-//! text. `config/sessiond.toml` explains each
-//! key.
+//! reads the files of secrets and tokens, with [`reading`]. [`suggest`] guesses at what was meant
+//! by a key that does not exist. [`text`] has the types of values that are written as text.
+//! `config/sessiond.toml` explains each key.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -17,12 +17,13 @@ use crate::session::{
     policy::OnLimit,
 };
 
+pub(crate) use self::text::is_localhost;
 pub use self::{
     adopt::{AdoptChoice, AdoptConfig, AdoptFrom},
     backends::{Backend, Kind},
     files::first_line,
-    layers::{ConfigError, Sources, load},
-    policy::{Checked, check},
+    layers::{ConfigError, Layers, Sources, load, read_layers},
+    policy::{Checked, check, check_all},
     redis::{RedisConfig, RedisTlsConfig},
     sled::{DurabilityConfig, SledConfig},
     text::{AddrOrOff, ListenAddr, SecretText, Size, SizeOrNone, Span, SpanOrAuto, SpanOrNone},
@@ -33,8 +34,10 @@ mod backends;
 mod files;
 mod layers;
 mod policy;
+pub(super) mod reading;
 mod redis;
 mod sled;
+mod suggest;
 mod text;
 
 /// The configuration file, with the defaults for what it leaves out. `config/sessiond.toml`

@@ -1,7 +1,6 @@
 //! `[store.redis]`: its keys, their checks, and the resulting options.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -9,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{ConfigError, SecretText, Span, files};
+use super::{ConfigError, SecretText, Span, files, reading};
 use crate::store::codec::Layout;
 use crate::store::redis::{Login, RedisOptions, RedisUrl, Source, Target, Tls, Wait};
 
@@ -220,10 +219,10 @@ fn tls(table: &str, files: &RedisTlsConfig) -> Result<Tls, ConfigError> {
             return Ok(Vec::new());
         }
         let unreadable = |error| {
-            let problem = format!("the file cannot be read: {error}");
+            let problem = reading::unreadable(path, &error);
             ConfigError::new(format!("{table}.tls.{name}"), problem)
         };
-        fs::read(path).map_err(unreadable)
+        reading::bytes(path).map(|mut bytes| std::mem::take(&mut *bytes)).map_err(unreadable)
     };
     Ok(Tls {
         roots: pem("ca_file", &files.ca_file)?,
