@@ -20,7 +20,7 @@ const EXIT_CODES: &str =
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Run the daemon until SIGTERM or SIGINT
+    /// Run the daemon until SIGTERM, SIGINT or SIGQUIT; SIGHUP reloads
     Serve {
         #[command(flatten)]
         config: ConfigArgs,
@@ -56,6 +56,12 @@ pub(crate) enum Command {
         /// takes no changes and can be read
         #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
         service: String,
+    },
+    /// Make a running daemon take over new secrets, tokens, certificates and its log level, and print
+    /// what has changed and what needs a restart; nothing changes if anything is wrong
+    Reload {
+        #[command(flatten)]
+        client: ClientArgs,
     },
     /// Remove expired sessions from a running daemon now, and print how many were removed
     Cleanup {
@@ -157,7 +163,7 @@ pub(crate) struct ClientArgs {
     /// The private key of the client certificate (PEM)
     #[arg(long, value_name = "FILE", requires = "client_cert_file")]
     pub client_key_file: Option<PathBuf>,
-    /// Send the first bearer token in this file
+    /// Send the first bearer token in this file that has the role for the call
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// The longest time to wait for the connection, and for the answer to each call
@@ -258,6 +264,26 @@ fn timeout(text: &str) -> Result<Span, String> {
 impl ConfigArgs {
     /// Reads all layers.
     pub(crate) fn load(&self, dev: bool) -> Result<Config, ConfigError> {
+        let mut config = self.layers(dev)?;
+        if dev {
+            give_secrets(&mut config, |_| vec![SecretText(fresh_secret())]);
+        }
+        Ok(config)
+    }
+
+    /// Reads all layers again. Secrets that were generated for `started` stay.
+    pub(crate) fn load_again(&self, dev: bool, started: &Config) -> Result<Config, ConfigError> {
+        let mut config = self.layers(dev)?;
+        if dev {
+            give_secrets(&mut config, |name| match started.engine.get(name) {
+                Some(engine) => engine.cookie.secrets.clone(),
+                None => vec![SecretText(fresh_secret())],
+            });
+        }
+        Ok(config)
+    }
+
+    fn layers(&self, dev: bool) -> Result<Config, ConfigError> {
         let named = std::env::var_os("SESSIOND_CONFIG").filter(|path| !path.is_empty());
         let mut environment = Vec::new();
         for (name, value) in std::env::vars_os() {
@@ -272,25 +298,21 @@ impl ConfigArgs {
                 environment.push((name.to_owned(), value?));
             }
         }
-        let mut config = load(Sources {
+        load(Sources {
             defaults: if dev { Config::dev() } else { Config::defaults() },
             file: self.config.clone().or(named.map(PathBuf::from)),
             environment,
             settings: self.settings.clone(),
-        })?;
-        if dev {
-            give_secrets(&mut config);
-        }
-        Ok(config)
+        })
     }
 }
 
-/// Generates a secret for each engine that has none.
-fn give_secrets(config: &mut Config) {
-    for engine in config.engine.values_mut() {
+/// Gives secrets to each engine that has none. `of` makes those of the engine with this name.
+fn give_secrets(config: &mut Config, of: impl Fn(&str) -> Vec<SecretText>) {
+    for (name, engine) in &mut config.engine {
         let cookie = &mut engine.cookie;
         if cookie.secrets.is_empty() && cookie.secret_file.as_os_str().is_empty() {
-            cookie.secrets.push(SecretText(fresh_secret()));
+            cookie.secrets = of(name);
         }
     }
 }

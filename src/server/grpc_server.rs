@@ -13,7 +13,7 @@ use super::config::Limits;
 use crate::{
     grpc::{
         admin_service::SessionAdminService,
-        auth::BearerAuth,
+        auth::Guard,
         handler::{Handler, UnaryRequests},
         health::{HealthService, Serving},
         pb::{
@@ -22,7 +22,10 @@ use crate::{
         },
         session_service::SessionService,
     },
-    service::{admin::AdminService, engines::Engines, observer::Observer, watchers::Watchers},
+    service::{
+        admin::AdminService, engines::Engines, observer::Observer, reload::Reload,
+        watchers::Watchers,
+    },
 };
 
 /// The size limit of a request for reflection.
@@ -37,7 +40,6 @@ pub(super) struct GrpcServer {
     /// Entries that one slice of a cleanup looks at.
     pub slice: usize,
     pub reflection: bool,
-    pub auth: Option<BearerAuth>,
     pub engines: Engines,
     pub watchers: Arc<Watchers>,
     pub observer: Arc<dyn Observer>,
@@ -45,11 +47,12 @@ pub(super) struct GrpcServer {
     pub serving: watch::Receiver<Serving>,
     /// Cancelled when the daemon stops: watching ends.
     pub stopping: CancellationToken,
+    pub reloads: Arc<dyn Reload>,
 }
 
 impl GrpcServer {
     /// For the listeners of frontends.
-    pub(super) fn sessions(&self) -> Handler {
+    pub(super) fn sessions(&self, guard: Guard) -> Handler {
         let sessions = SessionService {
             engines: self.engines.clone(),
             observer: Arc::clone(&self.observer),
@@ -58,7 +61,7 @@ impl GrpcServer {
         };
         let routes = self.routes(Routes::builder(), SessionServiceMethod::SERVICE);
         Handler {
-            auth: self.auth.clone(),
+            auth: Some(guard),
             health: self.health(),
             sessions: Some(sessions),
             unary: None,
@@ -67,12 +70,13 @@ impl GrpcServer {
     }
 
     /// For the listeners of operators.
-    pub(super) fn admin(&self) -> Handler {
+    pub(super) fn admin(&self, guard: Guard) -> Handler {
         let service = SessionAdminServiceServer::new(SessionAdminService(AdminService {
             engines: self.engines.clone(),
             slice: self.slice,
             watchers: Arc::clone(&self.watchers),
             stopping: self.stopping.clone(),
+            reloads: Arc::clone(&self.reloads),
         }))
         .max_decoding_message_size(self.limits.max_message_bytes.as_usize());
         let name = <SessionAdminServiceServer<SessionAdminService>>::NAME;
@@ -80,7 +84,7 @@ impl GrpcServer {
         routes.add_service(service);
         let max_message_bytes = self.limits.max_message_bytes.as_usize();
         Handler {
-            auth: self.auth.clone(),
+            auth: Some(guard),
             health: self.health(),
             sessions: None,
             unary: Some(UnaryRequests { service: name, max_message_bytes }),

@@ -7,10 +7,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     engines::Engines,
-    fault::Fault,
+    fault::{Fault, Reason},
     input::{self, invalid},
     operation::run_detached,
     page::{self, Question},
+    reload::{Refused, Reload, Reloaded, Trigger},
     watchers::{Filter, Watch, Watchers},
 };
 use crate::session::{Session, principals::Target};
@@ -25,6 +26,8 @@ pub struct AdminService {
     pub watchers: Arc<Watchers>,
     /// Cancelled when the daemon stops: watching ends.
     pub stopping: CancellationToken,
+    /// Reloads the daemon.
+    pub reloads: Arc<dyn Reload>,
 }
 
 /// Asks for the live sessions of a principal.
@@ -116,6 +119,12 @@ impl AdminService {
             name => Some(input::principal(name.as_bytes())?),
         };
         self.watchers.watch(Filter { engine, principal }, self.stopping.clone())
+    }
+
+    /// Reads the configuration and its files again, and takes over what has changed.
+    pub async fn reload(&self) -> Result<Reloaded, Fault> {
+        let reloaded = self.reloads.reload(Trigger::Call).await;
+        reloaded.map_err(|refused: Refused| Fault::new(Reason::ReloadRefused, refused.to_string()))
     }
 }
 

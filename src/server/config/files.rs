@@ -1,7 +1,7 @@
 //! The files that a configuration names: secrets, tokens, passwords.
 
 use std::{
-    fs, io,
+    fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
 };
@@ -99,12 +99,6 @@ pub(super) fn exposure(key: &str, path: &Path) -> Option<String> {
         path.display(),
         mode & 0o7777
     ))
-}
-
-/// The first line that says something in a file that a command was given.
-pub fn first_line(path: &Path) -> io::Result<Option<Zeroizing<String>>> {
-    let text = Zeroizing::new(fs::read_to_string(path)?);
-    Ok(lines(&text).next().map(|line| Zeroizing::new(line.to_owned())))
 }
 
 #[cfg(test)]

@@ -7,13 +7,12 @@ use std::{
     time::Duration,
 };
 
-use zeroize::Zeroizing;
-
 use super::{
-    AdoptChoice, AdoptFrom, Backend, Config, ConfigError, EngineConfig, ListenAddr, Size, adopt,
-    files,
+    AdoptChoice, AdoptFrom, Backend, Config, ConfigError, EngineConfig, ListenAddr, RedisAccess,
+    Size, access, adopt, files,
 };
 use crate::{
+    service::access::Access,
     session::{
         clock::whole_millis,
         cookie,
@@ -40,8 +39,10 @@ pub struct Checked {
     pub engines: BTreeMap<String, Policy>,
     /// Of the engines that adopt sessions.
     pub adoptions: BTreeMap<String, AdoptChoice>,
-    /// Bearer tokens; empty: none are asked for.
-    pub tokens: Vec<Zeroizing<String>>,
+    /// Who may call.
+    pub access: Access,
+    /// The passwords and certificates for each Redis, which a reload may replace.
+    pub redis: RedisAccess,
     /// The options of the store in use.
     pub store: Box<dyn Open>,
     /// What an operator should know, a sentence each.
@@ -52,17 +53,22 @@ pub struct Checked {
     pub secrets: Vec<String>,
 }
 
-/// The least length of a bearer token. 16 characters of hexadecimal are 64 bits, which nobody
-/// guesses over a network; `sessiond secret` prints 43.
-const MIN_TOKEN_LEN: usize = 16;
+/// Looking more often would find files that are still written.
+const MIN_WATCH: Duration = Duration::from_secs(1);
+const MAX_WATCH: Duration = Duration::from_secs(24 * 3600);
 
 /// Checks what no single value can show, reads the files of secrets and
 /// tokens, and makes the engines' rules. Binds nothing.
 pub fn check(config: &Config) -> Result<Checked, ConfigError> {
     let (mut warnings, mut advice, mut secrets) = (Vec::new(), Vec::new(), Vec::new());
-    let tokens = tokens(config)?;
-    check_listeners(config, !tokens.is_empty())?;
+    let access = access::check(&config.listen, &mut advice)?;
+    check_listeners(config, !access.tokens.is_empty())?;
     check_limits(config)?;
+    let watch = config.reload.watch;
+    if watch.0.is_some_and(|watch| !(MIN_WATCH..=MAX_WATCH).contains(&watch)) {
+        let problem = format!("expected \"none\" or 1s to 1day, found {watch}");
+        return Err(ConfigError::new("reload.watch", problem));
+    }
     if !(1..=MOST_ENGINES).contains(&config.engine.len()) {
         let problem =
             format!("expected 1 to {MOST_ENGINES} engines, found {}", config.engine.len());
@@ -72,7 +78,8 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
         (backend.kind().check)(&config.store)?;
     }
     let kind = config.store.backend.kind();
-    let store = (kind.options)(&config.store)?;
+    let redis = RedisAccess::default();
+    let store = (kind.options)(&config.store, &redis)?;
     let mut engines = BTreeMap::new();
     let mut adoptions = BTreeMap::new();
     for (name, engine) in &config.engine {
@@ -97,12 +104,13 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
             );
             return Err(ConfigError::new(format!("engine.{name}.max_data_bytes"), problem));
         }
-        let adoption = adopt::check(name, &engine.adopt, engine.max_data_bytes.as_usize())?;
+        let most = engine.max_data_bytes.as_usize();
+        let adoption = adopt::check(name, &engine.adopt, most, &redis)?;
         adoptions.extend(adoption.map(|adoption| (name.clone(), adoption)));
         engines.insert(name.clone(), policy);
     }
     warnings.extend(exposures(config));
-    Ok(Checked { engines, adoptions, tokens, store, warnings, advice, secrets })
+    Ok(Checked { engines, adoptions, access, redis, store, warnings, advice, secrets })
 }
 
 /// The files with secrets that others may read or change, each file once.
@@ -282,29 +290,6 @@ fn secrets(
         ));
     }
     Ok(secrets)
-}
-
-fn tokens(config: &Config) -> Result<Vec<Zeroizing<String>>, ConfigError> {
-    let key = "listen.auth.token_file";
-    let Some(text) = files::read(key, &config.listen.auth.token_file)? else {
-        return Ok(Vec::new());
-    };
-    let tokens = files::secrets(key, "token", &text)?;
-    for (number, token) in &tokens {
-        let problem = if !token.bytes().all(|octet| octet.is_ascii_graphic()) {
-            format!("line {number}: expected a token of visible ASCII characters")
-        } else if token.len() < MIN_TOKEN_LEN {
-            format!(
-                "line {number}: expected a token of at least {MIN_TOKEN_LEN} characters, found \
-                 {}; `sessiond secret` prints a fresh one",
-                token.len()
-            )
-        } else {
-            continue;
-        };
-        return Err(ConfigError::new(key, problem));
-    }
-    Ok(tokens.iter().map(|(_, token)| Zeroizing::new((*token).to_owned())).collect())
 }
 
 fn check_listeners(config: &Config, with_tokens: bool) -> Result<(), ConfigError> {
