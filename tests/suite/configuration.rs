@@ -110,7 +110,7 @@ fn what_is_wrong_is_named_with_its_source_and_what_is_allowed() {
     for (text, expected) in [
         (
             "[listne]\n",
-            "listne in the file FILE: unknown key; expected one of listen, engine, store, cleanup, limits, runtime, log",
+            "listne in the file FILE: unknown key; expected one of listen, engine, store, cleanup, limits, runtime, reload, log",
         ),
         (
             "[listen]\ngrcp = []",
