@@ -156,7 +156,7 @@ fn secrets(reloads: u64) -> [String; 2] {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_fails_and_nobody_is_logged_out() {
     let form = Form::of_environment();
-    let reloads: u64 = form.pick(100, 400, 4_000);
+    let reloads: u64 = form.pick(20, 100, 4_000);
     let papers = [Papers::new(), Papers::new()];
     let in_force = Papers::new();
     let put = |number: u64| {

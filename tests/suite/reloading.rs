@@ -313,6 +313,7 @@ async fn the_password_of_redis_is_replaced() {
     write(&directory, "sessiond.toml", &text("the-new-password"));
     assert_eq!(reload(&program, &[]), "store.redis: the login, for new connections\n");
     server.ask_with("the-new-password", &["CLIENT", "KILL", "TYPE", "normal"]);
+    program.wait_for_log("redis is connected again", 1);
     assert_eq!(resolve(&mut client, &mut browser).await.state(), SessionState::Active);
     let mut admin =
         SessionAdminServiceClient::connect(format!("http://{}", program.address("admin")))

@@ -43,7 +43,8 @@ fn signals_without_a_meaning_are_ignored() {
 /// Nobody would be left to stop it.
 #[test]
 fn a_daemon_whose_terminal_is_closed_stops() {
-    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+    let terminal =
+        openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
     grantpt(&terminal).and_then(|()| unlockpt(&terminal)).expect("it is ours");
     let path = ptsname(&terminal, Vec::new()).expect("it has a name");
     let path = path.to_str().expect("a path");
