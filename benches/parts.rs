@@ -214,6 +214,14 @@ fn stores(criterion: &mut Criterion) {
     let verifier = record().verifier;
     let touch = |now| Touch { lifetime: LIFETIME, verifier, now, duration: None };
     let mut group = criterion.benchmark_group("sled");
+    group.bench_function("recall, in the table", |bench| {
+        bench.iter(|| hot.recall(public_id(next(&turn, SESSIONS))).expect("it is there"));
+    });
+    let any = black_box::<&dyn Store>(&hot);
+    group.bench_function("recall, in the table, as dyn Store", |bench| {
+        bench.iter(|| any.recall(public_id(next(&turn, SESSIONS))).expect("it is there"));
+    });
+    // These two go to a thread of the store, even if the record is in memory.
     group.bench_function("read, in the table", |bench| {
         bench
             .to_async(&runtime)

@@ -59,8 +59,13 @@ pub(crate) struct Bed {
 }
 
 impl Bed {
-    pub(crate) fn new(args: &Args, rows: &[Row], seconds: Duration) -> Result<Self, Problem> {
-        let server = args.server.clone().map_or_else(daemon::shipped, Ok)?;
+    /// For these rows, with daemons of the binary `server`.
+    pub(crate) fn new(
+        args: &Args,
+        server: PathBuf,
+        rows: &[Row],
+        seconds: Duration,
+    ) -> Result<Self, Problem> {
         let cores = machine::cores();
         let (server_cores, generator_cores) = match cores[..] {
             [first, second, ..] => (vec![first], vec![second]),

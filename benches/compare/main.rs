@@ -31,7 +31,7 @@ mod rows;
 use bed::Bed;
 use report::Report;
 use rows::Row;
-use support::{Problem, machine};
+use support::{Problem, daemon, machine};
 
 /// Compares the server's CPU time for each operation: sessiond, a bare tonic echo, Redis.
 #[derive(Parser)]
@@ -48,6 +48,10 @@ struct Args {
     /// Measure this binary; otherwise `cargo build --profile dist` makes one
     #[arg(long, value_name = "PATH")]
     server: Option<PathBuf>,
+    /// Measure another binary in turn with it, such as that of an earlier version, and compare
+    /// the two
+    #[arg(long, value_name = "PATH")]
+    beside: Option<PathBuf>,
     /// Load the servers with this binary's `sessiond bench`; otherwise with the one of this
     /// build
     #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_sessiond"))]
@@ -97,14 +101,37 @@ fn compare(args: &Args) -> Result<(), Problem> {
     }
     let seconds = Duration::try_from_secs_f64(args.seconds);
     let seconds = seconds.map_err(|_| "--seconds: expected a number such as 2 or 0.5")?;
-    let mut bed = Bed::new(args, &rows, seconds)?;
+    let server = args.server.clone().map_or_else(daemon::shipped, Ok)?;
+    let mut bed = Bed::new(args, server, &rows, seconds)?;
+    let mut beside = match &args.beside {
+        None => None,
+        Some(other) => {
+            let rows: Vec<_> = rows.iter().copied().filter(Row::needs_sessiond).collect();
+            Some((Bed::new(args, other.clone(), &rows, seconds)?, rows))
+        }
+    };
     let mut report = Report::new(args, bed.notes().chain(notes).collect());
     for round in 1..=args.rounds {
         for row in &rows {
             eprintln!("round {round} of {}: {}", args.rounds, row.what());
-            let sample =
-                bed.measure(*row).map_err(|problem| format!("{}: {problem}", row.name()))?;
-            report.add(*row, sample);
+            let named = |problem| format!("{}: {problem}", row.name());
+            let other = match &mut beside {
+                Some((bed, rows)) if rows.contains(row) => Some(bed),
+                _ => None,
+            };
+            // Each of the two goes first in every second round.
+            let is_first = round % 2 == 1;
+            match other {
+                None => report.add(*row, bed.measure(*row).map_err(named)?),
+                Some(other) if is_first => {
+                    report.add(*row, bed.measure(*row).map_err(named)?);
+                    report.add_beside(*row, other.measure(*row).map_err(named)?);
+                }
+                Some(other) => {
+                    report.add_beside(*row, other.measure(*row).map_err(named)?);
+                    report.add(*row, bed.measure(*row).map_err(named)?);
+                }
+            }
         }
     }
     report.print(args)

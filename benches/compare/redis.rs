@@ -157,10 +157,14 @@ impl Redis {
         if !ended.success() || operations < count {
             return Err(format!("{GENERATOR}: {ended}, {operations} of {count} commands"));
         }
-        match self.misses()?.saturating_sub(before.1) {
-            0 => Ok(Sample::new(operations, cpu, seconds)),
-            misses => Err(format!("{misses} commands found no key; expected all to be there")),
+        let misses = self.misses()?.saturating_sub(before.1);
+        // A daemon on this Redis looks for keys that are not there, to see what it may do.
+        if misses > operations / 1000 {
+            return Err(format!(
+                "{misses} of {operations} commands found no key; expected all to be there"
+            ));
         }
+        Ok(Sample::new(operations, cpu, seconds))
     }
 
     /// How often this command ran since the start.

@@ -15,6 +15,8 @@ use crate::{
 
 pub(crate) struct Report {
     rows: Vec<(Row, Vec<Sample>)>,
+    /// Of the binary that `--beside` names.
+    beside: Vec<(Row, Vec<Sample>)>,
     notes: Vec<String>,
 }
 
@@ -26,14 +28,16 @@ impl Report {
              {} rounds of {} s for each row",
             args.sessions, args.rounds, args.seconds
         ));
-        Self { rows: Vec::new(), notes }
+        Self { rows: Vec::new(), beside: Vec::new(), notes }
     }
 
     pub(crate) fn add(&mut self, row: Row, sample: Sample) {
-        match self.rows.iter_mut().find(|(known, _)| *known == row) {
-            Some((_, samples)) => samples.push(sample),
-            None => self.rows.push((row, vec![sample])),
-        }
+        add(&mut self.rows, row, sample);
+    }
+
+    /// A sample of the binary that `--beside` names.
+    pub(crate) fn add_beside(&mut self, row: Row, sample: Sample) {
+        add(&mut self.beside, row, sample);
     }
 
     pub(crate) fn print(&self, args: &Args) -> Result<(), Problem> {
@@ -46,6 +50,18 @@ impl Report {
     fn samples(&self, row: Row) -> &[Sample] {
         let found = self.rows.iter().find(|(known, _)| *known == row);
         found.map_or(&[], |(_, samples)| samples)
+    }
+
+    /// For each row of both binaries: its cost, that of the binary beside it, and the ratio of
+    /// each round.
+    fn both(&self) -> impl Iterator<Item = (Row, [Spread; 3])> {
+        self.beside.iter().filter_map(|(row, beside)| {
+            let costs = |samples: &[Sample]| Spread::of(samples.iter().map(|s| s.cpu_us));
+            let own = self.samples(*row);
+            let pairs = own.iter().zip(beside);
+            let ratio = Spread::of(pairs.map(|(own, beside)| own.cpu_us / beside.cpu_us))?;
+            Some((*row, [costs(own)?, costs(beside)?, ratio]))
+        })
     }
 
     /// The ratio of each round. `None` if a row was not measured.
@@ -86,12 +102,25 @@ impl Report {
                 ratio.wanted.to_string(),
             ]);
         }
-        let notes = self.notes.join("; ");
-        if markdown {
-            format!("{notes}.\n\n{}\n{}", costs.markdown(), ratios.markdown())
-        } else {
-            format!("{notes}\n\n{}\n{}", costs.plain(), ratios.plain())
+        let mut tables = vec![costs, ratios];
+        if !self.beside.is_empty() {
+            let mut both =
+                Table::new(&["CPU for each operation", "µs", "beside it", "ratio", "min..max"]);
+            for (row, [own, beside, ratio]) in self.both() {
+                both.lines.push(vec![
+                    row.what(),
+                    format!("{:.2}", own.median),
+                    format!("{:.2}", beside.median),
+                    format!("{:.2}", ratio.median),
+                    format!("{:.2}..{:.2}", ratio.min, ratio.max),
+                ]);
+            }
+            tables.push(both);
         }
+        let as_text = if markdown { Table::markdown } else { Table::plain };
+        let tables: Vec<_> = tables.iter().map(as_text).collect();
+        let end = if markdown { "." } else { "" };
+        format!("{}{end}\n\n{}", self.notes.join("; "), tables.join("\n"))
     }
 
     fn json(&self) -> String {
@@ -108,7 +137,22 @@ impl Report {
             }))
         });
         let (rows, ratios): (Vec<_>, Vec<_>) = (rows.collect(), ratios.collect());
-        let report = serde_json::json!({ "notes": self.notes, "rows": rows, "ratios": ratios });
+        let beside = self.both().map(|(row, [own, beside, ratio])| {
+            serde_json::json!({
+                "row": row.name(), "cpu_us": own, "beside_cpu_us": beside, "ratio": ratio,
+            })
+        });
+        let report = serde_json::json!({
+            "notes": self.notes, "rows": rows, "ratios": ratios,
+            "beside": beside.collect::<Vec<_>>(),
+        });
         format!("{report:#}\n")
+    }
+}
+
+fn add(rows: &mut Vec<(Row, Vec<Sample>)>, row: Row, sample: Sample) {
+    match rows.iter_mut().find(|(known, _)| *known == row) {
+        Some((_, samples)) => samples.push(sample),
+        None => rows.push((row, vec![sample])),
     }
 }

@@ -109,6 +109,11 @@ impl Row {
         matches!(self, Self::Redis { .. } | Self::OverRedis { .. })
     }
 
+    /// Whether a daemon is what it measures.
+    pub(crate) fn needs_sessiond(&self) -> bool {
+        !matches!(self, Self::Echo { .. } | Self::Redis { .. })
+    }
+
     /// The name of the row for `--only`.
     pub(crate) fn name(self) -> String {
         let with = |name: &str, suffixes: &[(bool, &str)]| {

@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use sessiond::server::config::Backend;
+
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     fn walk(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
         for entry in fs::read_dir(folder).expect("the folder exists") {
@@ -54,13 +56,21 @@ const PROTOCOLS: [&str; 9] = [
     "tokio::net",
 ];
 
-/// Names of stores.
-const STORES: [&str; 5] = ["sled", "redis", "Redis", "MemoryStore", "crate::store"];
+/// Names of stores: their modules, and their types, such as `RedisStore`.
+const STORES: [&str; 4] = ["sled", "redis", "Redis", "crate::store"];
+
+#[track_caller]
+fn assert_no_store(folder: &str) {
+    assert_absent(folder, &STORES);
+    for backend in Backend::ALL {
+        assert_absent(folder, &[&format!("{backend:?}Store")]);
+    }
+}
 
 #[test]
 fn session_knows_no_protocol_no_store_and_no_clock() {
     assert_absent("src/session", &PROTOCOLS);
-    assert_absent("src/session", &STORES);
+    assert_no_store("src/session");
     assert_absent(
         "src/session",
         &[
@@ -85,13 +95,13 @@ fn store_knows_no_service_and_no_protocol() {
 #[test]
 fn service_knows_no_protocol_and_no_kind_of_store() {
     assert_absent("src/service", &PROTOCOLS);
-    assert_absent("src/service", &STORES);
+    assert_no_store("src/service");
     assert_absent("src/service", &["crate::server", "crate::client"]);
 }
 
 #[test]
 fn grpc_knows_no_store() {
-    assert_absent("src/grpc", &STORES);
+    assert_no_store("src/grpc");
     assert_absent("src/grpc", &["crate::server"]);
 }
 

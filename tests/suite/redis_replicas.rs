@@ -192,10 +192,12 @@ async fn a_long_wait_is_no_lost_connection() {
     let (primary, replica) = pair();
     create(&patient(&primary, LONG)).await;
     let store = store_with(&primary, |options| {
-        options.wait = Some(Wait { replicas: 1, timeout: Duration::from_secs(3) });
-        options.connect_timeout = Duration::from_millis(900);
+        // The difference is what a busy machine may be late.
+        options.wait = Some(Wait { replicas: 1, timeout: Duration::from_secs(8) });
+        options.connect_timeout = Duration::from_secs(4);
     });
-    at_last(async || store.read(ID, Certainty::Current).await).await;
+    // This opens the connection for changes while there is nothing to wait for.
+    at_last(async || give(&store, ID, "ann").await).await;
     replica.signal(Signal::STOP);
     unconfirmed(&store.destroy(ID, OWN).await.expect_err("the replica has stopped"));
     replica.signal(Signal::CONT);

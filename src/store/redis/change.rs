@@ -19,10 +19,25 @@ use crate::{
         id::PublicId,
         lifetime::Times,
         record::{Record, Touch},
-        store::{Certainty, Change, Result, Touched},
+        store::{Certainty, Change, Result, StoreError, Touched},
     },
     store::codec,
 };
+
+/// Merging into more data than this takes as long as some ten operations. Another thread does
+/// it, so that it holds nobody up.
+const LARGE_DATA_BYTES: usize = 64 << 10;
+
+/// Makes the new record from the stored one, or refuses.
+pub(super) trait Decide<R>:
+    Fn(&Record) -> std::result::Result<Record, R> + Clone + Send + 'static
+{
+}
+
+impl<R, F> Decide<R> for F where
+    F: Fn(&Record) -> std::result::Result<Record, R> + Clone + Send + 'static
+{
+}
 
 impl RedisStore {
     /// Keeps a record if there is none under `id`.
@@ -55,8 +70,11 @@ impl RedisStore {
         doing: &'static str,
         id: PublicId,
         now: Moment,
-        decide: impl Fn(&Record) -> std::result::Result<Record, R>,
-    ) -> Result<Option<std::result::Result<Change, R>>> {
+        decide: impl Decide<R>,
+    ) -> Result<Option<std::result::Result<Change, R>>>
+    where
+        R: Send + 'static,
+    {
         let key = self.key(id);
         let _turn = self.shared.turns.take(id).await;
         let mut stored = self.get(doing, &key, Certainty::Current).await?;
@@ -66,7 +84,8 @@ impl RedisStore {
             };
             let header = bytes.get(..codec::HEADER_LEN).unwrap_or_default().to_vec();
             let before = decode(bytes, doing, &key)?;
-            let after = match decide(&before) {
+            let (before, decided) = decided(doing, before, decide.clone()).await?;
+            let after = match decided {
                 Ok(record) => record,
                 Err(refusal) => return Ok(Some(Err(refusal))),
             };
@@ -94,7 +113,7 @@ impl RedisStore {
     /// A touch that may change how long the session lives. It is rare, and may move the
     /// deadline further than the index of principals allows for, so it goes the way of a write.
     pub(super) async fn touch_for(&self, id: PublicId, touch: Touch) -> Result<Option<Touched>> {
-        let decide = |before: &Record| {
+        let decide = move |before: &Record| {
             let Some(Times { deadline, duration, .. }) = touch.apply(before) else {
                 return Err(Arc::new(before.clone()));
             };
@@ -107,5 +126,67 @@ impl RedisStore {
             }
             Err(record) => Touched { record, moved: false },
         }))
+    }
+}
+
+/// What is decided about a record.
+async fn decided<R: Send + 'static>(
+    doing: &'static str,
+    before: Record,
+    decide: impl Decide<R>,
+) -> Result<(Record, std::result::Result<Record, R>)> {
+    let is_large = before.data.text().len() > LARGE_DATA_BYTES;
+    let work = move || {
+        let decided = decide(&before);
+        (before, decided)
+    };
+    if !is_large {
+        return Ok(work());
+    }
+    match tokio::task::spawn_blocking(work).await {
+        Ok(decided) => Ok(decided),
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(StoreError::unavailable(doing, "the daemon has stopped")),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::{self, ThreadId};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::session::{
+        data::Data,
+        id::VerifierHash,
+        record::{Extension, Principal},
+    };
+
+    async fn decides(data: String) -> ThreadId {
+        let data = Data::parse(Bytes::from(data)).expect("JSON");
+        let before = Record {
+            verifier: VerifierHash::from_bytes([1; 32]),
+            version: 1,
+            create_time: Moment::from_unix_millis(0),
+            deadline: Moment::from_unix_millis(1),
+            duration: None,
+            principal: Principal::new(b"").expect("short"),
+            data,
+            extension: Extension::default(),
+        };
+        let decide = |_: &Record| Err::<Record, _>(thread::current().id());
+        let (_, decided) = decided("test it", before, decide).await.expect("it runs");
+        decided.expect_err("the thread")
+    }
+
+    #[tokio::test]
+    async fn large_data_is_merged_on_another_thread() {
+        let here = thread::current().id();
+        assert_eq!(decides(r#"{"a":1}"#.to_owned()).await, here);
+        let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(LARGE_DATA_BYTES));
+        assert_ne!(decides(large).await, here, "expected another thread");
     }
 }

@@ -394,7 +394,7 @@ impl Store for RedisStore {
 
     async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
         self.bounded(WRITE, move |store| async move {
-            store.replace(WRITE, id, update.now, |before| update.apply(before)).await
+            store.replace(WRITE, id, update.now, move |before| update.apply(before)).await
         })
         .await
     }
@@ -497,12 +497,13 @@ impl BulkStore for RedisStore {
     async fn restore(&self, id: PublicId, record: Record, now: Moment) -> Result<Restored> {
         self.bounded(RESTORE, move |store| async move {
             let record = Arc::new(record);
-            let decide = |before: &Record| {
-                if record.is_later_than(before) { Ok(Record::clone(&record)) } else { Err(()) }
+            let newer = Arc::clone(&record);
+            let decide = move |before: &Record| {
+                if newer.is_later_than(before) { Ok(Record::clone(&newer)) } else { Err(()) }
             };
             // Again if the record came or went in between.
             loop {
-                match store.replace(RESTORE, id, now, decide).await? {
+                match store.replace(RESTORE, id, now, decide.clone()).await? {
                     Some(Ok(change)) => return Ok(Restored::Replaced(change)),
                     // Whoever put it there may have had no confirmation.
                     Some(Err(())) if store.has_as_late(id, &record).await? => {
