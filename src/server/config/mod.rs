@@ -20,7 +20,7 @@ use crate::session::{
 pub use self::{
     access::bearer_token,
     adopt::{AdoptChoice, AdoptConfig, AdoptFrom},
-    backends::{Backend, Kind},
+    backends::{Backend, Kind, MakeOptions},
     difference::restart_keys,
     layers::{ConfigError, Sources, load},
     policy::{Checked, check},
