@@ -19,7 +19,7 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Run the daemon until SIGTERM or SIGINT
+    /// Run the daemon until SIGTERM, SIGINT or SIGQUIT; SIGHUP reloads
     #[command(after_help = help::SERVE)]
     Serve {
         #[command(flatten)]
@@ -85,6 +85,13 @@ pub(crate) enum Command {
         /// The time between two looks
         #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
         interval: Span,
+    },
+    /// Make a running daemon take over new secrets, tokens, certificates and its log level, and print
+    /// what has changed and what needs a restart; nothing changes if anything is wrong
+    #[command(after_help = help::RELOAD)]
+    Reload {
+        #[command(flatten)]
+        client: ClientArgs,
     },
     /// Remove expired sessions from a running daemon now, and print how many were removed
     #[command(after_help = help::CLEANUP)]
@@ -242,7 +249,7 @@ pub(crate) struct ClientArgs {
     /// The private key of the client certificate (PEM)
     #[arg(long, value_name = "FILE", requires = "client_cert_file")]
     pub client_key_file: Option<PathBuf>,
-    /// Send the first bearer token in this file
+    /// Send the first bearer token in this file that has the role for the call
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// The longest time to wait for the connection, and for the answer to each call
@@ -353,8 +360,23 @@ impl ConfigArgs {
         errors.into_iter().next().map_or(Ok(config), Err)
     }
 
+    /// Reads all layers again. Secrets that were generated for `started` stay. The first error
+    /// counts.
+    pub(crate) fn load_again(&self, dev: bool, started: &Config) -> Result<Config, ConfigError> {
+        let Layers { config, errors, .. } = self.read(dev, |name| match started.engine.get(name) {
+            Some(engine) => engine.cookie.secrets.clone(),
+            None => vec![SecretText(fresh_secret())],
+        });
+        errors.into_iter().next().map_or(Ok(config), Err)
+    }
+
     /// Reads all layers, and finds all that is wrong in them.
     pub(crate) fn layers(&self, dev: bool) -> Layers {
+        self.read(dev, |_| vec![SecretText(fresh_secret())])
+    }
+
+    /// With `dev`, `secrets` makes those of an engine that has none.
+    fn read(&self, dev: bool, secrets: impl Fn(&str) -> Vec<SecretText>) -> Layers {
         let named = std::env::var_os("SESSIOND_CONFIG").filter(|path| !path.is_empty());
         let (mut environment, mut errors) = (Vec::new(), Vec::new());
         for (name, value) in std::env::vars_os() {
@@ -379,19 +401,19 @@ impl ConfigArgs {
             settings: self.settings.clone(),
         });
         if dev {
-            give_secrets(&mut layers.config);
+            give_secrets(&mut layers.config, secrets);
         }
         errors.append(&mut layers.errors);
         Layers { errors, ..layers }
     }
 }
 
-/// Generates a secret for each engine that has none.
-fn give_secrets(config: &mut Config) {
-    for engine in config.engine.values_mut() {
+/// Gives secrets to each engine that has none. `of` makes those of the engine with this name.
+fn give_secrets(config: &mut Config, of: impl Fn(&str) -> Vec<SecretText>) {
+    for (name, engine) in &mut config.engine {
         let cookie = &mut engine.cookie;
         if cookie.secrets.is_empty() && cookie.secret_file.as_os_str().is_empty() {
-            cookie.secrets.push(SecretText(fresh_secret()));
+            cookie.secrets = of(name);
         }
     }
 }

@@ -5,10 +5,11 @@ use std::{fs, net::SocketAddr, path::Path};
 use sessiond::{
     grpc::pb::{
         CleanupRequest, GetSessionRequest, GetSessionResponse, GetStatusRequest, GetStatusResponse,
-        ListSessionsRequest, RevokeSessionsRequest, Session,
+        ListSessionsRequest, ReloadRequest, ReloadResponse, RevokeSessionsRequest, Session,
         session_admin_service_client::SessionAdminServiceClient,
     },
-    server::config::{Config, ConfigError, ListenAddr, first_line},
+    server::config::{Config, ConfigError, ListenAddr, bearer_token},
+    service::access::Role,
 };
 use tonic::{
     Code, Request, Status,
@@ -37,7 +38,7 @@ pub(crate) struct Caller {
 impl Caller {
     /// Calls a listener of `listen.grpc`, which also answers health checks.
     pub(crate) fn health(args: ClientArgs) -> Result<Self, ConfigError> {
-        Self::new(args, "listen.grpc", |config| &config.listen.grpc)
+        Self::new(args, "listen.grpc", Role::Frontend, |config| &config.listen.grpc)
     }
 
     /// Calls a listener of `listen.grpc`.
@@ -47,12 +48,13 @@ impl Caller {
 
     /// Calls a listener of `listen.admin`.
     pub(crate) fn admin(args: ClientArgs) -> Result<Self, ConfigError> {
-        Self::new(args, "listen.admin", |config| &config.listen.admin)
+        Self::new(args, "listen.admin", Role::Admin, |config| &config.listen.admin)
     }
 
     fn new(
         mut args: ClientArgs,
         key: &str,
+        role: Role,
         listeners: fn(&Config) -> &Vec<ListenAddr>,
     ) -> Result<Self, ConfigError> {
         let config = args.config.load(false)?;
@@ -65,7 +67,7 @@ impl Caller {
         let given = args.token_file.as_deref();
         let own = Some(config.listen.auth.token_file.as_path());
         let file = given.or(own.filter(|path| !path.as_os_str().is_empty()));
-        let token = file.map(authorization).transpose();
+        let token = file.map(|path| authorization(path, role)).transpose();
         let token = token.map_err(|problem| ConfigError::new("--token-file", problem))?;
         Ok(Self { args, config, address, token })
     }
@@ -79,6 +81,13 @@ impl Caller {
             ServingStatus::Serving => Ok(()),
             status => Err(format!("{} answers {}", self.address, status.as_str_name())),
         }
+    }
+
+    /// Makes the daemon reload.
+    pub(crate) async fn reload(&self) -> Result<ReloadResponse, Problem> {
+        let mut client = SessionAdminServiceClient::new(self.connect().await?);
+        let answer = client.reload(self.request(ReloadRequest {})).await;
+        Ok(answer.map_err(|status| self.refused(&status))?.into_inner())
     }
 
     /// Makes the daemon sweep now. Returns the number of removed sessions.
@@ -260,9 +269,9 @@ fn nearest(listeners: &[ListenAddr]) -> Option<ListenAddr> {
     })
 }
 
-/// The header value: `Bearer` and the first token in the file.
-fn authorization(path: &Path) -> Result<MetadataValue<Ascii>, Problem> {
-    let token = first_line(path)
+/// The header value: `Bearer` and the first token in the file that has the role.
+fn authorization(path: &Path, role: Role) -> Result<MetadataValue<Ascii>, Problem> {
+    let token = bearer_token(path, role)
         .map_err(|error| format!("cannot read the file {}: {error}", path.display()))?;
     let token = token.ok_or_else(|| format!("{} holds no token", path.display()))?;
     let mut value = MetadataValue::try_from(format!("Bearer {}", *token))

@@ -37,6 +37,10 @@ Examples:
   sessiond health --address unix:/run/sessiond/sessiond.sock
   sessiond health --address sessions.internal:50051 --ca-file ca.pem";
 
+pub(crate) const RELOAD: &str = "\
+Example:
+  sessiond reload --config /etc/sessiond/sessiond.toml";
+
 pub(crate) const STATUS: &str = "\
 Examples:
   sessiond status

@@ -8,24 +8,28 @@ use std::{
 };
 
 use clap::Parser;
-use sessiond::server::{
-    Addresses, Server, StartError, Surroundings,
-    clock::SystemClock,
-    config::{Config, ConfigError, Layers, ListenAddr},
-    log,
-    system::{
-        SystemEntropy, keep_little_freed_memory, keep_memory_out_of_core_dumps,
-        raise_descriptor_limit,
+use sessiond::{
+    grpc::pb::ReloadResponse,
+    server::{
+        Addresses, Server, StartError, Surroundings,
+        clock::SystemClock,
+        config::{Config, ConfigError, Layers, ListenAddr},
+        log,
+        reload::ConfigSource,
+        system::{
+            SystemEntropy, keep_little_freed_memory, keep_memory_out_of_core_dumps,
+            raise_descriptor_limit,
+        },
+        time_mark::{self, MarkError, Marked},
     },
-    time_mark::{self, MarkError, Marked},
+    service::reload::{Reload, Trigger},
 };
-use tokio::{
-    runtime::{Builder, Runtime},
-    signal::unix::{SignalKind, signal},
-    sync::oneshot,
-};
+use tokio::runtime::{Builder, Runtime};
 
-use self::cli::{Cli, Command};
+use self::{
+    cli::{Cli, Command, ConfigArgs},
+    signals::Signals,
+};
 
 mod bench;
 mod check;
@@ -37,6 +41,7 @@ mod mix;
 mod openmetrics;
 mod reached;
 mod sessions;
+mod signals;
 mod status;
 mod table;
 mod top;
@@ -93,8 +98,12 @@ fn run(command: Command) -> Result<(), Failure> {
     let fault = |problem: String| Failure::fault(problem);
     match command {
         Command::Serve { config, dev } => {
-            let Layers { config, errors, .. } = config.layers(dev);
-            if errors.is_empty() { serve(config, dev) } else { Err(Failure::configuration(errors)) }
+            let Layers { config: loaded, errors, .. } = config.layers(dev);
+            if errors.is_empty() {
+                serve(config, loaded, dev)
+            } else {
+                Err(Failure::configuration(errors))
+            }
         }
         Command::Check { config, dev, changed } => {
             let layers = config.layers(dev);
@@ -127,6 +136,11 @@ fn run(command: Command) -> Result<(), Failure> {
             let called = client::Caller::health(client).map_err(bad_config)?;
             one_thread()?.block_on(called.ask_health(service)).map_err(fault)?;
             print("SERVING\n")
+        }
+        Command::Reload { client } => {
+            let called = client::Caller::admin(client).map_err(bad_config)?;
+            let done = one_thread()?.block_on(called.reload()).map_err(fault)?;
+            print(&reloaded_lines(&done))
         }
         Command::Cleanup { client, engine } => {
             let called = client::Caller::admin(client).map_err(bad_config)?;
@@ -180,6 +194,18 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// A line for each change, and one for what needs a restart.
+fn reloaded_lines(done: &ReloadResponse) -> String {
+    let mut lines = done.changed.clone();
+    if lines.is_empty() {
+        lines.push("nothing has changed".to_owned());
+    }
+    if !done.restart_keys.is_empty() {
+        lines.push(format!("needs a restart: {}", done.restart_keys.join(", ")));
+    }
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
 /// `session_clock=TIME wall_clock=TIME since_mark=SPAN`.
 fn clock_line(marked: &Marked) -> String {
     let time = |millis: u64| {
@@ -196,9 +222,9 @@ fn clock_line(marked: &Marked) -> String {
     )
 }
 
-fn serve(config: Config, dev: bool) -> Result<(), Failure> {
+fn serve(arguments: ConfigArgs, config: Config, dev: bool) -> Result<(), Failure> {
     keep_little_freed_memory();
-    log::start(&config.log);
+    let level = log::start(&config.log);
     if dev {
         let kept = if config.store.backend.kind().outlives_a_stop {
             "sessions are kept, but a secret generated at start is not"
@@ -217,7 +243,7 @@ fn serve(config: Config, dev: bool) -> Result<(), Failure> {
         tracing::warn!("{problem}");
     }
     // Before the store is opened, so that every stop from here on is a clean one.
-    let stop = stop_signals().map_err(Failure::fault)?;
+    let Signals { stop, mut reload } = signals::listen().map_err(Failure::fault)?;
     // This thread accepts connections and sweeps. The server has its own threads for requests.
     let runtime = one_thread()?;
     let served = runtime.block_on(async {
@@ -225,15 +251,27 @@ fn serve(config: Config, dev: bool) -> Result<(), Failure> {
             clock: Arc::new(SystemClock::start()),
             entropy: Arc::new(SystemEntropy),
         };
+        let started = config.clone();
         let server = Server::build(config, surroundings).await.map_err(|error| match error {
             StartError::Config(error) => Failure::configuration(vec![error]),
             error => Failure::fault(error),
         })?;
+        let server = server.reloading_from(ConfigSource {
+            load: Box::new(move || arguments.load_again(dev, &started)),
+            set_log_level: Box::new(move |new| level.set(new)),
+        });
         // A trial is told once that it is one.
         for advice in if dev { &[] } else { server.advice() } {
             tracing::warn!("{advice}");
         }
         print(&ready_line(&server.addresses()))?;
+        let reloader = server.reloader();
+        tokio::spawn(async move {
+            while reload.recv().await.is_some() {
+                // The daemon has logged what came of it.
+                let _ = reloader.reload(Trigger::Signal).await;
+            }
+        });
         let stop = async {
             // An error would mean that the signal thread has ended. It never does.
             let _ = stop.await;
@@ -264,36 +302,6 @@ fn ready_line(addresses: &Addresses) -> String {
         list("admin", &addresses.admin),
         list("metrics", addresses.metrics.as_slice()),
     )
-}
-
-/// Completes at the first SIGTERM or SIGINT, which asks for a clean stop. The second
-/// one ends the process immediately.
-///
-/// It has its own thread and runtime, because the server's runtime may be waiting for
-/// the disk while it starts or stops.
-fn stop_signals() -> std::io::Result<oneshot::Receiver<()>> {
-    let runtime = Builder::new_current_thread().enable_io().build()?;
-    let mut signals = {
-        let _entered = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
-    };
-    let (first, stop) = oneshot::channel();
-    std::thread::Builder::new().name("sessiond-signals".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            let mut next = async || {
-                tokio::select! {
-                    _ = signals.0.recv() => {}
-                    _ = signals.1.recv() => {}
-                }
-            };
-            next().await;
-            let _ = first.send(());
-            next().await;
-        });
-        tracing::warn!("stopped immediately by a second signal");
-        std::process::exit(FAULT.into());
-    })?;
-    Ok(stop)
 }
 
 fn one_thread() -> Result<Runtime, Failure> {

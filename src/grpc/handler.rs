@@ -22,7 +22,7 @@ use tonic::{Status, service::Routes};
 use tower::Service;
 
 use super::{
-    auth::BearerAuth,
+    auth::Guard,
     body::AnswerBody,
     health::{self, HealthService},
     messages::{Messages, PREFIX_LEN},
@@ -30,12 +30,13 @@ use super::{
     session_service::{Call, SessionService, Unary, begun},
     status,
 };
+use crate::service::access::{Caller, Identity};
 
 /// The calls of a listener.
 pub struct Handler {
     /// Which callers are admitted; `None`: all of them. Health is open to all, because
     /// probes carry no token.
-    pub auth: Option<BearerAuth>,
+    pub auth: Option<Guard>,
     /// Answers probes.
     pub health: HealthService,
     /// The service whose calls are answered here, without tonic.
@@ -81,11 +82,14 @@ impl Handler {
             return Left(ready(answer.map(AnswerBody::unary)));
         }
         let path = request.uri().path();
+        let mut caller = Caller::Anybody;
         if let Some(auth) = &self.auth
             && !path.starts_with(health::PREFIX)
-            && let Err(status) = auth.admit(request.headers())
         {
-            return Left(ready(refused(status)));
+            match auth.admit(request.headers(), &peer.origin) {
+                Ok(admitted) => caller = admitted,
+                Err(status) => return Left(ready(refused(status))),
+            }
         }
         let timeout = timeout(request.headers());
         let (handler, peer) = (Arc::clone(self), Arc::clone(peer));
@@ -107,6 +111,8 @@ impl Handler {
         }
         // The answer may be a stream, whose time began with the call.
         let end = end(timeout);
+        let mut request = request;
+        request.extensions_mut().insert(Identity { caller, remote: peer.origin.remote });
         let work = Box::pin(async move { handler.other(request, peer, end).await });
         Right(InTime::new(timeout, Right(work)))
     }

@@ -34,6 +34,8 @@ pub fn code(reason: Reason) -> Code {
         Reason::Timeout => Code::DeadlineExceeded,
         Reason::TokenRequired => Code::Unauthenticated,
         Reason::TokenUnknown => Code::Unauthenticated,
+        Reason::RoleRequired => Code::PermissionDenied,
+        Reason::ReloadRefused => Code::FailedPrecondition,
     }
 }
 

@@ -13,7 +13,7 @@ use super::config::Limits;
 use crate::{
     grpc::{
         admin_service::SessionAdminService,
-        auth::BearerAuth,
+        auth::Guard,
         handler::{Handler, UnaryRequests},
         health::{HealthService, Serving},
         pb::{
@@ -23,7 +23,8 @@ use crate::{
         session_service::SessionService,
     },
     service::{
-        admin::AdminService, engines::Engines, observer::Observer, status::StatusSource,
+        admin::AdminService, engines::Engines, observer::Observer, reload::Reload,
+        status::StatusSource,
         watchers::Watchers,
     },
 };
@@ -48,7 +49,6 @@ pub(super) struct GrpcServer {
     /// Entries that one slice of a cleanup looks at.
     pub slice: usize,
     pub reflection: bool,
-    pub auth: Option<BearerAuth>,
     pub engines: Engines,
     pub watchers: Arc<Watchers>,
     pub observer: Arc<dyn Observer>,
@@ -58,11 +58,12 @@ pub(super) struct GrpcServer {
     pub stopping: CancellationToken,
     /// Tells operators how the daemon is.
     pub status: Arc<dyn StatusSource>,
+    pub reloads: Arc<dyn Reload>,
 }
 
 impl GrpcServer {
     /// For the listeners of frontends.
-    pub(super) fn sessions(&self) -> Handler {
+    pub(super) fn sessions(&self, guard: Guard) -> Handler {
         let sessions = SessionService {
             engines: self.engines.clone(),
             observer: Arc::clone(&self.observer),
@@ -71,7 +72,7 @@ impl GrpcServer {
         };
         let routes = self.routes(Routes::builder(), SessionServiceMethod::SERVICE);
         Handler {
-            auth: self.auth.clone(),
+            auth: Some(guard),
             health: self.health(),
             sessions: Some(sessions),
             unary: None,
@@ -81,13 +82,14 @@ impl GrpcServer {
     }
 
     /// For the listeners of operators.
-    pub(super) fn admin(&self) -> Handler {
+    pub(super) fn admin(&self, guard: Guard) -> Handler {
         let service = SessionAdminServiceServer::new(SessionAdminService(AdminService {
             engines: self.engines.clone(),
             slice: self.slice,
             watchers: Arc::clone(&self.watchers),
             stopping: self.stopping.clone(),
             status: Arc::clone(&self.status),
+            reloads: Arc::clone(&self.reloads),
         }))
         .max_decoding_message_size(self.limits.max_message_bytes.as_usize());
         let name = <SessionAdminServiceServer<SessionAdminService>>::NAME;
@@ -95,7 +97,7 @@ impl GrpcServer {
         routes.add_service(service);
         let max_message_bytes = self.limits.max_message_bytes.as_usize();
         Handler {
-            auth: self.auth.clone(),
+            auth: Some(guard),
             health: self.health(),
             sessions: None,
             unary: Some(UnaryRequests { service: name, max_message_bytes }),

@@ -29,6 +29,7 @@ use super::{
     places::{self, Admission, Peer, Place, PlaceHandle, Places},
     workers::Placed,
 };
+use crate::service::access::Remote;
 
 /// The owner and the group of a unix socket may connect to it.
 const SOCKET_MODE: u32 = 0o660;
@@ -179,6 +180,9 @@ pub(super) trait Accept: Send + 'static {
 
     /// Registers the connection with the runtime of the current thread.
     fn arrive(moving: Self::Moving) -> io::Result<Self::Io>;
+
+    /// The other end, as it is named to operators.
+    fn remote(io: &Self::Io) -> Remote;
 }
 
 impl Accept for TcpListener {
@@ -195,6 +199,10 @@ impl Accept for TcpListener {
     fn arrive(moving: std::net::TcpStream) -> io::Result<TcpStream> {
         TcpStream::from_std(moving)
     }
+
+    fn remote(io: &TcpStream) -> Remote {
+        io.peer_addr().map_or(Remote::Unknown, Remote::Tcp)
+    }
 }
 
 impl Accept for (UnixListener, SocketFile) {
@@ -209,6 +217,15 @@ impl Accept for (UnixListener, SocketFile) {
 
     fn arrive(moving: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
         UnixStream::from_std(moving)
+    }
+
+    /// Of a unix socket, even if the system does not say who is there.
+    fn remote(io: &UnixStream) -> Remote {
+        let peer = io.peer_cred();
+        peer.map_or(Remote::Unix { uid: u32::MAX, pid: None }, |peer| Remote::Unix {
+            uid: peer.uid(),
+            pid: peer.pid(),
+        })
     }
 }
 
@@ -264,7 +281,9 @@ pub(super) async fn accept<A: Accept>(
 impl<A: Accept> Handed<A> {
     /// Registers the connection. Call it on the worker's runtime.
     pub(super) fn arrive(self) -> io::Result<Connection<A::Io>> {
-        Ok(Connection::new(A::arrive(self.moving)?, (self.place, self.placed)))
+        let io = A::arrive(self.moving)?;
+        let remote = A::remote(&io);
+        Ok(Connection::new(io, remote, (self.place, self.placed)))
     }
 }
 
@@ -280,6 +299,7 @@ fn is_caused_by_peer(error: &io::Error) -> bool {
 /// little longer than a ping and its timeout take.
 pub(super) struct Connection<Io> {
     io: Io,
+    remote: Remote,
     heard: Option<Instant>,
     silence: Pin<Box<Sleep>>,
     place: (Place, Placed),
@@ -292,9 +312,14 @@ const SILENCE_TIMEOUT: Duration =
     KEEPALIVE_INTERVAL.saturating_add(KEEPALIVE_TIMEOUT).saturating_add(Duration::from_secs(10));
 
 impl<Io> Connection<Io> {
-    fn new(io: Io, place: (Place, Placed)) -> Self {
+    fn new(io: Io, remote: Remote, place: (Place, Placed)) -> Self {
         let silence = Box::pin(tokio::time::sleep(FIRST_BYTES_TIMEOUT));
-        Self { io, heard: None, silence, place }
+        Self { io, remote, heard: None, silence, place }
+    }
+
+    /// The other end.
+    pub(super) fn remote(&self) -> Remote {
+        self.remote
     }
 
     pub(super) fn handle(&self) -> PlaceHandle {
@@ -401,7 +426,8 @@ mod tests {
         let Admission::Now(place) = Places::new("grpc", 1).admit(Peer::Process(None)) else {
             panic!("expected a free place");
         };
-        (Connection::new(ours, (place, Balance::between(1).place().1)), theirs)
+        let placed = Balance::between(1).place().1;
+        (Connection::new(ours, Remote::Unknown, (place, placed)), theirs)
     }
 
     #[tokio::test(start_paused = true)]

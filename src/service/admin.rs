@@ -7,10 +7,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     engines::Engines,
-    fault::Fault,
+    fault::{Fault, Reason},
     input::{self, invalid},
     operation::run_detached,
     page::{self, Question},
+    reload::{Refused, Reload, Reloaded, Trigger},
     status::{Status, StatusSource},
     watchers::{Filter, Watch, Watchers},
 };
@@ -28,6 +29,8 @@ pub struct AdminService {
     pub stopping: CancellationToken,
     /// Tells how the daemon is.
     pub status: Arc<dyn StatusSource>,
+    /// Reloads the daemon.
+    pub reloads: Arc<dyn Reload>,
 }
 
 /// Asks for the live sessions of a principal.
@@ -146,6 +149,12 @@ impl AdminService {
             name => Some(input::principal(name.as_bytes())?),
         };
         self.watchers.watch(Filter { engine, principal }, self.stopping.clone())
+    }
+
+    /// Reads the configuration and its files again, and takes over what has changed.
+    pub async fn reload(&self) -> Result<Reloaded, Fault> {
+        let reloaded = self.reloads.reload(Trigger::Call).await;
+        reloaded.map_err(|refused: Refused| Fault::new(Reason::ReloadRefused, refused.to_string()))
     }
 }
 

@@ -28,6 +28,7 @@ fn help() {
         vec!["serve", "--help"],
         vec!["check", "--help"],
         vec!["health", "--help"],
+        vec!["reload", "--help"],
         vec!["cleanup", "--help"],
         vec!["clock", "--help"],
         vec!["config", "--help"],

@@ -92,6 +92,10 @@ fn a_bearer_token_that_can_be_guessed_is_refused() {
         ),
         (
             "a token with blanks in it\n",
+            "listen.auth.token_file: line 1: expected a token alone, or ROLE NAME TOKEN",
+        ),
+        (
+            "frontend shop a-token-of-16-ch\u{e4}\n",
             "listen.auth.token_file: line 1: expected a token of visible ASCII characters",
         ),
         (

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
 };
@@ -109,12 +109,6 @@ pub(super) fn exposure(key: &str, path: &Path) -> Option<String> {
         reading::plain(path).display(),
         mode & 0o7777
     ))
-}
-
-/// The first line that says something in a file that a command was given.
-pub fn first_line(path: &Path) -> io::Result<Option<Zeroizing<String>>> {
-    let text = Zeroizing::new(fs::read_to_string(path)?);
-    Ok(lines(&text).next().map(|line| Zeroizing::new(line.to_owned())))
 }
 
 #[cfg(test)]

@@ -9,10 +9,11 @@ use std::{
 use zeroize::Zeroizing;
 
 use super::{
-    AdoptChoice, AdoptFrom, Backend, Config, ConfigError, EngineConfig, Kind, Size, adopt, files,
-    text,
+    AdoptChoice, AdoptFrom, Backend, Config, ConfigError, EngineConfig, Kind, RedisAccess, Size,
+    access, adopt, files, text,
 };
 use crate::{
+    service::access::Access,
     session::{
         clock::whole_millis,
         cookie,
@@ -39,8 +40,10 @@ pub struct Checked {
     pub engines: BTreeMap<String, Policy>,
     /// Of the engines that adopt sessions.
     pub adoptions: BTreeMap<String, AdoptChoice>,
-    /// Bearer tokens; empty: none are asked for.
-    pub tokens: Vec<Zeroizing<String>>,
+    /// Who may call.
+    pub access: Access,
+    /// The passwords and certificates for each Redis, which a reload may replace.
+    pub redis: RedisAccess,
     /// The options of the store in use.
     pub store: Box<dyn Open>,
     /// What an operator should know, a sentence each.
@@ -51,9 +54,9 @@ pub struct Checked {
     pub secrets: Vec<String>,
 }
 
-/// The least length of a bearer token. 16 characters of hexadecimal are 64 bits, which nobody
-/// guesses over a network; `sessiond secret` prints 43.
-const MIN_TOKEN_LEN: usize = 16;
+/// Looking more often would find files that are still written.
+const MIN_WATCH: Duration = Duration::from_secs(1);
+const MAX_WATCH: Duration = Duration::from_secs(24 * 3600);
 
 /// What is wrong, as far as it has been looked at.
 #[derive(Default)]
@@ -88,11 +91,15 @@ pub fn check(config: &Config) -> Result<Checked, ConfigError> {
 pub fn check_all(config: &Config) -> Result<Checked, Vec<ConfigError>> {
     let (mut warnings, mut advice, mut secrets) = (Vec::new(), Vec::new(), Vec::new());
     let mut errors = Errors::default();
-    let tokens = errors.keep(tokens(config, &mut warnings));
+    let access = errors.keep(access::check(&config.listen, &mut advice));
     // Tokens that cannot be used are an error of their own.
-    let has_tokens = tokens.as_ref().is_none_or(|tokens| !tokens.is_empty());
+    let has_tokens = access.as_ref().is_none_or(|access| !access.tokens.is_empty());
     check_listeners(config, has_tokens, &mut errors);
     check_limits(config, &mut errors);
+    let watch = config.reload.watch;
+    if watch.0.is_some_and(|watch| !(MIN_WATCH..=MAX_WATCH).contains(&watch)) {
+        errors.add("reload.watch", format!("expected \"none\" or 1s to 1day, found {watch}"));
+    }
     if !(1..=MOST_ENGINES).contains(&config.engine.len()) {
         let found = config.engine.len();
         errors.add("engine", format!("expected 1 to {MOST_ENGINES} engines, found {found}"));
@@ -101,22 +108,23 @@ pub fn check_all(config: &Config) -> Result<Checked, Vec<ConfigError>> {
         errors.keep((backend.kind().check)(&config.store));
     }
     let kind = config.store.backend.kind();
-    let store = errors.keep((kind.options)(&config.store));
+    let redis = RedisAccess::default();
+    let store = errors.keep((kind.options)(&config.store, &redis));
     let mut engines = BTreeMap::new();
     let mut adoptions = BTreeMap::new();
     for (name, engine) in &config.engine {
         let policy = policy(name, engine, &mut errors, &mut warnings, &mut secrets);
         advise(name, engine, &mut advice);
         errors.keep(check_data_limit(config, kind, name, engine));
-        let adoption = adopt::check(name, &engine.adopt, engine.max_data_bytes.as_usize());
-        let adoption = errors.keep(adoption).flatten();
+        let most = engine.max_data_bytes.as_usize();
+        let adoption = errors.keep(adopt::check(name, &engine.adopt, most, &redis)).flatten();
         adoptions.extend(adoption.map(|adoption| (name.clone(), adoption)));
         engines.extend(policy.map(|policy| (name.clone(), policy)));
     }
     warnings.extend(exposures(config));
-    match (tokens, store) {
-        (Some(tokens), Some(store)) if errors.0.is_empty() => {
-            Ok(Checked { engines, adoptions, tokens, store, warnings, advice, secrets })
+    match (access, store) {
+        (Some(access), Some(store)) if errors.0.is_empty() => {
+            Ok(Checked { engines, adoptions, access, redis, store, warnings, advice, secrets })
         }
         _ => Err(errors.0),
     }
@@ -380,38 +388,6 @@ fn secrets(
         ));
     }
     Ok(secrets)
-}
-
-fn tokens(
-    config: &Config,
-    warnings: &mut Vec<String>,
-) -> Result<Vec<Zeroizing<String>>, ConfigError> {
-    let key = "listen.auth.token_file";
-    let Some(text) = files::read(key, &config.listen.auth.token_file)? else {
-        return Ok(Vec::new());
-    };
-    let tokens = files::secrets(key, "token", &text)?;
-    for (number, token) in &tokens {
-        let problem = if !token.bytes().all(|octet| octet.is_ascii_graphic()) {
-            format!("line {number}: expected a token of visible ASCII characters")
-        } else if token.len() < MIN_TOKEN_LEN {
-            format!(
-                "line {number}: expected a token of at least {MIN_TOKEN_LEN} characters, found \
-                 {}; `sessiond secret` prints a fresh one",
-                token.len()
-            )
-        } else {
-            warnings.extend(files::few_characters(token).map(|count| {
-                format!(
-                    "{key}: the token on line {number} has only {count} different characters, so \
-                     that it can be guessed; `sessiond secret` prints a fresh one"
-                )
-            }));
-            continue;
-        };
-        return Err(ConfigError::new(key, problem));
-    }
-    Ok(tokens.iter().map(|(_, token)| Zeroizing::new((*token).to_owned())).collect())
 }
 
 fn check_listeners(config: &Config, with_tokens: bool, errors: &mut Errors) {
