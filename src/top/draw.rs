@@ -102,7 +102,7 @@ fn sparkline(frame: &mut Frame<'_>, view: &View, area: Rect) {
 
 fn number(rate: f64) -> Line<'static> {
     let text = match rate {
-        none if none == 0.0 => "-".to_owned(),
+        0.0 => "-".to_owned(),
         small if small < 10.0 => format!("{small:.1}"),
         rate => format!("{rate:.0}"),
     };
