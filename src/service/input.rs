@@ -8,12 +8,12 @@ use bytes::Bytes;
 use super::fault::{Fault, Reason};
 use crate::session::{
     clock::{WallTime, whole_millis},
-    data::{Data, DataError},
+    data::{Data, DataError, LARGE_BYTES},
     error::Error,
     id::PublicId,
     lifetime::MAX_DURATION,
     record::{Label, Principal},
-    store::StoreError,
+    store::run_blocking,
 };
 
 /// A duration as a caller gives it: any numbers may come.
@@ -48,9 +48,6 @@ pub const MAX_IDS: usize = 1000;
 /// white space and keys that are there twice, so what is sent may be longer than what is
 /// kept.
 const SMALL_SET_BYTES: usize = 4 << 10;
-/// Checking a `set` of this size takes as long as some ten operations. Above it another
-/// thread does it.
-const LARGE_SET_BYTES: usize = 16 << 10;
 
 /// `set` of a Write.
 pub(super) enum Set {
@@ -71,7 +68,7 @@ pub(super) fn set(json: Bytes, max_data_bytes: usize) -> Result<Set, Fault> {
             );
             Err(Fault::at(Reason::DataTooLarge, "set", problem))
         }
-        len if len > LARGE_SET_BYTES => Ok(Set::Large(json)),
+        len if len > LARGE_BYTES => Ok(Set::Large(json)),
         _ => {
             let invalid =
                 |error: DataError| Fault::at(Reason::InvalidData, "set", error.to_string());
@@ -87,16 +84,7 @@ impl Set {
             Self::Checked(data) => return Ok(data),
             Self::Large(json) => json,
         };
-        let checking = tokio::task::spawn_blocking(move || Data::parse(json));
-        match checking.await {
-            Ok(checked) => Ok(checked?),
-            Err(ended) => match ended.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => {
-                    Err(StoreError::unavailable("check the data", "the daemon has stopped").into())
-                }
-            },
-        }
+        Ok(run_blocking("check the data", move || Data::parse(json)).await??)
     }
 }
 

@@ -12,6 +12,11 @@ use serde_json::value::RawValue;
 /// The most levels of arrays and objects. The data itself is the first level.
 pub const MAX_DEPTH: usize = 64;
 
+/// To parse or to merge text of this many bytes takes as long as some ten operations, if its
+/// members are short (`cargo bench --bench parts`, "4096 keys"). What is longer goes to another
+/// thread than the one that serves.
+pub const LARGE_BYTES: usize = 16 << 10;
+
 /// The most top-level keys of one session's data.
 pub const MAX_KEYS: usize = 4096;
 

@@ -288,11 +288,23 @@ impl std::fmt::Debug for Edit {
 }
 
 impl Edit {
+    /// How many bytes are merged into the stored data. 0: nothing is merged.
+    pub fn merged_bytes(&self) -> usize {
+        match self.changes_nothing() {
+            true => 0,
+            false => self.set.text().len() + self.unset.iter().map(String::len).sum::<usize>(),
+        }
+    }
+
+    fn changes_nothing(&self) -> bool {
+        self.unset.is_empty() && self.set == Data::EMPTY
+    }
+
     /// The data after this edit. `replace`: as if [`replace`](Self::replace) were set. Fails if
     /// the result is too large, or if the data cannot be merged.
     pub fn apply(&self, stored: &Data, replace: bool) -> Result<Data, Refusal> {
         let base = if self.replace || replace { &Data::EMPTY } else { stored };
-        let data = if self.unset.is_empty() && self.set == Data::EMPTY {
+        let data = if self.changes_nothing() {
             base.clone()
         } else {
             base.merge(&self.unset, &self.set).map_err(Refusal::Data)?

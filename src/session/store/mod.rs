@@ -4,8 +4,10 @@
 //! |---|---|
 //! | this one | [`Store`], [`BulkStore`], and what their operations return |
 //! | [`error`] | how a store fails |
+//! | [`blocking`] | work that takes too long for a thread that serves |
 //! | [`layer`] | a store in front of another store |
 
+mod blocking;
 mod error;
 mod layer;
 
@@ -15,6 +17,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use self::{
+    blocking::run_blocking,
     error::{Result, StoreError, StoreErrorKind},
     layer::{Layer, StoreFuture, Verb},
 };

@@ -16,17 +16,14 @@ use super::{
 use crate::{
     session::{
         clock::Moment,
+        data::LARGE_BYTES,
         id::PublicId,
         lifetime::Times,
         record::{Record, Touch},
-        store::{Certainty, Change, Result, StoreError, Touched},
+        store::{Certainty, Change, Result, Touched, run_blocking},
     },
     store::codec,
 };
-
-/// Merging into more data than this takes as long as some ten operations. Another thread does
-/// it, so that it holds nobody up.
-const LARGE_DATA_BYTES: usize = 64 << 10;
 
 /// Makes the new record from the stored one, or refuses.
 pub(super) trait Decide<R>:
@@ -64,12 +61,13 @@ impl RedisStore {
     }
 
     /// Changes a record. `decide` makes the new record from the stored one, or refuses. It may
-    /// be called several times. `None`: there is no record.
+    /// be called several times, and merges so many bytes. `None`: there is no record.
     pub(super) async fn replace<R>(
         &self,
         doing: &'static str,
         id: PublicId,
         now: Moment,
+        merged: usize,
         decide: impl Decide<R>,
     ) -> Result<Option<std::result::Result<Change, R>>>
     where
@@ -84,7 +82,7 @@ impl RedisStore {
             };
             let header = bytes.get(..codec::HEADER_LEN).unwrap_or_default().to_vec();
             let before = decode(bytes, doing, &key)?;
-            let (before, decided) = decided(doing, before, decide.clone()).await?;
+            let (before, decided) = decided(doing, before, merged, decide.clone()).await?;
             let after = match decided {
                 Ok(record) => record,
                 Err(refusal) => return Ok(Some(Err(refusal))),
@@ -119,7 +117,7 @@ impl RedisStore {
             };
             Ok(Record { deadline, duration, ..before.clone() })
         };
-        let replaced = self.replace(TOUCH_IT, id, touch.now, decide).await?;
+        let replaced = self.replace(TOUCH_IT, id, touch.now, 0, decide).await?;
         Ok(replaced.map(|replaced| match replaced {
             Ok(Change { before, after }) => {
                 Touched { moved: before.deadline != after.deadline, record: after }
@@ -129,27 +127,19 @@ impl RedisStore {
     }
 }
 
-/// What is decided about a record.
+/// What is decided about a record. `merged`: how many bytes are merged into its data.
 async fn decided<R: Send + 'static>(
     doing: &'static str,
     before: Record,
+    merged: usize,
     decide: impl Decide<R>,
 ) -> Result<(Record, std::result::Result<Record, R>)> {
-    let is_large = before.data.text().len() > LARGE_DATA_BYTES;
+    let is_large = merged > 0 && before.data.text().len() + merged > LARGE_BYTES;
     let work = move || {
         let decided = decide(&before);
         (before, decided)
     };
-    if !is_large {
-        return Ok(work());
-    }
-    match tokio::task::spawn_blocking(work).await {
-        Ok(decided) => Ok(decided),
-        Err(ended) => match ended.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(StoreError::unavailable(doing, "the daemon has stopped")),
-        },
-    }
+    if is_large { run_blocking(doing, work).await } else { Ok(work()) }
 }
 
 #[cfg(test)]
@@ -165,7 +155,8 @@ mod tests {
         record::{Extension, Principal},
     };
 
-    async fn decides(data: String) -> ThreadId {
+    /// The thread on which something is decided about a record with this data.
+    async fn decides(data: String, merged: usize) -> ThreadId {
         let data = Data::parse(Bytes::from(data)).expect("JSON");
         let before = Record {
             verifier: VerifierHash::from_bytes([1; 32]),
@@ -178,15 +169,18 @@ mod tests {
             extension: Extension::default(),
         };
         let decide = |_: &Record| Err::<Record, _>(thread::current().id());
-        let (_, decided) = decided("test it", before, decide).await.expect("it runs");
+        let (_, decided) = decided("test it", before, merged, decide).await.expect("it runs");
         decided.expect_err("the thread")
     }
 
     #[tokio::test]
     async fn large_data_is_merged_on_another_thread() {
         let here = thread::current().id();
-        assert_eq!(decides(r#"{"a":1}"#.to_owned()).await, here);
-        let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(LARGE_DATA_BYTES));
-        assert_ne!(decides(large).await, here, "expected another thread");
+        let small = || r#"{"a":1}"#.to_owned();
+        let large = || format!(r#"{{"a":"{}"}}"#, "x".repeat(LARGE_BYTES));
+        assert_eq!(decides(small(), 7).await, here, "little is merged");
+        assert_ne!(decides(large(), 7).await, here, "into large data: expected another thread");
+        assert_ne!(decides(small(), LARGE_BYTES).await, here, "much: expected another thread");
+        assert_eq!(decides(large(), 0).await, here, "nothing is merged");
     }
 }

@@ -394,7 +394,8 @@ impl Store for RedisStore {
 
     async fn write(&self, id: PublicId, update: Arc<Update>) -> Result<Option<Written>> {
         self.bounded(WRITE, move |store| async move {
-            store.replace(WRITE, id, update.now, move |before| update.apply(before)).await
+            let (now, merged) = (update.now, update.edit.merged_bytes());
+            store.replace(WRITE, id, now, merged, move |before| update.apply(before)).await
         })
         .await
     }
@@ -503,7 +504,7 @@ impl BulkStore for RedisStore {
             };
             // Again if the record came or went in between.
             loop {
-                match store.replace(RESTORE, id, now, decide.clone()).await? {
+                match store.replace(RESTORE, id, now, 0, decide.clone()).await? {
                     Some(Ok(change)) => return Ok(Restored::Replaced(change)),
                     // Whoever put it there may have had no confirmation.
                     Some(Err(())) if store.has_as_late(id, &record).await? => {
