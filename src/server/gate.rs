@@ -191,7 +191,9 @@ impl ConnectionServer {
             () = self.http2.stopping.cancelled() => return,
         };
         let served = match begun {
-            Ok(io) => self.http2.serve(io, origin, age, place).await.map_err(|error| error.to_string()),
+            Ok(io) => {
+                self.http2.serve(io, origin, age, place).await.map_err(|error| error.to_string())
+            }
             Err(error) => Err(error.to_string()),
         };
         if let Err(error) = served {

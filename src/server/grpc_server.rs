@@ -24,8 +24,7 @@ use crate::{
     },
     service::{
         admin::AdminService, engines::Engines, observer::Observer, reload::Reload,
-        status::StatusSource,
-        watchers::Watchers,
+        status::StatusSource, watchers::Watchers,
     },
 };
 

@@ -202,7 +202,8 @@ async fn a_token_with_another_role_is_no_right_to_sessions() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("tokens");
     let (frontends, operators) = ("0123456789abcdef".repeat(2), "fedcba9876543210".repeat(2));
-    fs::write(&file, format!("frontend shop {frontends}\nadmin ops {operators}\n")).expect("a file");
+    fs::write(&file, format!("frontend shop {frontends}\nadmin ops {operators}\n"))
+        .expect("a file");
     let daemon = Daemon::start(&[&format!("listen.auth.token_file={}", file.display())]);
     let builder = || Client::builder(&daemon.address);
     let error = build(builder().token(&operators)).describe().await.expect_err("of operators");
