@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 use super::{ConfigError, RedisAccess, StoreConfig, redis, sled};
 use crate::store::{database::Open, memory::MemoryOptions, sled::MOST_DATA_BYTES};
 
+/// Reads the files that are named, and makes the options. Opens no database. What a reload may
+/// replace is added to the access.
+pub type MakeOptions = fn(&StoreConfig, &RedisAccess) -> Result<Box<dyn Open>, ConfigError>;
+
 /// What the process must know of a kind of store.
 #[derive(Debug, Clone, Copy)]
 pub struct Kind {
@@ -19,9 +23,8 @@ pub struct Kind {
     pub marks_time: bool,
     /// Checks the values, also if the store is not the one in use. Reads no file.
     pub check: fn(&StoreConfig) -> Result<(), ConfigError>,
-    /// Reads the files that are named, and makes the options. Opens no database. What a reload
-    /// may replace is added to the access.
-    pub options: fn(&StoreConfig, &RedisAccess) -> Result<Box<dyn Open>, ConfigError>,
+    /// Makes the options of the store.
+    pub options: MakeOptions,
 }
 
 macro_rules! backends {

@@ -22,7 +22,7 @@ pub(crate) use self::text::is_localhost;
 pub use self::{
     access::bearer_token,
     adopt::{AdoptChoice, AdoptConfig, AdoptFrom},
-    backends::{Backend, Kind},
+    backends::{Backend, Kind, MakeOptions},
     difference::restart_keys,
     layers::{ConfigError, Layers, Sources, load, read_layers},
     policy::{Checked, check, check_all},
