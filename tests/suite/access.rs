@@ -132,7 +132,8 @@ async fn the_names_of_a_certificate_have_roles() {
 fn subjects_need_a_client_ca() {
     let output = run(["check", "--dev", "--set=listen.auth.subjects=admin CN=ops"]);
     assert_eq!(output.status.code(), Some(78), "{}", stdout(&output));
-    let expected = "sessiond: listen.auth.subjects: needs listen.tls.client_ca_file beside it";
+    let expected = "sessiond: listen.auth.subjects in --set listen.auth.subjects: needs \
+                    listen.tls.client_ca_file beside it";
     assert!(stderr(&output).starts_with(expected), "{}", stderr(&output));
 }
 

@@ -92,9 +92,9 @@ async fn a_bad_file_of_secrets_is_refused() {
     .await;
     let browser = daemon.visitor("{}").await;
     for (bad, expected) in [
-        (Bad::Missing, "cookie.secret_file: the file cannot be read: No such file"),
-        (Bad::Unreadable, "cookie.secret_file: the file cannot be read: Is a directory"),
-        (Bad::NotText, "cookie.secret_file: the file cannot be read: stream did not contain"),
+        (Bad::Missing, "secrets cannot be read: No such file"),
+        (Bad::Unreadable, "secrets cannot be read: Is a directory"),
+        (Bad::NotText, "secrets cannot be read: it is not UTF-8"),
         (text(""), "cookie.secret_file: the file holds no secret"),
         (text("# newest first\n"), "cookie.secret_file: the file holds no secret"),
         (text(&format!("{SECRET}\nSECRET={OLDER}\n")), "line 2: expected a secret and nothing"),
@@ -128,8 +128,8 @@ async fn a_bad_file_of_tokens_is_refused() {
     })
     .await;
     for (bad, expected) in [
-        (Bad::Missing, "listen.auth.token_file: the file cannot be read: No such file"),
-        (Bad::Unreadable, "listen.auth.token_file: the file cannot be read: Is a directory"),
+        (Bad::Missing, "tokens cannot be read: No such file"),
+        (Bad::Unreadable, "tokens cannot be read: Is a directory"),
         (text("\n"), "listen.auth.token_file: the file holds no token"),
         (text("root ops of-somebody-or-other\n"), "line 1: expected the role"),
         (text("{\"token\": \"of-another-program\"}\n"), "line 1: expected a token alone, or"),
