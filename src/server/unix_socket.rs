@@ -40,10 +40,16 @@ pub(super) async fn listen_at(
 }
 
 fn give_to(path: &Path, SocketGroup { id, name }: &SocketGroup) -> io::Result<()> {
+    // A sandbox may forbid the change, and it may not be needed.
+    if fs::symlink_metadata(path)?.gid() == *id {
+        return Ok(());
+    }
     let given = chownat(CWD, path, None, Some(Gid::from_raw(*id)), AtFlags::SYMLINK_NOFOLLOW);
     given.map_err(|error| match error {
-        Errno::PERM => io::Error::other(format!(
-            "the socket cannot be given to the group {name}: the user of the daemon is not in it"
+        // INVAL: a group that the user namespace of the daemon does not have.
+        Errno::PERM | Errno::INVAL => io::Error::other(format!(
+            "the socket cannot be given to the group {name}: the user of the daemon is not in \
+             it, or its sandbox forbids that"
         )),
         error => error.into(),
     })
