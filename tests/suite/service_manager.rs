@@ -6,7 +6,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     os::{
-        fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::{
             fs::{FileTypeExt, MetadataExt, PermissionsExt},
             net::{UnixDatagram, UnixListener},
@@ -188,9 +188,9 @@ fn passing(sockets: &[(&str, BorrowedFd<'_>)], arguments: &[&str]) -> Command {
     command
 }
 
-fn duplicate(socket: impl Into<OwnedFd>) -> OwnedFd {
+fn duplicate(socket: impl AsFd) -> OwnedFd {
     // Above what the script moves them to.
-    rustix::io::fcntl_dupfd_cloexec(&socket.into(), 100).expect("there is room")
+    rustix::io::fcntl_dupfd_cloexec(socket, 100).expect("there is room")
 }
 
 fn loopback() -> (OwnedFd, SocketAddr) {
@@ -206,7 +206,6 @@ async fn write(address: SocketAddr) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sockets_of_the_service_manager_are_served_and_stay_open() {
-    use std::os::fd::AsFd;
     let ((grpc, address), (page, metrics)) = (loopback(), loopback());
     let sockets = [("metrics", page.as_fd()), ("grpc", grpc.as_fd())];
     // An address that cannot be bound: the socket takes its place.
@@ -228,7 +227,6 @@ async fn sockets_of_the_service_manager_are_served_and_stay_open() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_file_of_a_passed_socket_is_left_to_its_owner() {
-    use std::os::fd::AsFd;
     let scratch = tempfile::tempdir().expect("a scratch folder");
     let path = scratch.path().join("sessiond.sock");
     let socket = duplicate(UnixListener::bind(&path).expect("it is bound"));
@@ -249,7 +247,6 @@ async fn the_file_of_a_passed_socket_is_left_to_its_owner() {
 
 #[test]
 fn a_passed_socket_of_the_wrong_kind_is_named() {
-    use std::os::fd::AsFd;
     let scratch = tempfile::tempdir().expect("a scratch folder");
     let tcp = || loopback().0;
     let unix = UnixListener::bind(scratch.path().join("a.sock")).expect("it is bound");
