@@ -375,9 +375,14 @@ impl ConfigArgs {
         self.read(dev, |_| vec![SecretText(fresh_secret())])
     }
 
+    /// The configuration file, if there is one.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        let named = std::env::var_os("SESSIOND_CONFIG").filter(|path| !path.is_empty());
+        self.config.clone().or(named.map(PathBuf::from))
+    }
+
     /// With `dev`, `secrets` makes those of an engine that has none.
     fn read(&self, dev: bool, secrets: impl Fn(&str) -> Vec<SecretText>) -> Layers {
-        let named = std::env::var_os("SESSIOND_CONFIG").filter(|path| !path.is_empty());
         let (mut environment, mut errors) = (Vec::new(), Vec::new());
         for (name, value) in std::env::vars_os() {
             let Some(name) = name.to_str().filter(|name| name.starts_with("SESSIOND_")) else {
@@ -396,7 +401,7 @@ impl ConfigArgs {
         }
         let mut layers = read_layers(Sources {
             defaults: if dev { Config::dev() } else { Config::defaults() },
-            file: self.config.clone().or(named.map(PathBuf::from)),
+            file: self.file(),
             environment,
             settings: self.settings.clone(),
         });

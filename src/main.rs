@@ -11,10 +11,11 @@ use clap::Parser;
 use sessiond::{
     grpc::pb::ReloadResponse,
     server::{
-        Addresses, Server, StartError, Surroundings,
+        Server, StartError, Surroundings,
         clock::SystemClock,
-        config::{Config, ConfigError, Layers, ListenAddr},
+        config::{Config, ConfigError, Layers, ListenAddr, LogFormat},
         log,
+        passed::PassedSockets,
         reload::ConfigSource,
         system::{
             SystemEntropy, keep_little_freed_memory, keep_memory_out_of_core_dumps,
@@ -28,6 +29,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use self::{
     cli::{Cli, Command, ConfigArgs},
+    service_manager::ServiceManager,
     signals::Signals,
 };
 
@@ -40,10 +42,12 @@ mod manual;
 mod mix;
 mod openmetrics;
 mod reached;
+mod service_manager;
 mod sessions;
 mod signals;
 mod status;
 mod table;
+mod told;
 mod top;
 mod transfer;
 
@@ -67,9 +71,9 @@ fn main() -> ExitCode {
     };
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure { code, problems }) => {
+        Err(Failure { code, problems, format }) => {
             for problem in problems {
-                eprintln!("sessiond: {problem}");
+                eprintln!("{}", told::failure(format, &problem));
             }
             code.into()
         }
@@ -80,16 +84,18 @@ fn main() -> ExitCode {
 struct Failure {
     code: u8,
     problems: Vec<String>,
+    /// How it is told. Only `serve` has another one than text.
+    format: LogFormat,
 }
 
 impl Failure {
     fn fault(problem: impl ToString) -> Self {
-        Self { code: FAULT, problems: vec![problem.to_string()] }
+        Self { code: FAULT, problems: vec![problem.to_string()], format: LogFormat::Text }
     }
 
     fn configuration(errors: Vec<ConfigError>) -> Self {
         let problems = errors.iter().map(ConfigError::to_string).collect();
-        Self { code: BAD_CONFIGURATION, problems }
+        Self { code: BAD_CONFIGURATION, problems, format: LogFormat::Text }
     }
 }
 
@@ -98,12 +104,19 @@ fn run(command: Command) -> Result<(), Failure> {
     let fault = |problem: String| Failure::fault(problem);
     match command {
         Command::Serve { config, dev } => {
+            // SAFETY: what was parsed until here are arguments. Nothing was opened.
+            let sockets = unsafe { PassedSockets::take() }.map_err(bad_config);
+            let manager = Arc::new(ServiceManager::default());
             let Layers { config: loaded, errors, .. } = config.layers(dev);
-            if errors.is_empty() {
-                serve(config, loaded, dev)
-            } else {
-                Err(Failure::configuration(errors))
-            }
+            let format = loaded.log.format;
+            let served = match errors.is_empty() {
+                true => sockets.and_then(|sockets| serve(config, loaded, dev, sockets, &manager)),
+                false => Err(Failure::configuration(errors)),
+            };
+            served.map_err(|failure| {
+                manager.failed(&failure.problems.join("; "));
+                Failure { format, ..failure }
+            })
         }
         Command::Check { config, dev, changed } => {
             let layers = config.layers(dev);
@@ -222,8 +235,15 @@ fn clock_line(marked: &Marked) -> String {
     )
 }
 
-fn serve(arguments: ConfigArgs, config: Config, dev: bool) -> Result<(), Failure> {
+fn serve(
+    arguments: ConfigArgs,
+    config: Config,
+    dev: bool,
+    sockets: PassedSockets,
+    manager: &Arc<ServiceManager>,
+) -> Result<(), Failure> {
     keep_little_freed_memory();
+    let format = config.log.format;
     let level = log::start(&config.log);
     if dev {
         let kept = if config.store.backend.kind().outlives_a_stop {
@@ -250,21 +270,29 @@ fn serve(arguments: ConfigArgs, config: Config, dev: bool) -> Result<(), Failure
         let surroundings = Surroundings {
             clock: Arc::new(SystemClock::start()),
             entropy: Arc::new(SystemEntropy),
+            sockets,
         };
+        manager.starts("starting: the store is opened");
         let started = config.clone();
         let server = Server::build(config, surroundings).await.map_err(|error| match error {
             StartError::Config(error) => Failure::configuration(vec![error]),
             error => Failure::fault(error),
         })?;
+        told::log_start(&arguments, &started, &server);
         let server = server.reloading_from(ConfigSource {
             load: Box::new(move || arguments.load_again(dev, &started)),
             set_log_level: Box::new(move |new| level.set(new)),
         });
+        let hears = Arc::clone(manager);
+        let server = server.supervised_by(move |phase| hears.hear(phase));
         // A trial is told once that it is one.
         for advice in if dev { &[] } else { server.advice() } {
             tracing::warn!("{advice}");
         }
-        print(&ready_line(&server.addresses()))?;
+        print(&told::ready(format, &server.addresses()))?;
+        manager.ready();
+        let alive = Arc::clone(manager);
+        tokio::spawn(async move { alive.stay_alive().await });
         let reloader = server.reloader();
         tokio::spawn(async move {
             while reload.recv().await.is_some() {
@@ -282,26 +310,6 @@ fn serve(arguments: ConfigArgs, config: Config, dev: bool) -> Result<(), Failure
     // dropping the last handle waits until the store is flushed and closed.
     runtime.shutdown_timeout(LAST_CALLS);
     served.inspect(|()| tracing::info!("stopped"))
-}
-
-/// The line that `serve` prints when it is ready: a `key=address[,address]` for each
-/// kind of listener.
-fn ready_line(addresses: &Addresses) -> String {
-    let list = |name: &str, addresses: &[ListenAddr]| {
-        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        if addresses.is_empty() {
-            String::new()
-        } else {
-            format!(" {name}={}", addresses.join(","))
-        }
-    };
-    format!(
-        "sessiond {} ready:{}{}{}\n",
-        env!("CARGO_PKG_VERSION"),
-        list("grpc", &addresses.grpc),
-        list("admin", &addresses.admin),
-        list("metrics", addresses.metrics.as_slice()),
-    )
 }
 
 fn one_thread() -> Result<Runtime, Failure> {

@@ -1,23 +1,14 @@
 //! Listeners: bind addresses and accept connections.
 
 use std::{
-    fs, io,
+    io,
     net::SocketAddr,
-    os::{
-        fd::OwnedFd,
-        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
-    },
-    path::{Path, PathBuf},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use rustix::{
-    fs::{Mode, fchmod},
-    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
-};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -25,16 +16,12 @@ use tokio::{
 };
 
 use super::{
-    config::{ListenAddr, is_localhost},
+    config::{ListenAddr, SocketAccess, is_localhost},
     places::{self, Admission, Peer, Place, PlaceHandle, Places},
+    unix_socket::{self, SocketFile},
     workers::Placed,
 };
 use crate::service::access::Remote;
-
-/// The owner and the group of a unix socket may connect to it.
-const SOCKET_MODE: u32 = 0o660;
-/// As tokio's own listeners have: the system's `somaxconn` decides.
-const LONGEST_BACKLOG: i32 = -1;
 
 /// After how much silence a connection is pinged, and how long the answer may take.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
@@ -60,17 +47,22 @@ pub struct BindError {
 pub enum Listener {
     /// `TCP_NODELAY` is set on what it accepts.
     Tcp(TcpListener),
-    /// The file is removed when the listener is dropped.
+    /// The file is removed when the listener is dropped, if the daemon has made it.
     Unix(UnixListener, SocketFile),
 }
 
 impl Listener {
     /// Removes the file of a unix socket that nobody listens on. Fails if the address is in use, or
     /// if the system refuses it.
-    pub async fn bind(address: &ListenAddr) -> Result<Self, BindError> {
+    ///
+    /// `access` is that of a unix socket. A TCP address is open to all.
+    pub async fn bind(address: &ListenAddr, access: &SocketAccess) -> Result<Self, BindError> {
         let failed = |error: io::Error| {
             let problem = match error.kind() {
-                io::ErrorKind::AddrInUse => "the address is in use by another process".to_owned(),
+                io::ErrorKind::AddrInUse => "the address is in use by another process; if that is \
+                                             a sessiond, it runs already: stop it, or give this \
+                                             one another address"
+                    .to_owned(),
                 _ => error.to_string(),
             };
             BindError { address: address.to_string(), problem }
@@ -81,7 +73,10 @@ impl Listener {
                 let resolved = resolve(host, *port).await.map_err(failed)?;
                 TcpListener::bind(resolved).await.map(Self::Tcp).map_err(failed)
             }
-            ListenAddr::Unix(path) => bind_unix(path).await.map_err(failed),
+            ListenAddr::Unix(path) => {
+                let listening = unix_socket::listen_at(path, access).await;
+                listening.map(|(listener, file)| Self::Unix(listener, file)).map_err(failed)
+            }
         }
     }
 
@@ -92,7 +87,7 @@ impl Listener {
                 let address = listener.local_addr();
                 ListenAddr::Tcp(address.expect("a bound socket has an address"))
             }
-            Self::Unix(_, file) => ListenAddr::Unix(file.path.clone()),
+            Self::Unix(_, file) => ListenAddr::Unix(file.path().to_owned()),
         }
     }
 }
@@ -111,61 +106,6 @@ async fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
         return Err(io::Error::other(problem));
     }
     Ok(*resolved)
-}
-
-async fn bind_unix(path: &Path) -> io::Result<Listener> {
-    clear_stale_socket(path).await?;
-    let socket = bind_closed(path)?;
-    let file = SocketFile { path: path.to_owned(), inode: fs::symlink_metadata(path)?.ino() };
-    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
-    listen(&socket, LONGEST_BACKLOG)?;
-    let listener = UnixListener::from_std(std::os::unix::net::UnixListener::from(socket))?;
-    Ok(Listener::Unix(listener, file))
-}
-
-/// Binds a socket that nobody can connect to before `listen`, when the mode of its file is
-/// what it will be. Until then the mode is never wider, whatever the umask is. (The umask
-/// itself is not changed, because it belongs to all threads of the process.)
-fn bind_closed(path: &Path) -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    // Linux gives the file the mode of the socket, less the umask. If a system does not, the
-    // socket is still closed.
-    let _ = fchmod(&socket, Mode::from_raw_mode(SOCKET_MODE));
-    bind(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(socket)
-}
-
-/// Removes a socket that no process listens on. A killed daemon leaves one behind.
-async fn clear_stale_socket(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(io::Error::other("a file that is not a socket exists there"));
-        }
-        Ok(_) => {}
-    }
-    match UnixStream::connect(path).await {
-        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Err(error) => Err(error),
-    }
-}
-
-/// The file of a unix socket; removed when dropped.
-pub struct SocketFile {
-    path: PathBuf,
-    inode: u64,
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // In the meantime another daemon may have created its own socket there.
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
 }
 
 /// Accepts connections on one thread. Other threads serve them.
@@ -405,21 +345,6 @@ mod tests {
 
     use super::*;
     use crate::server::workers::Balance;
-
-    #[tokio::test]
-    async fn a_unix_socket_is_never_open_wider_than_it_will_be() {
-        let scratch = tempfile::tempdir().expect("a scratch folder");
-        let path = scratch.path().join("socket");
-        let mode = || fs::metadata(&path).expect("a socket").permissions().mode() & 0o777;
-        let socket = bind_closed(&path).expect("it is bound");
-        assert_eq!(mode() & !SOCKET_MODE, 0, "the mode is {:o}", mode());
-        let refused = UnixStream::connect(&path).await.expect_err("nobody can connect yet");
-        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-        drop(socket);
-        let _listener = bind_unix(&path).await.expect("a socket that nobody listens on is stale");
-        assert_eq!(mode(), SOCKET_MODE);
-        UnixStream::connect(&path).await.expect("it is open");
-    }
 
     async fn connection() -> (Connection<tokio::io::DuplexStream>, tokio::io::DuplexStream) {
         let (ours, theirs) = duplex(64);

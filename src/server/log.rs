@@ -46,6 +46,13 @@ fn filter(level: LogLevel) -> Targets {
         .with_target(audit::TARGET, level.max(LevelFilter::INFO))
 }
 
+/// A panic as a line of the log. By default it is text on standard error.
+fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let text = panic.payload_as_str().unwrap_or("no text");
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    tracing::error!(place, "a fault of the program (panic): {text}");
+}
+
 /// Starts the log of this process. Call it once.
 pub fn start(config: &LogConfig) -> Level {
     let (filter, handle) = reload::Layer::new(filter(config.level));
@@ -55,7 +62,10 @@ pub fn start(config: &LogConfig) -> Level {
             use std::io::IsTerminal;
             lines.with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed()
         }
-        LogFormat::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
+        LogFormat::Json => {
+            std::panic::set_hook(Box::new(log_panic));
+            lines.json().flatten_event(true).with_filter(filter).boxed()
+        }
     };
     // This also receives the messages of the `log` crate. Without them, the end of a
     // thread of sled would go unnoticed.

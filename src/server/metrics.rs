@@ -247,7 +247,7 @@ fn outcome_number(outcome: Outcome) -> usize {
     }
 }
 
-fn outcome_name(outcome: Outcome) -> &'static str {
+pub(super) fn outcome_name(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Active => "ACTIVE",
         Outcome::Created => "CREATED",

@@ -7,7 +7,8 @@
 //! | file | holds |
 //! |---|---|
 //! | [`config`] | defaults, file, environment, flags, and the rules that they must follow |
-//! | [`listen`], [`gate`], [`preface`] | sockets, connections, and their protocols |
+//! | [`listen`], [`unix_socket`], [`passed`] | sockets: bound, or opened by the service manager |
+//! | [`gate`], [`preface`] | connections, and their protocols |
 //! | [`places`] | how many connections there may be, and which one makes room |
 //! | [`workers`] | the threads that serve connections |
 //! | [`http2`] | a connection, from its preface to its end |
@@ -18,7 +19,8 @@
 //! | [`refusals`] | callers that were refused, counted and logged |
 //! | [`metrics`], [`scrape`] | the metrics, and the page that shows them |
 //! | [`status`] | how the daemon is, for operators and probes |
-//! | [`outages`] | what the log says about a store that fails |
+//! | [`phase`] | what the daemon does, for whoever supervises it |
+//! | [`outages`], [`slow`] | what the log says about a store that fails, and about slow operations |
 //! | [`clock`], [`time_mark`] | the clock of the sessions, and what a database keeps of it |
 //! | [`peak`] | when memory is worth giving back |
 //! | [`system`] | the system's clocks and randomness |
@@ -36,15 +38,18 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    config::{AdoptChoice, Checked, Config, ConfigError, ListenAddr},
+    config::{AdoptChoice, Checked, Config, ConfigError, ListenAddr, SocketAccess},
     gate::{Gate, ListenerPlaces},
     grpc_server::GrpcServer,
     listen::{BindError, Listener},
     metrics::Metrics,
+    passed::{PassedListeners, PassedSockets},
     peak::Peak,
+    phase::{Phase, Supervisor},
     refusals::ListenerRefusals,
     reload::{ConfigSource, FirstLooks, InForce, Reloader, Replaceable, Requests, TlsInForce},
     scrape::Scraper,
+    slow::SlowLog,
     status::{Probes, Pulse, Reporter},
     tls::Tls,
     workers::{Balance, RuntimeExecutors},
@@ -83,16 +88,20 @@ pub mod listen;
 pub mod log;
 pub mod metrics;
 mod outages;
+pub mod passed;
 mod peak;
+pub mod phase;
 mod places;
 mod preface;
 mod refusals;
 pub mod reload;
 mod scrape;
+mod slow;
 mod status;
 pub mod system;
 pub mod time_mark;
 mod tls;
+mod unix_socket;
 mod workers;
 
 /// How often the clock looks whether somebody has set the wall clock.
@@ -164,6 +173,8 @@ pub struct Surroundings {
     pub clock: Arc<dyn Clock>,
     /// Makes the ids. Must be unpredictable.
     pub entropy: Arc<dyn Entropy>,
+    /// Listeners that are open already. They take the place of those of the configuration.
+    pub sockets: PassedSockets,
 }
 
 /// A daemon whose store is open and whose listeners are bound.
@@ -173,6 +184,7 @@ pub struct Server {
     access: Arc<ArcSwap<Access>>,
     in_force: InForce,
     reloads: (Reloader, Requests),
+    supervisor: Supervisor,
     engines: Engines,
     watchers: Arc<Watchers>,
     database: Arc<dyn Database>,
@@ -198,9 +210,10 @@ pub struct Addresses {
 
 impl Server {
     /// Opens the store and binds the listeners.
-    pub async fn build(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
+    pub async fn build(config: Config, mut surroundings: Surroundings) -> Result<Self, StartError> {
         let looks = FirstLooks::at(&config);
-        let (mut checked, tls) = read(&config)?;
+        let passed = std::mem::take(&mut surroundings.sockets).listeners()?;
+        let (mut checked, tls) = read(&passed.in_force(&config))?;
         let advice = std::mem::take(&mut checked.advice);
         for warning in &checked.warnings {
             tracing::warn!("{warning}");
@@ -209,6 +222,7 @@ impl Server {
         let told = std::mem::take(&mut checked.warnings);
         let access = Arc::new(ArcSwap::from_pointee(std::mem::take(&mut checked.access)));
         let redis = checked.redis.clone();
+        let unix = checked.unix.clone();
         let (clock, entropy) = (Arc::clone(&surroundings.clock), Arc::clone(&surroundings.entropy));
         let limits = &config.limits;
         let watchers = Watchers::new(limits.max_watchers as usize, limits.watch_queue as usize);
@@ -219,28 +233,30 @@ impl Server {
         });
         let own = Replaceable { engines: engines.clone(), access: Arc::clone(&access), tls, redis };
         let in_force = InForce::new(&config, looks, own, metrics.reloads.clone(), told);
-        let scrape = match config.listen.metrics.0 {
-            None => None,
-            Some(ref address) => match Listener::bind(address).await? {
-                Listener::Tcp(listener) => {
-                    Some(Scraper::new(listener).map_err(StartError::Threads)?)
-                }
+        let PassedListeners { grpc, admin, metrics: page } = passed;
+        let page = match (page, &config.listen.metrics.0) {
+            (Some(passed), _) => Some(passed),
+            (None, None) => None,
+            (None, Some(address)) => match Listener::bind(address, &unix.grpc).await? {
+                Listener::Tcp(listener) => Some(listener),
                 Listener::Unix(..) => None,
             },
         };
+        let scrape = page.map(Scraper::new).transpose().map_err(StartError::Threads)?;
         Ok(Self {
             advice,
             access,
             in_force,
             reloads: Reloader::channel(),
+            supervisor: Arc::new(|_| {}),
             engines,
             watchers,
             database,
             metrics,
             workers: RuntimeExecutors::start(config.runtime.threads as usize)
                 .map_err(StartError::Threads)?,
-            grpc: bind(&config.listen.grpc).await?,
-            admin: bind(&config.listen.admin).await?,
+            grpc: bind(grpc, &config.listen.grpc, &unix.grpc).await?,
+            admin: bind(admin, &config.listen.admin, &unix.admin).await?,
             scrape,
             clock,
             entropy,
@@ -261,9 +277,22 @@ impl Server {
         self
     }
 
+    /// The same daemon, which tells `supervisor` what it does. It must not wait for long.
+    pub fn supervised_by(mut self, supervisor: impl Fn(Phase<'_>) + Send + Sync + 'static) -> Self {
+        self.supervisor = Arc::new(supervisor);
+        self.in_force.supervisor = Arc::clone(&self.supervisor);
+        self
+    }
+
     /// Asks the daemon to reload. What is asked before it runs is done then.
     pub fn reloader(&self) -> Reloader {
         self.reloads.0.clone()
+    }
+
+    /// How many sessions are stored, those of all engines together. `None`: the store does not
+    /// know.
+    pub fn sessions(&self) -> Option<u64> {
+        self.engines.iter().map(|engine| engine.count()).sum()
     }
 
     /// Known from the start, because the listeners are bound already.
@@ -281,7 +310,8 @@ impl Server {
     /// operations in flight within the grace period, and closes the database. An error
     /// means that this last sync, or an earlier one, has failed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), StoreError> {
-        let stopping = CancellationToken::new();
+        // Two steps of a stop: health says so, then connections end.
+        let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
         let memory = PeerMemory::new(self.config.limits.max_held_bytes.as_usize());
         let (health, serving) = watch::channel(Fitness::of(&self.engines).serving());
         let places = Arc::new([
@@ -300,7 +330,7 @@ impl Server {
             clock: Arc::clone(&self.clock),
             store: self.config.store.backend.kind().name,
             addresses: self.addresses(),
-            stopping: stopping.clone(),
+            stopping: draining.clone(),
         });
         let (reloader, requests) = self.reloads;
         let tls = self.in_force.tls();
@@ -316,7 +346,7 @@ impl Server {
             reloads: Arc::new(reloader),
             engines: self.engines.clone(),
             watchers: Arc::clone(&self.watchers),
-            observer: Arc::clone(&self.metrics) as _,
+            observer: Arc::new(SlowLog::new(Arc::clone(&self.metrics), self.config.log.slow.0)),
             serving: serving.clone(),
             stopping: stopping.clone(),
             status: Arc::clone(&reporter) as _,
@@ -334,12 +364,13 @@ impl Server {
         }
         let mut fitness = JoinSet::new();
         let health = Arc::new(health);
-        fitness.spawn(watch_fitness(self.engines.clone(), Arc::clone(&health)));
+        let supervisor = Arc::clone(&self.supervisor);
+        fitness.spawn(watch_fitness(self.engines.clone(), Arc::clone(&health), supervisor));
         background.spawn(keep_time(Arc::clone(&self.database), Arc::clone(&self.clock)));
         background.spawn(give_memory_back(open.clone(), Arc::clone(&memory)));
         let pulse = Pulse::new();
         background.spawn(Arc::clone(&pulse).beat());
-        let probes = Probes { pulse, serving, stopping: stopping.clone() };
+        let probes = Probes { pulse, serving, stopping: draining.clone() };
         let scraping = self.scrape.map(|scraper| scraper.serve(move || reporter.page(), probes));
 
         let mut serving = JoinSet::new();
@@ -359,9 +390,17 @@ impl Server {
         }
 
         stop.await;
-        tracing::info!("stopping: no more connections are taken, what is in flight is finished");
         fitness.shutdown().await;
         health.send_replace(Serving::default());
+        draining.cancel();
+        if let Some(time) = self.config.runtime.drain.0 {
+            (self.supervisor)(Phase::Draining(time));
+            let span = self.config.runtime.drain;
+            tracing::info!("draining: not ready any more; the listeners close after {span}");
+            tokio::time::sleep(time).await;
+        }
+        (self.supervisor)(Phase::Stopping);
+        tracing::info!("stopping: no more connections are taken, what is in flight is finished");
         stopping.cancel();
         let grace = self.config.runtime.shutdown_grace;
         let drained =
@@ -406,6 +445,14 @@ impl Fitness {
             Self::OnlyReads(_) => Serving { whole: false, services: true },
             Self::Unfit(_) => Serving { whole: false, services: false },
         }
+    }
+
+    fn tell(&self, supervisor: &Supervisor) {
+        supervisor(match self {
+            Self::Fit => Phase::Serving,
+            Self::OnlyReads(error) => Phase::OnlyReads(error),
+            Self::Unfit(error) => Phase::NotServing(error),
+        });
     }
 
     /// The store has logged the cause.
@@ -463,13 +510,18 @@ async fn give_memory_back(open: impl Fn() -> usize, memory: Arc<PeerMemory>) {
 
 /// Keeps health as the stores report it: NOT_SERVING while a store cannot serve. If a
 /// store can no longer keep its promises, that is permanent.
-async fn watch_fitness(engines: Engines, health: Arc<watch::Sender<Serving>>) {
+async fn watch_fitness(
+    engines: Engines,
+    health: Arc<watch::Sender<Serving>>,
+    supervisor: Supervisor,
+) {
     let mut before = Fitness::Fit.serving();
     loop {
         let fitness = Fitness::of(&engines);
         let now = fitness.serving();
         if now != before {
             fitness.log();
+            fitness.tell(&supervisor);
         }
         before = now;
         // Watchers are told changes only.
@@ -478,10 +530,21 @@ async fn watch_fitness(engines: Engines, health: Arc<watch::Sender<Serving>>) {
     }
 }
 
-async fn bind(addresses: &[ListenAddr]) -> Result<Vec<Listener>, BindError> {
+/// Binds the addresses, unless there are sockets that were passed for them.
+async fn bind(
+    passed: Vec<Listener>,
+    addresses: &[ListenAddr],
+    access: &SocketAccess,
+) -> Result<Vec<Listener>, BindError> {
+    if !passed.is_empty() {
+        for listener in &passed {
+            tracing::info!(address = %listener.address(), "a socket of the service manager is used");
+        }
+        return Ok(passed);
+    }
     let mut listeners = Vec::new();
     for address in addresses {
-        listeners.push(Listener::bind(address).await?);
+        listeners.push(Listener::bind(address, access).await?);
     }
     Ok(listeners)
 }
@@ -504,7 +567,7 @@ async fn engines(
     let mut known = BTreeSet::from_iter(database.engines());
     let mut engines = BTreeMap::new();
     for (name, policy) in checked.engines {
-        let Surroundings { clock, entropy } = &surroundings;
+        let Surroundings { clock, entropy, .. } = &surroundings;
         let engine =
             Engine::new(&name, policy, store(&name)?, Arc::clone(clock), Arc::clone(entropy));
         let mut engine = engine.with_events(Arc::clone(watchers) as _);

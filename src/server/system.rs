@@ -1,7 +1,7 @@
 //! What the operating system gives: clocks and randomness, which the `session` module takes
 //! as arguments, process limits and CPU time.
 
-use std::{fs, io, time::Duration};
+use std::{ffi::CString, fs, io, mem::MaybeUninit, ptr, time::Duration};
 
 use rand::{TryRng, rngs::SysRng};
 use rustix::{
@@ -90,6 +90,37 @@ pub fn resident_bytes() -> io::Result<usize> {
     Ok(pages.ok_or_else(unknown)? * rustix::param::page_size())
 }
 
+/// The number of a group of this machine, by its name. `None`: there is no such group.
+pub(super) fn group_id(name: &str) -> io::Result<Option<u32>> {
+    /// A group may have thousands of members, whose names are a part of what is found.
+    const MOST_BYTES: usize = 1 << 20;
+    let name = CString::new(name)?;
+    let mut texts = vec![0; 1 << 10];
+    loop {
+        let (mut group, mut found) = (MaybeUninit::uninit(), ptr::null_mut());
+        // SAFETY: the name ends with NUL, and the other pointers lead to memory of this
+        // function, with the length of the buffer that is passed.
+        let code = unsafe {
+            libc::getgrnam_r(
+                name.as_ptr(),
+                group.as_mut_ptr(),
+                texts.as_mut_ptr(),
+                texts.len(),
+                &mut found,
+            )
+        };
+        match code {
+            0 if found.is_null() => return Ok(None),
+            // SAFETY: it was found, so the struct is filled.
+            0 => return Ok(Some(unsafe { group.assume_init() }.gr_gid)),
+            libc::ERANGE if texts.len() < MOST_BYTES => texts.resize(texts.len() * 4, 0),
+            // getgrnam(3): systems differ in how they say that there is none.
+            libc::ENOENT | libc::ESRCH | libc::EBADF | libc::EPERM => return Ok(None),
+            code => return Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+}
+
 /// The clocks of this machine.
 pub struct LinuxMachine;
 
@@ -121,6 +152,11 @@ impl Machine for LinuxMachine {
         // adjtimex(2). A container may refuse the call; then nothing is known.
         state >= 0 && state != libc::TIME_ERROR && status & libc::STA_UNSYNC == 0
     }
+}
+
+/// The wall clock.
+pub fn wall_time() -> WallTime {
+    LinuxMachine.wall()
 }
 
 /// The wall clock, in seconds of Unix time, as certificates are judged by it.
@@ -160,6 +196,13 @@ impl Entropy for SystemEntropy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_are_found_by_their_names() {
+        assert_eq!(group_id("root").expect("looked up"), Some(0));
+        assert_eq!(group_id("no-such-group-here").expect("looked up"), None);
+        group_id("a\0b").expect_err("no name");
+    }
 
     /// Ended threads count, unlike in /proc/PID/task.
     #[test]

@@ -118,7 +118,7 @@ fn what_is_wrong_is_named_with_its_source_and_what_is_allowed() {
         ),
         (
             "[listen]\ngrcp = []",
-            "listen.grcp in the file FILE: unknown key (did you mean \"grpc\"?); expected one of grpc, admin, metrics, reflection, tls, auth",
+            "listen.grcp in the file FILE: unknown key (did you mean \"grpc\"?); expected one of grpc, admin, metrics, reflection, unix, tls, auth",
         ),
         (
             "[engine.a.cookie]\nsame_site = \"lux\"",

@@ -233,7 +233,10 @@ fn an_address_in_use_is_named() {
     let second =
         run(["serve", "--dev", grpc.as_str(), "--set=listen.admin=", "--set=listen.metrics="]);
     assert_eq!(second.status.code(), Some(1));
-    let expected = format!("cannot listen on {address}: the address is in use by another process");
+    let expected = format!(
+        "cannot listen on {address}: the address is in use by another process; if that is a \
+         sessiond, it runs already"
+    );
     assert!(stderr(&second).contains(&expected), "{}", stderr(&second));
 }
 

@@ -5,7 +5,7 @@
 //! [`backends`] lists the kinds of stores. [`sled`] has the keys of `[store.sled]`,
 //! [`redis`] those of `[store.redis]`, [`adopt`] those of `[engine.NAME.adopt]`, [`access`] those
 //! of `[listen.auth]`. [`files`] reads the files of secrets and tokens, with [`reading`].
-//! [`difference`] says what a reload leaves to a restart. [`suggest`] guesses at what was meant by
+//! [`sockets`] has the keys of `[listen.unix]`. [`difference`] says what a reload leaves to a restart. [`suggest`] guesses at what was meant by
 //! a key that does not exist. [`text`] has the types of values that are written as text.
 //! `config/sessiond.toml` explains each key.
 
@@ -28,7 +28,11 @@ pub use self::{
     policy::{Checked, check, check_all},
     redis::{RedisAccess, RedisConfig, RedisTlsConfig},
     sled::{DurabilityConfig, SledConfig},
-    text::{AddrOrOff, ListenAddr, SecretText, Size, SizeOrNone, Span, SpanOrAuto, SpanOrNone},
+    sockets::{SocketAccess, SocketGroup, UnixAccess, UnixConfig},
+    text::{
+        AddrOrOff, ListenAddr, SecretText, Size, SizeOrNone, SocketMode, Span, SpanOrAuto,
+        SpanOrNone,
+    },
 };
 
 mod access;
@@ -41,6 +45,7 @@ mod policy;
 pub(super) mod reading;
 mod redis;
 mod sled;
+mod sockets;
 mod suggest;
 mod text;
 
@@ -79,6 +84,8 @@ pub struct Listen {
     pub metrics: AddrOrOff,
     /// Whether gRPC server reflection is served, in v1 and v1alpha.
     pub reflection: bool,
+    /// Who may connect to the unix sockets of `grpc` and `admin`.
+    pub unix: UnixConfig,
     /// For the TCP addresses of `grpc` and `admin`.
     pub tls: TlsConfig,
     /// Whom callers of `grpc` and `admin` must prove to be.
@@ -92,6 +99,7 @@ impl Default for Listen {
             admin: vec![loopback(50052)],
             metrics: AddrOrOff(Some(([127, 0, 0, 1], 9464).into())),
             reflection: true,
+            unix: UnixConfig::default(),
             tls: TlsConfig::default(),
             auth: AuthConfig::default(),
         }
@@ -297,13 +305,15 @@ impl Default for Limits {
 pub struct RuntimeConfig {
     /// Threads that serve requests. 0: one for each core.
     pub threads: u32,
+    /// How long a stop still takes connections while health is NOT_SERVING.
+    pub drain: SpanOrNone,
     /// How long a stop waits for calls in flight before it cuts them.
     pub shutdown_grace: Span,
 }
 
 impl Default for RuntimeConfig {
     fn default() -> Self {
-        Self { threads: 0, shutdown_grace: Span::secs(5) }
+        Self { threads: 0, drain: SpanOrNone(None), shutdown_grace: Span::secs(5) }
     }
 }
 
@@ -329,11 +339,14 @@ pub struct LogConfig {
     pub level: LogLevel,
     /// How a line is written.
     pub format: LogFormat,
+    /// Operations that take at least this long are logged.
+    pub slow: SpanOrNone,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { level: LogLevel::Info, format: LogFormat::Text }
+        let slow = SpanOrNone(Some(std::time::Duration::from_secs(1)));
+        Self { level: LogLevel::Info, format: LogFormat::Text, slow }
     }
 }
 

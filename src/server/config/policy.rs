@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::{
     AdoptChoice, AdoptFrom, Backend, Config, ConfigError, EngineConfig, Kind, RedisAccess, Size,
-    access, adopt, files, text,
+    UnixAccess, access, adopt, files, sockets, text,
 };
 use crate::{
     service::access::Access,
@@ -42,6 +42,8 @@ pub struct Checked {
     pub adoptions: BTreeMap<String, AdoptChoice>,
     /// Who may call.
     pub access: Access,
+    /// Who may connect to unix sockets.
+    pub unix: UnixAccess,
     /// The passwords and certificates for each Redis, which a reload may replace.
     pub redis: RedisAccess,
     /// The options of the store in use.
@@ -94,6 +96,7 @@ pub fn check_all(config: &Config) -> Result<Checked, Vec<ConfigError>> {
     let access = errors.keep(access::check(&config.listen, &mut advice));
     // Tokens that cannot be used are an error of their own.
     let has_tokens = access.as_ref().is_none_or(|access| !access.tokens.is_empty());
+    let unix = errors.keep(sockets::check(&config.listen, has_tokens, &mut advice));
     check_listeners(config, has_tokens, &mut errors);
     check_limits(config, &mut errors);
     let watch = config.reload.watch;
@@ -122,10 +125,18 @@ pub fn check_all(config: &Config) -> Result<Checked, Vec<ConfigError>> {
         engines.extend(policy.map(|policy| (name.clone(), policy)));
     }
     warnings.extend(exposures(config));
-    match (access, store) {
-        (Some(access), Some(store)) if errors.0.is_empty() => {
-            Ok(Checked { engines, adoptions, access, redis, store, warnings, advice, secrets })
-        }
+    match (access, unix, store) {
+        (Some(access), Some(unix), Some(store)) if errors.0.is_empty() => Ok(Checked {
+            engines,
+            adoptions,
+            access,
+            unix,
+            redis,
+            store,
+            warnings,
+            advice,
+            secrets,
+        }),
         _ => Err(errors.0),
     }
 }

@@ -36,7 +36,9 @@ macro_rules! as_text {
                     }
 
                     fn visit_str<E: de::Error>(self, text: &str) -> Result<$type, E> {
-                        text.parse().map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+                        text.parse().map_err(|Unfit(expected)| {
+                            E::invalid_value(de::Unexpected::Str(text), &expected)
+                        })
                     }
                 }
                 deserializer.deserialize_str(Text)
@@ -208,6 +210,30 @@ impl fmt::Display for SizeOrNone {
 
 as_text!(SizeOrNone, "\"none\" or a size such as \"64MiB\", more than zero");
 
+/// The mode of a unix socket's file, such as `0660`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocketMode(pub u32);
+
+impl FromStr for SocketMode {
+    type Err = Unfit;
+
+    fn from_str(text: &str) -> Result<Self, Unfit> {
+        let digits = text.strip_prefix('0').filter(|rest| rest.len() == 3).unwrap_or(text);
+        let is_octal =
+            digits.len() == 3 && digits.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
+        let mode = u32::from_str_radix(digits, 8).ok().filter(|_| is_octal);
+        mode.map(Self).ok_or(Self::UNFIT)
+    }
+}
+
+impl fmt::Display for SocketMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
+as_text!(SocketMode, "an octal mode such as \"0660\" or \"0600\"");
+
 /// An address to listen on or to call: a host and port, or a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddr {
@@ -220,7 +246,7 @@ pub enum ListenAddr {
         /// 0 takes a free port.
         port: u16,
     },
-    /// The path of the socket's file, which is created with the mode 0660.
+    /// The path of the socket's file. Not an abstract socket, which every process may call.
     Unix(PathBuf),
 }
 
@@ -256,6 +282,11 @@ impl ListenAddr {
     }
 }
 
+const ABSTRACT: Unfit = Unfit(
+    "the path of a file after \"unix:\", because an abstract socket (\"@\") has no mode and is open \
+     to every process of the machine; a file may be named \"./@NAME\"",
+);
+
 /// Whether the name stands for this machine alone.
 pub(crate) fn is_localhost(host: &str) -> bool {
     let host = host.trim_end_matches('.').to_ascii_lowercase();
@@ -282,6 +313,7 @@ impl FromStr for ListenAddr {
         if let Some(path) = text.strip_prefix("unix:") {
             return match path {
                 "" => Err(Self::UNFIT),
+                path if path.starts_with('@') => Err(ABSTRACT),
                 path => Ok(Self::Unix(Path::new(path).to_owned())),
             };
         }
@@ -409,6 +441,9 @@ mod tests {
         {
             assert_eq!(text.parse::<ListenAddr>().expect(text).to_string(), text);
         }
+        for (text, shown) in [("0660", "0660"), ("600", "0600"), ("0002", "0002")] {
+            assert_eq!(text.parse::<SocketMode>().expect(text).to_string(), shown);
+        }
         for text in ["", "127.0.0.1:9464", "localhost:9464"] {
             assert_eq!(text.parse::<AddrOrOff>().expect(text).to_string(), text);
         }
@@ -427,6 +462,7 @@ mod tests {
             "50051",
             ":50051",
             "unix:",
+            "unix:@sessiond",
             "localhost",
             "localhost:",
             "localhost:x",
@@ -440,6 +476,9 @@ mod tests {
             assert!(text.parse::<ListenAddr>().is_err(), "{text:?} is no address");
         }
         assert!("unix:/run/s.sock".parse::<AddrOrOff>().is_err(), "the page is served over TCP");
+        for text in ["", "66", "0x660", "1660", "00660", "0668", "-660", "+660"] {
+            assert!(text.parse::<SocketMode>().is_err(), "{text:?} is no mode");
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ use tokio_rustls::rustls::ServerConfig;
 use self::watched::Looks;
 use super::{
     config::{Backend, Checked, Config, ConfigError, LogLevel, RedisAccess, restart_keys},
+    phase::{Phase, Supervisor},
     system,
     tls::{Papers, Tls},
 };
@@ -105,6 +106,8 @@ pub(super) struct Replaceable {
 pub(super) struct InForce {
     /// Without one, the files of the configuration are read again, and not the configuration.
     pub source: Option<Arc<ConfigSource>>,
+    /// Hears when a reload begins and ends.
+    pub supervisor: Supervisor,
     /// What the daemon was started with.
     started: Config,
     /// What was taken over last.
@@ -153,6 +156,7 @@ impl InForce {
     ) -> Self {
         let in_force = Self {
             source: None,
+            supervisor: Arc::new(|_| {}),
             started: config.clone(),
             config: config.clone(),
             own,
@@ -212,6 +216,7 @@ impl InForce {
     }
 
     async fn reload(&mut self, trigger: Trigger) -> Result<Reloaded, Refused> {
+        (self.supervisor)(Phase::Reloading);
         let taken_over = match self.read(trigger).await {
             Ok(found) => self.take_over(found),
             Err(problem) => Err(problem),
@@ -221,8 +226,10 @@ impl InForce {
             self.metrics.refused();
             let refused = Refused(problem);
             tracing::error!(trigger, "{refused}");
+            (self.supervisor)(Phase::ReloadRefused(&refused));
             refused
         })?;
+        (self.supervisor)(Phase::Reloaded);
         self.metrics.applied();
         let changed = match done.changed.is_empty() {
             true => "nothing has changed".to_owned(),

@@ -20,6 +20,7 @@ use sessiond::{
         Server, Surroundings,
         clock::{Machine, SystemClock},
         config::{AddrOrOff, Backend, Config, ListenAddr, SecretText, Span},
+        passed::PassedSockets,
         system::SystemEntropy,
     },
     session::{
@@ -205,8 +206,11 @@ impl Daemon {
     }
 
     async fn run(config: Config, clock: Arc<TestClock>, scratch: Arc<Scratch>) -> Self {
-        let surroundings =
-            Surroundings { clock: Arc::clone(&clock) as _, entropy: Arc::new(SystemEntropy) };
+        let surroundings = Surroundings {
+            clock: Arc::clone(&clock) as _,
+            entropy: Arc::new(SystemEntropy),
+            sockets: PassedSockets::default(),
+        };
         let server = Server::build(config.clone(), surroundings).await.expect("the daemon starts");
         let addresses = server.addresses();
         let uri = |address: &ListenAddr| match address {

@@ -105,6 +105,10 @@ impl Program {
         });
         let mut program = Self { child, addresses: HashMap::new(), stderr: Some(stderr), log };
         let line = line.recv_timeout(PATIENCE).expect("the program prints a line");
+        if let Ok(ready) = serde_json::from_str(&line) {
+            program.addresses = addresses_of(&ready);
+            return program;
+        }
         if !line.contains(" ready:") {
             let status = program.wait();
             panic!("expected a ready line, found {line:?}; {status}; {}", program.log());
@@ -166,6 +170,18 @@ impl Program {
         assert!(!timeout.timed_out(), "expected {text:?} {times} times in the log: {log}");
         log.clone()
     }
+}
+
+/// The addresses in a ready line that is JSON, by the kind of listener.
+fn addresses_of(ready: &serde_json::Value) -> HashMap<String, String> {
+    assert_eq!(ready["message"], "ready", "expected a ready line, found {ready}");
+    let fields = ready.as_object().expect("an object").iter();
+    let lists = fields.filter_map(|(name, value)| Some((name, value.as_array()?)));
+    let text = |list: &Vec<serde_json::Value>| {
+        list.iter().filter_map(serde_json::Value::as_str).collect::<Vec<_>>().join(",")
+    };
+    let given = lists.filter(|(_, list)| !list.is_empty());
+    given.map(|(name, list)| (name.clone(), text(list))).collect()
 }
 
 impl Drop for Program {
