@@ -30,6 +30,8 @@ final class Link {
     boolean isNew;
     /** The session ended during this request. What is changed from now on is dropped: a logout must not be undone. */
     boolean ended;
+    /** The request has failed because of its session. No session is made any more, not even by a login. */
+    boolean discarded;
     String setCookie;
     // What a session that this request creates will have.
     Duration plannedDuration;
@@ -135,6 +137,9 @@ final class Link {
 
     /** Creates the session. */
     void create(WriteOptions options) {
+        if (discarded) {
+            requireNotEnded();
+        }
         options.duration(options.duration() == null ? plannedDuration : options.duration());
         options.persistent(options.persistent() == null ? plannedPersistent : options.persistent());
         wrote(client.write(null, options.engine(engine)));
@@ -235,6 +240,7 @@ final class Link {
         credential = null;
         loaded = true;
         ended = true;
+        discarded = true;
         over(SessionState.NONE);
     }
 

@@ -544,6 +544,15 @@ public final class RequestSession {
         });
     }
 
+    /**
+     * Whether {@link #discard} was called.
+     *
+     * @return whether
+     */
+    public boolean isDiscarded() {
+        return link.discarded;
+    }
+
     private <T> T locked(Supplier<T> run) {
         lock.lock();
         try {

@@ -167,7 +167,8 @@ final class OwnSession extends SessiondSession {
 
     /** Writes what changed, in one write: the data, the new id, the principal. */
     void save() {
-        if (!core.isLoaded()) {
+        // Spring Security can set its context once more while the error page runs.
+        if (!core.isLoaded() || core.isDiscarded()) {
             return;
         }
         // What fails is not tried again by the error page.

@@ -291,6 +291,10 @@ class SpringSessionTest {
         late.post("/set", "text=late");
         assertThat(late.last.statusCode()).isEqualTo(409);
         assertThat(late.last.body()).as("the error page of the application").contains("409");
+        late.post("/login", "username=bob&password=secret");
+        assertThat(late.last.statusCode()).as("a login with an id from before one").isEqualTo(409);
+        assertThat(late.cookie).isEqualTo(before);
+        assertThat(fake.sessions()).as("and nothing was created").singleElement().satisfies(session -> assertThat(session.principal()).isEqualTo("ann"));
         assertThat(browser.post("/logout", "")).isEqualTo("bye");
         assertThat(browser.cookie).isNull();
         assertThat(fake.sessions()).isEmpty();

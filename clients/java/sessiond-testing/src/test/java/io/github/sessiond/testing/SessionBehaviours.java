@@ -202,6 +202,14 @@ abstract class SessionBehaviours {
         assertThatThrownBy(session::create).isInstanceOf(SupersededException.class);
         assertThatThrownBy(session::logoutEverywhere).isInstanceOf(SupersededException.class);
         assertThat(session.setCookie()).isNull();
+        // Its error page makes nothing either, not even by a login.
+        session.discard();
+        session.data().set("a", 1);
+        assertThat(session.save()).isFalse();
+        assertThatThrownBy(() -> session.login("x")).isInstanceOf(SessionGoneException.class);
+        assertThatThrownBy(session::create).isInstanceOf(SessionGoneException.class);
+        assertThat(session.isDiscarded()).isTrue();
+        assertThat(session.setCookie()).isNull();
         assertThat(late.request().logout()).as("a logout ends it all the same").isTrue();
         assertThat(ann.request().isLive()).isFalse();
     }
