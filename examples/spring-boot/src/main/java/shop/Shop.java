@@ -16,7 +16,11 @@ import org.springframework.security.authentication.BadCredentialsException;
 import org.springframework.security.authentication.UsernamePasswordAuthenticationToken;
 import org.springframework.security.config.annotation.web.builders.HttpSecurity;
 import org.springframework.security.core.Authentication;
+import org.springframework.security.core.session.SessionRegistry;
 import org.springframework.security.web.SecurityFilterChain;
+import org.springframework.session.FindByIndexNameSessionRepository;
+import org.springframework.session.Session;
+import org.springframework.session.security.SpringSessionBackedSessionRegistry;
 import tools.jackson.databind.json.JsonMapper;
 
 /** A small shop: visits, a cart, a flash message, login, devices. sessiond owns the sessions. */
@@ -26,9 +30,9 @@ public class Shop {
         SpringApplication.run(Shop.class, arguments);
     }
 
-    /** Spring Security's own login and logout, which answer with JSON. */
+    /** Spring Security's own login and logout, which answer with JSON; a user has at most so many sessions at a time. */
     @Bean
-    SecurityFilterChain security(HttpSecurity http, JsonMapper json) throws Exception {
+    SecurityFilterChain security(HttpSecurity http, JsonMapper json, SessionRegistry registry) throws Exception {
         return http
                 .authorizeHttpRequests(requests -> requests.anyRequest().permitAll())
                 // The shop's forms have no field for a token. The session cookie is SameSite=Lax.
@@ -52,7 +56,13 @@ public class Shop {
                             response.setContentType(MediaType.APPLICATION_JSON_VALUE);
                             response.getWriter().write("{}");
                         }))
+                .sessionManagement(sessions -> sessions.maximumSessions(100).sessionRegistry(registry))
                 .build();
+    }
+
+    @Bean
+    SessionRegistry registry(FindByIndexNameSessionRepository<? extends Session> sessions) {
+        return new SpringSessionBackedSessionRegistry<>(sessions);
     }
 
     /** A real application checks a password here. */
