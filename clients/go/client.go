@@ -109,9 +109,7 @@ func (c *Client) Resolve(ctx context.Context, credential Credential, options Res
 		if err := validText("engine", engine, 0); err != nil {
 			return nil, err
 		}
-		response, err := c.do(ctx, &pb.PipelineRequest{Operation: &pb.PipelineRequest_Resolve{Resolve: &pb.ResolveRequest{
-			Engine: engine, Credential: wireCredential(credential), Create: options.Create, Peek: options.Peek,
-		}}}, !options.Create)
+		response, err := c.do(ctx, resolveRequest(engine, credential, options), !options.Create)
 		if err != nil {
 			return nil, err
 		}

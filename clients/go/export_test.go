@@ -7,3 +7,6 @@ func (c *Client) Held() int {
 	defer t.mu.Unlock()
 	return len(t.queue) + len(t.sent)
 }
+
+// ParseData is parseData.
+func ParseData(text []byte) (Data, error) { return parseData(text) }

@@ -18,13 +18,54 @@ func (d Data) Get(key string, value any) (bool, error) {
 	if !ok {
 		return false, nil
 	}
+	return true, decode(key, text, value)
+}
+
+// decode reads the text of a key's value.
+func decode(key string, text json.RawMessage, value any) error {
+	if decodePlain(text, value) {
+		return nil
+	}
 	if err := json.Unmarshal(text, value); err != nil {
 		// The text of err can have data in it.
 		wrong := invalidData(fmt.Sprintf("the key %q: its value cannot be read into a %T", key, value), nil)
 		wrong.Field = ""
-		return true, wrong
+		return wrong
 	}
-	return true, nil
+	return nil
+}
+
+// decodePlain reads what is read most often, without the cost of encoding/json: an ASCII string without escapes, a small
+// integer. It reports whether it did.
+func decodePlain(text json.RawMessage, value any) bool {
+	switch value := value.(type) {
+	case *string:
+		if len(text) < 2 || text[0] != '"' || text[len(text)-1] != '"' {
+			return false
+		}
+		inner := text[1 : len(text)-1]
+		for _, c := range inner {
+			if c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf {
+				return false
+			}
+		}
+		*value = string(inner)
+		return true
+	case *int:
+		if len(text) == 0 || len(text) > 9 || len(text) > 1 && text[0] == '0' {
+			return false
+		}
+		number := 0
+		for _, c := range text {
+			if c < '0' || c > '9' {
+				return false
+			}
+			number = 10*number + int(c-'0')
+		}
+		*value = number
+		return true
+	}
+	return false
 }
 
 // Set stores a value under a key. It returns an error if the value is not what JSON can hold.
@@ -37,15 +78,114 @@ func (d Data) Set(key string, value any) error {
 	return nil
 }
 
+// parseData splits the text of an object into the texts of its values. What is in a value is looked at by whoever reads
+// it: the daemon stores nothing that is not JSON.
 func parseData(text []byte) (Data, error) {
 	data := Data{}
 	if len(text) == 0 {
 		return data, nil
 	}
-	if err := json.Unmarshal(text, &data); err != nil {
-		return nil, invalidData("the stored data are no JSON object", nil)
+	at := skipSpace(text, 0)
+	if at == len(text) || text[at] != '{' {
+		return nil, noObject()
+	}
+	for at = skipSpace(text, at+1); ; at = skipSpace(text, at+1) {
+		if at < len(text) && text[at] == '}' && len(data) == 0 {
+			break
+		}
+		keyEnd := skipString(text, at)
+		colon := skipSpace(text, keyEnd)
+		value := skipSpace(text, colon+1)
+		end := skipValue(text, value)
+		if keyEnd == at || colon == len(text) || text[colon] != ':' || end == value {
+			return nil, noObject()
+		}
+		key, ok := keyOf(text[at:keyEnd])
+		if !ok {
+			return nil, noObject()
+		}
+		// To append to one must not change the next.
+		data[key] = text[value:end:end]
+		at = skipSpace(text, end)
+		if at < len(text) && text[at] == ',' {
+			continue
+		}
+		if at == len(text) || text[at] != '}' {
+			return nil, noObject()
+		}
+		break
+	}
+	if skipSpace(text, at+1) != len(text) {
+		return nil, noObject()
 	}
 	return data, nil
+}
+
+func noObject() *Error { return invalidData("the stored data are no JSON object", nil) }
+
+func keyOf(text []byte) (key string, ok bool) {
+	if decodePlain(text, &key) {
+		return key, true
+	}
+	return key, json.Unmarshal(text, &key) == nil
+}
+
+// skipSpace, skipString and skipValue return the index behind what begins at an index: the index itself if nothing does,
+// or if it has no end.
+func skipSpace(text []byte, at int) int {
+	for at < len(text) && (text[at] == ' ' || text[at] == '\n' || text[at] == '\t' || text[at] == '\r') {
+		at++
+	}
+	return min(at, len(text))
+}
+
+func skipString(text []byte, at int) int {
+	if at >= len(text) || text[at] != '"' {
+		return at
+	}
+	for i := at + 1; i < len(text); i++ {
+		switch text[i] {
+		case '"':
+			return i + 1
+		case '\\':
+			i++
+		}
+	}
+	return at
+}
+
+func skipValue(text []byte, at int) int {
+	if at >= len(text) {
+		return at
+	}
+	switch text[at] {
+	case '"':
+		return skipString(text, at)
+	case '{', '[':
+		depth := 0
+		for i := at; i < len(text); i++ {
+			switch text[i] {
+			case '{', '[':
+				depth++
+			case '}', ']':
+				if depth--; depth == 0 {
+					return i + 1
+				}
+			case '"':
+				end := skipString(text, i)
+				if end == i {
+					return at
+				}
+				i = end - 1
+			}
+		}
+		return at
+	}
+	end := at
+	for end < len(text) && bytes.IndexByte([]byte(" \t\r\n,}]"), text[end]) < 0 {
+		end++
+	}
+	return end
 }
 
 // valueText is the JSON text of a value, on one line and without escapes for HTML, so that a RawMessage stays as it is.

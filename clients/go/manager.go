@@ -215,12 +215,11 @@ func Get[T any](ctx context.Context, m *Manager, key string) (T, bool) {
 	if text == nil {
 		return value, false
 	}
-	found, err := Data{key: text}.Get(key, &value)
-	if err != nil {
+	if decode(key, text, &value) != nil {
 		var none T
 		return none, false
 	}
-	return value, found
+	return value, true
 }
 
 // Pop takes the value of a key from the stored session at once: of parallel requests one gets it. It reports false if
@@ -249,7 +248,7 @@ func Pop[T any](ctx context.Context, m *Manager, key string) (T, bool, error) {
 	case !found:
 		// It was put in this request and is not stored yet.
 		if text := s.value(key); text != nil {
-			found, err = Data{key: text}.Get(key, &value)
+			found, err = true, decode(key, text, &value)
 		}
 	}
 	s.Remove(key)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net/http"
 	"net/http/cookiejar"
@@ -14,6 +15,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	sessiond "github.com/sessiond/sessiond/clients/go"
 	"github.com/sessiond/sessiond/clients/go/internal/daemontest"
@@ -366,4 +368,48 @@ func FuzzText(f *testing.F) {
 			t.Fatalf("expected %q, found %q %v", text, found, err)
 		}
 	})
+}
+
+// FuzzData: the values of stored data are found as encoding/json finds them, and what is no object is refused.
+func FuzzData(f *testing.F) {
+	for _, text := range []string{
+		`{}`, ` { } `, `{"a":1}`, `{"a":"x","b":[1,{"c":"]}\\\""}],"c":null}`, "{\"a\" :\t-1.5e3 ,\n\"a\": true\r}",
+		`{"\u00e9":"é","":{}}`, `{"a":9223372036854775807}`, ``, `[]`, `null`, `{`, `{"a"`, `{"a":`, `{"a":1`, `{"a":1,`, `{"a":1,}`,
+		`{,}`, `{"a" 1}`, `{"a":}`, `{"a":"x}`, `{"a":[}`, `{"a":{"b":1}`, `{a:1}`, `{"a":1}}`, `{"a":1} x`, `{"a":1 "b":2}`, `{"a":"\`,
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		found, err := sessiond.ParseData([]byte(text))
+		if !strings.HasPrefix(strings.TrimLeft(text, " \t\r\n"), "{") {
+			if (err == nil) != (text == "") {
+				t.Fatalf("%q: expected an error if it is no object, found %v", text, err)
+			}
+			return
+		}
+		var expected sessiond.Data
+		if !utf8.ValidString(text) || json.Unmarshal([]byte(text), &expected) != nil {
+			return // the daemon stores nothing like this: no panic is enough
+		}
+		if err != nil || !maps.EqualFunc(found, expected, func(a, b json.RawMessage) bool { return string(a) == string(b) }) {
+			t.Fatalf("%q: expected %q, found %q %v", text, expected, found, err)
+		}
+	})
+}
+
+func TestPlainValues(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{`"tea"`, `"é\u0041"`, `""`, `0`, `7`, `-7`, `007`, `123456789`, `9223372036854775807`, `1.0`, `1e3`, `true`, `null`, `"`, ``, `[]`} {
+		data := sessiond.Data{"a": json.RawMessage(text)}
+		var word, expectedWord string
+		var number, expectedNumber int
+		_, err := data.Get("a", &word)
+		if expected := json.Unmarshal([]byte(text), &expectedWord); (err == nil) != (expected == nil) || word != expectedWord {
+			t.Errorf("%s: expected the string %q %v, found %q %v", text, expectedWord, expected, word, err)
+		}
+		_, err = data.Get("a", &number)
+		if expected := json.Unmarshal([]byte(text), &expectedNumber); (err == nil) != (expected == nil) || expected == nil && number != expectedNumber {
+			t.Errorf("%s: expected the integer %d %v, found %d %v", text, expectedNumber, expected, number, err)
+		}
+	}
 }

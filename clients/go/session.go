@@ -54,7 +54,7 @@ type plans struct {
 // OpenSession finds the session of a Cookie header (several lines joined with "; "). It asks nothing if the header has
 // no cookie of the engine's name. engine: empty is that of the client. An error means 503, never "nobody".
 func OpenSession(ctx context.Context, client *Client, cookieHeader, engine string) (*RequestSession, error) {
-	s := &RequestSession{client: client, engine: client.engine(engine), header: cookieHeader, base: Data{}, changes: Data{}, refused: map[string]error{}}
+	s := &RequestSession{client: client, engine: client.engine(engine), header: cookieHeader, base: Data{}}
 	if cookieHeader == "" {
 		return s, nil
 	}
@@ -156,20 +156,30 @@ func (s *RequestSession) Put(key string, value any) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
+		if s.refused == nil {
+			s.refused = map[string]error{}
+		}
 		s.refused[key] = err
 		return err
 	}
+	s.change(key, text)
+	return nil
+}
+
+// change keeps a change; nil: the key is removed. The caller holds mu.
+func (s *RequestSession) change(key string, text json.RawMessage) {
+	if s.changes == nil {
+		s.changes = Data{}
+	}
 	delete(s.refused, key)
 	s.changes[key] = text
-	return nil
 }
 
 // Remove removes a key.
 func (s *RequestSession) Remove(key string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.refused, key)
-	s.changes[key] = nil
+	s.change(key, nil)
 }
 
 // Clear removes all keys. The session stays.
@@ -179,7 +189,7 @@ func (s *RequestSession) Clear() {
 	clear(s.changes)
 	clear(s.refused)
 	for key := range s.base {
-		s.changes[key] = nil
+		s.change(key, nil)
 	}
 }
 
@@ -195,6 +205,9 @@ func (s *RequestSession) difference() (set Data, unset []string, err error) {
 	defer s.mu.Unlock()
 	for _, err := range s.refused {
 		return nil, nil, err
+	}
+	if len(s.changes) == 0 {
+		return nil, nil, nil
 	}
 	set = Data{}
 	for key, value := range s.changes {
@@ -499,7 +512,7 @@ func (s *RequestSession) over(state State) {
 
 // empty drops the data. The caller holds mu.
 func (s *RequestSession) empty() {
-	s.base, s.changes, s.refused = Data{}, Data{}, map[string]error{}
+	s.base, s.changes, s.refused = Data{}, nil, nil
 }
 
 // took keeps the last Set-Cookie value. The caller holds mu.

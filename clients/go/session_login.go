@@ -175,7 +175,7 @@ func (s *RequestSession) Roll(ctx context.Context) error {
 	}
 	s.calls.Lock()
 	defer s.calls.Unlock()
-	if err := s.change(ctx, WriteOptions{Roll: true, Set: set, Unset: unset}); err != nil || !s.Live() {
+	if err := s.apply(ctx, WriteOptions{Roll: true, Set: set, Unset: unset}); err != nil || !s.Live() {
 		return err
 	}
 	s.written(set, unset)
@@ -192,7 +192,7 @@ func (s *RequestSession) SetPersistent(ctx context.Context, persistent bool) err
 		s.plans.persistent = &persistent
 		s.mu.Unlock()
 	}
-	return s.change(ctx, WriteOptions{Persistent: &persistent})
+	return s.apply(ctx, WriteOptions{Persistent: &persistent})
 }
 
 // Touch moves the deadline. duration is the session's own idle timeout from now on; 0: as it was. Without a session, it
@@ -240,12 +240,12 @@ func (s *RequestSession) Reload(ctx context.Context) (bool, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.changes, s.refused = Data{}, map[string]error{}
+	s.changes, s.refused = nil, nil
 	return s.info != nil, nil
 }
 
-// change is a change of the live session that is no change of its data by itself.
-func (s *RequestSession) change(ctx context.Context, options WriteOptions) error {
+// apply makes a change of the live session that is no change of its data by itself.
+func (s *RequestSession) apply(ctx context.Context, options WriteOptions) error {
 	if s.Superseded() {
 		return supersededError()
 	}

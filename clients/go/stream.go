@@ -22,6 +22,9 @@ import (
 	pb "github.com/sessiond/sessiond/clients/go/internal/sessiondpb"
 )
 
+// The daemon may send so much before it is read.
+const windowBytes = 1 << 20
+
 const service = "/sessiond.v1.SessionService/"
 
 var pipeline = &grpc.StreamDesc{StreamName: "Pipeline", ClientStreams: true, ServerStreams: true}
@@ -59,6 +62,9 @@ func dialOptions(options Options, token *tokenSource) []grpc.DialOption {
 		grpc.WithNoProxy(),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(0),
+		// Windows of a fixed size: grpc-go would measure the best one with a ping for each round trip.
+		grpc.WithInitialWindowSize(windowBytes),
+		grpc.WithInitialConnWindowSize(windowBytes),
 	}
 	if token != nil {
 		dial = append(dial, grpc.WithPerRPCCredentials(token))

@@ -75,6 +75,9 @@ type transport struct {
 	lastErr  *Error // of the last attempt to connect; nil if it succeeded
 }
 
+// A timer for each operation would be a third of what the client itself allocates for it.
+var timers = sync.Pool{New: func() any { return time.NewTimer(time.Hour) }}
+
 func newTransport(address string, options Options) (*transport, error) {
 	target, err := targetOf(address)
 	if err != nil {
@@ -105,8 +108,12 @@ func (t *transport) Do(ctx context.Context, request *pb.PipelineRequest, safe bo
 	if err := t.begin(ctx, op); err != nil {
 		return link.Answer{}, err
 	}
-	timer := time.NewTimer(time.Until(deadline))
-	defer timer.Stop()
+	timer := timers.Get().(*time.Timer)
+	timer.Reset(time.Until(deadline))
+	defer func() {
+		timer.Stop() // nothing is left in its channel
+		timers.Put(timer)
+	}()
 	select {
 	case outcome := <-op.outcome:
 		return outcome.answer, outcome.err
@@ -336,7 +343,10 @@ func (t *transport) stage(op *operation) bool {
 	}
 	t.sequence++
 	op.request.Sequence = t.sequence
-	op.request.Timeout = durationpb.New(left)
+	if op.request.Timeout == nil {
+		op.request.Timeout = new(durationpb.Duration)
+	}
+	op.request.Timeout.Seconds, op.request.Timeout.Nanos = int64(left/time.Second), int32(left%time.Second)
 	if err := t.refuse(op.request); err != nil {
 		t.finish(op, link.Answer{}, err)
 		return false
@@ -372,10 +382,17 @@ func (t *transport) refuse(request *pb.PipelineRequest) *Error {
 			return err
 		}
 	}
-	if limit := int(described.GetLimits().GetMaxMessageBytes()); limit > 0 && proto.Size(request) > limit {
+	limit := int(described.GetLimits().GetMaxMessageBytes())
+	if limit > 0 && (request.GetResolve() == nil || longestResolve(request.GetResolve()) > limit) && proto.Size(request) > limit {
 		return newError(ReasonMessageTooLarge, codes.InvalidArgument, NotApplied, fmt.Sprintf("the message is larger than limits.max_message_bytes of the daemon (%d bytes)", limit), nil)
 	}
 	return nil
+}
+
+// longestResolve is a bound that costs less than proto.Size.
+func longestResolve(resolve *pb.ResolveRequest) int {
+	credential := resolve.GetCredential()
+	return 128 + len(resolve.GetEngine()) + len(credential.GetCookieHeader()) + len(credential.GetToken())
 }
 
 func descriptionEngine(described *pb.DescribeResponse, name string) (*pb.Engine, bool) {

@@ -23,6 +23,30 @@ func wireCredential(credential Credential) *pb.Credential {
 	return nil
 }
 
+// resolveMessage is the message that is sent most often, with its parts in one piece of memory.
+type resolveMessage struct {
+	request    pb.PipelineRequest
+	operation  pb.PipelineRequest_Resolve
+	resolve    pb.ResolveRequest
+	credential pb.Credential
+	header     pb.Credential_CookieHeader
+	timeout    durationpb.Duration
+}
+
+func resolveRequest(engine string, credential Credential, options ResolveOptions) *pb.PipelineRequest {
+	m := new(resolveMessage)
+	m.request.Operation, m.request.Timeout = &m.operation, &m.timeout
+	m.operation.Resolve = &m.resolve
+	m.resolve.Engine, m.resolve.Create, m.resolve.Peek = engine, options.Create, options.Peek
+	if credential.kind != 'c' {
+		m.resolve.Credential = wireCredential(credential)
+		return &m.request
+	}
+	m.resolve.Credential, m.credential.Kind = &m.credential, &m.header
+	m.header.CookieHeader = []byte(credential.value)
+	return &m.request
+}
+
 func wireDuration(duration time.Duration) *durationpb.Duration {
 	if duration == 0 {
 		return nil
