@@ -23,8 +23,9 @@ class Site:
     """A web server, and the connections to it. Browsers share them, as behind a reverse proxy, so
     that a shop that keeps something of a request with its connection is found."""
 
-    def __init__(self, url):
+    def __init__(self, url, name):
         self.url = url
+        self.name = name  # Of the shop, for messages.
         self.host, port = re.fullmatch(r"http://([^:/]+):(\d+)/?", url).groups()
         self.port = int(port)
         self._idle = []
@@ -246,7 +247,7 @@ class Browser:
             head += b"Cookie: " + header + b"\r\n"
         if method == "POST":
             head += f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n".encode()
-        shown = f"{method} {path} {body[:200].decode(errors='replace')}".rstrip()
+        shown = f"{method} {site.name}{path} {body[:200].decode(errors='replace')}".rstrip()
         if header is not None:
             shown += f", Cookie: {header[:100].decode('latin-1')}"
         begin = time.monotonic()

@@ -52,7 +52,7 @@ class Scene:
         )
         shop = Process([run], "listening on http://", INSTALL, env=variables, cwd=run.parent)
         self.shops.append(shop)
-        self.sites.append(Site(shop.ready_line.split()[-1]))
+        self.sites.append(Site(shop.ready_line.split()[-1], run.parent.name))
 
     def perform(self, check):
         """Runs a check to its end."""
