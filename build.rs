@@ -40,7 +40,7 @@ const AS_BYTES: [(&str, &str); 18] = [
 
 /// Messages that carry a token, a cookie, session data or a principal. Their
 /// `Debug` is written by hand (`src/grpc/pb.rs`) and prints none of these.
-const SECRETIVE: [&str; 15] = [
+const SECRETIVE: [&str; 16] = [
     "Credential",
     "Credential.kind",
     "Session",
@@ -52,6 +52,7 @@ const SECRETIVE: [&str; 15] = [
     "SessionServiceListSessionsRequest",
     "SessionServiceListSessionsResponse",
     "ListSessionsRequest",
+    "GetSessionResponse",
     "RevokeSessionsRequest",
     "WatchSessionsRequest",
     "WatchSessionsResponse",

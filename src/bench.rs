@@ -465,7 +465,8 @@ async fn create_sessions(
             };
             let request = caller.request(write);
             async move {
-                let written = client.write(request).await.map_err(|status| describe(&status))?;
+                let written =
+                    client.write(request).await.map_err(|status| caller.refused(&status))?;
                 let lines = written.into_inner().set_cookie;
                 let pair = lines.first().and_then(|line| line.split(';').next());
                 Ok::<_, Problem>(bytes::Bytes::from(pair.unwrap_or_default().to_owned()))

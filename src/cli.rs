@@ -1,26 +1,26 @@
 //! The command line: parses arguments into a [`Command`] and its configuration.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use sessiond::server::config::{Config, ConfigError, SecretText, Sources, Span, load};
+use sessiond::server::config::{
+    Config, ConfigError, Layers, SecretText, Sources, Span, read_layers,
+};
 
-use crate::mix::Mix;
+use crate::{help, mix::Mix};
 
 /// Web sessions for every service of an application, over gRPC.
 #[derive(Parser)]
-#[command(version, propagate_version = true, after_help = EXIT_CODES)]
+#[command(version, propagate_version = true, after_help = help::MAIN)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 done or stopped cleanly, 1 a fault, 64 wrong usage, 78 bad configuration.";
-
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Run the daemon until SIGTERM or SIGINT
+    /// Run the daemon until SIGTERM, SIGINT or SIGQUIT; SIGHUP reloads
+    #[command(after_help = help::SERVE)]
     Serve {
         #[command(flatten)]
         config: ConfigArgs,
@@ -29,15 +29,24 @@ pub(crate) enum Command {
         #[arg(long)]
         dev: bool,
     },
-    /// Check the configuration and print the effective values, without secrets
+    /// Check the configuration and print the effective values and where they come from, without
+    /// secrets; or all that is wrong
+    #[command(after_help = help::CHECK)]
     Check {
         #[command(flatten)]
         config: ConfigArgs,
         /// Check what `serve --dev` would run with
         #[arg(long)]
         dev: bool,
+        /// Print only the values that differ from the defaults
+        #[arg(long)]
+        changed: bool,
     },
+    /// Print a configuration file with every key, its default and what it means
+    #[command(after_help = help::CONFIG)]
+    Config,
     /// Show the clock that a data directory continues from, while no daemon has it open
+    #[command(after_help = help::CLOCK)]
     Clock {
         #[command(flatten)]
         config: ConfigArgs,
@@ -47,8 +56,10 @@ pub(crate) enum Command {
         reset: bool,
     },
     /// Generate and print a secret for signing cookies
+    #[command(after_help = help::SECRET)]
     Secret,
     /// Query the health of a running daemon; exit with code 0 if it is serving
+    #[command(after_help = help::HEALTH)]
     Health {
         #[command(flatten)]
         client: ClientArgs,
@@ -57,7 +68,33 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
         service: String,
     },
+    /// Show how a running daemon is: what it serves, since when, with how many sessions
+    #[command(after_help = help::STATUS)]
+    Status {
+        #[command(flatten)]
+        client: ClientArgs,
+        /// Print JSON, with the metrics
+        #[arg(long)]
+        json: bool,
+    },
+    /// Watch a running daemon live: rates, latency, outcomes, sessions, store, events
+    #[command(after_help = help::TOP)]
+    Top {
+        #[command(flatten)]
+        client: ClientArgs,
+        /// The time between two looks
+        #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+        interval: Span,
+    },
+    /// Make a running daemon take over new secrets, tokens, certificates and its log level, and print
+    /// what has changed and what needs a restart; nothing changes if anything is wrong
+    #[command(after_help = help::RELOAD)]
+    Reload {
+        #[command(flatten)]
+        client: ClientArgs,
+    },
     /// Remove expired sessions from a running daemon now, and print how many were removed
+    #[command(after_help = help::CLEANUP)]
     Cleanup {
         #[command(flatten)]
         client: ClientArgs,
@@ -65,11 +102,12 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
         engine: String,
     },
-    /// List or revoke the sessions of a principal on a running daemon
+    /// List, count, show or revoke sessions on a running daemon
     #[command(subcommand)]
     Sessions(SessionsCommand),
     /// Export all sessions of a running daemon as lines of JSON, for `import`; with all session
     /// data, but without credentials
+    #[command(after_help = help::EXPORT)]
     Export {
         #[command(flatten)]
         client: ClientArgs,
@@ -78,6 +116,7 @@ pub(crate) enum Command {
     },
     /// Import an export into a running daemon that serves no application yet; print how many
     /// sessions were new, replaced an earlier state, existed already, or were left out
+    #[command(after_help = help::IMPORT)]
     Import {
         #[command(flatten)]
         client: ClientArgs,
@@ -86,28 +125,78 @@ pub(crate) enum Command {
     },
     /// Put load on a running daemon and print how fast it answers; creates sessions, then destroys
     /// them or lets them expire within a minute
+    #[command(after_help = help::BENCH)]
     Bench {
         #[command(flatten)]
         client: ClientArgs,
         #[command(flatten)]
         load: BenchArgs,
     },
+    /// Print the completions of a shell
+    #[command(after_help = help::COMPLETIONS)]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write the pages of all commands
+    #[command(after_help = help::MAN)]
+    Man {
+        /// Write sessiond.1, sessiond-serve.1 and so on into this folder
+        #[arg(long, value_name = "FOLDER")]
+        output: Option<PathBuf>,
+    },
 }
 
 #[derive(Subcommand)]
 pub(crate) enum SessionsCommand {
-    /// Print the live sessions of a principal, one per line: id, creation time, expiry time
+    /// Print the live sessions of a principal as a table
+    #[command(after_help = help::LIST)]
     List {
         #[command(flatten)]
         client: ClientArgs,
         /// The engine of the sessions; if not given, the default engine
         #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
         engine: String,
+        /// Print one JSON object per line
+        #[arg(long)]
+        json: bool,
         /// The owner of the sessions, for example a user id
         principal: String,
     },
+    /// Print how many sessions there are: the live ones of a principal, or those that are stored,
+    /// expired ones included
+    #[command(after_help = help::COUNT)]
+    Count {
+        #[command(flatten)]
+        client: ClientArgs,
+        /// The engine of the sessions; if not given, the default engine, or all engines if no
+        /// principal is given
+        #[arg(long, value_name = "NAME")]
+        engine: Option<String>,
+        /// The owner of the sessions, for example a user id
+        principal: Option<String>,
+    },
+    /// Print one live session
+    #[command(after_help = help::SHOW)]
+    Show {
+        #[command(flatten)]
+        client: ClientArgs,
+        /// The engine of the session; if not given, the default engine
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+        engine: String,
+        /// Print the session's data as well
+        #[arg(long)]
+        data: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// The public id of the session
+        #[arg(allow_hyphen_values = true)]
+        id: String,
+    },
     /// Revoke sessions and print how many were live: all sessions of a principal, or those with an
-    /// --id; with both, only those with an --id that belong to the principal
+    /// --id; with both, only those with an --id that belong to the principal; or --all of an engine
+    #[command(after_help = help::REVOKE)]
     Revoke {
         #[command(flatten)]
         client: ClientArgs,
@@ -118,8 +207,11 @@ pub(crate) enum SessionsCommand {
         // One in 64 ids begins with "-".
         #[arg(long = "id", value_name = "ID", allow_hyphen_values = true)]
         ids: Vec<String>,
+        /// End all sessions of the engine, whoever they belong to; takes as long as it needs
+        #[arg(long, conflicts_with_all = ["ids", "principal"])]
+        all: bool,
         /// The owner of the sessions, for example a user id
-        #[arg(required_unless_present = "ids", default_value = "", hide_default_value = true)]
+        #[arg(required_unless_present_any = ["ids", "all"], default_value = "", hide_default_value = true)]
         principal: String,
     },
 }
@@ -142,22 +234,22 @@ pub(crate) struct ConfigArgs {
 pub(crate) struct ClientArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// The address of the daemon, for example 127.0.0.1:50051 or unix:/run/sessiond/sessiond.sock
+    /// The address of the daemon, for example localhost:50051 or unix:/run/sessiond/sessiond.sock
     #[arg(long, value_name = "ADDRESS")]
     pub address: Option<sessiond::server::config::ListenAddr>,
     /// Use TLS and trust this CA (PEM)
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
-    /// The name in the certificate of the daemon
-    #[arg(long, value_name = "NAME", default_value = "localhost")]
-    pub server_name: String,
+    /// The name in the certificate of the daemon; if not given, the one in --address, or localhost
+    #[arg(long, value_name = "NAME")]
+    pub server_name: Option<String>,
     /// The client certificate, if the daemon requires one (PEM)
     #[arg(long, value_name = "FILE", requires = "client_key_file")]
     pub client_cert_file: Option<PathBuf>,
     /// The private key of the client certificate (PEM)
     #[arg(long, value_name = "FILE", requires = "client_cert_file")]
     pub client_key_file: Option<PathBuf>,
-    /// Send the first bearer token in this file
+    /// Send the first bearer token in this file that has the role for the call
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// The longest time to wait for the connection, and for the answer to each call
@@ -255,42 +347,73 @@ fn timeout(text: &str) -> Result<Span, String> {
     if timeout.0 > most.0 { Err(format!("expected at most {most}")) } else { Ok(timeout) }
 }
 
+fn interval(text: &str) -> Result<Span, String> {
+    let interval = timeout(text)?;
+    let least = Duration::from_millis(100);
+    if interval.0 < least { Err("expected at least 100ms".to_owned()) } else { Ok(interval) }
+}
+
 impl ConfigArgs {
-    /// Reads all layers.
+    /// Reads all layers. The first error counts.
     pub(crate) fn load(&self, dev: bool) -> Result<Config, ConfigError> {
+        let Layers { config, errors, .. } = self.layers(dev);
+        errors.into_iter().next().map_or(Ok(config), Err)
+    }
+
+    /// Reads all layers again. Secrets that were generated for `started` stay. The first error
+    /// counts.
+    pub(crate) fn load_again(&self, dev: bool, started: &Config) -> Result<Config, ConfigError> {
+        let Layers { config, errors, .. } = self.read(dev, |name| match started.engine.get(name) {
+            Some(engine) => engine.cookie.secrets.clone(),
+            None => vec![SecretText(fresh_secret())],
+        });
+        errors.into_iter().next().map_or(Ok(config), Err)
+    }
+
+    /// Reads all layers, and finds all that is wrong in them.
+    pub(crate) fn layers(&self, dev: bool) -> Layers {
+        self.read(dev, |_| vec![SecretText(fresh_secret())])
+    }
+
+    /// With `dev`, `secrets` makes those of an engine that has none.
+    fn read(&self, dev: bool, secrets: impl Fn(&str) -> Vec<SecretText>) -> Layers {
         let named = std::env::var_os("SESSIOND_CONFIG").filter(|path| !path.is_empty());
-        let mut environment = Vec::new();
+        let (mut environment, mut errors) = (Vec::new(), Vec::new());
         for (name, value) in std::env::vars_os() {
             let Some(name) = name.to_str().filter(|name| name.starts_with("SESSIOND_")) else {
                 continue;
             };
-            let value = value.into_string().map_err(|_| {
-                let source = format!("the environment variable {name}");
-                ConfigError { source, ..ConfigError::new("", "expected UTF-8") }
-            });
-            if name != "SESSIOND_CONFIG" {
-                environment.push((name.to_owned(), value?));
+            if name == "SESSIOND_CONFIG" {
+                continue;
+            }
+            match value.into_string() {
+                Ok(value) => environment.push((name.to_owned(), value)),
+                Err(_) => {
+                    let source = format!("the environment variable {name}");
+                    errors.push(ConfigError { source, ..ConfigError::new("", "expected UTF-8") });
+                }
             }
         }
-        let mut config = load(Sources {
+        let mut layers = read_layers(Sources {
             defaults: if dev { Config::dev() } else { Config::defaults() },
             file: self.config.clone().or(named.map(PathBuf::from)),
             environment,
             settings: self.settings.clone(),
-        })?;
+        });
         if dev {
-            give_secrets(&mut config);
+            give_secrets(&mut layers.config, secrets);
         }
-        Ok(config)
+        errors.append(&mut layers.errors);
+        Layers { errors, ..layers }
     }
 }
 
-/// Generates a secret for each engine that has none.
-fn give_secrets(config: &mut Config) {
-    for engine in config.engine.values_mut() {
+/// Gives secrets to each engine that has none. `of` makes those of the engine with this name.
+fn give_secrets(config: &mut Config, of: impl Fn(&str) -> Vec<SecretText>) {
+    for (name, engine) in &mut config.engine {
         let cookie = &mut engine.cookie;
         if cookie.secrets.is_empty() && cookie.secret_file.as_os_str().is_empty() {
-            cookie.secrets.push(SecretText(fresh_secret()));
+            cookie.secrets = of(name);
         }
     }
 }

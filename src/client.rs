@@ -4,13 +4,15 @@ use std::{fs, net::SocketAddr, path::Path};
 
 use sessiond::{
     grpc::pb::{
-        CleanupRequest, ListSessionsRequest, RevokeSessionsRequest, Session,
+        CleanupRequest, GetSessionRequest, GetSessionResponse, GetStatusRequest, GetStatusResponse,
+        ListSessionsRequest, ReloadRequest, ReloadResponse, RevokeSessionsRequest, Session,
         session_admin_service_client::SessionAdminServiceClient,
     },
-    server::config::{Config, ConfigError, ListenAddr, first_line},
+    server::config::{Config, ConfigError, ListenAddr, bearer_token},
+    service::access::Role,
 };
 use tonic::{
-    Request, Status,
+    Code, Request, Status,
     metadata::{Ascii, MetadataValue},
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
@@ -18,7 +20,7 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::cli::ClientArgs;
+use crate::{cli::ClientArgs, reached};
 
 /// An error message for the user of the command line.
 pub(crate) type Problem = String;
@@ -36,7 +38,7 @@ pub(crate) struct Caller {
 impl Caller {
     /// Calls a listener of `listen.grpc`, which also answers health checks.
     pub(crate) fn health(args: ClientArgs) -> Result<Self, ConfigError> {
-        Self::new(args, "listen.grpc", |config| &config.listen.grpc)
+        Self::new(args, "listen.grpc", Role::Frontend, |config| &config.listen.grpc)
     }
 
     /// Calls a listener of `listen.grpc`.
@@ -46,12 +48,13 @@ impl Caller {
 
     /// Calls a listener of `listen.admin`.
     pub(crate) fn admin(args: ClientArgs) -> Result<Self, ConfigError> {
-        Self::new(args, "listen.admin", |config| &config.listen.admin)
+        Self::new(args, "listen.admin", Role::Admin, |config| &config.listen.admin)
     }
 
     fn new(
         mut args: ClientArgs,
         key: &str,
+        role: Role,
         listeners: fn(&Config) -> &Vec<ListenAddr>,
     ) -> Result<Self, ConfigError> {
         let config = args.config.load(false)?;
@@ -64,7 +67,7 @@ impl Caller {
         let given = args.token_file.as_deref();
         let own = Some(config.listen.auth.token_file.as_path());
         let file = given.or(own.filter(|path| !path.as_os_str().is_empty()));
-        let token = file.map(authorization).transpose();
+        let token = file.map(|path| authorization(path, role)).transpose();
         let token = token.map_err(|problem| ConfigError::new("--token-file", problem))?;
         Ok(Self { args, config, address, token })
     }
@@ -78,6 +81,13 @@ impl Caller {
             ServingStatus::Serving => Ok(()),
             status => Err(format!("{} answers {}", self.address, status.as_str_name())),
         }
+    }
+
+    /// Makes the daemon reload.
+    pub(crate) async fn reload(&self) -> Result<ReloadResponse, Problem> {
+        let mut client = SessionAdminServiceClient::new(self.connect().await?);
+        let answer = client.reload(self.request(ReloadRequest {})).await;
+        Ok(answer.map_err(|status| self.refused(&status))?.into_inner())
     }
 
     /// Makes the daemon sweep now. Returns the number of removed sessions.
@@ -113,10 +123,35 @@ impl Caller {
         }
     }
 
-    /// Ends sessions. Returns how many of them were live.
+    /// Fetches one session, if it is live.
+    pub(crate) async fn session(
+        &self,
+        request: GetSessionRequest,
+    ) -> Result<GetSessionResponse, Problem> {
+        let mut client = SessionAdminServiceClient::new(self.connect().await?);
+        let answer = client.get_session(self.request(request)).await;
+        Ok(answer.map_err(|status| self.refused(&status))?.into_inner())
+    }
+
+    /// Asks how the daemon is.
+    pub(crate) async fn status(&self) -> Result<GetStatusResponse, Problem> {
+        let mut client = SessionAdminServiceClient::new(self.connect().await?);
+        let answer = client.get_status(self.request(GetStatusRequest {})).await;
+        Ok(answer.map_err(|status| self.refused(&status))?.into_inner())
+    }
+
+    /// The address that is called.
+    pub(crate) fn address(&self) -> &ListenAddr {
+        &self.address
+    }
+
+    /// Ends sessions. Returns how many of them were live. To end all sessions of an engine may
+    /// take minutes, so that has no timeout.
     pub(crate) async fn revoke(&self, request: RevokeSessionsRequest) -> Result<u32, Problem> {
         let mut client = SessionAdminServiceClient::new(self.connect().await?);
-        let answer = client.revoke_sessions(self.request(request)).await;
+        let request =
+            if request.all { self.stream_request(request) } else { self.request(request) };
+        let answer = client.revoke_sessions(request).await;
         Ok(answer.map_err(|status| self.refused(&status))?.into_inner().revoked)
     }
 
@@ -131,23 +166,25 @@ impl Caller {
             }
             causes.dedup();
             let causes = causes.join(": ");
-            let hint =
-                match (&self.address, self.config.listen.tls.cert_file.as_os_str().is_empty()) {
-                    (ListenAddr::Tcp(_), false) => {
-                        "; with TLS, give its CA with --ca-file and its \
-                    name with --server-name, or add a unix socket to listen.grpc for probes"
-                    }
-                    _ => "",
-                };
+            let is_secured = !self.config.listen.tls.cert_file.as_os_str().is_empty();
+            let hint = match (reached::found_at(&self.address), &self.address) {
+                (Some(found), _) => format!("; {found}"),
+                (None, ListenAddr::Tcp(_) | ListenAddr::Name { .. }) if is_secured => {
+                    "; with TLS, give its CA with --ca-file and its name with --server-name, or \
+                     add a unix socket to listen.grpc for probes"
+                        .to_owned()
+                }
+                (None, _) => String::new(),
+            };
             format!("cannot reach a daemon at {}: {causes}{hint}", self.address)
         };
         let connecting = async {
             let endpoint = match (&self.address, self.tls()?) {
-                (ListenAddr::Tcp(tcp), Some(tls)) => {
+                (unix @ ListenAddr::Unix(_), _) => endpoint(unix.to_string())?,
+                (tcp, Some(tls)) => {
                     endpoint(format!("https://{tcp}"))?.tls_config(tls).map_err(unreachable)?
                 }
-                (ListenAddr::Tcp(tcp), None) => endpoint(format!("http://{tcp}"))?,
-                (unix, _) => endpoint(unix.to_string())?,
+                (tcp, None) => endpoint(format!("http://{tcp}"))?,
             };
             endpoint.connect().await.map_err(unreachable)
         };
@@ -162,8 +199,13 @@ impl Caller {
         let Some(ca) = given.or(own.filter(|path| !path.as_os_str().is_empty())) else {
             return Ok(None);
         };
+        let name = match (&self.args.server_name, &self.address) {
+            (Some(name), _) => name,
+            (None, ListenAddr::Name { host, .. }) => host,
+            (None, _) => "localhost",
+        };
         let mut tls = ClientTlsConfig::new()
-            .domain_name(&self.args.server_name)
+            .domain_name(name)
             .ca_certificate(Certificate::from_pem(read(ca)?));
         if let (Some(cert), Some(key)) = (&self.args.client_cert_file, &self.args.client_key_file) {
             tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
@@ -189,7 +231,21 @@ impl Caller {
 
     /// The message for a call that returned an error.
     pub(crate) fn refused(&self, status: &Status) -> Problem {
-        format!("{} answers {:?}: {}", self.address, status.code(), status.message())
+        use std::error::Error as _;
+        // Then the error is not the daemon's answer. Something else may listen there.
+        if status.source().is_some()
+            && let Some(found) = reached::found_at(&self.address)
+        {
+            return format!("cannot call a daemon at {}: {found}", self.address);
+        }
+        let unsaid = match status.code() {
+            // A daemon of an earlier release, or another server of gRPC.
+            Code::Unimplemented if status.message().is_empty() => {
+                "the service is not served at this address"
+            }
+            _ => "",
+        };
+        format!("{} answers {:?}: {}{unsaid}", self.address, status.code(), status.message())
     }
 }
 
@@ -213,9 +269,9 @@ fn nearest(listeners: &[ListenAddr]) -> Option<ListenAddr> {
     })
 }
 
-/// The header value: `Bearer` and the first token in the file.
-fn authorization(path: &Path) -> Result<MetadataValue<Ascii>, Problem> {
-    let token = first_line(path)
+/// The header value: `Bearer` and the first token in the file that has the role.
+fn authorization(path: &Path, role: Role) -> Result<MetadataValue<Ascii>, Problem> {
+    let token = bearer_token(path, role)
         .map_err(|error| format!("cannot read the file {}: {error}", path.display()))?;
     let token = token.ok_or_else(|| format!("{} holds no token", path.display()))?;
     let mut value = MetadataValue::try_from(format!("Bearer {}", *token))

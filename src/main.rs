@@ -9,31 +9,42 @@ use std::{
 
 use clap::Parser;
 use sessiond::{
-    grpc::pb::{RevokeSessionsRequest, Session},
+    grpc::pb::ReloadResponse,
     server::{
         Addresses, Server, StartError, Surroundings,
         clock::SystemClock,
-        config::{Config, ConfigError, ListenAddr},
+        config::{Config, ConfigError, Layers, ListenAddr},
         log,
+        reload::ConfigSource,
         system::{
             SystemEntropy, keep_little_freed_memory, keep_memory_out_of_core_dumps,
             raise_descriptor_limit,
         },
         time_mark::{self, MarkError, Marked},
     },
+    service::reload::{Reload, Trigger},
 };
-use tokio::{
-    runtime::{Builder, Runtime},
-    signal::unix::{SignalKind, signal},
-    sync::oneshot,
-};
+use tokio::runtime::{Builder, Runtime};
 
-use self::cli::{Cli, Command, SessionsCommand};
+use self::{
+    cli::{Cli, Command, ConfigArgs},
+    signals::Signals,
+};
 
 mod bench;
+mod check;
 mod cli;
 mod client;
+mod help;
+mod manual;
 mod mix;
+mod openmetrics;
+mod reached;
+mod sessions;
+mod signals;
+mod status;
+mod table;
+mod top;
 mod transfer;
 
 // sysexits.h: EX_USAGE and EX_CONFIG.
@@ -56,31 +67,56 @@ fn main() -> ExitCode {
     };
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err((code, problem)) => {
-            eprintln!("sessiond: {problem}");
+        Err(Failure { code, problems }) => {
+            for problem in problems {
+                eprintln!("sessiond: {problem}");
+            }
             code.into()
         }
     }
 }
 
-type Failure = (u8, String);
+/// Why a command has failed.
+struct Failure {
+    code: u8,
+    problems: Vec<String>,
+}
+
+impl Failure {
+    fn fault(problem: impl ToString) -> Self {
+        Self { code: FAULT, problems: vec![problem.to_string()] }
+    }
+
+    fn configuration(errors: Vec<ConfigError>) -> Self {
+        let problems = errors.iter().map(ConfigError::to_string).collect();
+        Self { code: BAD_CONFIGURATION, problems }
+    }
+}
 
 fn run(command: Command) -> Result<(), Failure> {
-    let bad_config = |error: ConfigError| (BAD_CONFIGURATION, error.to_string());
-    let fault = |problem: String| (FAULT, problem);
+    let bad_config = |error: ConfigError| Failure::configuration(vec![error]);
+    let fault = |problem: String| Failure::fault(problem);
     match command {
-        Command::Serve { config, dev } => serve(config.load(dev).map_err(bad_config)?, dev),
-        Command::Check { config, dev } => {
-            let config = config.load(dev).map_err(bad_config)?;
-            let checked = sessiond::server::check(&config).map_err(bad_config)?;
+        Command::Serve { config, dev } => {
+            let Layers { config: loaded, errors, .. } = config.layers(dev);
+            if errors.is_empty() {
+                serve(config, loaded, dev)
+            } else {
+                Err(Failure::configuration(errors))
+            }
+        }
+        Command::Check { config, dev, changed } => {
+            let layers = config.layers(dev);
+            let checked = check::check(&layers).map_err(Failure::configuration)?;
             let advice = if dev { &[][..] } else { &checked.advice };
             for warning in checked.warnings.iter().chain(advice) {
                 eprintln!("sessiond: warning: {warning}");
             }
             // As comments, because the rest can be used as a file.
             let secrets = checked.secrets.iter().map(|line| format!("# {line}\n"));
-            print(&(secrets.collect::<String>() + &config.to_toml()))
+            print(&(secrets.collect::<String>() + &check::shown(&layers, changed)))
         }
+        Command::Config => print(include_str!("../config/sessiond.toml")),
         Command::Clock { config, reset } => {
             let config = config.load(false).map_err(bad_config)?;
             let marked = one_thread()?.block_on(async {
@@ -101,23 +137,33 @@ fn run(command: Command) -> Result<(), Failure> {
             one_thread()?.block_on(called.ask_health(service)).map_err(fault)?;
             print("SERVING\n")
         }
+        Command::Reload { client } => {
+            let called = client::Caller::admin(client).map_err(bad_config)?;
+            let done = one_thread()?.block_on(called.reload()).map_err(fault)?;
+            print(&reloaded_lines(&done))
+        }
         Command::Cleanup { client, engine } => {
             let called = client::Caller::admin(client).map_err(bad_config)?;
             let removed = one_thread()?.block_on(called.sweep(engine)).map_err(fault)?;
             print(&format!("{removed}\n"))
         }
-        Command::Sessions(SessionsCommand::List { client, engine, principal }) => {
-            let called = client::Caller::admin(client).map_err(bad_config)?;
-            let listing = called.list(&engine, &principal);
-            let sessions = one_thread()?.block_on(listing).map_err(fault)?;
-            print(&sessions.iter().map(session_line).collect::<String>())
+        Command::Sessions(command) => {
+            let called = client::Caller::admin(command.client()).map_err(bad_config)?;
+            let text = one_thread()?.block_on(sessions::run(&called, command)).map_err(fault)?;
+            print(&text)
         }
-        Command::Sessions(SessionsCommand::Revoke { client, engine, ids, principal }) => {
+        Command::Status { client, json } => {
             let called = client::Caller::admin(client).map_err(bad_config)?;
-            let request = RevokeSessionsRequest { engine, session_ids: ids, principal };
-            let revoked = one_thread()?.block_on(called.revoke(request)).map_err(fault)?;
-            print(&format!("{revoked}\n"))
+            let status = one_thread()?.block_on(called.status()).map_err(fault)?;
+            print(&if json { status::json(&status) } else { status::text(&status) })
         }
+        Command::Top { client, interval } => {
+            let called = client::Caller::admin(client).map_err(bad_config)?;
+            one_thread()?.block_on(top::run(&called, interval.0)).map_err(fault)
+        }
+        Command::Completions { shell } => print(&manual::completions(shell)),
+        Command::Man { output: None } => print(&manual::page().map_err(Failure::fault)?),
+        Command::Man { output: Some(folder) } => manual::write(&folder).map_err(fault),
         Command::Export { client, args } => {
             let called = client::Caller::admin(client).map_err(bad_config)?;
             let done = one_thread()?.block_on(transfer::export(&called, &args)).map_err(fault)?;
@@ -140,17 +186,24 @@ fn run(command: Command) -> Result<(), Failure> {
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|error| (FAULT, format!("cannot write to standard output: {error}")))
+    match written {
+        // Whoever reads has seen enough, such as `head`.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(Failure::fault(format!("cannot write to standard output: {error}"))),
+        Ok(()) => Ok(()),
+    }
 }
 
-/// `ID created=TIME expires=TIME`.
-fn session_line(session: &Session) -> String {
-    let time = |time: Option<&prost_types::Timestamp>| {
-        let time = time.and_then(|time| SystemTime::try_from(*time).ok());
-        time.map(humantime::format_rfc3339_seconds).map_or_else(String::new, |t| t.to_string())
-    };
-    let (created, expires) = (session.create_time.as_ref(), session.expire_time.as_ref());
-    format!("{} created={} expires={}\n", session.id, time(created), time(expires))
+/// A line for each change, and one for what needs a restart.
+fn reloaded_lines(done: &ReloadResponse) -> String {
+    let mut lines = done.changed.clone();
+    if lines.is_empty() {
+        lines.push("nothing has changed".to_owned());
+    }
+    if !done.restart_keys.is_empty() {
+        lines.push(format!("needs a restart: {}", done.restart_keys.join(", ")));
+    }
+    lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
 /// `session_clock=TIME wall_clock=TIME since_mark=SPAN`.
@@ -169,9 +222,9 @@ fn clock_line(marked: &Marked) -> String {
     )
 }
 
-fn serve(config: Config, dev: bool) -> Result<(), Failure> {
+fn serve(arguments: ConfigArgs, config: Config, dev: bool) -> Result<(), Failure> {
     keep_little_freed_memory();
-    log::start(&config.log);
+    let level = log::start(&config.log);
     if dev {
         let kept = if config.store.backend.kind().outlives_a_stop {
             "sessions are kept, but a secret generated at start is not"
@@ -190,7 +243,7 @@ fn serve(config: Config, dev: bool) -> Result<(), Failure> {
         tracing::warn!("{problem}");
     }
     // Before the store is opened, so that every stop from here on is a clean one.
-    let stop = stop_signals().map_err(|error| (FAULT, error.to_string()))?;
+    let Signals { stop, mut reload } = signals::listen().map_err(Failure::fault)?;
     // This thread accepts connections and sweeps. The server has its own threads for requests.
     let runtime = one_thread()?;
     let served = runtime.block_on(async {
@@ -198,20 +251,32 @@ fn serve(config: Config, dev: bool) -> Result<(), Failure> {
             clock: Arc::new(SystemClock::start()),
             entropy: Arc::new(SystemEntropy),
         };
+        let started = config.clone();
         let server = Server::build(config, surroundings).await.map_err(|error| match error {
-            StartError::Config(error) => (BAD_CONFIGURATION, error.to_string()),
-            error => (FAULT, error.to_string()),
+            StartError::Config(error) => Failure::configuration(vec![error]),
+            error => Failure::fault(error),
         })?;
+        let server = server.reloading_from(ConfigSource {
+            load: Box::new(move || arguments.load_again(dev, &started)),
+            set_log_level: Box::new(move |new| level.set(new)),
+        });
         // A trial is told once that it is one.
         for advice in if dev { &[] } else { server.advice() } {
             tracing::warn!("{advice}");
         }
         print(&ready_line(&server.addresses()))?;
+        let reloader = server.reloader();
+        tokio::spawn(async move {
+            while reload.recv().await.is_some() {
+                // The daemon has logged what came of it.
+                let _ = reloader.reload(Trigger::Signal).await;
+            }
+        });
         let stop = async {
             // An error would mean that the signal thread has ended. It never does.
             let _ = stop.await;
         };
-        server.run(stop).await.map_err(|error| (FAULT, error.to_string()))
+        server.run(stop).await.map_err(Failure::fault)
     });
     // The store was synced inside `run`. The tasks hold the last handles of the store:
     // dropping the last handle waits until the store is flushed and closed.
@@ -239,37 +304,7 @@ fn ready_line(addresses: &Addresses) -> String {
     )
 }
 
-/// Completes at the first SIGTERM or SIGINT, which asks for a clean stop. The second
-/// one ends the process immediately.
-///
-/// It has its own thread and runtime, because the server's runtime may be waiting for
-/// the disk while it starts or stops.
-fn stop_signals() -> std::io::Result<oneshot::Receiver<()>> {
-    let runtime = Builder::new_current_thread().enable_io().build()?;
-    let mut signals = {
-        let _entered = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
-    };
-    let (first, stop) = oneshot::channel();
-    std::thread::Builder::new().name("sessiond-signals".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            let mut next = async || {
-                tokio::select! {
-                    _ = signals.0.recv() => {}
-                    _ = signals.1.recv() => {}
-                }
-            };
-            next().await;
-            let _ = first.send(());
-            next().await;
-        });
-        tracing::warn!("stopped immediately by a second signal");
-        std::process::exit(FAULT.into());
-    })?;
-    Ok(stop)
-}
-
 fn one_thread() -> Result<Runtime, Failure> {
     let runtime = Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| (FAULT, format!("the runtime cannot start: {error}")))
+    runtime.map_err(|error| Failure::fault(format!("the runtime cannot start: {error}")))
 }

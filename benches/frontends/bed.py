@@ -17,6 +17,7 @@ HERE = Path(__file__).resolve().parent
 APPS = HERE / "apps"
 sys.path.insert(0, str(HERE.parents[1] / "tests" / "shop"))
 import go_app  # noqa: E402
+import java_app  # noqa: E402
 from packages import ROOT, call, node_package, python, python_package  # noqa: E402
 from stage.daemon import Daemon  # noqa: E402
 from stage.process import Process, environment  # noqa: E402
@@ -44,6 +45,7 @@ FRAMEWORKS = [
     Framework("Django-idle", "python", [*GUNICORN, "django_app:app"], "the same, saved by each request", EVERY="1"),
     Framework("Flask", "python", [*GUNICORN, "flask_app:app"], "Flask-Session on redis-py"),
     Framework("net/http", "go", [], "scs on redigo"),
+    Framework("Spring", "java", ["bench.App"], "Spring Session on Lettuce"),
 ]
 
 
@@ -180,6 +182,7 @@ class Bed:
         self.apps = []
         self.redis = self.daemon = None
         self.interpreters = {}
+        self.class_path = None
         kinds = {framework.kind for framework in frameworks}
         if "node" in kinds:
             self.interpreters["node"] = shutil.which("node")
@@ -188,6 +191,9 @@ class Bed:
             self.interpreters["python"] = python(TARGET / "venv", APPS / "requirements.txt", python_package())
         if "go" in kinds:
             self.interpreters["go"] = go_app.build(APPS / "go", TARGET / "go")
+        if "java" in kinds:
+            self.interpreters["java"] = "java"
+            self.class_path = java_app.build(APPS / "java", TARGET / "java")
         try:
             with self.cores.on(self.cores.servers):
                 self._start_servers()
@@ -220,6 +226,7 @@ class Bed:
             SESSIOND=self.daemon.tcp,
             NODE_ENV="production",
             NODE_PATH=str(TARGET / "node" / "node_modules"),
+            CLASSPATH=self.class_path,
         )
 
     def _start_app(self, framework, variant):

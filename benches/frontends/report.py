@@ -24,6 +24,7 @@ WANTED = {
     ("Flask", RATE): (">=", 1.2),
     ("net/http", RATE): (">=", 1.3),
     ("net/http", ADDED): ("<=", 0.4),
+    ("Spring", RATE): (">=", 1.2),
 }
 WORDS = {">=": "at least", "<=": "at most"}
 

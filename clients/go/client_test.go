@@ -186,6 +186,26 @@ func TestToken(t *testing.T) {
 	create(t, client)
 }
 
+func TestRole(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "tokens")
+	frontends, operators := strings.Repeat("0123456789abcdef", 2), strings.Repeat("fedcba9876543210", 2)
+	text := "frontend shop " + frontends + "\nadmin ops " + operators + "\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	daemon := daemontest.Start(t, "", "listen.auth.token_file="+file)
+	_, err := connect(t, daemon.Address, sessiond.Options{Token: operators}).Describe(t.Context())
+	var failure *sessiond.Error
+	if !errors.As(err, &failure) || !errors.Is(err, sessiond.ErrAuthentication) || failure.Reason != sessiond.ReasonRoleRequired {
+		t.Fatalf("expected ROLE_REQUIRED, an authentication error, found %v", err)
+	}
+	if failure.Retryable || failure.Applied != sessiond.NotApplied {
+		t.Errorf("expected an error that says not to repeat, found %+v", failure)
+	}
+	create(t, connect(t, daemon.Address, sessiond.Options{Token: frontends}))
+}
+
 func TestNotADaemon(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.NotFoundHandler())

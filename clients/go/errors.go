@@ -50,6 +50,8 @@ const (
 	ReasonTokenRequired Reason = "TOKEN_REQUIRED"
 	// ReasonTokenUnknown: the daemon does not know the bearer token, or the token file cannot be read.
 	ReasonTokenUnknown Reason = "TOKEN_UNKNOWN"
+	// ReasonRoleRequired: the bearer token, or the certificate, has another role than the address asks for.
+	ReasonRoleRequired Reason = "ROLE_REQUIRED"
 	// ReasonTimeout: the time of the operation was over.
 	ReasonTimeout Reason = "TIMEOUT"
 )
@@ -99,7 +101,8 @@ var (
 	ErrDataTooLarge = errors.New("sessiond: data too large")
 	// ErrRecordUnreadable: the stored record is damaged. Destroy ends it all the same.
 	ErrRecordUnreadable = errors.New("sessiond: record unreadable")
-	// ErrAuthentication: the daemon asks for a bearer token, or does not know the one that was sent.
+	// ErrAuthentication: the daemon asks for a bearer token, does not know the one that was sent, or asks for another
+	// role.
 	ErrAuthentication = errors.New("sessiond: authentication")
 )
 
@@ -195,6 +198,7 @@ var kinds = map[Reason]error{
 	ReasonRecordUnreadable: ErrRecordUnreadable,
 	ReasonTokenRequired:    ErrAuthentication,
 	ReasonTokenUnknown:     ErrAuthentication,
+	ReasonRoleRequired:     ErrAuthentication,
 	ReasonTimeout:          ErrUnavailable,
 	ReasonConnectionFailed: ErrUnavailable,
 	ReasonCanceled:         ErrUnavailable,

@@ -341,7 +341,7 @@ func (t *transport) List(ctx context.Context, request *pb.SessionServiceListSess
 		pause := min(backoffMax, backoffMin<<min(attempt, 4))
 		switch err.Reason {
 		case ReasonConnectionFailed, ReasonShuttingDown:
-		case ReasonTokenUnknown, ReasonTokenRequired:
+		case ReasonTokenUnknown, ReasonTokenRequired, ReasonRoleRequired:
 			if changed, _ := t.token.reload(); !changed {
 				return nil, err
 			}

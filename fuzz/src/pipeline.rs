@@ -75,6 +75,7 @@ async fn drive(input: &[u8]) {
         sessions: Some(service),
         unary: None,
         routes: Routes::default(),
+        unserved: "not served here",
     };
     let handler = Arc::new(handler);
 

@@ -1,59 +1,58 @@
-//! Bearer tokens: which callers are admitted at all (RFC 6750, section 2.1).
+//! Which callers are admitted to a listener: by bearer token (RFC 6750, section 2.1), or by the
+//! certificate of their connection.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
-use sha2::{Digest, Sha256};
-use subtle::{Choice, ConstantTimeEq};
 use tonic::Status;
 
-use crate::service::fault::{Fault, Reason};
+use crate::service::{
+    access::{Access, Caller, Origin, Refusals, Role},
+    fault::{Fault, Reason},
+};
 
-/// Opens a service to callers that bring one of the tokens. Keeps hashes, so
-/// that all comparisons are of one length. Prints its type only.
-#[derive(Clone)]
-pub struct BearerAuth {
-    hashes: Arc<[[u8; 32]]>,
+/// Opens a listener to callers with its role.
+pub struct Guard {
+    /// Who may call. It may be replaced at any time, and counts for the calls that begin then.
+    pub access: Arc<ArcSwap<Access>>,
+    /// What callers must be admitted to.
+    pub role: Role,
+    /// Is told of callers that are refused.
+    pub refusals: Arc<dyn Refusals>,
 }
 
-impl BearerAuth {
-    /// Keeps only SHA-256 hashes of the tokens. Without tokens, every call is refused.
-    pub fn new<'t>(tokens: impl IntoIterator<Item = &'t [u8]>) -> Self {
-        Self { hashes: tokens.into_iter().map(|token| Sha256::digest(token).into()).collect() }
+impl Guard {
+    /// Who calls. Refuses a caller that does not have the role.
+    pub fn admit(&self, headers: &HeaderMap, origin: &Origin) -> Result<Caller, Status> {
+        let access = self.access.load();
+        let token = if access.tokens.is_empty() { None } else { bearer(headers) };
+        access.admit(token, origin, self.role).map_err(|reason| {
+            self.refusals.refused(reason.name(), origin.remote);
+            Fault::new(reason, self.explain(reason)).into()
+        })
     }
 
-    /// Refuses a caller that brings none of the tokens.
-    pub fn admit(&self, headers: &HeaderMap) -> Result<(), Status> {
-        let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
-        let Some((scheme, token)) = given.and_then(|given| given.split_at_checked(7)) else {
-            return Err(required());
-        };
-        if !scheme.eq_ignore_ascii_case(b"bearer ") {
-            return Err(required());
+    fn explain(&self, reason: Reason) -> String {
+        match reason {
+            Reason::TokenRequired => {
+                "expected the metadata \"authorization: Bearer TOKEN\"".to_owned()
+            }
+            Reason::TokenUnknown => "the bearer token is none of the daemon's; expected one of \
+                                     listen.auth.token_file"
+                .to_owned(),
+            _ => format!(
+                "the caller does not have the role {:?}, which this listener is for; roles are \
+                 given in listen.auth.token_file and listen.auth.subjects",
+                self.role.name()
+            ),
         }
-        if !self.knows(token.trim_ascii()) {
-            let message =
-                "the bearer token is none of the daemon's; expected one of listen.auth.token_file";
-            return Err(Fault::new(Reason::TokenUnknown, message).into());
-        }
-        Ok(())
-    }
-
-    fn knows(&self, token: &[u8]) -> bool {
-        let hash: [u8; 32] = Sha256::digest(token).into();
-        // Every hash is compared, so that the time does not tell which one it was.
-        let any = self.hashes.iter().fold(Choice::from(0), |any, known| any | known.ct_eq(&hash));
-        any.into()
     }
 }
 
-impl fmt::Debug for BearerAuth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("BearerAuth")
-    }
-}
-
-fn required() -> Status {
-    let message = "expected the metadata \"authorization: Bearer TOKEN\"";
-    Fault::new(Reason::TokenRequired, message).into()
+/// The token that a caller bears. `None`: there is none, or the header has another form.
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes)?;
+    let (scheme, token) = given.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
 }

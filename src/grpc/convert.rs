@@ -14,6 +14,7 @@ use crate::{
             Write, WriteRequest,
         },
         own::{ListOwnRequest, OwnPage},
+        status::{EngineStatus, ListenerStatus, State, Status},
         transfer::{ImportFormer, ImportRecord},
         watchers::{WatchedEvent, WatchedKind},
     },
@@ -144,6 +145,42 @@ pub(super) fn session_without_data(session: &Session) -> pb::Session {
         duration: Some(duration(session.duration)),
         last_use_time: Some(timestamp(session.last_use_time())),
         label: record.extension.label.as_bytes().clone(),
+    }
+}
+
+/// A session that was asked for by its id; `None`: there is none.
+pub(super) fn found(session: Option<&Session>, with_data: bool) -> pb::GetSessionResponse {
+    let Some(session) = session else { return pb::GetSessionResponse::default() };
+    let text = session.record.data.text();
+    let mut found = session_without_data(session);
+    if with_data {
+        found.data = text.clone();
+    }
+    pb::GetSessionResponse { session: Some(found), data_bytes: count(text.len()) }
+}
+
+/// How the daemon is.
+pub(super) fn status(status: Status) -> pb::GetStatusResponse {
+    let Status { version, start_time, time, state, store, engines, listeners, metrics } = status;
+    let (state, reason) = match state {
+        State::Serving => (pb::DaemonState::Serving, String::new()),
+        State::Reading(reason) => (pb::DaemonState::Reading, reason),
+        State::NotServing(reason) => (pb::DaemonState::NotServing, reason),
+        State::Stopping => (pb::DaemonState::Stopping, "the daemon stops".to_owned()),
+    };
+    let engine = |EngineStatus { name, stored }| pb::EngineStatus { name, stored_count: stored };
+    let listener =
+        |ListenerStatus { kind, address }| pb::ListenerStatus { kind: kind.to_owned(), address };
+    pb::GetStatusResponse {
+        version: version.to_owned(),
+        start_time: Some(timestamp(start_time)),
+        status_time: Some(timestamp(time)),
+        state: state.into(),
+        reason,
+        store: store.to_owned(),
+        engines: engines.into_iter().map(engine).collect(),
+        listeners: listeners.into_iter().map(listener).collect(),
+        metrics,
     }
 }
 

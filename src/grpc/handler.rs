@@ -22,7 +22,7 @@ use tonic::{Status, service::Routes};
 use tower::Service;
 
 use super::{
-    auth::BearerAuth,
+    auth::Guard,
     body::AnswerBody,
     health::{self, HealthService},
     messages::{Messages, PREFIX_LEN},
@@ -30,12 +30,13 @@ use super::{
     session_service::{Call, SessionService, Unary, begun},
     status,
 };
+use crate::service::access::{Caller, Identity};
 
 /// The calls of a listener.
 pub struct Handler {
     /// Which callers are admitted; `None`: all of them. Health is open to all, because
     /// probes carry no token.
-    pub auth: Option<BearerAuth>,
+    pub auth: Option<Guard>,
     /// Answers probes.
     pub health: HealthService,
     /// The service whose calls are answered here, without tonic.
@@ -44,6 +45,8 @@ pub struct Handler {
     pub unary: Option<UnaryRequests>,
     /// Answer all other calls.
     pub routes: Routes,
+    /// What a caller is told whose service or method is not served here.
+    pub unserved: &'static str,
 }
 
 /// Which calls have requests of a single message. It is read before tonic sees the call, so
@@ -79,11 +82,14 @@ impl Handler {
             return Left(ready(answer.map(AnswerBody::unary)));
         }
         let path = request.uri().path();
+        let mut caller = Caller::Anybody;
         if let Some(auth) = &self.auth
             && !path.starts_with(health::PREFIX)
-            && let Err(status) = auth.admit(request.headers())
         {
-            return Left(ready(refused(status)));
+            match auth.admit(request.headers(), &peer.origin) {
+                Ok(admitted) => caller = admitted,
+                Err(status) => return Left(ready(refused(status))),
+            }
         }
         let timeout = timeout(request.headers());
         let (handler, peer) = (Arc::clone(self), Arc::clone(peer));
@@ -105,6 +111,8 @@ impl Handler {
         }
         // The answer may be a stream, whose time began with the call.
         let end = end(timeout);
+        let mut request = request;
+        request.extensions_mut().insert(Identity { caller, remote: peer.origin.remote });
         let work = Box::pin(async move { handler.other(request, peer, end).await });
         Right(InTime::new(timeout, Right(work)))
     }
@@ -151,7 +159,7 @@ impl Handler {
         let Ok(answer) = called;
         drop(held);
         let routed = |body| AnswerBody::routed(body, peer, end);
-        status::name_transport_faults(answer).map(routed)
+        status::name_transport_faults(answer, self.unserved).map(routed)
     }
 }
 

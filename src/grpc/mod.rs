@@ -18,7 +18,7 @@
 //! | [`answer`] | the answers of the four operations, encoded by hand |
 //! | [`status`] | faults as gRPC statuses |
 //! | [`trailers`] | the status at the end of a call |
-//! | [`auth`] | bearer tokens |
+//! | [`auth`] | which callers are admitted |
 
 pub mod admin_service;
 mod answer;

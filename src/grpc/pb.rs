@@ -36,6 +36,7 @@ secretive! {
     SessionServiceListSessionsRequest => "SessionServiceListSessionsRequest",
     SessionServiceListSessionsResponse => "SessionServiceListSessionsResponse",
     ListSessionsRequest => "ListSessionsRequest",
+    GetSessionResponse => "GetSessionResponse",
     RevokeSessionsRequest => "RevokeSessionsRequest",
     WatchSessionsRequest => "WatchSessionsRequest",
     WatchSessionsResponse => "WatchSessionsResponse",

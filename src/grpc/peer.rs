@@ -15,6 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio_util::sync::CancellationToken;
 
 use crate::service::{
+    access::Origin,
     fault::{Fault, Reason},
     peer_memory::{PeerMemory, Share},
 };
@@ -32,13 +33,21 @@ pub struct Peer {
     pub closing: CancellationToken,
     /// How long it may take for the rest of a message, or leave an answer unread.
     pub stall_timeout: Duration,
+    /// Where it is, and what its certificate says.
+    pub origin: Origin,
     health_calls: Arc<AtomicUsize>,
 }
 
 impl Peer {
-    /// A peer that has no call yet.
+    /// A peer of unknown origin that has no call yet.
     pub fn new(memory: Arc<Share>, closing: CancellationToken, stall_timeout: Duration) -> Self {
-        Self { memory, closing, stall_timeout, health_calls: Arc::default() }
+        let (origin, health_calls) = (Origin::default(), Arc::default());
+        Self { memory, closing, stall_timeout, origin, health_calls }
+    }
+
+    /// The same peer, which is known to be there.
+    pub fn at(self, origin: Origin) -> Self {
+        Self { origin, ..self }
     }
 
     /// A peer whose calls are not bounded, for use without the server.

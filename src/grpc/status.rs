@@ -34,6 +34,8 @@ pub fn code(reason: Reason) -> Code {
         Reason::Timeout => Code::DeadlineExceeded,
         Reason::TokenRequired => Code::Unauthenticated,
         Reason::TokenUnknown => Code::Unauthenticated,
+        Reason::RoleRequired => Code::PermissionDenied,
+        Reason::ReloadRefused => Code::FailedPrecondition,
     }
 }
 
@@ -98,16 +100,26 @@ fn of_transport(status: &Status) -> Option<Fault> {
     Some(Fault::new(reason, status.message()))
 }
 
-/// Gives a reason to the answers that the transport made itself.
+/// Gives a reason to the answers that the transport made itself. `unserved` is said to callers
+/// of a service or method that is not served here.
 pub fn name_transport_faults(
     response: http::Response<tonic::body::Body>,
+    unserved: &str,
 ) -> http::Response<tonic::body::Body> {
     // Only an answer without a message has its status in the headers.
     if !response.headers().contains_key("grpc-status") {
         return response;
     }
-    match Status::from_header_map(response.headers()).as_ref().and_then(of_transport) {
+    let status = Status::from_header_map(response.headers());
+    match status.as_ref().and_then(of_transport) {
         Some(fault) => Status::from(fault).into_http(),
+        // tonic's router says nothing.
+        None if status.is_some_and(|status| {
+            status.code() == Code::Unimplemented && status.message().is_empty()
+        }) =>
+        {
+            Status::unimplemented(unserved).into_http()
+        }
         None => response,
     }
 }

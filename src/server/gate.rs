@@ -2,23 +2,30 @@
 
 use std::{sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::mpsc::{self, UnboundedReceiver},
     task::JoinSet,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     config::Limits,
     http2::Http2,
     jitter::jittered,
-    listen::{self, Accept, Connection, Handed, Listener, Prefaced},
+    listen::{self, Accept, Connection, Handed, Listener},
     places::{PlaceHandle, Places},
+    preface::Prefaced,
+    tls,
     workers::{Balance, RuntimeExecutors},
 };
-use crate::{grpc::handler::Handler, service::peer_memory::PeerMemory, session::id::Entropy};
+use crate::{
+    grpc::handler::Handler,
+    service::{access::Origin, peer_memory::PeerMemory},
+    session::id::Entropy,
+};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -44,7 +51,8 @@ impl ListenerPlaces {
 /// The settings that all gRPC listeners share.
 pub(super) struct Gate {
     pub limits: Limits,
-    pub tls: Option<TlsAcceptor>,
+    /// It may be replaced at any time, and counts for the connections that come then.
+    pub tls: Option<Arc<ArcSwap<ServerConfig>>>,
     pub balance: Balance,
     /// What all peers together may make the daemon hold.
     pub memory: Arc<PeerMemory>,
@@ -80,7 +88,7 @@ impl Gate {
         &self,
         listener: A,
         places: &Places,
-        tls: Option<TlsAcceptor>,
+        tls: Option<Arc<ArcSwap<ServerConfig>>>,
         handler: &Arc<Handler>,
         workers: &RuntimeExecutors,
         serving: &mut JoinSet<()>,
@@ -122,7 +130,7 @@ impl Gate {
 struct ConnectionServer {
     http2: Http2,
     entropy: Arc<dyn Entropy>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<ArcSwap<ServerConfig>>>,
 }
 
 impl ConnectionServer {
@@ -148,24 +156,48 @@ impl ConnectionServer {
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let remote = connection.remote();
         let Some(tls) = &self.tls else {
-            return self.serve_http2(connection, place).await;
+            let origin = Origin { remote, ..Origin::default() };
+            return self.serve_http2(connection, origin, place).await;
         };
+        let tls = TlsAcceptor::from(tls.load_full());
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(connection)).await {
-            Ok(Ok(secured)) => self.serve_http2(secured, place).await,
-            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+            Ok(Ok(secured)) => {
+                let names = tls::names_of_peer(secured.get_ref().1);
+                self.serve_http2(secured, Origin { remote, names }, place).await;
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a TLS handshake failed");
+                if let Some(auth) = &self.http2.handler.auth
+                    && let Some(reason) = tls::refusal(&error)
+                {
+                    auth.refusals.refused(reason, remote);
+                }
+            }
             Err(_) => tracing::debug!("a TLS handshake took too long"),
         }
     }
 
-    async fn serve_http2<Io>(&self, io: Io, place: &PlaceHandle)
+    async fn serve_http2<Io>(&self, io: Io, origin: Origin, place: &PlaceHandle)
     where
         Io: AsyncRead + AsyncWrite + Unpin,
     {
         let age = self.http2.limits.max_connection_age.0;
         let age = age.map(|age| jittered(age, self.entropy.as_ref()));
-        if let Err(error) = self.http2.serve(Prefaced::new(io), age, place).await {
-            tracing::debug!(%error, "a connection failed");
+        let begun = tokio::select! {
+            begun = Prefaced::begin(io) => begun,
+            // It has asked for nothing yet.
+            () = self.http2.stopping.cancelled() => return,
+        };
+        let served = match begun {
+            Ok(io) => {
+                self.http2.serve(io, origin, age, place).await.map_err(|error| error.to_string())
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = served {
+            tracing::debug!(error, "a connection failed");
         }
     }
 }

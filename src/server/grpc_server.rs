@@ -13,7 +13,7 @@ use super::config::Limits;
 use crate::{
     grpc::{
         admin_service::SessionAdminService,
-        auth::BearerAuth,
+        auth::Guard,
         handler::{Handler, UnaryRequests},
         health::{HealthService, Serving},
         pb::{
@@ -22,7 +22,10 @@ use crate::{
         },
         session_service::SessionService,
     },
-    service::{admin::AdminService, engines::Engines, observer::Observer, watchers::Watchers},
+    service::{
+        admin::AdminService, engines::Engines, observer::Observer, reload::Reload,
+        status::StatusSource, watchers::Watchers,
+    },
 };
 
 /// The size limit of a request for reflection.
@@ -31,13 +34,20 @@ const MAX_REFLECTION_BYTES: usize = 4 << 10;
 /// The services that gRPC health knows by name, whatever the listener serves.
 const SERVICES: [&str; 2] = ["sessiond.v1.SessionService", "sessiond.v1.SessionAdminService"];
 
+/// What a caller is told who has reached the wrong listener.
+const UNSERVED_BY_GRPC: &str = "not served here: this is an address of listen.grpc, which serves \
+    sessiond.v1.SessionService and health; sessiond.v1.SessionAdminService is at the addresses of \
+    listen.admin";
+const UNSERVED_BY_ADMIN: &str = "not served here: this is an address of listen.admin, which serves \
+    sessiond.v1.SessionAdminService and health; sessiond.v1.SessionService is at the addresses of \
+    listen.grpc";
+
 /// What the gRPC services are made of.
 pub(super) struct GrpcServer {
     pub limits: Limits,
     /// Entries that one slice of a cleanup looks at.
     pub slice: usize,
     pub reflection: bool,
-    pub auth: Option<BearerAuth>,
     pub engines: Engines,
     pub watchers: Arc<Watchers>,
     pub observer: Arc<dyn Observer>,
@@ -45,11 +55,14 @@ pub(super) struct GrpcServer {
     pub serving: watch::Receiver<Serving>,
     /// Cancelled when the daemon stops: watching ends.
     pub stopping: CancellationToken,
+    /// Tells operators how the daemon is.
+    pub status: Arc<dyn StatusSource>,
+    pub reloads: Arc<dyn Reload>,
 }
 
 impl GrpcServer {
     /// For the listeners of frontends.
-    pub(super) fn sessions(&self) -> Handler {
+    pub(super) fn sessions(&self, guard: Guard) -> Handler {
         let sessions = SessionService {
             engines: self.engines.clone(),
             observer: Arc::clone(&self.observer),
@@ -58,21 +71,24 @@ impl GrpcServer {
         };
         let routes = self.routes(Routes::builder(), SessionServiceMethod::SERVICE);
         Handler {
-            auth: self.auth.clone(),
+            auth: Some(guard),
             health: self.health(),
             sessions: Some(sessions),
             unary: None,
             routes,
+            unserved: UNSERVED_BY_GRPC,
         }
     }
 
     /// For the listeners of operators.
-    pub(super) fn admin(&self) -> Handler {
+    pub(super) fn admin(&self, guard: Guard) -> Handler {
         let service = SessionAdminServiceServer::new(SessionAdminService(AdminService {
             engines: self.engines.clone(),
             slice: self.slice,
             watchers: Arc::clone(&self.watchers),
             stopping: self.stopping.clone(),
+            status: Arc::clone(&self.status),
+            reloads: Arc::clone(&self.reloads),
         }))
         .max_decoding_message_size(self.limits.max_message_bytes.as_usize());
         let name = <SessionAdminServiceServer<SessionAdminService>>::NAME;
@@ -80,11 +96,12 @@ impl GrpcServer {
         routes.add_service(service);
         let max_message_bytes = self.limits.max_message_bytes.as_usize();
         Handler {
-            auth: self.auth.clone(),
+            auth: Some(guard),
             health: self.health(),
             sessions: None,
             unary: Some(UnaryRequests { service: name, max_message_bytes }),
             routes: self.routes(routes, name),
+            unserved: UNSERVED_BY_ADMIN,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    net::SocketAddr,
     os::{
         fd::OwnedFd,
         unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
@@ -24,10 +25,11 @@ use tokio::{
 };
 
 use super::{
-    config::ListenAddr,
+    config::{ListenAddr, is_localhost},
     places::{self, Admission, Peer, Place, PlaceHandle, Places},
     workers::Placed,
 };
+use crate::service::access::Remote;
 
 /// The owner and the group of a unix socket may connect to it.
 const SOCKET_MODE: u32 = 0o660;
@@ -75,6 +77,10 @@ impl Listener {
         };
         match address {
             ListenAddr::Tcp(tcp) => TcpListener::bind(tcp).await.map(Self::Tcp).map_err(failed),
+            ListenAddr::Name { host, port } => {
+                let resolved = resolve(host, *port).await.map_err(failed)?;
+                TcpListener::bind(resolved).await.map(Self::Tcp).map_err(failed)
+            }
             ListenAddr::Unix(path) => bind_unix(path).await.map_err(failed),
         }
     }
@@ -89,6 +95,22 @@ impl Listener {
             Self::Unix(_, file) => ListenAddr::Unix(file.path.clone()),
         }
     }
+}
+
+/// The address to bind for a name: the first one of IPv4, or else the first one.
+async fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
+    let unresolved = |why: String| io::Error::other(format!("the name cannot be resolved: {why}"));
+    let found = tokio::net::lookup_host((host, port)).await;
+    let found: Vec<_> = found.map_err(|error| unresolved(error.to_string()))?.collect();
+    let v4 = found.iter().find(|address| address.is_ipv4());
+    let resolved =
+        v4.or(found.first()).ok_or_else(|| unresolved("it has no address".to_owned()))?;
+    // The configuration was accepted without TLS and without a token because of this.
+    if is_localhost(host) && !resolved.ip().is_loopback() {
+        let problem = format!("the name leads to {}, which is not loopback", resolved.ip());
+        return Err(io::Error::other(problem));
+    }
+    Ok(*resolved)
 }
 
 async fn bind_unix(path: &Path) -> io::Result<Listener> {
@@ -158,6 +180,9 @@ pub(super) trait Accept: Send + 'static {
 
     /// Registers the connection with the runtime of the current thread.
     fn arrive(moving: Self::Moving) -> io::Result<Self::Io>;
+
+    /// The other end, as it is named to operators.
+    fn remote(io: &Self::Io) -> Remote;
 }
 
 impl Accept for TcpListener {
@@ -174,6 +199,10 @@ impl Accept for TcpListener {
     fn arrive(moving: std::net::TcpStream) -> io::Result<TcpStream> {
         TcpStream::from_std(moving)
     }
+
+    fn remote(io: &TcpStream) -> Remote {
+        io.peer_addr().map_or(Remote::Unknown, Remote::Tcp)
+    }
 }
 
 impl Accept for (UnixListener, SocketFile) {
@@ -188,6 +217,15 @@ impl Accept for (UnixListener, SocketFile) {
 
     fn arrive(moving: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
         UnixStream::from_std(moving)
+    }
+
+    /// Of a unix socket, even if the system does not say who is there.
+    fn remote(io: &UnixStream) -> Remote {
+        let peer = io.peer_cred();
+        peer.map_or(Remote::Unix { uid: u32::MAX, pid: None }, |peer| Remote::Unix {
+            uid: peer.uid(),
+            pid: peer.pid(),
+        })
     }
 }
 
@@ -243,7 +281,9 @@ pub(super) async fn accept<A: Accept>(
 impl<A: Accept> Handed<A> {
     /// Registers the connection. Call it on the worker's runtime.
     pub(super) fn arrive(self) -> io::Result<Connection<A::Io>> {
-        Ok(Connection::new(A::arrive(self.moving)?, (self.place, self.placed)))
+        let io = A::arrive(self.moving)?;
+        let remote = A::remote(&io);
+        Ok(Connection::new(io, remote, (self.place, self.placed)))
     }
 }
 
@@ -259,6 +299,7 @@ fn is_caused_by_peer(error: &io::Error) -> bool {
 /// little longer than a ping and its timeout take.
 pub(super) struct Connection<Io> {
     io: Io,
+    remote: Remote,
     heard: Option<Instant>,
     silence: Pin<Box<Sleep>>,
     place: (Place, Placed),
@@ -271,9 +312,14 @@ const SILENCE_TIMEOUT: Duration =
     KEEPALIVE_INTERVAL.saturating_add(KEEPALIVE_TIMEOUT).saturating_add(Duration::from_secs(10));
 
 impl<Io> Connection<Io> {
-    fn new(io: Io, place: (Place, Placed)) -> Self {
+    fn new(io: Io, remote: Remote, place: (Place, Placed)) -> Self {
         let silence = Box::pin(tokio::time::sleep(FIRST_BYTES_TIMEOUT));
-        Self { io, heard: None, silence, place }
+        Self { io, remote, heard: None, silence, place }
+    }
+
+    /// The other end.
+    pub(super) fn remote(&self) -> Remote {
+        self.remote
     }
 
     pub(super) fn handle(&self) -> PlaceHandle {
@@ -306,48 +352,6 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Connection<Io> {
         }
         if buf.filled().len() > before {
             self.heard = Some(Instant::now());
-        }
-        read
-    }
-}
-
-/// A connection whose peer must send the whole preface of HTTP/2 in time: after TLS, where
-/// there is TLS.
-pub(super) struct Prefaced<Io> {
-    io: Io,
-    /// Octets of the preface that have not come yet.
-    missing: usize,
-    /// `None`: all of it has come.
-    late: Option<Pin<Box<Sleep>>>,
-}
-
-/// "PRI * HTTP/2.0…" and an empty SETTINGS frame (RFC 9113, section 3.4).
-const PREFACE_LEN: usize = 24 + 9;
-const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
-
-impl<Io> Prefaced<Io> {
-    pub(super) fn new(io: Io) -> Self {
-        let late = Some(Box::pin(tokio::time::sleep(PREFACE_TIMEOUT)));
-        Self { io, missing: PREFACE_LEN, late }
-    }
-}
-
-impl<Io: AsyncRead + Unpin> AsyncRead for Prefaced<Io> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.io).poll_read(cx, buf);
-        let this = &mut *self;
-        if let Some(late) = &mut this.late {
-            this.missing = this.missing.saturating_sub(buf.filled().len() - before);
-            if this.missing == 0 {
-                this.late = None;
-            } else if late.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-            }
         }
         read
     }
@@ -391,8 +395,9 @@ macro_rules! write_through {
     };
 }
 
+pub(super) use write_through;
+
 write_through!(Connection);
-write_through!(Prefaced);
 
 #[cfg(test)]
 mod tests {
@@ -421,7 +426,8 @@ mod tests {
         let Admission::Now(place) = Places::new("grpc", 1).admit(Peer::Process(None)) else {
             panic!("expected a free place");
         };
-        (Connection::new(ours, (place, Balance::between(1).place().1)), theirs)
+        let placed = Balance::between(1).place().1;
+        (Connection::new(ours, Remote::Unknown, (place, placed)), theirs)
     }
 
     #[tokio::test(start_paused = true)]
@@ -445,40 +451,6 @@ mod tests {
         }
         let error = connection.read_u8().await.expect_err("the peer was silent for too long");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_whole_preface_must_come_in_time() {
-        let (ours, mut theirs) = duplex(64);
-        let mut connection = Prefaced::new(ours);
-        let started = Instant::now();
-        let sending = async {
-            theirs.write_all(&[0; PREFACE_LEN / 2]).await.expect("sent");
-            loop {
-                tokio::time::sleep(PREFACE_TIMEOUT / 4).await;
-                if theirs.write_u8(0).await.is_err() {
-                    return;
-                }
-            }
-        };
-        let reading = async {
-            let error = connection.read_exact(&mut [0; PREFACE_LEN]).await;
-            drop(connection);
-            error.expect_err("an octet now and then is not enough").kind()
-        };
-        let (error, ()) = tokio::join!(reading, sending);
-        assert_eq!(error, io::ErrorKind::TimedOut);
-        assert!(started.elapsed() < PREFACE_TIMEOUT * 2, "{:?}", started.elapsed());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn after_the_preface_a_peer_may_pause() {
-        let (ours, mut theirs) = duplex(64);
-        let mut connection = Prefaced::new(ours);
-        theirs.write_all(&[0; PREFACE_LEN]).await.expect("sent");
-        connection.read_exact(&mut [0; PREFACE_LEN]).await.expect("all of it");
-        let waited = tokio::time::timeout(PREFACE_TIMEOUT * 2, connection.read_u8()).await;
-        assert!(waited.is_err(), "expected it to wait");
     }
 
     #[tokio::test]

@@ -15,7 +15,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::outages::{Outages, Work};
+use super::{
+    outages::{Outages, Work},
+    reload::ReloadMetrics,
+};
 use crate::{
     service::{
         engines::Engines,
@@ -66,6 +69,12 @@ struct OfOperation {
     operation: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRefusal {
+    listener: &'static str,
+    reason: &'static str,
+}
+
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// All metrics of a daemon.
@@ -77,6 +86,9 @@ pub struct Metrics {
     held_bytes: Gauge,
     watchers: Gauge,
     watchers_dropped: Counter,
+    refused: Family<OfRefusal, Counter>,
+    /// What reloads did, and the certificates in force.
+    pub(super) reloads: ReloadMetrics,
     stores: StoreFamilies,
 }
 
@@ -140,6 +152,13 @@ impl Metrics {
             "WatchSessions streams that were ended because they did not keep up",
             watchers_dropped.clone(),
         );
+        let refused = Family::default();
+        registry.register(
+            "refused",
+            "Callers that were refused: calls by the reason of their error, and TLS handshakes",
+            refused.clone(),
+        );
+        let reloads = ReloadMetrics::register(&mut registry);
         let rpcs = RpcMetrics {
             requests,
             by_outcome: Default::default(),
@@ -155,6 +174,8 @@ impl Metrics {
             held_bytes,
             watchers,
             watchers_dropped,
+            refused,
+            reloads,
             stores,
         })
     }
@@ -169,6 +190,11 @@ impl Metrics {
     pub fn measured_source(&self, engine: &str, source: impl Source) -> Arc<dyn Source> {
         let verb = VerbMetrics::new(&self.stores, engine, FETCH);
         Arc::new(MeasuredSource { source, verb, outages: Outages::new(engine) })
+    }
+
+    /// The counter of the callers that a listener has refused for this reason.
+    pub(super) fn refused(&self, listener: &'static str, reason: &'static str) -> Counter {
+        self.refused.get_or_create_owned(&OfRefusal { listener, reason })
     }
 
     /// The text that Prometheus reads. `connections` are open.

@@ -7,14 +7,17 @@
 //! | file | holds |
 //! |---|---|
 //! | [`config`] | defaults, file, environment, flags, and the rules that they must follow |
-//! | [`listen`], [`gate`] | sockets, connections, and their protocols |
+//! | [`listen`], [`gate`], [`preface`] | sockets, connections, and their protocols |
 //! | [`places`] | how many connections there may be, and which one makes room |
 //! | [`workers`] | the threads that serve connections |
 //! | [`http2`] | a connection, from its preface to its end |
 //! | [`grpc_server`] | the gRPC services of a listener |
 //! | [`cleanup`], [`jitter`] | the periodic cleanup, and times with jitter |
-//! | [`tls`] | certificates and keys |
+//! | [`tls`], [`certificate`] | certificates and keys |
+//! | [`reload`] | new secrets, tokens and certificates without a restart |
+//! | [`refusals`] | callers that were refused, counted and logged |
 //! | [`metrics`], [`scrape`] | the metrics, and the page that shows them |
+//! | [`status`] | how the daemon is, for operators and probes |
 //! | [`outages`] | what the log says about a store that fails |
 //! | [`clock`], [`time_mark`] | the clock of the sessions, and what a database keeps of it |
 //! | [`peak`] | when memory is worth giving back |
@@ -28,8 +31,8 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use tokio::{sync::watch, task::JoinSet};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -39,12 +42,17 @@ use self::{
     listen::{BindError, Listener},
     metrics::Metrics,
     peak::Peak,
+    refusals::ListenerRefusals,
+    reload::{ConfigSource, FirstLooks, InForce, Reloader, Replaceable, Requests, TlsInForce},
     scrape::Scraper,
+    status::{Probes, Pulse, Reporter},
+    tls::Tls,
     workers::{Balance, RuntimeExecutors},
 };
 use crate::{
-    grpc::{auth::BearerAuth, health::Serving},
+    grpc::{auth::Guard, health::Serving},
     service::{
+        access::{Access, Role},
         engines::Engines,
         peer_memory::{FREE_BYTES, PeerMemory},
         watchers::Watchers,
@@ -63,6 +71,7 @@ use crate::{
     },
 };
 
+mod certificate;
 pub mod cleanup;
 pub mod clock;
 pub mod config;
@@ -76,7 +85,11 @@ pub mod metrics;
 mod outages;
 mod peak;
 mod places;
+mod preface;
+mod refusals;
+pub mod reload;
 mod scrape;
+mod status;
 pub mod system;
 pub mod time_mark;
 mod tls;
@@ -95,9 +108,37 @@ const TRIM_INTERVAL: Duration = Duration::from_secs(2);
 const MARKS: &str = "/adopted";
 
 /// Checks a configuration and its files as [`Server::build`] does. Binds and opens nothing.
-pub fn check(config: &Config) -> Result<Checked, ConfigError> {
-    tls::load(&config.listen.tls)?;
-    config::check(config)
+///
+/// Finds all that is wrong: at least one error, if there is any.
+pub fn check(config: &Config) -> Result<Checked, Vec<ConfigError>> {
+    Ok(read_all(config)?.0)
+}
+
+/// Checks a configuration, and reads all files that it names. The first error counts.
+fn read(config: &Config) -> Result<(Checked, Option<Tls>), ConfigError> {
+    read_all(config).map_err(|errors| errors.into_iter().next().expect("there is one"))
+}
+
+fn read_all(config: &Config) -> Result<(Checked, Option<Tls>), Vec<ConfigError>> {
+    let checked = config::check_all(config);
+    // Without both files there is nothing to load, and the check has said so.
+    let papers = [&config.listen.tls.cert_file, &config.listen.tls.key_file];
+    let loaded = match papers.iter().all(|path| !path.as_os_str().is_empty()) {
+        true => tls::load(&config.listen.tls, system::unix_seconds()),
+        false => Ok(None),
+    };
+    match (checked, loaded) {
+        (Ok(mut checked), Ok(tls)) => {
+            checked.warnings.extend(tls.iter().flat_map(|tls| tls.papers.warnings().to_vec()));
+            Ok((checked, tls))
+        }
+        (Err(errors), Ok(_)) => Err(errors),
+        (Ok(_), Err(error)) => Err(vec![error]),
+        (Err(mut errors), Err(error)) => {
+            errors.push(error);
+            Err(errors)
+        }
+    }
 }
 
 /// Why a daemon could not start.
@@ -129,8 +170,9 @@ pub struct Surroundings {
 pub struct Server {
     config: Config,
     advice: Vec<String>,
-    tls: Option<TlsAcceptor>,
-    auth: Option<BearerAuth>,
+    access: Arc<ArcSwap<Access>>,
+    in_force: InForce,
+    reloads: (Reloader, Requests),
     engines: Engines,
     watchers: Arc<Watchers>,
     database: Arc<dyn Database>,
@@ -157,22 +199,29 @@ pub struct Addresses {
 impl Server {
     /// Opens the store and binds the listeners.
     pub async fn build(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
-        let mut checked = config::check(&config)?;
+        let looks = FirstLooks::at(&config);
+        let (mut checked, tls) = read(&config)?;
         let advice = std::mem::take(&mut checked.advice);
         for warning in &checked.warnings {
             tracing::warn!("{warning}");
         }
-        let tls = tls::load(&config.listen.tls)?;
         let metrics = Metrics::new();
-        let auth = (!checked.tokens.is_empty())
-            .then(|| BearerAuth::new(checked.tokens.iter().map(|token| token.as_bytes())));
+        let told = std::mem::take(&mut checked.warnings);
+        let access = Arc::new(ArcSwap::from_pointee(std::mem::take(&mut checked.access)));
+        let redis = checked.redis.clone();
         let (clock, entropy) = (Arc::clone(&surroundings.clock), Arc::clone(&surroundings.entropy));
         let limits = &config.limits;
         let watchers = Watchers::new(limits.max_watchers as usize, limits.watch_queue as usize);
         let (engines, database) = engines(checked, &metrics, &watchers, surroundings).await?;
+        let tls = tls.map(|Tls { config, papers }| TlsInForce {
+            config: Arc::new(ArcSwap::new(config)),
+            papers,
+        });
+        let own = Replaceable { engines: engines.clone(), access: Arc::clone(&access), tls, redis };
+        let in_force = InForce::new(&config, looks, own, metrics.reloads.clone(), told);
         let scrape = match config.listen.metrics.0 {
             None => None,
-            Some(address) => match Listener::bind(&ListenAddr::Tcp(address)).await? {
+            Some(ref address) => match Listener::bind(address).await? {
                 Listener::Tcp(listener) => {
                     Some(Scraper::new(listener).map_err(StartError::Threads)?)
                 }
@@ -181,8 +230,9 @@ impl Server {
         };
         Ok(Self {
             advice,
-            tls,
-            auth,
+            access,
+            in_force,
+            reloads: Reloader::channel(),
             engines,
             watchers,
             database,
@@ -204,6 +254,18 @@ impl Server {
         &self.advice
     }
 
+    /// The same daemon, which takes the configuration of a reload from `source`. Without it, a
+    /// reload reads the files of its configuration again, and no configuration.
+    pub fn reloading_from(mut self, source: ConfigSource) -> Self {
+        self.in_force.source = Some(Arc::new(source));
+        self
+    }
+
+    /// Asks the daemon to reload. What is asked before it runs is done then.
+    pub fn reloader(&self) -> Reloader {
+        self.reloads.0.clone()
+    }
+
     /// Known from the start, because the listeners are bound already.
     pub fn addresses(&self) -> Addresses {
         let all = |listeners: &[Listener]| listeners.iter().map(Listener::address).collect();
@@ -222,20 +284,48 @@ impl Server {
         let stopping = CancellationToken::new();
         let memory = PeerMemory::new(self.config.limits.max_held_bytes.as_usize());
         let (health, serving) = watch::channel(Fitness::of(&self.engines).serving());
+        let places = Arc::new([
+            ListenerPlaces::new("grpc", self.config.limits.max_connections as usize),
+            ListenerPlaces::new("admin", places::ADMIN_PLACES),
+        ]);
+        let connections = Arc::clone(&places);
+        let open = move || connections.iter().map(ListenerPlaces::open).sum::<usize>();
+        let reporter = Arc::new(Reporter {
+            metrics: Arc::clone(&self.metrics),
+            engines: self.engines.clone(),
+            watchers: Arc::clone(&self.watchers),
+            memory: Arc::clone(&memory),
+            open: Box::new(open.clone()),
+            started: self.clock.now(),
+            clock: Arc::clone(&self.clock),
+            store: self.config.store.backend.kind().name,
+            addresses: self.addresses(),
+            stopping: stopping.clone(),
+        });
+        let (reloader, requests) = self.reloads;
+        let tls = self.in_force.tls();
+        let guard = |listener, role| Guard {
+            access: Arc::clone(&self.access),
+            role,
+            refusals: Arc::new(ListenerRefusals::new(listener, &self.metrics)),
+        };
         let services = GrpcServer {
             limits: self.config.limits.clone(),
             slice: self.config.cleanup.slice as usize,
             reflection: self.config.listen.reflection,
-            auth: self.auth,
+            reloads: Arc::new(reloader),
             engines: self.engines.clone(),
             watchers: Arc::clone(&self.watchers),
             observer: Arc::clone(&self.metrics) as _,
-            serving,
+            serving: serving.clone(),
             stopping: stopping.clone(),
+            status: Arc::clone(&reporter) as _,
         };
-        let (sessions, admin) = (Arc::new(services.sessions()), Arc::new(services.admin()));
+        let sessions = Arc::new(services.sessions(guard("grpc", Role::Frontend)));
+        let admin = Arc::new(services.admin(guard("admin", Role::Admin)));
 
         let mut background = JoinSet::new();
+        background.spawn(self.in_force.serve(requests));
         for engine in self.engines.iter() {
             let interval = self.config.cleanup.interval.0;
             let slice = self.config.cleanup.slice as usize;
@@ -246,25 +336,17 @@ impl Server {
         let health = Arc::new(health);
         fitness.spawn(watch_fitness(self.engines.clone(), Arc::clone(&health)));
         background.spawn(keep_time(Arc::clone(&self.database), Arc::clone(&self.clock)));
-        let places = Arc::new([
-            ListenerPlaces::new("grpc", self.config.limits.max_connections as usize),
-            ListenerPlaces::new("admin", places::ADMIN_PLACES),
-        ]);
-        let connections = Arc::clone(&places);
-        let open = move || connections.iter().map(ListenerPlaces::open).sum::<usize>();
         background.spawn(give_memory_back(open.clone(), Arc::clone(&memory)));
-        let scraping = self.scrape.map(|scraper| {
-            let (metrics, engines) = (self.metrics, self.engines.clone());
-            let (watchers, open) = (self.watchers, open.clone());
-            let memory = Arc::clone(&memory);
-            scraper.serve(move || metrics.to_text(&engines, open(), &memory, &watchers))
-        });
+        let pulse = Pulse::new();
+        background.spawn(Arc::clone(&pulse).beat());
+        let probes = Probes { pulse, serving, stopping: stopping.clone() };
+        let scraping = self.scrape.map(|scraper| scraper.serve(move || reporter.page(), probes));
 
         let mut serving = JoinSet::new();
         let gate = Gate {
             memory,
             limits: self.config.limits,
-            tls: self.tls,
+            tls,
             balance: Balance::between(self.workers.runtimes().count()),
             entropy: Arc::clone(&self.entropy),
             stopping: stopping.clone(),

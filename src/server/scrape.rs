@@ -1,4 +1,5 @@
-//! The listener that Prometheus scrapes: plain HTTP, one page.
+//! The listener that Prometheus scrapes: plain HTTP, the page of metrics, and the health for
+//! probes.
 //!
 //! It has a thread of its own and makes a bounded number of pages a second, so whatever
 //! comes to it delays no request. A connection is closed after its answer.
@@ -22,10 +23,13 @@ use tokio::{
 use super::{
     listen::{self, Accept},
     places::{PlaceHandle, Places},
+    status::{ProbeAnswer, Probes},
     workers::RuntimeExecutors,
 };
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Connections at a time. There is usually one Prometheus, or a few.
 const MAX_CONNECTIONS: usize = 16;
@@ -61,14 +65,15 @@ impl Scraper {
         self.listener.local_addr().ok()
     }
 
-    /// Serves `page` at /metrics until the thread is dropped.
+    /// Serves `page` at /metrics, and the probes, until the thread is dropped.
     pub(super) fn serve(
         self,
         page: impl Fn() -> String + Send + Sync + 'static,
+        probes: Probes,
     ) -> RuntimeExecutors {
         let Self { listener, thread } = self;
         let accepting = async move {
-            let pages = Pages::new(page);
+            let pages = Pages::new(page, probes);
             let places = Places::new("metrics", MAX_CONNECTIONS);
             let accept = listen::accept(listener, places, |stream, place| {
                 let pages = Arc::clone(&pages);
@@ -89,17 +94,18 @@ impl Scraper {
     }
 }
 
-/// The page, at a pace.
+/// The pages, at a pace.
 struct Pages {
     page: Box<dyn Fn() -> String + Send + Sync>,
+    probes: Probes,
     pace: Mutex<Interval>,
 }
 
 impl Pages {
-    fn new(page: impl Fn() -> String + Send + Sync + 'static) -> Arc<Self> {
+    fn new(page: impl Fn() -> String + Send + Sync + 'static, probes: Probes) -> Arc<Self> {
         let mut pace = interval(PACE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Arc::new(Self { page: Box::new(page), pace: Mutex::new(pace) })
+        Arc::new(Self { page: Box::new(page), probes, pace: Mutex::new(pace) })
     }
 
     async fn answer(&self, path: String) -> Response<Full<Bytes>> {
@@ -110,8 +116,17 @@ impl Pages {
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPENMETRICS));
             return response;
         }
-        let mut response = Response::new(Full::from("the metrics are at /metrics\n"));
-        *response.status_mut() = StatusCode::NOT_FOUND;
+        let (status, text) = match self.probes.answer(&path) {
+            Some(ProbeAnswer { is_good: true, text }) => (StatusCode::OK, text),
+            Some(ProbeAnswer { is_good: false, text }) => (StatusCode::SERVICE_UNAVAILABLE, text),
+            None => (
+                StatusCode::NOT_FOUND,
+                "the metrics are at /metrics, and the health is at /healthz and /readyz\n",
+            ),
+        };
+        let mut response = Response::new(Full::from(text));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(TEXT));
         response
     }
 }
@@ -142,13 +157,20 @@ async fn serve(stream: TcpStream, pages: &Pages, place: &PlaceHandle) {
 #[cfg(test)]
 mod tests {
     use futures_util::future::join_all;
-    use tokio::time::Instant;
+    use tokio::{sync::watch, time::Instant};
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::{grpc::health::Serving, server::status::Pulse};
 
     #[tokio::test(start_paused = true)]
     async fn pages_have_a_pace_and_an_order() {
-        let pages = Pages::new(|| "a 1\n".to_owned());
+        let probes = Probes {
+            pulse: Pulse::new(),
+            serving: watch::channel(Serving::default()).1,
+            stopping: CancellationToken::new(),
+        };
+        let pages = Pages::new(|| "a 1\n".to_owned(), probes);
         let started = Instant::now();
         let answers = (0..8).map(|number| {
             let path = if number == 3 { "/" } else { "/metrics" };

@@ -123,6 +123,11 @@ impl Machine for LinuxMachine {
     }
 }
 
+/// The wall clock, in seconds of Unix time, as certificates are judged by it.
+pub(super) fn unix_seconds() -> i64 {
+    (LinuxMachine.wall().unix_millis() / 1000).try_into().unwrap_or(i64::MAX)
+}
+
 /// The CPU time of a process, user and system mode together, including threads that have
 /// ended. The sum is exact to a few ticks of 10 ms, because the kernel derives it from
 /// the measurements of the scheduler.

@@ -1,4 +1,4 @@
-//! What operators call: cleanup, list, revoke and watch. Export and import are in
+//! What operators call: cleanup, list, get, revoke, watch and status. Export and import are in
 //! [`transfer`](super::transfer).
 
 use std::sync::Arc;
@@ -7,13 +7,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     engines::Engines,
-    fault::Fault,
+    fault::{Fault, Reason},
     input::{self, invalid},
     operation::run_detached,
     page::{self, Question},
+    reload::{Refused, Reload, Reloaded, Trigger},
+    status::{Status, StatusSource},
     watchers::{Filter, Watch, Watchers},
 };
-use crate::session::{Session, principals::Target};
+use crate::session::{Session, id::PublicId, principals::Target};
 
 /// The calls of operators, over the engines of a daemon.
 pub struct AdminService {
@@ -25,6 +27,10 @@ pub struct AdminService {
     pub watchers: Arc<Watchers>,
     /// Cancelled when the daemon stops: watching ends.
     pub stopping: CancellationToken,
+    /// Tells how the daemon is.
+    pub status: Arc<dyn StatusSource>,
+    /// Reloads the daemon.
+    pub reloads: Arc<dyn Reload>,
 }
 
 /// Asks for the live sessions of a principal.
@@ -48,8 +54,16 @@ pub struct ListPage {
     pub next_page_token: Option<String>,
 }
 
+/// Asks for one session.
+pub struct GetRequest<'r> {
+    /// The engine's name; empty: [`DEFAULT`](super::engines::DEFAULT).
+    pub engine: &'r str,
+    /// A public id.
+    pub session_id: &'r str,
+}
+
 /// Asks to end sessions: by id, by principal, or, if both are given, those of the ids
-/// that belong to the principal.
+/// that belong to the principal; or all of an engine.
 pub struct RevokeRequest<'r> {
     /// The engine's name; empty: [`DEFAULT`](super::engines::DEFAULT).
     pub engine: &'r str,
@@ -57,6 +71,8 @@ pub struct RevokeRequest<'r> {
     pub session_ids: &'r [String],
     /// Empty: no principal is meant.
     pub principal: &'r str,
+    /// All sessions of the engine. Not together with ids or a principal.
+    pub all: bool,
 }
 
 /// Asks for events from now on.
@@ -97,6 +113,23 @@ impl AdminService {
         })
     }
 
+    /// The live session with this id, with its data.
+    pub async fn get(&self, request: GetRequest<'_>) -> Result<Option<Session>, Fault> {
+        let engine = self.engines.get(request.engine.as_bytes())?;
+        let id = PublicId::from_text(request.session_id.as_bytes()).ok_or_else(|| {
+            let len = PublicId::TEXT_LEN;
+            let problem =
+                format!("expected the public id of a session, {len} characters of base64url");
+            invalid("session_id", problem)
+        })?;
+        Ok(engine.get(id).await?)
+    }
+
+    /// How the daemon is.
+    pub fn status(&self) -> Status {
+        self.status.status()
+    }
+
     /// Ends sessions. Returns how many were live.
     pub async fn revoke(&self, request: RevokeRequest<'_>) -> Result<u32, Fault> {
         let engine = Arc::clone(self.engines.get(request.engine.as_bytes())?);
@@ -117,12 +150,23 @@ impl AdminService {
         };
         self.watchers.watch(Filter { engine, principal }, self.stopping.clone())
     }
+
+    /// Reads the configuration and its files again, and takes over what has changed.
+    pub async fn reload(&self) -> Result<Reloaded, Fault> {
+        let reloaded = self.reloads.reload(Trigger::Call).await;
+        reloaded.map_err(|refused: Refused| Fault::new(Reason::ReloadRefused, refused.to_string()))
+    }
 }
 
 fn target(request: &RevokeRequest<'_>) -> Result<Target, Fault> {
     let ids = request.session_ids;
-    if ids.is_empty() && request.principal.is_empty() {
-        let problem = "expected the ids of sessions, or a principal";
+    let is_chosen = !ids.is_empty() || !request.principal.is_empty();
+    if request.all {
+        let problem = "expected no session_ids and no principal beside it";
+        return if is_chosen { Err(invalid("all", problem.to_owned())) } else { Ok(Target::All) };
+    }
+    if !is_chosen {
+        let problem = "expected the ids of sessions, or a principal, or all";
         return Err(invalid("session_ids", problem.to_owned()));
     }
     let parsed = input::session_ids(ids.iter().map(String::as_bytes))?;

@@ -54,11 +54,15 @@ pub enum Reason {
     TokenRequired,
     /// The bearer token is not one that the daemon knows.
     TokenUnknown,
+    /// The caller is known, and has not the role that the call needs.
+    RoleRequired,
+    /// What a reload would take over is wrong. Nothing has changed.
+    ReloadRefused,
 }
 
 impl Reason {
     /// Every reason, for a counter of each that exists before its first failure.
-    pub const ALL: [Reason; 20] = [
+    pub const ALL: [Reason; 22] = [
         Self::InvalidArgument,
         Self::InvalidData,
         Self::DataTooLarge,
@@ -79,6 +83,8 @@ impl Reason {
         Self::Timeout,
         Self::TokenRequired,
         Self::TokenUnknown,
+        Self::RoleRequired,
+        Self::ReloadRefused,
     ];
 
     /// The name that callers see, in every protocol and in the metrics.
@@ -104,6 +110,8 @@ impl Reason {
             Self::Timeout => "TIMEOUT",
             Self::TokenRequired => "TOKEN_REQUIRED",
             Self::TokenUnknown => "TOKEN_UNKNOWN",
+            Self::RoleRequired => "ROLE_REQUIRED",
+            Self::ReloadRefused => "RELOAD_REFUSED",
         }
     }
 
@@ -129,7 +137,9 @@ impl Reason {
             | Self::ShuttingDown
             | Self::Timeout
             | Self::TokenRequired
-            | Self::TokenUnknown => None,
+            | Self::TokenUnknown
+            | Self::RoleRequired
+            | Self::ReloadRefused => None,
         }
     }
 
@@ -161,7 +171,9 @@ impl Reason {
             | Self::RecordUnreadable
             | Self::ShuttingDown
             | Self::TokenRequired
-            | Self::TokenUnknown => Applied::No,
+            | Self::TokenUnknown
+            | Self::RoleRequired
+            | Self::ReloadRefused => Applied::No,
         }
     }
 }

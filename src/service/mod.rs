@@ -11,16 +11,22 @@
 //! | [`description`] | what a client has to know of the daemon |
 //! | [`input`] | the checks of values that callers give |
 //! | [`lanes`] | which operations of a stream must wait for which |
-//! | [`admin`] | what operators call: cleanup, list, revoke, watch |
+//! | [`access`] | who may call: tokens, certificates, roles |
+//! | [`admin`] | what operators call: cleanup, list, get, revoke, watch |
 //! | [`transfer`] | what operators call: export and import |
+//! | [`reload`] | what operators call: new secrets, tokens and certificates without a restart |
+//! | [`audit`] | one line in the log for each of these calls |
 //! | [`page`] | page sizes and page tokens |
+//! | [`status`] | how the daemon is |
 //! | [`watchers`] | the events of sessions, delivered to watchers |
 //! | [`fault`] | why a call failed, and the reasons |
 //! | [`observer`] | what the metrics are told |
 //! | [`peer_memory`] | the memory that peers make the daemon hold |
 
+pub mod access;
 pub mod admin;
 pub mod answer;
+pub mod audit;
 pub mod description;
 pub mod engines;
 pub mod fault;
@@ -31,5 +37,7 @@ pub mod operation;
 pub mod own;
 pub mod page;
 pub mod peer_memory;
+pub mod reload;
+pub mod status;
 pub mod transfer;
 pub mod watchers;

@@ -22,8 +22,8 @@ use super::{
     policy::Policy,
     principals::{LoginLimit, OwnSessions, Page, Scope, Target, Turn},
     record::{Claim, Edit, Extension, Label, Principal, Record, Refusal, Update},
-    sessions::{Ended, Live, Lookup, News, Sessions, Use},
-    store::{Expired, Store, StoreErrorKind, Swept},
+    sessions::{Ended, Live, Lookup, News, Session, Sessions, Use},
+    store::{Certainty, Expired, Store, StoreErrorKind, Swept},
 };
 
 /// Sessions of one kind: a policy and a store. Each engine has a store of its own, so engines
@@ -435,6 +435,14 @@ impl Engine {
             self.sessions.list(&principal, after, limit).await?
         };
         Ok(OwnSessions::Live { current, page })
+    }
+
+    /// The live session with this id. Moves no deadline.
+    pub async fn get(&self, id: PublicId) -> Result<Option<Session>> {
+        let record = self.sessions.store.read(id, Certainty::Current).await?;
+        let now = self.sessions.clock.now();
+        let live = record.filter(|record| !self.sessions.has_expired(record, now));
+        Ok(live.map(|record| self.sessions.session(id, record)))
     }
 
     /// Ends sessions on behalf of an operator. Returns how many were live. Ids without a

@@ -69,6 +69,8 @@ pub enum Target {
     SessionsOf(Principal, Vec<PublicId>),
     /// All sessions of this principal.
     Principal(Principal),
+    /// All sessions of the engine, anonymous ones included.
+    All,
 }
 
 /// A live session of the credential, and its principal.
@@ -197,6 +199,7 @@ impl Sessions {
             Target::Principal(principal) => {
                 self.end_all(&principal, |_| true, Cause::Revoked).await
             }
+            Target::All => self.end_everything(Cause::Revoked).await,
         }
     }
 
@@ -275,6 +278,25 @@ impl Sessions {
             }
             after = listed.next;
             if after.is_none() {
+                return outcome.map(|()| count);
+            }
+        }
+    }
+
+    /// Ends all sessions of the engine and returns how many were live. Continues after a failure
+    /// to end one, and returns the first failure. A record that cannot be read is left: it lets
+    /// nobody in.
+    async fn end_everything(&self, cause: Cause) -> Result<u32> {
+        let (mut count, mut from, mut outcome) = (0_u32, None, Ok(()));
+        loop {
+            let scanned = self.store.scan(from, SLICE).await?;
+            let ids: Vec<_> = scanned.records.into_iter().map(|(id, _)| id).collect();
+            match self.end_each(&ids, &Claim::Operator, cause).await {
+                Ok(ended) => count = count.saturating_add(ended),
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
+            from = scanned.next;
+            if from.is_none() {
                 return outcome.map(|()| count);
             }
         }

@@ -3,8 +3,9 @@
 //! A token is `id + "." + base64(HMAC-SHA256(secret, id))`, in the standard alphabet without
 //! padding. The first secret signs. All secrets verify.
 
-use std::{borrow::Cow, fmt, ops::RangeInclusive};
+use std::{borrow::Cow, fmt, ops::RangeInclusive, sync::Arc};
 
+use arc_swap::ArcSwap;
 use base64::{Engine as _, prelude::BASE64_STANDARD_NO_PAD as BASE64};
 use hmac::{Hmac, KeyInit, Mac};
 use percent_encoding::percent_decode;
@@ -44,6 +45,10 @@ impl Secret {
     /// A keyring refuses an empty secret.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    fn begins_with(&self, beginning: &Self) -> bool {
+        self.0.starts_with(&beginning.0)
     }
 }
 
@@ -107,11 +112,49 @@ pub struct Authentic {
     pub outdated: bool,
 }
 
-/// The secrets of an engine, ready to sign and verify.
+/// Why other secrets must not take the place of those in force. Each would end sessions that
+/// are live.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum SuccessionError {
+    /// A secret is the beginning of one in force.
+    #[error(
+        "secret number {position} is the beginning of one in force, as if the file were not \
+         written to its end; write a file beside it and rename it"
+    )]
+    CutShort {
+        /// Counted from 1.
+        position: usize,
+    },
+    /// The signing secret is missing, so every cookie that is out would be invalid.
+    #[error(
+        "the secret that signs now is missing, and with it all users would be logged out; keep \
+         it below the new one, and remove it with a later reload; a restart takes any secrets"
+    )]
+    SigningSecretMissing,
+}
+
+/// How other secrets differ from those in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Succession {
+    /// How many secrets are new.
+    pub added: usize,
+    /// How many secrets are gone. What they signed is invalid.
+    pub removed: usize,
+    /// Another secret signs.
+    pub signs_anew: bool,
+    /// The secret that will sign was not known before. Another daemon may not know it either.
+    pub signs_unverified: bool,
+}
+
+/// The secrets of an engine, ready to sign and verify. A clone is the same keyring: it has
+/// whatever secrets [`replace`](Self::replace) brings.
 #[derive(Clone)]
-pub struct Keyring {
+pub struct Keyring(Arc<ArcSwap<Keys>>);
+
+struct Keys {
+    secrets: Vec<Secret>,
     // Keyed states: the key schedule is computed once, and each signature clones a state.
-    keys: Vec<Hmac<Sha256>>,
+    states: Vec<Hmac<Sha256>>,
 }
 
 impl Keyring {
@@ -125,7 +168,41 @@ impl Keyring {
         if first.len() < Secret::MIN_SIGNING_LEN {
             return Err(KeyringError::TooShortToSign { len: first.len() });
         }
-        Ok(Self { keys: secrets.iter().map(key).collect() })
+        let states = secrets.iter().map(key).collect();
+        Ok(Self(Arc::new(ArcSwap::from_pointee(Keys { secrets: secrets.to_vec(), states }))))
+    }
+
+    /// How the secrets of `next` differ from these, or why they must not take their place.
+    /// `None`: they are the same.
+    pub fn succession(&self, next: &Self) -> Result<Option<Succession>, SuccessionError> {
+        let (now, next) = (self.0.load(), next.0.load());
+        let (now, next) = (&now.secrets, &next.secrets);
+        if now == next {
+            return Ok(None);
+        }
+        let is_cut_short = |secret: &&Secret| {
+            let longer = |known: &&Secret| known.len() > secret.len();
+            !now.contains(secret)
+                && now.iter().filter(longer).any(|known| known.begins_with(secret))
+        };
+        if let Some(index) = next.iter().position(|secret| is_cut_short(&secret)) {
+            return Err(SuccessionError::CutShort { position: index + 1 });
+        }
+        if !next.contains(&now[0]) {
+            return Err(SuccessionError::SigningSecretMissing);
+        }
+        Ok(Some(Succession {
+            added: next.iter().filter(|secret| !now.contains(secret)).count(),
+            removed: now.iter().filter(|secret| !next.contains(secret)).count(),
+            signs_anew: now[0] != next[0],
+            signs_unverified: !now.contains(&next[0]),
+        }))
+    }
+
+    /// Signs and verifies with the secrets of `next` from now on.
+    /// [`succession`](Self::succession) says whether that is wise.
+    pub fn replace(&self, next: &Self) {
+        self.0.store(next.0.load_full());
     }
 
     /// Signs with the first secret.
@@ -134,7 +211,7 @@ impl Keyring {
         let mut token = String::with_capacity(Token::LEN);
         token.push_str(std::str::from_utf8(&text).expect("base64url is ASCII"));
         token.push('.');
-        BASE64.encode_string(signature(&self.keys[0], &text), &mut token);
+        BASE64.encode_string(signature(&self.0.load().states[0], &text), &mut token);
         Token(token)
     }
 
@@ -148,7 +225,8 @@ impl Keyring {
 
     pub(super) fn verify_signed(&self, signed: &Signed<'_>) -> Option<Authentic> {
         let (text, given) = (signed.text(), &signed.signature);
-        let matched = self.keys.iter().position(|key| are_same(&signature(key, text), given))?;
+        let keys = self.0.load();
+        let matched = keys.states.iter().position(|key| are_same(&signature(key, text), given))?;
         Some(Authentic { id: SessionId::from_text(text), outdated: matched != 0 })
     }
 }
@@ -326,11 +404,45 @@ mod tests {
     }
 
     #[test]
+    fn secrets_are_replaced_only_if_the_signing_one_stays() {
+        const NEW: &str = "another signing secret of at least 32 bytes";
+        let of = |secrets: &[&str]| {
+            Keyring::new(&secrets.iter().map(|secret| Secret::new(*secret)).collect::<Vec<_>>())
+                .expect("the first secret is long enough")
+        };
+        let now = of(&[LONG, "older"]);
+        let succession = |secrets: &[&str]| now.succession(&of(secrets));
+        let change = |added, removed, signs_anew, signs_unverified| {
+            Ok(Some(Succession { added, removed, signs_anew, signs_unverified }))
+        };
+        assert_eq!(succession(&[LONG, "older"]), Ok(None));
+        assert_eq!(succession(&[LONG, NEW, "older"]), change(1, 0, false, false));
+        assert_eq!(succession(&[NEW, LONG]), change(1, 1, true, true));
+        assert_eq!(succession(&[LONG]), change(0, 1, false, false));
+        let missing = Err(SuccessionError::SigningSecretMissing);
+        assert_eq!(succession(&[NEW, "older"]), missing);
+        let cut_short = |position| Err(SuccessionError::CutShort { position });
+        assert_eq!(succession(&[LONG, "old"]), cut_short(2));
+        assert_eq!(succession(&[&LONG[..35]]), cut_short(1));
+
+        let clone = now.clone();
+        now.replace(&of(&[NEW, LONG]));
+        assert_eq!(now.succession(&of(&[LONG, NEW])), change(0, 0, true, false));
+        let id = SessionId::from_text(&[b'A'; SessionId::TEXT_LEN]).expect("base64url");
+        let token = of(&[NEW]).sign(&id);
+        let verified = clone.verify(token.expose().as_bytes());
+        assert!(verified.is_some_and(|found| !found.outdated), "expected a clone to know the new");
+        assert_eq!(clone.sign(&id), token, "expected the new secret to sign");
+    }
+
+    #[test]
     fn an_authentic_text_that_is_no_id_is_told_apart() {
         let keyring = keyring(&[]);
         let text = "65f2c9a0-5d5b-4f0e-9d0e-6f5c3d1c1b11";
-        let signed =
-            format!("{text}.{}", BASE64.encode(signature(&keyring.keys[0], text.as_bytes())));
+        let signed = format!(
+            "{text}.{}",
+            BASE64.encode(signature(&keyring.0.load().states[0], text.as_bytes()))
+        );
         let verified = keyring.verify(signed.as_bytes()).expect("it is signed");
         assert!(verified.id.is_none());
     }

@@ -262,7 +262,7 @@ impl Importing<'_> {
                 let request = RevokeSessionsRequest {
                     engine: engine.to_owned(),
                     session_ids: ids.to_vec(),
-                    principal: String::new(),
+                    ..Default::default()
                 };
                 let revoked = patiently(async || {
                     client.revoke_sessions(caller.request(request.clone())).await

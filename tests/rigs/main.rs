@@ -17,6 +17,7 @@
 //! | [`closed_store`] | once | once | once |
 //! | [`redis_faults`] | each fault once | once | once |
 //! | [`churn`] | 8,000 operations | 3 minutes | 1 hour |
+//! | [`reloads`] | 20 reloads | 100 | 4,000 |
 //! | [`linearizability`] | 20 seeds on each store | 200 | 2,000 |
 //! | [`state_machine`] | 64 cases on each store | 400 | 5,000 |
 //! | [`attacks`] | 3 rounds of each | 4 | 5 longer ones, held to strictly |
@@ -43,6 +44,7 @@ mod names;
 mod power_loss;
 mod random;
 mod redis_faults;
+mod reloads;
 mod rig;
 mod state_machine;
 mod steps;

@@ -95,6 +95,18 @@ def rust_package():
     return packages / packed.stem
 
 
+def java_package():
+    """The local Maven repository that SESSIOND_JAVA_PACKAGE names, or target/m2, with the client's jars installed. What
+    Maven downloads stays there."""
+    named = os.environ.get("SESSIOND_JAVA_PACKAGE")
+    if named:
+        return Path(named).resolve()
+    repository = ROOT / "target" / "m2"
+    maven = ["mvn", "--batch-mode", "--no-transfer-progress", "--quiet", f"-Dmaven.repo.local={repository}"]
+    call(*maven, "-DskipTests", "-Dmaven.javadoc.skip", "install", cwd=ROOT / "clients" / "java")
+    return repository
+
+
 def _only(paths):
     paths = list(paths)
     if len(paths) != 1:
@@ -103,6 +115,12 @@ def _only(paths):
 
 
 if __name__ == "__main__":
-    packages = (("NODE", node_package()), ("PYTHON", python_package()), ("GO", go_package()), ("RUST", rust_package()))
-    for name, package in packages:
+    made = {
+        "NODE": node_package,
+        "PYTHON": python_package,
+        "GO": go_package,
+        "RUST": rust_package,
+        "JAVA": java_package,
+    }
+    for name, package in ((name, make()) for name, make in made.items()):
         print(f"export SESSIOND_{name}_PACKAGE={shlex.quote(str(package))}")

@@ -12,4 +12,6 @@ SHOPS = {
     "go-net-http": "go",
     "gin": "go",
     "axum": "rust",
+    "java-servlet": "java",
+    "spring-boot": "java",
 }

@@ -30,13 +30,16 @@ use crate::support::{
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// The documents that are not in `docs/`.
-const BESIDE_DOCS: [&str; 9] = [
+const BESIDE_DOCS: [&str; 12] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "clients/go/README.md",
+    "clients/java/README.md",
+    "clients/java/sessiond-servlet/README.md",
+    "clients/java/sessiond-spring-boot-starter/README.md",
     "clients/node/README.md",
     "clients/python/README.md",
     "clients/rust/README.md",

@@ -107,6 +107,7 @@ async fn service() -> Service {
         sessions: Some(service),
         unary: None,
         routes: Routes::default(),
+        unserved: "not served here",
     };
     tokio::spawn(serve(listener, Arc::new(handler)));
     let client = SessionServiceClient::connect(uri).await.expect("the service is there");

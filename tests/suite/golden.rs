@@ -11,7 +11,7 @@ use sessiond::{grpc::pb::FILE_DESCRIPTOR_SET, server::config::Config};
 use crate::support::program::{run, stdout};
 
 #[track_caller]
-fn assert_golden(name: &str, found: &str) {
+pub(crate) fn assert_golden(name: &str, found: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     if std::env::var_os("SESSIOND_TEST_BLESS").is_some() {
         fs::write(&path, found).expect("the golden file can be written");
@@ -28,9 +28,19 @@ fn help() {
         vec!["serve", "--help"],
         vec!["check", "--help"],
         vec!["health", "--help"],
+        vec!["reload", "--help"],
         vec!["cleanup", "--help"],
         vec!["clock", "--help"],
+        vec!["config", "--help"],
+        vec!["secret", "--help"],
+        vec!["status", "--help"],
+        vec!["top", "--help"],
+        vec!["completions", "--help"],
+        vec!["man", "--help"],
+        vec!["sessions", "--help"],
         vec!["sessions", "list", "--help"],
+        vec!["sessions", "count", "--help"],
+        vec!["sessions", "show", "--help"],
         vec!["sessions", "revoke", "--help"],
         vec!["export", "--help"],
         vec!["import", "--help"],

@@ -3,10 +3,12 @@
 //! Most tests start a daemon in this process, with a clock that the test moves. Some run the
 //! built program. All listen on port 0 and run in parallel.
 
+mod access;
 mod administration;
 mod adoption;
 mod adoption_limits;
 mod boundaries;
+mod checking;
 mod clocks;
 mod concurrency;
 mod configuration;
@@ -25,6 +27,7 @@ mod layouts;
 mod lifetimes;
 mod listeners;
 mod messages_in_documents;
+mod operators;
 mod own_sessions;
 mod peers;
 mod pipelines;
@@ -40,8 +43,11 @@ mod redis_scan;
 mod redis_scripts;
 mod redis_store;
 mod redis_work;
+mod reloading;
+mod reloading_files;
 mod resolving;
 mod secret_files;
+mod signals;
 mod support;
 mod transfer;
 mod watching;

@@ -65,8 +65,13 @@ fn a_comment_does_not_sign_and_check_says_what_does() {
         for command in ["check", "serve"] {
             let output = run([command, file.as_str()]);
             assert_eq!(output.status.code(), Some(78), "{command}");
+            // `check` also says which layer named the file.
+            let source = match command {
+                "check" => " in --set engine.default.cookie.secret_file",
+                _ => "",
+            };
             let expected = format!(
-                "sessiond: engine.default.cookie.secret_file: line 2: expected a secret and \
+                "sessiond: engine.default.cookie.secret_file{source}: line 2: expected a secret and \
                  nothing else, found {found}\n"
             );
             assert_eq!(stderr(&output), expected);
@@ -87,6 +92,10 @@ fn a_bearer_token_that_can_be_guessed_is_refused() {
         ),
         (
             "a token with blanks in it\n",
+            "listen.auth.token_file: line 1: expected a token alone, or ROLE NAME TOKEN",
+        ),
+        (
+            "frontend shop a-token-of-16-ch\u{e4}\n",
             "listen.auth.token_file: line 1: expected a token of visible ASCII characters",
         ),
         (

@@ -360,6 +360,7 @@ var reasons = map[sessiond.Reason]struct {
 	sessiond.ReasonRecordUnreadable: {codes.DataLoss, sessiond.NotApplied, 0, "the record is damaged"},
 	sessiond.ReasonTokenRequired:    {codes.Unauthenticated, sessiond.NotApplied, 0, "the call has no bearer token"},
 	sessiond.ReasonTokenUnknown:     {codes.Unauthenticated, sessiond.NotApplied, 0, "the bearer token is unknown"},
+	sessiond.ReasonRoleRequired:     {codes.PermissionDenied, sessiond.NotApplied, 0, "the caller does not have the role"},
 	sessiond.ReasonTimeout:          {codes.DeadlineExceeded, sessiond.AppliedUnknown, time.Second, "the time is over"},
 	sessiond.ReasonConnectionFailed: {codes.Unavailable, sessiond.AppliedUnknown, time.Second, "the daemon cannot be reached"},
 	sessiond.ReasonClosed:           {codes.Canceled, sessiond.NotApplied, 0, "the client is closed"},

@@ -35,7 +35,8 @@ pub enum Error {
     DataTooLarge(Failure),
     /// The stored record is damaged. A destroy or a logout ends it all the same.
     RecordUnreadable(Failure),
-    /// The daemon asks for a bearer token, or does not know the one that was sent.
+    /// The daemon asks for a bearer token, does not know the one that was sent, or asks for
+    /// another role.
     Authentication(Failure),
     /// Something is set up wrongly: see the reason. For example, the daemon is too old, or
     /// the address is not that of a daemon.
@@ -130,6 +131,8 @@ reasons! {
     TokenRequired = "TOKEN_REQUIRED",
     /// The daemon does not know the bearer token.
     TokenUnknown = "TOKEN_UNKNOWN",
+    /// The bearer token, or the certificate, has another role than the address asks for.
+    RoleRequired = "ROLE_REQUIRED",
     /// The time is over.
     Timeout = "TIMEOUT",
     /// The daemon cannot be reached, or the connection was cut.
@@ -214,7 +217,9 @@ impl Error {
             }
             Reason::DataTooLarge | Reason::MessageTooLarge => Self::DataTooLarge(failure),
             Reason::RecordUnreadable => Self::RecordUnreadable(failure),
-            Reason::TokenRequired | Reason::TokenUnknown => Self::Authentication(failure),
+            Reason::TokenRequired | Reason::TokenUnknown | Reason::RoleRequired => {
+                Self::Authentication(failure)
+            }
             Reason::MalformedMessage
             | Reason::CompressionUnsupported
             | Reason::ProtocolError

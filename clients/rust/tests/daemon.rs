@@ -198,6 +198,21 @@ async fn tokens_are_sent_and_read_again() {
 }
 
 #[tokio::test]
+async fn a_token_with_another_role_is_no_right_to_sessions() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("tokens");
+    let (frontends, operators) = ("0123456789abcdef".repeat(2), "fedcba9876543210".repeat(2));
+    fs::write(&file, format!("frontend shop {frontends}\nadmin ops {operators}\n"))
+        .expect("a file");
+    let daemon = Daemon::start(&[&format!("listen.auth.token_file={}", file.display())]);
+    let builder = || Client::builder(&daemon.address);
+    let error = build(builder().token(&operators)).describe().await.expect_err("of operators");
+    assert_eq!((error.reason(), error.applied()), (Reason::RoleRequired, Applied::No));
+    assert!(matches!(error, Error::Authentication(_)) && !error.is_retryable(), "{error:?}");
+    create(&build(builder().token(&frontends))).await.expect("a session");
+}
+
+#[tokio::test]
 async fn tls_is_checked() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).display().to_string();

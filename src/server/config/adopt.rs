@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ConfigError, SecretText, Span,
-    redis::{self, RedisConfig, RedisTlsConfig},
+    redis::{self, RedisAccess, RedisConfig, RedisTlsConfig},
 };
 use crate::{
     session::{
@@ -117,6 +117,7 @@ pub(super) fn check(
     name: &str,
     adopt: &AdoptConfig,
     max_data_bytes: usize,
+    logins: &RedisAccess,
 ) -> Result<Option<AdoptChoice>, ConfigError> {
     let table = format!("engine.{name}.adopt");
     let key = |key: &str| format!("{table}.{key}");
@@ -154,7 +155,7 @@ pub(super) fn check(
         usual_prefix.clone_into(&mut access.key_prefix);
     }
     Ok(Some(AdoptChoice {
-        redis: redis::options(&table, &access)?,
+        redis: redis::options(&table, &access, logins)?,
         reading: Reading { format, principal: adopt.principal.clone(), max_data_bytes },
         remember: adopt.remember.0,
     }))
@@ -162,7 +163,7 @@ pub(super) fn check(
 
 impl AdoptConfig {
     /// How to reach the application's Redis, in the form that the store's Redis has.
-    fn access(&self) -> RedisConfig {
+    pub(super) fn access(&self) -> RedisConfig {
         RedisConfig {
             url: self.url.clone(),
             username: self.username.clone(),

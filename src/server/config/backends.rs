@@ -3,8 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, StoreConfig, redis, sled};
+use super::{ConfigError, RedisAccess, StoreConfig, redis, sled};
 use crate::store::{database::Open, memory::MemoryOptions, sled::MOST_DATA_BYTES};
+
+/// Reads the files that are named, and makes the options. Opens no database. What a reload may
+/// replace is added to the access.
+pub type MakeOptions = fn(&StoreConfig, &RedisAccess) -> Result<Box<dyn Open>, ConfigError>;
 
 /// What the process must know of a kind of store.
 #[derive(Debug, Clone, Copy)]
@@ -19,8 +23,8 @@ pub struct Kind {
     pub marks_time: bool,
     /// Checks the values, also if the store is not the one in use. Reads no file.
     pub check: fn(&StoreConfig) -> Result<(), ConfigError>,
-    /// Reads the files that are named, and makes the options. Opens no database.
-    pub options: fn(&StoreConfig) -> Result<Box<dyn Open>, ConfigError>,
+    /// Makes the options of the store.
+    pub options: MakeOptions,
 }
 
 macro_rules! backends {
@@ -55,20 +59,22 @@ backends! {
         outlives_a_stop: true,
         marks_time: true,
         check: |store| sled::check(&store.sled),
-        options: |store| Ok(Box::new(sled::options(&store.sled))),
+        options: |store, _| Ok(Box::new(sled::options(&store.sled))),
     }
     Redis "redis" {
         max_data_bytes: None,
         outlives_a_stop: true,
         marks_time: false,
         check: |store| redis::check(&store.redis),
-        options: |store| Ok(Box::new(redis::options("store.redis", &store.redis)?)),
+        options: |store, access| {
+            Ok(Box::new(redis::options("store.redis", &store.redis, access)?))
+        },
     }
     Memory "memory" {
         max_data_bytes: None,
         outlives_a_stop: false,
         marks_time: false,
         check: |_| Ok(()),
-        options: |_| Ok(Box::new(MemoryOptions)),
+        options: |_, _| Ok(Box::new(MemoryOptions)),
     }
 }

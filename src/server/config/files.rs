@@ -1,24 +1,24 @@
 //! The files that a configuration names: secrets, tokens, passwords.
 
 use std::{
-    fs, io,
+    collections::BTreeSet,
+    fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
 };
 
 use zeroize::Zeroizing;
 
-use super::ConfigError;
+use super::{ConfigError, reading};
 
 /// The text of a file. `None`: no file is named.
 pub(super) fn read(key: &str, path: &Path) -> Result<Option<Zeroizing<String>>, ConfigError> {
     if path.as_os_str().is_empty() {
         return Ok(None);
     }
-    // The path is not repeated: it may be a secret, put here by mistake.
-    let text = fs::read_to_string(path)
-        .map_err(|error| ConfigError::new(key, format!("the file cannot be read: {error}")))?;
-    Ok(Some(Zeroizing::new(text)))
+    let text = reading::text(path)
+        .map_err(|error| ConfigError::new(key, reading::unreadable(path, &error)))?;
+    Ok(Some(text))
 }
 
 /// The lines that say something, without the white space round them. A line that begins with
@@ -62,6 +62,16 @@ pub(super) fn secrets<'t>(
     Ok(secrets)
 }
 
+/// How many different characters there are in a secret or token that can be guessed: fewer than
+/// in any that is made at random. `None`: enough.
+pub(super) fn few_characters(secret: &str) -> Option<usize> {
+    let count = secret.chars().collect::<BTreeSet<_>>().len();
+    (count < LEAST_CHARACTERS).then_some(count)
+}
+
+/// 16 random hexadecimal digits have fewer than 6 different ones once in 200,000 times.
+const LEAST_CHARACTERS: usize = 6;
+
 /// `NAME=value`, as in a file of environment variables. Base64 that ends in padding is none.
 fn is_assignment(line: &str) -> bool {
     let line = line.strip_prefix("export ").unwrap_or(line);
@@ -96,15 +106,9 @@ pub(super) fn exposure(key: &str, path: &Path) -> Option<String> {
     // The file exists, so its path is no secret that was put here by mistake.
     Some(format!(
         "{key}: {who} may {what} the file {} (mode {:04o}); chmod 600",
-        path.display(),
+        reading::plain(path).display(),
         mode & 0o7777
     ))
-}
-
-/// The first line that says something in a file that a command was given.
-pub fn first_line(path: &Path) -> io::Result<Option<Zeroizing<String>>> {
-    let text = Zeroizing::new(fs::read_to_string(path)?);
-    Ok(lines(&text).next().map(|line| Zeroizing::new(line.to_owned())))
 }
 
 #[cfg(test)]

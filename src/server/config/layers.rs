@@ -18,7 +18,7 @@ use figment::{
 };
 use serde::Deserialize as _;
 
-use super::Config;
+use super::{Config, reading, suggest};
 
 /// The prefix of environment variables.
 const PREFIX: &str = "SESSIOND_";
@@ -41,7 +41,7 @@ pub struct Sources {
 }
 
 /// An error in the configuration. It contains no secret.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     /// For example `engine.default.duration`; empty if it concerns the whole source.
     pub key: String,
@@ -76,32 +76,78 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Reads all layers. An unknown key or a bad value is an error.
+/// What could be read, and what is wrong with the rest.
+#[derive(Debug)]
+pub struct Layers {
+    /// A value that is wrong is left out.
+    pub config: Config,
+    /// Where values come from, by key. Those that no source sets are not in it.
+    pub origins: BTreeMap<String, String>,
+    /// Everything that is wrong.
+    pub errors: Vec<ConfigError>,
+}
+
+/// Far more than anybody corrects at a time.
+const MOST_ERRORS: usize = 100;
+
+/// Reads all layers. An unknown key or a bad value is an error: the first one of
+/// [`read_layers`].
 pub fn load(sources: Sources) -> Result<Config, ConfigError> {
-    let mut above = Figment::new();
-    if let Some(path) = &sources.file {
-        above = above.merge(file_layer(path)?);
+    let Layers { config, errors, .. } = read_layers(sources);
+    errors.into_iter().next().map_or(Ok(config), Err)
+}
+
+/// Reads all layers, and finds all unknown keys and bad values in them.
+pub fn read_layers(sources: Sources) -> Layers {
+    let (mut above, mut errors) = (Figment::new(), Vec::new());
+    match sources.file.as_deref().map(file_layer) {
+        Some(Ok(layer)) => above = above.merge(layer),
+        Some(Err(error)) => errors.push(error),
+        None => {}
     }
     let shape = Shape::new();
     for (name, text) in sources.environment {
-        if let Some(key) = variable_key(&name)? {
-            let source = format!("the environment variable {name}");
-            above = above.merge(shape.layer(source, &key, text));
+        match variable_key(&name) {
+            Ok(Some(key)) => {
+                let source = format!("the environment variable {name}");
+                // What is read from a file often has a line break at its end, and no value has.
+                let text = text.trim_end_matches(['\n', '\r']).to_owned();
+                above = above.merge(shape.layer(source, &key, text));
+            }
+            Ok(None) => {}
+            Err(error) => errors.push(error),
         }
     }
     for (key, text) in sources.settings {
         let path: Vec<_> = key.split('.').map(str::to_owned).collect();
         above = above.merge(shape.layer(format!("--set {key}"), &path, text));
     }
-    let figment = Figment::from(Serialized::defaults(sources.defaults)).merge(above.clone());
-    let mut config = extract(&figment)?;
+    let figment = Figment::from(Serialized::defaults(&sources.defaults)).merge(above.clone());
+    let config = extract(&figment, &shape, &mut errors);
+    let mut config = config.unwrap_or(sources.defaults);
+    let described = above.find_value("").unwrap_or_else(|_| Value::from(Dict::new()));
     // If any source configures engines, only these exist, and not the default one.
-    if let Ok(described) = above.find_value("engine")
-        && let Some(described) = described.as_dict()
-    {
-        config.engine.retain(|name, _| described.contains_key(name));
+    if let Some(engines) = described.find_ref("engine").and_then(Value::as_dict) {
+        config.engine.retain(|name, _| engines.contains_key(name));
     }
-    Ok(config)
+    let mut origins = BTreeMap::new();
+    note_origins(&above, "", &described, &mut origins);
+    Layers { config, origins, errors }
+}
+
+fn note_origins(above: &Figment, key: &str, value: &Value, origins: &mut BTreeMap<String, String>) {
+    match value.as_dict() {
+        Some(table) => {
+            for (name, value) in table {
+                let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                note_origins(above, &key, value, origins);
+            }
+        }
+        None => {
+            let metadata = above.get_metadata(value.tag());
+            origins.extend(metadata.map(|from| (key.to_owned(), from.name.to_string())));
+        }
+    }
 }
 
 /// Values and their source.
@@ -122,7 +168,7 @@ impl Provider for Layer {
 
 fn file_layer(path: &Path) -> Result<Layer, ConfigError> {
     let source = format!("the file {}", path.display());
-    let text = std::fs::read_to_string(path)
+    let text = reading::text(path)
         .map_err(|error| ConfigError::of(&source, "", format!("cannot be read: {error}")))?;
     // The parser's full message quotes the line, which may contain a secret.
     let syntax = |error: toml::de::Error| {
@@ -130,8 +176,56 @@ fn file_layer(path: &Path) -> Result<Layer, ConfigError> {
         let line = before.matches('\n').count() + 1;
         ConfigError::of(&source, "", format!("line {line}: {}", error.message()))
     };
-    let values = toml::from_str::<Dict>(&text).map_err(syntax)?;
+    let mut values = toml::from_str::<Dict>(&text).map_err(syntax)?;
+    if let Some(folder) = folder_of(path) {
+        count_from(&folder, &mut Vec::new(), &mut values);
+    }
     Ok(Layer { source, values })
+}
+
+/// The folder that relative paths in the file count from. `None`: the working directory,
+/// because a pipe is in no folder of the operator's.
+fn folder_of(path: &Path) -> Option<PathBuf> {
+    let is_file = path.metadata().is_ok_and(|found| found.is_file());
+    let absolute = std::path::absolute(path).ok().filter(|_| is_file)?;
+    absolute.parent().map(Path::to_owned)
+}
+
+/// Makes the relative paths in a table absolute: of files, of the data directory, of sockets.
+fn count_from(folder: &Path, table: &mut Vec<String>, values: &mut Dict) {
+    for (name, value) in values {
+        let is_of = |path: &[&str]| *table == path;
+        match value {
+            Value::Dict(_, inner) => {
+                table.push(name.clone());
+                count_from(folder, table, inner);
+                table.pop();
+            }
+            Value::String(_, text) if name.ends_with("_file") => {
+                let written = Path::new(text.as_str());
+                if !text.is_empty() && written.is_relative() {
+                    *text = reading::beside(folder, written).display().to_string();
+                }
+            }
+            Value::String(_, text)
+                if is_of(&["store", "sled"]) && name == "path" && !text.is_empty() =>
+            {
+                *text = folder.join(&*text).display().to_string();
+            }
+            Value::Array(_, addresses) if is_of(&["listen"]) => {
+                for address in addresses {
+                    if let Value::String(_, text) = address
+                        && let Some(path) = text.strip_prefix("unix:")
+                        // `@` stands for an abstract socket elsewhere. It is not made a path here.
+                        && !path.is_empty() && !path.starts_with('@')
+                    {
+                        *text = format!("unix:{}", folder.join(path).display());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// The key that an environment variable sets; `None` if it sets none.
@@ -212,13 +306,38 @@ fn toml_list(text: &str) -> Option<Vec<Value>> {
 
 /// In place of `Figment::extract`. For types that only figment has, that compiles the reading
 /// of each section six times, which took a tenth of the library's build.
-fn extract(figment: &Figment) -> Result<Config, ConfigError> {
-    let values = figment.find_value("").map_err(|error| ConfigError::new("", error.to_string()))?;
-    Config::deserialize(&values).map_err(|error| explain(figment, &values, error))
+///
+/// Each value that is wrong is told and left out, until the rest can be read.
+fn extract(figment: &Figment, shape: &Shape, errors: &mut Vec<ConfigError>) -> Option<Config> {
+    let mut values = match figment.find_value("") {
+        Ok(values) => values,
+        Err(error) => {
+            errors.push(ConfigError::new("", error.to_string()));
+            return None;
+        }
+    };
+    loop {
+        let error = match Config::deserialize(&values) {
+            Ok(config) => return Some(config),
+            Err(error) => error,
+        };
+        let path = path_of(&error);
+        errors.push(explain(figment, &values, shape, &path, &error.kind));
+        if errors.len() >= MOST_ERRORS || !remove(&mut values, &path) {
+            return None;
+        }
+    }
 }
 
-/// Translates figment's error: the key, its source, and what is allowed.
-fn explain(figment: &Figment, values: &Value, error: figment::Error) -> ConfigError {
+/// Removes a value. The item of a list takes the list with it.
+fn remove(value: &mut Value, path: &[String]) -> bool {
+    let (Value::Dict(_, table), [name, rest @ ..]) = (value, path) else { return false };
+    let inner = table.get_mut(name);
+    let is_deeper = !rest.is_empty() && inner.is_some_and(|inner| remove(inner, rest));
+    is_deeper || table.remove(name).is_some()
+}
+
+fn path_of(error: &figment::Error) -> Vec<String> {
     let mut path = error.path.clone();
     if let Kind::UnknownField(field, _) = &error.kind {
         // The path leads to the table. With some errors it already contains the key.
@@ -226,6 +345,17 @@ fn explain(figment: &Figment, values: &Value, error: figment::Error) -> ConfigEr
             path.push(field.clone());
         }
     }
+    path
+}
+
+/// Translates figment's error: the key, its source, and what is allowed.
+fn explain(
+    figment: &Figment,
+    values: &Value,
+    shape: &Shape,
+    path: &[String],
+    kind: &Kind,
+) -> ConfigError {
     let key = path.join(".");
     // The items of a list come from where the list does.
     let levels = path.iter().scan(values, |value, level| {
@@ -239,9 +369,11 @@ fn explain(figment: &Figment, values: &Value, error: figment::Error) -> ConfigEr
     let found = |found: &dyn fmt::Display| {
         if secret { "something else".to_owned() } else { found.to_string() }
     };
-    let problem = match &error.kind {
-        Kind::UnknownField(_, allowed) => {
-            format!("unknown key; expected one of {}", allowed.join(", "))
+    let problem = match kind {
+        Kind::UnknownField(field, allowed) => {
+            let meant = suggest::meant(path, field, allowed, &shape.0);
+            let meant = meant.map(|meant| format!(" (did you mean {meant}?)")).unwrap_or_default();
+            format!("unknown key{meant}; expected one of {}", allowed.join(", "))
         }
         Kind::UnknownVariant(variant, allowed) => {
             let allowed: Vec<_> = allowed.iter().map(|one| format!("{one:?}")).collect();

@@ -3,10 +3,11 @@
 //! Parsing binds no address and opens no store. [`layers`] reads the sources. [`policy`]
 //! makes the checks that need more than one value, and builds the rules of the engines.
 //! [`backends`] lists the kinds of stores. [`sled`] has the keys of `[store.sled]`,
-//! [`redis`] those of `[store.redis]`, [`adopt`] those of `[engine.NAME.adopt]`. [`files`]
-//! reads the files of secrets and tokens. [`text`] has the types of values that are written as
-//! text. `config/sessiond.toml` explains each
-//! key.
+//! [`redis`] those of `[store.redis]`, [`adopt`] those of `[engine.NAME.adopt]`, [`access`] those
+//! of `[listen.auth]`. [`files`] reads the files of secrets and tokens, with [`reading`].
+//! [`difference`] says what a reload leaves to a restart. [`suggest`] guesses at what was meant by
+//! a key that does not exist. [`text`] has the types of values that are written as text.
+//! `config/sessiond.toml` explains each key.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -17,24 +18,30 @@ use crate::session::{
     policy::OnLimit,
 };
 
+pub(crate) use self::text::is_localhost;
 pub use self::{
+    access::bearer_token,
     adopt::{AdoptChoice, AdoptConfig, AdoptFrom},
-    backends::{Backend, Kind},
-    files::first_line,
-    layers::{ConfigError, Sources, load},
-    policy::{Checked, check},
-    redis::{RedisConfig, RedisTlsConfig},
+    backends::{Backend, Kind, MakeOptions},
+    difference::restart_keys,
+    layers::{ConfigError, Layers, Sources, load, read_layers},
+    policy::{Checked, check, check_all},
+    redis::{RedisAccess, RedisConfig, RedisTlsConfig},
     sled::{DurabilityConfig, SledConfig},
     text::{AddrOrOff, ListenAddr, SecretText, Size, SizeOrNone, Span, SpanOrAuto, SpanOrNone},
 };
 
+mod access;
 mod adopt;
 mod backends;
+mod difference;
 mod files;
 mod layers;
 mod policy;
+pub(super) mod reading;
 mod redis;
 mod sled;
+mod suggest;
 mod text;
 
 /// The configuration file, with the defaults for what it leaves out. `config/sessiond.toml`
@@ -54,6 +61,8 @@ pub struct Config {
     pub limits: Limits,
     /// Threads, and how the process ends.
     pub runtime: RuntimeConfig,
+    /// When changes are taken over without a restart.
+    pub reload: ReloadConfig,
     /// What is logged, and how.
     pub log: LogConfig,
 }
@@ -105,12 +114,14 @@ pub struct TlsConfig {
     pub client_ca_file: PathBuf,
 }
 
-/// `[listen.auth]`: bearer tokens.
+/// `[listen.auth]`: who may call.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
-    /// One token on each line. Empty: no token is asked for.
+    /// One token on each line, alone or with a role and a name. Empty: no token is asked for.
     pub token_file: PathBuf,
+    /// Roles of the names in the certificates of clients.
+    pub subjects: Vec<String>,
 }
 
 /// `[engine.NAME]`: the rules of one kind of session.
@@ -296,6 +307,20 @@ impl Default for RuntimeConfig {
     }
 }
 
+/// `[reload]`: when changes are taken over without a restart.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReloadConfig {
+    /// How often the files of secrets, tokens, passwords and certificates are looked at.
+    pub watch: SpanOrNone,
+}
+
+impl Default for ReloadConfig {
+    fn default() -> Self {
+        Self { watch: SpanOrNone(None) }
+    }
+}
+
 /// `[log]`: what goes to standard error.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -326,6 +351,19 @@ pub enum LogLevel {
     Debug,
     /// Everything.
     Trace,
+}
+
+impl LogLevel {
+    /// As in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
 }
 
 /// How a line of the log is written.

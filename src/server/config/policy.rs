@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
     path::Path,
     time::Duration,
 };
@@ -10,10 +9,11 @@ use std::{
 use zeroize::Zeroizing;
 
 use super::{
-    AdoptChoice, AdoptFrom, Backend, Config, ConfigError, EngineConfig, ListenAddr, Size, adopt,
-    files,
+    AdoptChoice, AdoptFrom, Backend, Config, ConfigError, EngineConfig, Kind, RedisAccess, Size,
+    access, adopt, files, text,
 };
 use crate::{
+    service::access::Access,
     session::{
         clock::whole_millis,
         cookie,
@@ -40,8 +40,10 @@ pub struct Checked {
     pub engines: BTreeMap<String, Policy>,
     /// Of the engines that adopt sessions.
     pub adoptions: BTreeMap<String, AdoptChoice>,
-    /// Bearer tokens; empty: none are asked for.
-    pub tokens: Vec<Zeroizing<String>>,
+    /// Who may call.
+    pub access: Access,
+    /// The passwords and certificates for each Redis, which a reload may replace.
+    pub redis: RedisAccess,
     /// The options of the store in use.
     pub store: Box<dyn Open>,
     /// What an operator should know, a sentence each.
@@ -52,57 +54,106 @@ pub struct Checked {
     pub secrets: Vec<String>,
 }
 
-/// The least length of a bearer token. 16 characters of hexadecimal are 64 bits, which nobody
-/// guesses over a network; `sessiond secret` prints 43.
-const MIN_TOKEN_LEN: usize = 16;
+/// Looking more often would find files that are still written.
+const MIN_WATCH: Duration = Duration::from_secs(1);
+const MAX_WATCH: Duration = Duration::from_secs(24 * 3600);
+
+/// What is wrong, as far as it has been looked at.
+#[derive(Default)]
+struct Errors(Vec<ConfigError>);
+
+impl Errors {
+    fn add(&mut self, key: impl Into<String>, problem: impl Into<String>) {
+        self.0.push(ConfigError::new(key, problem));
+    }
+
+    /// What it is, if nothing is wrong with it. An error that is known already is not repeated.
+    fn keep<T>(&mut self, outcome: Result<T, ConfigError>) -> Option<T> {
+        match outcome {
+            Ok(kept) => Some(kept),
+            Err(error) => {
+                if !self.0.contains(&error) {
+                    self.0.push(error);
+                }
+                None
+            }
+        }
+    }
+}
 
 /// Checks what no single value can show, reads the files of secrets and
 /// tokens, and makes the engines' rules. Binds nothing.
 pub fn check(config: &Config) -> Result<Checked, ConfigError> {
+    check_all(config).map_err(|errors| errors.into_iter().next().expect("there is one"))
+}
+
+/// As [`check`], and finds all that is wrong: at least one error, if there is any.
+pub fn check_all(config: &Config) -> Result<Checked, Vec<ConfigError>> {
     let (mut warnings, mut advice, mut secrets) = (Vec::new(), Vec::new(), Vec::new());
-    let tokens = tokens(config)?;
-    check_listeners(config, !tokens.is_empty())?;
-    check_limits(config)?;
+    let mut errors = Errors::default();
+    let access = errors.keep(access::check(&config.listen, &mut advice));
+    // Tokens that cannot be used are an error of their own.
+    let has_tokens = access.as_ref().is_none_or(|access| !access.tokens.is_empty());
+    check_listeners(config, has_tokens, &mut errors);
+    check_limits(config, &mut errors);
+    let watch = config.reload.watch;
+    if watch.0.is_some_and(|watch| !(MIN_WATCH..=MAX_WATCH).contains(&watch)) {
+        errors.add("reload.watch", format!("expected \"none\" or 1s to 1day, found {watch}"));
+    }
     if !(1..=MOST_ENGINES).contains(&config.engine.len()) {
-        let problem =
-            format!("expected 1 to {MOST_ENGINES} engines, found {}", config.engine.len());
-        return Err(ConfigError::new("engine", problem));
+        let found = config.engine.len();
+        errors.add("engine", format!("expected 1 to {MOST_ENGINES} engines, found {found}"));
     }
     for backend in Backend::ALL {
-        (backend.kind().check)(&config.store)?;
+        errors.keep((backend.kind().check)(&config.store));
     }
     let kind = config.store.backend.kind();
-    let store = (kind.options)(&config.store)?;
+    let redis = RedisAccess::default();
+    let store = errors.keep((kind.options)(&config.store, &redis));
     let mut engines = BTreeMap::new();
     let mut adoptions = BTreeMap::new();
     for (name, engine) in &config.engine {
-        let policy = policy(name, engine, &mut warnings, &mut secrets)?;
+        let policy = policy(name, engine, &mut errors, &mut warnings, &mut secrets);
         advise(name, engine, &mut advice);
-        let message = config.limits.max_message_bytes.0;
-        if engine.max_data_bytes.0.saturating_add(MESSAGE_OVERHEAD_BYTES) > message {
-            let problem = format!(
-                "expected at most limits.max_message_bytes less {MESSAGE_OVERHEAD_BYTES} bytes, found {}",
-                engine.max_data_bytes
-            );
-            return Err(ConfigError::new(format!("engine.{name}.max_data_bytes"), problem));
-        }
-        if let Some(most) = kind.max_data_bytes
-            && engine.max_data_bytes.as_usize() > most
-        {
-            let problem = format!(
-                "expected at most {}, which is what the {} store keeps, found {}",
-                Size(most as u64),
-                kind.name,
-                engine.max_data_bytes
-            );
-            return Err(ConfigError::new(format!("engine.{name}.max_data_bytes"), problem));
-        }
-        let adoption = adopt::check(name, &engine.adopt, engine.max_data_bytes.as_usize())?;
+        errors.keep(check_data_limit(config, kind, name, engine));
+        let most = engine.max_data_bytes.as_usize();
+        let adoption = errors.keep(adopt::check(name, &engine.adopt, most, &redis)).flatten();
         adoptions.extend(adoption.map(|adoption| (name.clone(), adoption)));
-        engines.insert(name.clone(), policy);
+        engines.extend(policy.map(|policy| (name.clone(), policy)));
     }
     warnings.extend(exposures(config));
-    Ok(Checked { engines, adoptions, tokens, store, warnings, advice, secrets })
+    match (access, store) {
+        (Some(access), Some(store)) if errors.0.is_empty() => {
+            Ok(Checked { engines, adoptions, access, redis, store, warnings, advice, secrets })
+        }
+        _ => Err(errors.0),
+    }
+}
+
+/// Checks that a session fits into a message and into the store.
+fn check_data_limit(
+    config: &Config,
+    kind: Kind,
+    name: &str,
+    engine: &EngineConfig,
+) -> Result<(), ConfigError> {
+    let refused = |problem| Err(ConfigError::new(format!("engine.{name}.max_data_bytes"), problem));
+    let message = config.limits.max_message_bytes.0;
+    if engine.max_data_bytes.0.saturating_add(MESSAGE_OVERHEAD_BYTES) > message {
+        return refused(format!(
+            "expected at most limits.max_message_bytes less {MESSAGE_OVERHEAD_BYTES} bytes, found {}",
+            engine.max_data_bytes
+        ));
+    }
+    match kind.max_data_bytes {
+        Some(most) if engine.max_data_bytes.as_usize() > most => refused(format!(
+            "expected at most {}, which is what the {} store keeps, found {}",
+            Size(most as u64),
+            kind.name,
+            engine.max_data_bytes
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The files with secrets that others may read or change, each file once.
@@ -164,6 +215,27 @@ fn advise(name: &str, engine: &EngineConfig, advice: &mut Vec<String>) {
     if engine.absolute_duration.0.is_none() {
         add("absolute_duration = \"none\":", "a session that is used lives for ever, also in the hands of a thief; set the longest time after which a user logs in again".to_owned());
     }
+    if let Some(absolute) = engine.absolute_duration.0
+        && engine.duration.0 > absolute
+    {
+        add(
+            "duration",
+            format!(
+                "= \"{}\" is longer than absolute_duration, which is {}: no session is ever idle for that long, and each ends after {}",
+                engine.duration, engine.absolute_duration, engine.absolute_duration
+            ),
+        );
+    }
+    let domain = cookie.domain.trim_start_matches('.');
+    if !domain.is_empty() && !domain.contains('.') && !text::is_localhost(domain) {
+        add(
+            "cookie.domain",
+            format!(
+                "= {:?} is a top-level domain: browsers refuse the cookie, and nobody stays logged in; expected a domain of your own, or \"\"",
+                cookie.domain
+            ),
+        );
+    }
     if let Some(granularity) = engine.touch_granularity.0
         && granularity > engine.duration.0 / 4
     {
@@ -177,13 +249,37 @@ fn advise(name: &str, engine: &EngineConfig, advice: &mut Vec<String>) {
     }
 }
 
+/// The rules of an engine, if nothing is wrong with them.
 fn policy(
     name: &str,
     engine: &EngineConfig,
+    errors: &mut Errors,
     warnings: &mut Vec<String>,
     report: &mut Vec<String>,
-) -> Result<Policy, ConfigError> {
-    let key = |key: &str| format!("engine.{name}.{key}");
+) -> Option<Policy> {
+    let named = errors.keep(check_name(name));
+    let lifetime = errors.keep(lifetime(name, engine));
+    let keyring = errors.keep(keyring(name, engine, warnings, report));
+    let cookie = Cookie::new(attributes(engine));
+    let cookie = errors.keep(cookie.map_err(|cookie::CookieError { key, problem }| {
+        ConfigError::new(format!("engine.{name}.cookie.{key}"), problem)
+    }));
+    named?;
+    Some(Policy {
+        keyring: keyring?,
+        cookie: cookie?,
+        lifetime: lifetime?,
+        automatic_touch: engine.automatic_touch,
+        roll_grace: engine.roll_grace.0.unwrap_or_default(),
+        max_data_bytes: engine.max_data_bytes.as_usize(),
+        limit: (engine.max_sessions_per_principal > 0).then_some(Limit {
+            sessions: engine.max_sessions_per_principal as usize,
+            on_limit: engine.on_limit,
+        }),
+    })
+}
+
+fn check_name(name: &str) -> Result<(), ConfigError> {
     let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
     let clean = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
     if !starts || name.len() > 63 || !name.chars().all(clean) {
@@ -191,6 +287,11 @@ fn policy(
                        with a letter first";
         return Err(ConfigError::new(format!("engine.{name}"), problem));
     }
+    Ok(())
+}
+
+fn lifetime(name: &str, engine: &EngineConfig) -> Result<Lifetime, ConfigError> {
+    let key = |key: &str| format!("engine.{name}.{key}");
     let lifetime = Lifetime {
         duration: whole_millis(engine.duration.0),
         granularity: engine
@@ -216,24 +317,21 @@ fn policy(
         let problem = format!("expected at most 1h, found {}", engine.roll_grace);
         return Err(ConfigError::new(key("roll_grace"), problem));
     }
+    Ok(lifetime)
+}
+
+fn keyring(
+    name: &str,
+    engine: &EngineConfig,
+    warnings: &mut Vec<String>,
+    report: &mut Vec<String>,
+) -> Result<Keyring, ConfigError> {
     let secrets = secrets(name, engine, warnings, report)?;
-    let keyring = Keyring::new(&secrets)
-        .map_err(|error| ConfigError::new(key("cookie.secret_file"), error.to_string()))?;
-    let cookie =
-        Cookie::new(attributes(engine)).map_err(|cookie::CookieError { key: at, problem }| {
-            ConfigError::new(key(&format!("cookie.{at}")), problem)
-        })?;
-    Ok(Policy {
-        keyring,
-        cookie,
-        lifetime,
-        automatic_touch: engine.automatic_touch,
-        roll_grace: engine.roll_grace.0.unwrap_or_default(),
-        max_data_bytes: engine.max_data_bytes.as_usize(),
-        limit: (engine.max_sessions_per_principal > 0).then_some(Limit {
-            sessions: engine.max_sessions_per_principal as usize,
-            on_limit: engine.on_limit,
-        }),
+    // Where the first one is, which signs. Without any, the file is the better place for one.
+    let is_inline = engine.cookie.secret_file.as_os_str().is_empty() && !secrets.is_empty();
+    let source = if is_inline { "secrets" } else { "secret_file" };
+    Keyring::new(&secrets).map_err(|error| {
+        ConfigError::new(format!("engine.{name}.cookie.{source}"), error.to_string())
     })
 }
 
@@ -262,16 +360,24 @@ fn secrets(
     let key = format!("engine.{name}.cookie.secret_file");
     let mut secrets = Vec::new();
     let mut signing = "the first of cookie.secrets".to_owned();
+    let mut first = engine.cookie.secrets.first().map(|secret| secret.0.clone());
     if let Some(text) = files::read(&key, &engine.cookie.secret_file)? {
         let found = files::secrets(&key, "secret", &text)?;
-        if let Some((number, _)) = found.first() {
+        if let Some((number, line)) = found.first() {
             signing = format!("line {number} of cookie.secret_file");
+            first = Some((*line).to_owned());
         }
         secrets.extend(found.iter().map(|(_, line)| Secret::new(*line)));
     }
     secrets.extend(engine.cookie.secrets.iter().map(|secret| Secret::new(secret.0.as_str())));
     let (count, s) = (secrets.len(), if secrets.len() == 1 { "" } else { "s" });
     report.push(format!("engine.{name}: {count} cookie secret{s}; {signing} signs"));
+    if let Some(count) = first.map(Zeroizing::new).and_then(|first| files::few_characters(&first)) {
+        warnings.push(format!(
+            "engine.{name}: {signing} signs, and has only {count} different characters, so that it \
+             can be guessed; `sessiond secret` prints a fresh one"
+        ));
+    }
     let short = secrets.iter().skip(1).filter(|secret| secret.len() < Secret::MIN_SIGNING_LEN);
     let short = short.count();
     if short > 0 {
@@ -284,78 +390,54 @@ fn secrets(
     Ok(secrets)
 }
 
-fn tokens(config: &Config) -> Result<Vec<Zeroizing<String>>, ConfigError> {
-    let key = "listen.auth.token_file";
-    let Some(text) = files::read(key, &config.listen.auth.token_file)? else {
-        return Ok(Vec::new());
-    };
-    let tokens = files::secrets(key, "token", &text)?;
-    for (number, token) in &tokens {
-        let problem = if !token.bytes().all(|octet| octet.is_ascii_graphic()) {
-            format!("line {number}: expected a token of visible ASCII characters")
-        } else if token.len() < MIN_TOKEN_LEN {
-            format!(
-                "line {number}: expected a token of at least {MIN_TOKEN_LEN} characters, found \
-                 {}; `sessiond secret` prints a fresh one",
-                token.len()
-            )
-        } else {
-            continue;
-        };
-        return Err(ConfigError::new(key, problem));
-    }
-    Ok(tokens.iter().map(|(_, token)| Zeroizing::new((*token).to_owned())).collect())
-}
-
-fn check_listeners(config: &Config, with_tokens: bool) -> Result<(), ConfigError> {
+fn check_listeners(config: &Config, with_tokens: bool, errors: &mut Errors) {
     let listen = &config.listen;
     if listen.grpc.is_empty() {
-        return Err(ConfigError::new("listen.grpc", "expected at least one address"));
+        errors.add("listen.grpc", "expected at least one address");
     }
-    let mut seen = BTreeSet::new();
-    for address in listen.grpc.iter().chain(&listen.admin) {
-        let any_port = matches!(address, ListenAddr::Tcp(tcp) if tcp.port() == 0);
-        if !any_port && !seen.insert(address.to_string()) {
-            let problem = format!("{address} is listed twice among listen.grpc and listen.admin");
-            return Err(ConfigError::new("listen", problem));
-        }
+    let all = [("listen.grpc", &listen.grpc), ("listen.admin", &listen.admin)];
+    let all = all.into_iter().flat_map(|(key, list)| list.iter().map(move |one| (key, one)));
+    let all: Vec<_> =
+        all.chain(listen.metrics.0.as_ref().map(|one| ("listen.metrics", one))).collect();
+    for (at, (key, address)) in all.iter().enumerate() {
+        let Some((other_key, other)) = all[..at].iter().find(|(_, it)| it.clashes_with(address))
+        else {
+            continue;
+        };
+        let problem = if other == address {
+            format!("{address} is listed twice: in {other_key} and in {key}")
+        } else {
+            format!("{other} in {other_key} and {address} in {key} take the same port")
+        };
+        errors.add("listen", problem);
     }
     let tls = &listen.tls;
     let has = |path: &Path| !path.as_os_str().is_empty();
     if has(&tls.cert_file) != has(&tls.key_file) {
         let problem = "expected both listen.tls.cert_file and listen.tls.key_file, or neither";
-        return Err(ConfigError::new("listen.tls", problem));
+        errors.add("listen.tls", problem);
     }
     if has(&tls.client_ca_file) && !has(&tls.cert_file) {
         let problem = "needs listen.tls.cert_file and listen.tls.key_file beside it";
-        return Err(ConfigError::new("listen.tls.client_ca_file", problem));
+        errors.add("listen.tls.client_ca_file", problem);
     }
     // Encryption alone lets anybody in, but a token in the clear is a token
     // given away only where the network is not trusted: either is accepted.
     if has(&tls.cert_file) || with_tokens {
-        return Ok(());
+        return;
     }
-    for (key, addresses) in [("listen.grpc", &listen.grpc), ("listen.admin", &listen.admin)] {
-        for address in addresses {
-            if let ListenAddr::Tcp(tcp) = address
-                && !is_loopback(tcp)
-            {
-                let problem = format!(
-                    "{address} can be reached from other machines; set listen.tls.cert_file and \
-                     listen.tls.key_file, or listen.auth.token_file, or listen on loopback or on a unix socket"
-                );
-                return Err(ConfigError::new(key, problem));
-            }
+    for (key, address) in all {
+        if key != "listen.metrics" && !address.is_local() {
+            let problem = format!(
+                "{address} can be reached from other machines; set listen.tls.cert_file and \
+                 listen.tls.key_file, or listen.auth.token_file, or listen on loopback or on a unix socket"
+            );
+            errors.add(key, problem);
         }
     }
-    Ok(())
 }
 
-fn is_loopback(address: &SocketAddr) -> bool {
-    address.ip().to_canonical().is_loopback()
-}
-
-fn check_limits(config: &Config) -> Result<(), ConfigError> {
+fn check_limits(config: &Config, errors: &mut Errors) {
     let limits = &config.limits;
     for (key, value) in [
         ("limits.max_connections", limits.max_connections),
@@ -366,14 +448,14 @@ fn check_limits(config: &Config) -> Result<(), ConfigError> {
         ("cleanup.slice", config.cleanup.slice),
     ] {
         if value == 0 {
-            return Err(ConfigError::new(key, "expected at least 1, found 0"));
+            errors.add(key, "expected at least 1, found 0");
         }
     }
     for (key, value) in
         [("runtime.threads", config.runtime.threads), ("limits.max_watchers", limits.max_watchers)]
     {
         if value > 1024 {
-            return Err(ConfigError::new(key, format!("expected at most 1024, found {value}")));
+            errors.add(key, format!("expected at most 1024, found {value}"));
         }
     }
     for (key, size, most) in [
@@ -381,11 +463,7 @@ fn check_limits(config: &Config) -> Result<(), ConfigError> {
         ("limits.max_header_bytes", limits.max_header_bytes, 1 << 24),
     ] {
         if size.0 > most {
-            return Err(ConfigError::new(
-                key,
-                format!("expected at most {most} bytes, found {size}"),
-            ));
+            errors.add(key, format!("expected at most {most} bytes, found {size}"));
         }
     }
-    Ok(())
 }

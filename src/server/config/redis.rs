@@ -1,15 +1,20 @@
 //! `[store.redis]`: its keys, their checks, and the resulting options.
 
 use std::{
-    fs,
+    collections::BTreeMap,
+    fmt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use zeroize::Zeroizing;
 
-use super::{ConfigError, SecretText, Span, files};
+use super::{ConfigError, SecretText, Span, files, reading};
 use crate::store::codec::Layout;
 use crate::store::redis::{Login, RedisOptions, RedisUrl, Source, Target, Tls, Wait};
 
@@ -162,33 +167,112 @@ pub(super) fn check_access(table: &str, redis: &RedisConfig) -> Result<(), Confi
     Ok(())
 }
 
-/// Reads the files and builds the options of the store. Files are read again at each
-/// connection.
-pub(super) fn options(table: &str, redis: &RedisConfig) -> Result<RedisOptions, ConfigError> {
-    let login = |username: &str, name: &str, file: &Path, inline: &SecretText| {
-        let read = {
-            let key = format!("{table}.{name}");
-            let (file, inline) = (file.to_owned(), inline.clone());
-            move || password(&key, &file, &inline)
-        };
-        let password = source(read, [file])?;
-        Ok::<_, ConfigError>(Login { username: username.to_owned(), password })
-    };
-    let tls = {
-        let (table, files) = (table.to_owned(), redis.tls.clone());
-        move || tls(&table, &files)
-    };
+/// The passwords and certificates with which every Redis is connected to, by the table of each.
+/// A clone is the same access.
+#[derive(Clone, Default)]
+pub struct RedisAccess(Arc<RwLock<BTreeMap<String, Entry>>>);
+
+#[derive(Clone)]
+struct Entry {
+    redis: RedisConfig,
+    /// Of what was read.
+    hash: [u8; 32],
+}
+
+impl RedisAccess {
+    /// Whether a table of `next` holds another password or certificate than here, by the names of
+    /// the tables.
+    pub fn changed(&self, next: &Self) -> Vec<String> {
+        let (here, there) = (self.0.read(), next.0.read());
+        let tables = here.iter().filter(|(table, own)| own.successor(there.get(*table)).is_some());
+        tables.map(|(table, _)| table.clone()).collect()
+    }
+
+    /// Connects with the passwords and certificates of `next` from now on. Tables that are not
+    /// here are left out.
+    pub fn replace(&self, next: &Self) {
+        let (mut here, there) = (self.0.write(), next.0.read());
+        for (table, own) in here.iter_mut() {
+            if let Some(next) = own.successor(there.get(table)) {
+                *own = next.clone();
+            }
+        }
+    }
+
+    /// What `read` gives now; or, if it may be replaced, a way to read it at each connection.
+    fn source<T: 'static>(
+        &self,
+        table: &str,
+        may_change: bool,
+        now: T,
+        read: fn(&str, &RedisConfig) -> Result<T, ConfigError>,
+    ) -> Source<T> {
+        if !may_change {
+            return Source::Fixed(now);
+        }
+        let (access, table) = (self.clone(), table.to_owned());
+        Source::read(move || {
+            let redis = access.0.read().get(&table).map(|entry| entry.redis.clone());
+            Ok(read(&table, &redis.unwrap_or_default())?)
+        })
+    }
+}
+
+impl Entry {
+    /// What takes its place, if it differs. A password or files where there were none, and the
+    /// reverse, are for a restart.
+    fn successor<'n>(&self, next: Option<&'n Self>) -> Option<&'n Self> {
+        next.filter(|next| self.hash != next.hash && given(&self.redis) == given(&next.redis))
+    }
+}
+
+/// Whether a password is given, one for the Sentinels, and files for TLS. A password in the URL
+/// counts if none is given.
+pub(super) fn given(redis: &RedisConfig) -> [bool; 3] {
+    let named = |path: &Path| !path.as_os_str().is_empty();
     let RedisTlsConfig { ca_file, cert_file, key_file } = &redis.tls;
+    [
+        named(&redis.password_file) || !redis.password.0.is_empty(),
+        named(&redis.sentinel_password_file) || !redis.sentinel_password.0.is_empty(),
+        named(ca_file) || named(cert_file) || named(key_file),
+    ]
+}
+
+impl fmt::Debug for RedisAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RedisAccess")
+    }
+}
+
+/// Reads the files and builds the options of the store. Passwords and files are read again at
+/// each connection, as `access` then says.
+pub(super) fn options(
+    table: &str,
+    redis: &RedisConfig,
+    access: &RedisAccess,
+) -> Result<RedisOptions, ConfigError> {
+    let (own, sentinels) = (server_password(table, redis)?, sentinel_password(table, redis)?);
+    let papers = tls(table, redis)?;
+    let mut hash = Sha256::new();
+    for part in [own.as_bytes(), sentinels.as_bytes(), &papers.roots, &papers.certificate] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.update(papers.key.as_slice());
+    let entry = Entry { redis: redis.clone(), hash: hash.finalize().into() };
+    access.0.write().insert(table.to_owned(), entry);
+    let [has_own, has_sentinels, has_tls] = given(redis);
     Ok(RedisOptions {
         url: redis.url.clone(),
-        login: login(&redis.username, "password_file", &redis.password_file, &redis.password)?,
-        sentinel_login: login(
-            &redis.sentinel_username,
-            "sentinel_password_file",
-            &redis.sentinel_password_file,
-            &redis.sentinel_password,
-        )?,
-        tls: source(tls, [ca_file, cert_file, key_file].map(PathBuf::as_path))?,
+        login: Login {
+            username: redis.username.clone(),
+            password: access.source(table, has_own, own, server_password),
+        },
+        sentinel_login: Login {
+            username: redis.sentinel_username.clone(),
+            password: access.source(table, has_sentinels, sentinels, sentinel_password),
+        },
+        tls: access.source(table, has_tls, papers, tls),
         key_prefix: redis.key_prefix.clone(),
         timeout: redis.timeout.0,
         connect_timeout: redis.connect_timeout.0,
@@ -201,35 +285,46 @@ pub(super) fn options(table: &str, redis: &RedisConfig) -> Result<RedisOptions, 
     })
 }
 
-/// What `read` gives now, or `read` itself if it reads one of `files`.
-fn source<T>(
-    read: impl Fn() -> Result<T, ConfigError> + Send + Sync + 'static,
-    files: impl IntoIterator<Item: AsRef<Path>>,
-) -> Result<Source<T>, ConfigError> {
-    let now = read()?;
-    let has_file = files.into_iter().any(|file| !file.as_ref().as_os_str().is_empty());
-    Ok(match has_file {
-        true => Source::read(move || Ok(read()?)),
-        false => Source::Fixed(now),
-    })
-}
-
-fn tls(table: &str, files: &RedisTlsConfig) -> Result<Tls, ConfigError> {
-    let pem = |name: &str, path: &Path| {
+fn tls(table: &str, redis: &RedisConfig) -> Result<Tls, ConfigError> {
+    let RedisTlsConfig { ca_file, cert_file, key_file } = &redis.tls;
+    let pem = |name: &str, path: &Path, check: fn(&[u8]) -> Result<(), String>| {
         if path.as_os_str().is_empty() {
             return Ok(Vec::new());
         }
-        let unreadable = |error| {
-            let problem = format!("the file cannot be read: {error}");
-            ConfigError::new(format!("{table}.tls.{name}"), problem)
-        };
-        fs::read(path).map_err(unreadable)
+        let wrong = |problem| ConfigError::new(format!("{table}.tls.{name}"), problem);
+        let mut text =
+            reading::bytes(path).map_err(|error| wrong(reading::unreadable(path, &error)))?;
+        check(&text).map_err(|error| wrong(format!("cannot use the file: {error}")))?;
+        Ok(std::mem::take(&mut *text))
     };
     Ok(Tls {
-        roots: pem("ca_file", &files.ca_file)?,
-        certificate: pem("cert_file", &files.cert_file)?,
-        key: pem("key_file", &files.key_file)?.into(),
+        roots: pem("ca_file", ca_file, certificates)?,
+        certificate: pem("cert_file", cert_file, certificates)?,
+        key: pem("key_file", key_file, private_key)?.into(),
     })
+}
+
+fn certificates(pem: &[u8]) -> Result<(), String> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err("expected certificates in PEM, found none".to_owned()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("expected certificates in PEM: {error}")),
+    }
+}
+
+fn private_key(pem: &[u8]) -> Result<(), String> {
+    let found = PrivateKeyDer::from_pem_slice(pem);
+    found.map(drop).map_err(|error| format!("expected a private key in PEM: {error}"))
+}
+
+fn server_password(table: &str, redis: &RedisConfig) -> Result<Zeroizing<String>, ConfigError> {
+    password(&format!("{table}.password_file"), &redis.password_file, &redis.password)
+}
+
+fn sentinel_password(table: &str, redis: &RedisConfig) -> Result<Zeroizing<String>, ConfigError> {
+    let key = format!("{table}.sentinel_password_file");
+    password(&key, &redis.sentinel_password_file, &redis.sentinel_password)
 }
 
 /// The password: the first line of the file, or else the value in the configuration.

@@ -41,7 +41,10 @@ use super::{
 };
 use crate::{
     grpc::{handler::Handler, peer::Peer},
-    service::peer_memory::{Held, PeerMemory},
+    service::{
+        access::Origin,
+        peer_memory::{Held, PeerMemory},
+    },
 };
 
 mod call;
@@ -88,6 +91,7 @@ impl Http2 {
     pub(super) async fn serve<Io>(
         &self,
         io: Io,
+        origin: Origin,
         age: Option<Duration>,
         place: &PlaceHandle,
     ) -> Result<(), h2::Error>
@@ -112,7 +116,8 @@ impl Http2 {
         };
         let keep_alive = KeepAlive::of(&mut connection);
         let token = self.stopping.child_token();
-        let peer = Arc::new(Peer::new(self.memory.share(), token.clone(), stall_timeout));
+        let peer = Peer::new(self.memory.share(), token.clone(), stall_timeout).at(origin);
+        let peer = Arc::new(peer);
         let mut serving = Serving {
             connection,
             keep_alive,

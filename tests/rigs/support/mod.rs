@@ -10,6 +10,9 @@ pub(crate) mod ending;
 #[path = "../../suite/support/health.rs"]
 pub(crate) mod health;
 pub(crate) mod oplog;
+#[path = "../../suite/support/papers.rs"]
+#[allow(dead_code)]
+pub(crate) mod papers;
 #[path = "../../suite/support/program.rs"]
 #[allow(dead_code)]
 pub(crate) mod program;

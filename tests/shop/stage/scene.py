@@ -48,6 +48,7 @@ class Scene:
             SESSIOND_PYTHON_PACKAGE=os.environ.get("SESSIOND_PYTHON_PACKAGE"),
             SESSIOND_GO_PACKAGE=os.environ.get("SESSIOND_GO_PACKAGE"),
             SESSIOND_RUST_PACKAGE=os.environ.get("SESSIOND_RUST_PACKAGE"),
+            SESSIOND_JAVA_PACKAGE=os.environ.get("SESSIOND_JAVA_PACKAGE"),
             PORT="0",
         )
         shop = Process([self.run], "listening on http://", INSTALL, env=variables, cwd=self.run.parent)

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair,
+    KeyPair, SanType, date_time_ymd,
 };
 use tonic::transport::{Certificate, ClientTlsConfig};
 
@@ -15,6 +15,27 @@ pub(crate) struct Papers {
 
 impl Papers {
     pub(crate) fn new() -> Self {
+        Self::of(|_| {})
+    }
+
+    /// Those of a server with another name.
+    pub(crate) fn elsewhere() -> Self {
+        Self::of(|params| {
+            let name = "elsewhere.example".try_into().expect("ASCII");
+            params.subject_alt_names = vec![SanType::DnsName(name)];
+        })
+    }
+
+    /// Those of a server whose time is over.
+    pub(crate) fn expired() -> Self {
+        Self::of(|params| {
+            params.not_before = date_time_ymd(2000, 1, 1);
+            params.not_after = date_time_ymd(2001, 2, 3);
+        })
+    }
+
+    /// With a change of the server's certificate.
+    fn of(change: impl Fn(&mut CertificateParams)) -> Self {
         let directory = tempfile::tempdir().expect("a scratch folder");
         let mut params = CertificateParams::new(vec![]).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -30,6 +51,9 @@ impl Papers {
             params.extended_key_usages = vec![usage];
             // OpenSSL takes a certificate with equal subject and issuer for self-signed.
             params.distinguished_name.push(DnType::CommonName, host);
+            if name == "server" {
+                change(&mut params);
+            }
             let key = KeyPair::generate().expect("a key");
             let cert = params.signed_by(&key, &ca).expect("a certificate");
             papers.write(&format!("{name}.pem"), &cert.pem());

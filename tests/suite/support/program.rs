@@ -2,10 +2,10 @@
 
 use std::{
     collections::HashMap,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::mpsc,
+    sync::{Arc, Condvar, Mutex, mpsc},
     time::Duration,
 };
 
@@ -40,7 +40,15 @@ pub(crate) fn stderr(output: &Output) -> String {
 pub(crate) struct Program {
     child: Child,
     addresses: HashMap<String, String>,
-    stderr: Option<std::thread::JoinHandle<String>>,
+    stderr: Option<std::thread::JoinHandle<()>>,
+    log: Arc<Log>,
+}
+
+/// What it has written to standard error until now.
+#[derive(Default)]
+struct Log {
+    text: Mutex<String>,
+    grows: Condvar,
 }
 
 impl Program {
@@ -76,11 +84,17 @@ impl Program {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program can be run");
-        let mut stderr = child.stderr.take().expect("stderr is piped");
+        let mut stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
+        let log = Arc::new(Log::default());
+        let written = Arc::clone(&log);
         let stderr = std::thread::spawn(move || {
-            let mut text = String::new();
-            let _ = stderr.read_to_string(&mut text);
-            text
+            let mut line = Vec::new();
+            while stderr.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+                let text = String::from_utf8_lossy(&line);
+                written.text.lock().expect("the log is whole").push_str(&text);
+                written.grows.notify_all();
+                line.clear();
+            }
         });
         let stdout = child.stdout.take().expect("stdout is piped");
         let (sender, line) = mpsc::channel();
@@ -89,7 +103,7 @@ impl Program {
             let _ = BufReader::new(stdout).read_line(&mut line);
             let _ = sender.send(line);
         });
-        let mut program = Self { child, addresses: HashMap::new(), stderr: Some(stderr) };
+        let mut program = Self { child, addresses: HashMap::new(), stderr: Some(stderr), log };
         let line = line.recv_timeout(PATIENCE).expect("the program prints a line");
         if !line.contains(" ready:") {
             let status = program.wait();
@@ -138,7 +152,19 @@ impl Program {
     /// What it wrote to standard error. Waits until it ends.
     pub(crate) fn log(&mut self) -> String {
         let reader = self.stderr.take().expect("the log is read once");
-        reader.join().expect("the log can be read")
+        reader.join().expect("the log can be read");
+        self.log.text.lock().expect("the log is whole").clone()
+    }
+
+    /// Waits until its log has `text` so many times. Returns the log until then.
+    #[track_caller]
+    pub(crate) fn wait_for_log(&self, text: &str, times: usize) -> String {
+        let log = self.log.text.lock().expect("the log is whole");
+        let missing = |log: &mut String| log.matches(text).count() < times;
+        let waited = self.log.grows.wait_timeout_while(log, PATIENCE, missing);
+        let (log, timeout) = waited.expect("the log is whole");
+        assert!(!timeout.timed_out(), "expected {text:?} {times} times in the log: {log}");
+        log.clone()
     }
 }
 

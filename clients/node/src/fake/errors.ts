@@ -18,6 +18,7 @@ const REASONS: Record<string, readonly [number, 'no' | 'unknown', number | undef
   RECORD_UNREADABLE: [15, 'no', undefined, 'the record is damaged'],
   TOKEN_REQUIRED: [16, 'no', undefined, 'the call has no bearer token'],
   TOKEN_UNKNOWN: [16, 'no', undefined, 'the bearer token is unknown'],
+  ROLE_REQUIRED: [7, 'no', undefined, 'the caller does not have the role'],
   TIMEOUT: [4, 'unknown', 1, 'the time is over'],
   CONNECTION_FAILED: [14, 'unknown', 1, 'the daemon cannot be reached'],
 };

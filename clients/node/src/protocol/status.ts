@@ -58,6 +58,7 @@ const CLASSES: Record<string, ErrorClass> = {
   RECORD_UNREADABLE: RecordUnreadableError,
   TOKEN_REQUIRED: AuthenticationError,
   TOKEN_UNKNOWN: AuthenticationError,
+  ROLE_REQUIRED: AuthenticationError,
   TIMEOUT: UnavailableError,
 };
 

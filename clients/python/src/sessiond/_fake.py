@@ -56,6 +56,7 @@ _CODE_OF = {
     "RECORD_UNREADABLE": 15,
     "TOKEN_REQUIRED": 16,
     "TOKEN_UNKNOWN": 16,
+    "ROLE_REQUIRED": 7,
 }
 
 

@@ -58,6 +58,7 @@ KINDS: dict[str, tuple[type[SessiondError], bool]] = {
     "RECORD_UNREADABLE": (RecordUnreadableError, False),
     "TOKEN_REQUIRED": (AuthenticationError, False),
     "TOKEN_UNKNOWN": (AuthenticationError, False),
+    "ROLE_REQUIRED": (AuthenticationError, False),
 }
 """The class for each of the daemon's reasons, and whether it may pass by itself."""
 

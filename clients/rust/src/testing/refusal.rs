@@ -47,6 +47,7 @@ impl Refusal {
             Reason::ShuttingDown => (Code::Unavailable, "no", true),
             Reason::RecordUnreadable => (Code::DataLoss, "no", false),
             Reason::TokenRequired | Reason::TokenUnknown => (Code::Unauthenticated, "no", false),
+            Reason::RoleRequired => (Code::PermissionDenied, "no", false),
             Reason::Timeout => (Code::DeadlineExceeded, "unknown", false),
             // The client's own, which a test may want to see.
             Reason::ConnectionFailed => (Code::Unavailable, "unknown", true),

@@ -116,7 +116,10 @@ async fn carry(shared: &Arc<Shared>) -> Result<()> {
     };
     // A daemon that stops has told what it did with each operation.
     let error = match error.reason() {
-        Reason::ShuttingDown | Reason::TokenRequired | Reason::TokenUnknown => error,
+        Reason::ShuttingDown
+        | Reason::TokenRequired
+        | Reason::TokenUnknown
+        | Reason::RoleRequired => error,
         _ => error.with_applied(Applied::Unknown),
     };
     shared.cut(&error);

@@ -393,7 +393,9 @@ impl Shared {
             let is_over = match error.reason() {
                 Reason::ConnectionFailed | Reason::ShuttingDown => false,
                 Reason::Overloaded | Reason::StoreUnavailable => attempt >= MAX_RETRIES.into(),
-                Reason::TokenRequired | Reason::TokenUnknown => !self.settings.token.reload()?,
+                Reason::TokenRequired | Reason::TokenUnknown | Reason::RoleRequired => {
+                    !self.settings.token.reload()?
+                }
                 _ => true,
             };
             let pause = backoff(attempt).max(error.retry_after().unwrap_or_default());

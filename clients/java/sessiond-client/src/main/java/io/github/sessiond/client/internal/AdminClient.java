@@ -1,0 +1,115 @@
+package io.github.sessiond.client.internal;
+
+import com.google.protobuf.Message;
+import io.github.sessiond.client.Applied;
+import io.github.sessiond.client.Session;
+import io.github.sessiond.client.SessiondAdmin;
+import io.github.sessiond.client.SessiondException;
+import io.github.sessiond.client.internal.pb.ListSessionsRequest;
+import io.github.sessiond.client.internal.pb.ListSessionsResponse;
+import io.github.sessiond.client.internal.pb.RevokeSessionsRequest;
+import io.github.sessiond.client.internal.pb.RevokeSessionsResponse;
+import io.grpc.CallOptions;
+import io.grpc.ManagedChannel;
+import io.grpc.Metadata;
+import io.grpc.MethodDescriptor;
+import io.grpc.Status;
+import io.grpc.StatusRuntimeException;
+import io.grpc.protobuf.ProtoUtils;
+import io.grpc.protobuf.StatusProto;
+import io.grpc.stub.ClientCalls;
+import io.grpc.stub.MetadataUtils;
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.util.ArrayList;
+import java.util.Collection;
+import java.util.List;
+import java.util.concurrent.TimeUnit;
+
+/** The admin service over unary calls: it is asked seldom. */
+public final class AdminClient implements SessiondAdmin {
+    private static final String SERVICE = "sessiond.v1.SessionAdminService/";
+    private static final int PAGE = 1000;
+    private static final MethodDescriptor<ListSessionsRequest, ListSessionsResponse> LIST =
+            method("ListSessions", ListSessionsRequest.getDefaultInstance(), ListSessionsResponse.getDefaultInstance());
+    private static final MethodDescriptor<RevokeSessionsRequest, RevokeSessionsResponse> REVOKE =
+            method("RevokeSessions", RevokeSessionsRequest.getDefaultInstance(), RevokeSessionsResponse.getDefaultInstance());
+
+    private final PipelineClient.Options options;
+    private final Address address;
+    private final Loop loop;
+    private final ManagedChannel channel;
+
+    /** Checks the options. */
+    public AdminClient(PipelineClient.Options options) {
+        this.options = options;
+        this.address = new Address(options.address(), options.tls());
+        this.loop = new Loop(options.address());
+        this.channel = address.channel(loop)
+                .userAgent("sessiond-java/" + PipelineClient.VERSION)
+                .disableServiceConfigLookUp()
+                .proxyDetector(target -> null)
+                .build();
+    }
+
+    @Override
+    public List<Session> listSessions(String engine, String principal) {
+        List<Session> sessions = new ArrayList<>();
+        String page = "";
+        do {
+            ListSessionsResponse answer = call(LIST, ListSessionsRequest.newBuilder()
+                    .setEngine(engine).setPrincipal(principal).setPageSize(PAGE).setPageToken(page).build());
+            answer.getSessionsList().forEach(session -> sessions.add(Answers.session(session)));
+            page = answer.getNextPageToken();
+        } while (!page.isEmpty());
+        return List.copyOf(sessions);
+    }
+
+    @Override
+    public int revokeSessions(String engine, Collection<String> sessionIds) {
+        if (sessionIds.isEmpty()) {
+            return 0;
+        }
+        return call(REVOKE, RevokeSessionsRequest.newBuilder().setEngine(engine).addAllSessionIds(sessionIds).build()).getRevoked();
+    }
+
+    @Override
+    public void close() {
+        channel.shutdownNow();
+        loop.shutdown();
+    }
+
+    private <Q, A> A call(MethodDescriptor<Q, A> method, Q request) {
+        Metadata headers = new Metadata();
+        try {
+            String token = options.tokenFile() == null ? options.token()
+                    : Files.readString(options.tokenFile(), StandardCharsets.ISO_8859_1).lines().findFirst().orElse("").strip();
+            if (token != null) {
+                headers.put(Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER), "Bearer " + token);
+            }
+            channel.resetConnectBackoff();
+            return ClientCalls.blockingUnaryCall(
+                    io.grpc.ClientInterceptors.intercept(channel, MetadataUtils.newAttachHeadersInterceptor(headers)),
+                    method,
+                    CallOptions.DEFAULT.withDeadlineAfter(options.timeout().toNanos(), TimeUnit.NANOSECONDS).withWaitForReady(),
+                    request);
+        } catch (IOException unreadable) {
+            throw Failures.unreachable("the token file cannot be read: " + options.tokenFile(), Applied.NO, unreadable);
+        } catch (StatusRuntimeException failed) {
+            com.google.rpc.Status details = StatusProto.fromThrowable(failed);
+            SessiondException error = Failures.of(details, false);
+            boolean own = details.getDetailsCount() == 0 && failed.getStatus().getCode() != Status.Code.UNAUTHENTICATED;
+            throw own ? Failures.unreachable("the admin service at " + address + ": " + error.getMessage(), Applied.UNKNOWN, failed) : error;
+        }
+    }
+
+    private static <Q extends Message, A extends Message> MethodDescriptor<Q, A> method(String name, Q request, A answer) {
+        return MethodDescriptor.<Q, A>newBuilder()
+                .setType(MethodDescriptor.MethodType.UNARY)
+                .setFullMethodName(SERVICE + name)
+                .setRequestMarshaller(ProtoUtils.marshaller(request))
+                .setResponseMarshaller(ProtoUtils.marshaller(answer))
+                .build();
+    }
+}

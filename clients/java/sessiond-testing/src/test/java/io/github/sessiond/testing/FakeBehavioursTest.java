@@ -1,0 +1,17 @@
+package io.github.sessiond.testing;
+
+import org.junit.jupiter.api.AfterEach;
+
+class FakeBehavioursTest extends Behaviours {
+    private final World world = World.fake();
+
+    @Override
+    World world() {
+        return world;
+    }
+
+    @AfterEach
+    void close() {
+        world.close();
+    }
+}
