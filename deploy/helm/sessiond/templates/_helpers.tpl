@@ -105,6 +105,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 - name: SESSIOND_RELOAD__WATCH
   value: {{ .Values.reloadWatch | quote }}
+{{- with .Values.drain }}
+- name: SESSIOND_RUNTIME__DRAIN
+  value: {{ . | quote }}
+{{- end }}
 - name: SESSIOND_LOG__FORMAT
   value: {{ .Values.logFormat }}
 {{- with .Values.extraEnv }}
