@@ -18,6 +18,7 @@ APPS = HERE / "apps"
 sys.path.insert(0, str(HERE.parents[1] / "tests" / "shop"))
 import go_app  # noqa: E402
 import java_app  # noqa: E402
+import rust_app  # noqa: E402
 from packages import ROOT, call, node_package, python, python_package  # noqa: E402
 from stage.daemon import Daemon  # noqa: E402
 from stage.process import Process, environment  # noqa: E402
@@ -46,6 +47,7 @@ FRAMEWORKS = [
     Framework("Flask", "python", [*GUNICORN, "flask_app:app"], "Flask-Session on redis-py"),
     Framework("net/http", "go", [], "scs on redigo"),
     Framework("Spring", "java", ["bench.App"], "Spring Session on Lettuce"),
+    Framework("axum", "rust", [], "tower-sessions on fred"),
 ]
 
 
@@ -173,7 +175,7 @@ def busy_seconds():
 class Bed:
     """Redis, the daemon and all applications."""
 
-    def __init__(self, frameworks):
+    def __init__(self, frameworks, quick=False):
         for program in ("wrk", "redis-server", "node"):
             if not shutil.which(program):
                 sys.exit(f"expected {program} to be installed")
@@ -194,6 +196,8 @@ class Bed:
         if "java" in kinds:
             self.interpreters["java"] = "java"
             self.class_path = java_app.build(APPS / "java", TARGET / "java")
+        if "rust" in kinds:
+            self.interpreters["rust"] = rust_app.build(APPS / "axum", TARGET / "rust", "dev" if quick else "release")
         try:
             with self.cores.on(self.cores.servers):
                 self._start_servers()

@@ -25,6 +25,7 @@ WANTED = {
     ("net/http", RATE): (">=", 1.3),
     ("net/http", ADDED): ("<=", 0.4),
     ("Spring", RATE): (">=", 1.2),
+    ("axum", RATE): (">=", 1.2),
 }
 WORDS = {">=": "at least", "<=": "at most"}
 

@@ -15,3 +15,6 @@ SHOPS = {
     "java-servlet": "java",
     "spring-boot": "java",
 }
+
+# One of each, for the test of one login over all.
+LANGUAGES = ("express", "fastapi", "go-net-http", "spring-boot", "axum")

@@ -244,6 +244,49 @@ async fn tls_is_checked() {
 }
 
 #[tokio::test]
+async fn a_certificate_of_the_client_is_asked_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let authority = || {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().expect("a key"))
+            .expect("an authority")
+    };
+    let signed = |authority: &rcgen::CertifiedIssuer<'_, rcgen::KeyPair>| {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("a name");
+        let certificate = params.signed_by(&key, authority).expect("a certificate");
+        (certificate.pem(), key.serialize_pem())
+    };
+    let (own, other) = (authority(), authority());
+    let (certificate, key) = signed(&own);
+    fs::write(path("authority"), own.pem()).expect("a file");
+    fs::write(path("cert"), certificate).expect("a file");
+    fs::write(path("key"), key).expect("a file");
+    let daemon = Daemon::start(&[
+        &format!("listen.tls.cert_file={}", path("cert")),
+        &format!("listen.tls.key_file={}", path("key")),
+        &format!("listen.tls.client_ca_file={}", path("authority")),
+    ]);
+    let trusting = || Tls::new().ca_pem(own.pem()).server_name("localhost");
+    let with =
+        |tls| build(Client::builder(&daemon.address).tls(tls).timeout(Duration::from_secs(1)));
+    let (certificate, key) = signed(&own);
+    create(&with(trusting().identity_pem(certificate, key))).await.expect("a session");
+    let (certificate, key) = signed(&other);
+    for (what, client) in [
+        ("no certificate", with(trusting())),
+        ("one of another authority", with(trusting().identity_pem(certificate, &key))),
+    ] {
+        let error = client.resolve(&Credential::NONE).await.expect_err(what);
+        assert!(error.is_unavailable() && error.applied() == Applied::No, "{what}: {error:?}");
+        assert_eq!(error.reason(), Reason::ConnectionFailed, "{what}: {error:?}");
+        assert!(!format!("{error:?}").contains(&key), "expected no key in {error:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_would_end_the_stream_is_refused() -> Result<()> {
     let daemon = Daemon::start(&[]);
     let client = Client::new(&daemon.address)?;

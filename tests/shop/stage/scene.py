@@ -1,4 +1,4 @@
-"""A daemon and a shop in front of it, twice: once over TCP and once over a unix socket."""
+"""A daemon and a shop in front of it, twice: once over TCP and once over a unix socket. Or several shops."""
 
 import asyncio
 import contextlib
@@ -19,11 +19,10 @@ WITHIN = 1.5
 
 
 class Scene:
-    """What a check gets. `sites` are two processes of one shop, which share their sessions."""
+    """What a check gets. `sites` are two processes of one shop, or one of each of several, which share their sessions."""
 
-    def __init__(self, name, run):
+    def __init__(self, name, *runs):
         self.name = name
-        self.run = Path(run)
         self.home = Path(tempfile.mkdtemp(prefix=f"shop-{name}-"))
         self.cookie_name = COOKIE
         self.secrets = set()
@@ -34,13 +33,13 @@ class Scene:
         self._runner = asyncio.Runner()
         try:
             self.daemon.start()
-            self.open_shop(self.daemon.tcp)
-            self.open_shop(self.daemon.unix)
+            for number, run in enumerate(runs * 2 if len(runs) == 1 else runs):
+                self.open_shop(Path(run), self.daemon.unix if number % 2 else self.daemon.tcp)
         except BaseException:
             self.close()
             raise
 
-    def open_shop(self, address):
+    def open_shop(self, run, address):
         variables = environment(
             SESSIOND=address,
             SESSIOND_ADMIN=self.daemon.admin,
@@ -51,7 +50,7 @@ class Scene:
             SESSIOND_JAVA_PACKAGE=os.environ.get("SESSIOND_JAVA_PACKAGE"),
             PORT="0",
         )
-        shop = Process([self.run], "listening on http://", INSTALL, env=variables, cwd=self.run.parent)
+        shop = Process([run], "listening on http://", INSTALL, env=variables, cwd=run.parent)
         self.shops.append(shop)
         self.sites.append(Site(shop.ready_line.split()[-1]))
 

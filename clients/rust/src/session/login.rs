@@ -64,13 +64,11 @@ impl RequestSession {
             return Err(Error::invalid("principal", "expected a text that is not empty"));
         }
         let _calls = self.0.calls.lock().await;
-        for attempt in 1..=3 {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
             if self.is_superseded() {
                 return Err(Error::superseded());
-            }
-            let is_live = self.is_live();
-            if is_live && attempt > 2 {
-                break;
             }
             let is_foreign = self.principal().is_some_and(|owner| owner != principal);
             let LoginOptions { mut persistent, mut label, mut duration } = options.clone();
@@ -87,7 +85,7 @@ impl RequestSession {
             let write = WriteOptions {
                 set: difference.set.clone(),
                 unset: difference.unset.clone(),
-                roll: is_live,
+                roll: self.is_live(),
                 principal: Some(principal.to_owned()),
                 duration,
                 persistent,
@@ -106,11 +104,10 @@ impl RequestSession {
                     return Ok(());
                 }
                 // Whoever logs in wants a session, also if the anonymous one has just ended.
-                Err(Error::SessionGone(_)) => self.gone().await?,
+                Err(Error::SessionGone(_)) if attempts < 3 => self.gone().await?,
                 Err(error) => return Err(error),
             }
         }
-        Err(Error::gone())
     }
 
     /// Ends this session and deletes the cookie, also with an id from just before a login.

@@ -227,7 +227,8 @@ impl RequestSession {
             return Ok(true);
         }
         let _calls = self.0.calls.lock().await;
-        for attempt in 1..=2 {
+        let mut is_first = true;
+        loop {
             let (difference, state, is_live, ended) = {
                 let view = self.view();
                 (view.difference(), view.state, view.info.is_some(), view.ended)
@@ -254,11 +255,12 @@ impl RequestSession {
                 Err(Error::SessionGone(_)) => self.gone().await?,
                 Err(error) => return Err(error),
             }
-            if !self.is_live() || attempt > 1 {
+            // The header may have another session of the visitor. That is asked for once.
+            if !self.is_live() || !is_first {
                 return Ok(self.drop_changes("it ended during the request"));
             }
+            is_first = false;
         }
-        Ok(false)
     }
 
     async fn save_live(&self, difference: &Difference) -> Result<()> {
@@ -301,7 +303,8 @@ impl RequestSession {
     /// parallel requests were faster, and others: see [`Error`].
     pub async fn update<T>(&self, mut change: impl FnMut(&mut Data) -> Result<T>) -> Result<T> {
         let _calls = self.0.calls.lock().await;
-        for attempt in 1..=MAX_ATTEMPTS {
+        let mut attempt = 1;
+        loop {
             if self.view().needs_reading() {
                 self.resolve().await?;
                 let mut view = self.view();
@@ -344,8 +347,8 @@ impl RequestSession {
             self.view().exact = false;
             let longest = Duration::from_millis(1 << attempt.min(6)).min(Duration::from_millis(50));
             sleep(longest.mul_f64(fastrand::f64())).await;
+            attempt += 1;
         }
-        Err(Error::gone())
     }
 
     /// [`update`](Self::update) for the value of one key. `change` gets the stored value, or
