@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use crate::session::{error::Error, store::StoreErrorKind};
 
-/// How long a caller should wait before it tries a failed store again.
+/// How long a caller should wait before it asks again for what there was no room for.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// How long a caller should wait before it tries a failed store again. With the pauses between two
+/// attempts to reach Redis, all goes on within a second after an outage.
+const STORE_RETRY_DELAY: Duration = Duration::from_millis(250);
 
 /// Why a call failed, for programs to act upon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -119,7 +122,8 @@ impl Reason {
     /// `None`: waiting alone does not help.
     pub fn retry_delay(self) -> Option<Duration> {
         match self {
-            Self::Overloaded | Self::StoreUnavailable => Some(RETRY_DELAY),
+            Self::Overloaded => Some(RETRY_DELAY),
+            Self::StoreUnavailable => Some(STORE_RETRY_DELAY),
             Self::InvalidArgument
             | Self::InvalidData
             | Self::DataTooLarge

@@ -40,7 +40,9 @@ const SHORTEST_BEAT: Duration = Duration::from_millis(50);
 /// How often everything is tried out that is needed.
 const TRIAL: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// What lives for longer than this was a connection.
+const HELD: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// A handle to the connection. Dropping it ends its task.
 pub(super) struct Link {
@@ -239,7 +241,7 @@ impl Keeper {
                     told = Some(String::new());
                     // A connection that was lost immediately does not reset the
                     // pauses.
-                    if since.elapsed() > LONGEST_PAUSE {
+                    if since.elapsed() > HELD {
                         pauses = Pauses::default();
                         continue;
                     }
