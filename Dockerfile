@@ -19,6 +19,8 @@ ARG BUILD_IMAGE=docker.io/library/rust:1.95-bookworm
 # glibc and libgcc, and neither a shell nor a package manager.
 ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
 
+# release/build puts the program that it has built in place of this stage, which ends at the
+# empty line. So what follows is said once, for the image of a release as well.
 FROM ${BUILD_IMAGE} AS build
 WORKDIR /build
 # Tests and benches are left out: cargo does not need the files of a target that
