@@ -146,7 +146,8 @@ pub(super) fn write_private(path: &Path, content: &[u8]) -> io::Result<File> {
 
 /// Takes the permissions of all others away: of the directory, and of what is ours in it.
 pub(super) fn make_private(path: &Path) -> io::Result<()> {
-    let mut changed = restrict(path, DIRECTORY_MODE)?;
+    // Nobody else could reach what is in a directory that was private already.
+    let was_open = restrict(path, DIRECTORY_MODE)?;
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -155,12 +156,12 @@ pub(super) fn make_private(path: &Path) -> io::Result<()> {
         let is_ours = quarantine::is_of_database(name)
             || [LOCK_FILE, UNFINISHED_FILE, quarantine::FOLDER].contains(&name);
         if is_ours && found.is_dir() {
-            changed |= restrict(&entry.path(), DIRECTORY_MODE)?;
+            restrict(&entry.path(), DIRECTORY_MODE)?;
         } else if is_ours && found.is_file() {
-            changed |= restrict(&entry.path(), FILE_MODE)?;
+            restrict(&entry.path(), FILE_MODE)?;
         }
     }
-    if changed {
+    if was_open {
         tracing::info!(
             "other users could read the data directory, or files in it; now only this user can"
         );
