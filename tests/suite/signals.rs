@@ -8,6 +8,7 @@ use std::{
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, poll},
     process::Signal,
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
 };
@@ -48,17 +49,15 @@ fn a_daemon_whose_terminal_is_closed_stops() {
     grantpt(&terminal).and_then(|()| unlockpt(&terminal)).expect("it is ours");
     let path = ptsname(&terminal, Vec::new()).expect("it has a name");
     let path = path.to_str().expect("a path");
-    let end = || -> Stdio {
-        let end = File::options().read(true).write(true).open(path).expect("its other end");
-        OwnedFd::from(end).into()
-    };
+    let end = || OwnedFd::from(File::options().read(true).write(true).open(path).expect("its end"));
+    let other = end();
     let mut child = Command::new(env!("CARGO_BIN_EXE_sessiond"))
         .args(["serve", "--dev", "--set=listen.grpc=127.0.0.1:0", "--set=listen.admin="])
         .arg("--set=listen.metrics=")
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(end())
+        .stderr(Stdio::from(end()))
         .spawn()
         .expect("the program can be run");
     let mut ready = [0; 8];
@@ -66,6 +65,11 @@ fn a_daemon_whose_terminal_is_closed_stops() {
     stdout.read_exact(&mut ready).expect("the ready line begins");
     assert_eq!(&ready, b"sessiond");
     drop(terminal);
+    // A process that another test starts has our end of the terminal until it runs its program.
+    let mut closed = [PollFd::new(&other, PollFlags::empty())];
+    let patience = PATIENCE.try_into().expect("a time");
+    let events = poll(&mut closed, Some(&patience)).expect("it can be waited for");
+    assert_eq!(events, 1, "expected the terminal to be closed");
     // The shell, or the kernel, tells the processes of a terminal that it is gone.
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, Signal::HUP).expect("the daemon is running");
