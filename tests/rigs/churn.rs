@@ -27,6 +27,7 @@ use crate::{
     rig::{Form, report},
     support::{
         browser::token as credential,
+        metrics::scrape,
         program::{PATIENCE, Program},
     },
 };
@@ -287,15 +288,9 @@ fn judge(samples: &[Sample], idle: Sample, operations: u64, took: Duration, seed
 
 /// Waits until the daemon counts this many sessions.
 async fn wait_for_count(program: &Program, expected: u64) {
-    let url = format!("http://{}/metrics", program.address("metrics"));
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let url = url.clone();
-        let page = tokio::task::spawn_blocking(move || {
-            let mut answer = ureq::get(&url).call().expect("a page of metrics");
-            answer.body_mut().read_to_string().expect("a page of text")
-        });
-        let page = page.await.expect("no panic");
+        let page = scrape(program.address("metrics").to_owned()).await;
         let line = page.lines().find(|line| line.starts_with("sessiond_sessions{"));
         let line = line.expect("a line with the number of sessions");
         let found = line.rsplit(' ').next().and_then(|number| number.parse::<u64>().ok());

@@ -19,6 +19,7 @@ use tonic::{
 
 use crate::support::{
     daemon::{Daemon, assert_fault, login, set},
+    metrics::{expect_lines, scrape},
     papers::Papers,
     program::{Program, run, stderr, stdout},
 };
@@ -60,21 +61,15 @@ async fn a_frontend_cannot_export_and_an_operator_cannot_resolve() {
     let error = admin.reload(ReloadRequest {}).await.expect_err("nobody");
     assert_fault(&error, Code::Unauthenticated, "TOKEN_REQUIRED", None);
 
-    let metrics = daemon.metrics.clone().expect("a listener");
-    let page = tokio::task::spawn_blocking(move || {
-        let mut answer = ureq::get(format!("http://{metrics}/metrics")).call().expect("a page");
-        answer.body_mut().read_to_string().expect("text")
-    });
-    let page = page.await.expect("a scrape");
-    for line in [
+    let page = scrape(daemon.metrics.clone().expect("a listener")).await;
+    let lines = [
         r#"sessiond_refused_total{listener="grpc",reason="ROLE_REQUIRED"} 1"#,
         r#"sessiond_refused_total{listener="admin",reason="ROLE_REQUIRED"} 1"#,
         r#"sessiond_refused_total{listener="admin",reason="TOKEN_REQUIRED"} 1"#,
         r#"sessiond_refused_total{listener="admin",reason="TOKEN_UNKNOWN"} 0"#,
         r#"sessiond_refused_total{listener="grpc",reason="CERTIFICATE_REQUIRED"} 0"#,
-    ] {
-        assert!(page.lines().any(|found| found == line), "expected {line} in:\n{page}");
-    }
+    ];
+    expect_lines(&page, lines);
 }
 
 fn channel(address: &str, tls: ClientTlsConfig) -> Channel {

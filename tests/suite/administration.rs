@@ -10,7 +10,10 @@ use tonic::Code;
 
 use crate::{
     over_every_store,
-    support::daemon::{Daemon, assert_fault, swept},
+    support::{
+        daemon::{Daemon, assert_fault, swept},
+        metrics::{expect_lines, scrape},
+    },
 };
 
 over_every_store!(
@@ -72,24 +75,19 @@ async fn the_task_sweeps_by_itself(backend: Backend) {
     assert_eq!(daemon.cleanup().await, 0, "expected nothing left to remove");
 }
 
-async fn scrape(daemon: &Daemon) -> String {
-    let address = daemon.metrics.clone().expect("a metrics listener");
-    let page = tokio::task::spawn_blocking(move || {
-        let mut answer = ureq::get(format!("http://{address}/metrics")).call().expect("a page");
-        answer.body_mut().read_to_string().expect("text")
-    });
-    page.await.expect("a scrape")
+async fn page(daemon: &Daemon) -> String {
+    scrape(daemon.metrics.clone().expect("a metrics listener")).await
 }
 
 async fn wait_for_metric(daemon: &Daemon, line: &str) {
     let waiting = async {
-        while !scrape(daemon).await.lines().any(|found| found == line) {
+        while !page(daemon).await.lines().any(|found| found == line) {
             tokio::task::yield_now().await;
         }
     };
     let waited = tokio::time::timeout(crate::support::program::PATIENCE, waiting).await;
     if waited.is_err() {
-        panic!("expected the line {line} in:\n{}", scrape(daemon).await);
+        panic!("expected the line {line} in:\n{}", page(daemon).await);
     }
 }
 
@@ -108,8 +106,8 @@ async fn metrics_tell_and_give_nothing_away(backend: Backend) {
     let revoke =
         RevokeSessionsRequest { principal: "ann@example.com".to_owned(), ..Default::default() };
     daemon.admin.clone().revoke_sessions(revoke).await.expect("answered");
-    let page = scrape(&daemon).await;
-    for line in [
+    let page = page(&daemon).await;
+    let lines = [
         r#"sessiond_requests_total{rpc="Write",state="CREATED"} 2"#,
         r#"sessiond_requests_total{rpc="Write",state="INVALID_DATA"} 1"#,
         r#"sessiond_requests_total{rpc="Resolve",state="ACTIVE"} 1"#,
@@ -125,9 +123,8 @@ async fn metrics_tell_and_give_nothing_away(backend: Backend) {
         "sessiond_watchers_dropped_total 0",
         r#"sessiond_store_errors_total{engine="default",operation="create"} 0"#,
         r#"sessiond_cleanup_lag_seconds{engine="default"} 0.0"#,
-    ] {
-        assert!(page.lines().any(|found| found == line), "expected {line} in:\n{page}");
-    }
+    ];
+    expect_lines(&page, lines);
     let counted = page.lines().any(|found| found == r#"sessiond_sessions{engine="default"} 0"#);
     let known = swept(backend, 1) == 1;
     assert_eq!(

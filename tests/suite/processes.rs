@@ -12,6 +12,7 @@ use tonic::transport::Channel;
 use crate::support::{
     browser::Browser,
     daemon::{login, set},
+    metrics::{self, expect_lines},
     program::{Program, run, sessiond, stderr, stdout},
 };
 
@@ -440,10 +441,9 @@ fn bench_loads_a_daemon_and_leaves_nothing_behind() {
             assert!(line["p50_us"].as_u64() <= line["max_us"].as_u64(), "{report}");
         }
     }
-    let page = ureq::get(format!("http://{}/metrics", program.address("metrics")));
-    let page = page.call().expect("a page").body_mut().read_to_string().expect("text");
+    // It leaves no session.
     let none = r#"sessiond_sessions{engine="default"} 0"#;
-    assert!(page.lines().any(|line| line == none), "expected bench to leave no session: {page}");
+    expect_lines(&metrics::page(program.address("metrics")), [none]);
     let table = run([
         "bench",
         "--address",

@@ -20,6 +20,7 @@ use tonic::{
 use crate::support::{
     browser::Browser,
     daemon::{assert_fault, set},
+    metrics::{self, expect_lines},
     papers::Papers,
     program::{Program, run, sessiond, stderr, stdout},
     redis::{self, RedisServer},
@@ -66,11 +67,6 @@ fn reload(program: &Program, more: &[&str]) -> String {
     stdout(&output)
 }
 
-fn metrics(program: &Program) -> String {
-    let page = ureq::get(format!("http://{}/metrics", program.address("metrics"))).call();
-    page.expect("a page").body_mut().read_to_string().expect("text")
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_secret_is_rotated_by_sighup_and_nobody_is_logged_out() {
     let directory = tempfile::tempdir().expect("a scratch folder");
@@ -106,14 +102,13 @@ async fn a_secret_is_rotated_by_sighup_and_nobody_is_logged_out() {
     let answer = resolve(&mut client, &mut lazy).await;
     assert_eq!(answer.state(), SessionState::Invalid, "the first one is gone");
 
-    let page = metrics(&program);
-    for line in [
+    let page = metrics::page(program.address("metrics"));
+    let lines = [
         r#"sessiond_reloads_total{outcome="applied"} 3"#,
         r#"sessiond_reloads_total{outcome="refused"} 0"#,
         "sessiond_last_reload_success 1",
-    ] {
-        assert!(page.lines().any(|found| found == line), "expected {line} in:\n{page}");
-    }
+    ];
+    expect_lines(&page, lines);
     assert!(!page.contains("certificate_expiry_timestamp_seconds{"), "there is none: {page}");
 }
 
@@ -156,7 +151,7 @@ async fn a_certificate_is_replaced_and_connections_live_on() {
     let (ca, trust) = trusting(&papers);
     let mut before = tls(address, trust.clone());
     let mut browser = create(&mut before).await;
-    let first = metrics(&program);
+    let first = metrics::page(program.address("metrics"));
     let expiry = |page: &str| {
         let name = "sessiond_certificate_expiry_timestamp_seconds{file=\"cert_file\"} ";
         let value = page.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);

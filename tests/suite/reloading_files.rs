@@ -18,6 +18,7 @@ use tonic::{Code, Request, Status, transport::Endpoint};
 use crate::support::{
     browser::Browser,
     daemon::{Daemon, assert_fault, set},
+    metrics::{self, expect_lines},
     papers::Papers,
     program::{Program, run, stderr},
 };
@@ -272,12 +273,10 @@ async fn a_bad_configuration_is_refused() {
         let answer = client.write(request).await.expect("the session lives").into_inner();
         browser.learn(&answer.set_cookie);
     }
-    let page = ureq::get(format!("http://{}/metrics", program.address("metrics"))).call();
-    let page = page.expect("a page").body_mut().read_to_string().expect("text");
-    for line in [r#"sessiond_reloads_total{outcome="refused"} 7"#, "sessiond_last_reload_success 0"]
-    {
-        assert!(page.lines().any(|found| found == line), "expected {line} in:\n{page}");
-    }
+    let page = metrics::page(program.address("metrics"));
+    let lines =
+        [r#"sessiond_reloads_total{outcome="refused"} 7"#, "sessiond_last_reload_success 0"];
+    expect_lines(&page, lines);
     Bad::Text(good.to_owned()).put(&path);
     program.signal(Signal::HUP);
     program.wait_for_log("reloaded: nothing has changed", 1);

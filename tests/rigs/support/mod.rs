@@ -9,6 +9,9 @@ pub(crate) mod disk;
 pub(crate) mod ending;
 #[path = "../../suite/support/health.rs"]
 pub(crate) mod health;
+#[path = "../../suite/support/metrics.rs"]
+#[allow(dead_code)]
+pub(crate) mod metrics;
 pub(crate) mod oplog;
 #[path = "../../suite/support/papers.rs"]
 #[allow(dead_code)]

@@ -8,6 +8,7 @@ pub(crate) mod frames;
 pub(crate) mod frontend;
 pub(crate) mod health;
 pub(crate) mod markdown;
+pub(crate) mod metrics;
 pub(crate) mod papers;
 pub(crate) mod program;
 pub(crate) mod redis;
