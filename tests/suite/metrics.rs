@@ -256,8 +256,15 @@ fn redis_tells_of_its_connections() {
     wait("a connection", &|page| value(page, &state("connected")) >= 1.0);
     let before = look();
     assert_eq!(value(&before, "sessiond_redis_connections_lost_total"), 0.0);
-    let health = crate::support::program::run(["bench", "--address", program.address("grpc"), 
-        "--connections=1", "--sessions=5", "--duration=50ms", "--warm-up=0s"]);
+    let health = crate::support::program::run([
+        "bench",
+        "--address",
+        program.address("grpc"),
+        "--connections=1",
+        "--sessions=5",
+        "--duration=50ms",
+        "--warm-up=0s",
+    ]);
     assert_eq!(health.status.code(), Some(0), "{}", crate::support::program::stderr(&health));
     assert!(value(&look(), "sessiond_redis_round_trip_seconds_count") >= 5.0, "{}", look());
     assert!(value(&look(), "sessiond_redis_round_trip_seconds_sum") > 0.0, "{}", look());

@@ -57,12 +57,9 @@ fn encode_links(links: &LinkFigures, mut encoder: DescriptorEncoder) -> fmt::Res
     let help = "Connections to Redis by state";
     let name = "redis_connections";
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    for (state, count) in [
-        ("connected", connected),
-        ("lacking", lacking),
-        ("connecting", connecting),
-        ("down", down),
-    ] {
+    for (state, count) in
+        [("connected", connected), ("lacking", lacking), ("connecting", connecting), ("down", down)]
+    {
         ConstGauge::new(*count).encode(family.encode_family(&[("state", state)])?)?;
     }
     let help = "Connections to Redis that broke";

@@ -47,12 +47,7 @@ pub(super) fn encode_totals(totals: &Totals, encoder: &mut MetricEncoder<'_>) ->
     let Totals { counts, sum_nanos } = totals;
     let bounds = BOUNDS_NANOS.iter().map(|nanos| seconds(*nanos)).chain([f64::INFINITY]);
     let buckets: Vec<_> = bounds.zip(counts.iter().copied()).collect();
-    encoder.encode_histogram::<NoLabelSet>(
-        seconds(*sum_nanos),
-        counts.iter().sum(),
-        &buckets,
-        None,
-    )
+    encoder.encode_histogram::<NoLabelSet>(seconds(*sum_nanos), counts.iter().sum(), &buckets, None)
 }
 
 /// Divided, because a product with 1e-9 has digits that nobody meant.

@@ -33,9 +33,9 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use self::{database::DatabaseFigures, durations::Durations, process::ProcessFigures};
-pub(super) use self::{classic::to_classic, requests::outcome_name};
 pub use self::requests::RequestMetrics;
+pub(super) use self::{classic::to_classic, requests::outcome_name};
+use self::{database::DatabaseFigures, durations::Durations, process::ProcessFigures};
 use super::{
     outages::{Outages, Work},
     reload::ReloadMetrics,
@@ -69,7 +69,6 @@ struct OfRefusal {
     listener: &'static str,
     reason: &'static str,
 }
-
 
 /// All metrics of a daemon.
 pub struct Metrics {
@@ -147,15 +146,7 @@ impl Metrics {
         );
         let reloads = ReloadMetrics::register(&mut registry);
         let stores = StoreFamilies::register(&mut registry);
-        Arc::new(Self {
-            registry,
-            requests,
-            sessions,
-            present,
-            refused,
-            reloads,
-            stores,
-        })
+        Arc::new(Self { registry, requests, sessions, present, refused, reloads, stores })
     }
 
     /// Counts and times the operations on these engines.
@@ -236,18 +227,8 @@ impl PresentMetrics {
                 "1 if the store also takes changes",
                 None,
             ),
-            connections: gauge(
-                registry,
-                "connections",
-                "Open connections of gRPC clients",
-                None,
-            ),
-            connections_limit: gauge(
-                registry,
-                "connections_limit",
-                "limits.max_connections",
-                None,
-            ),
+            connections: gauge(registry, "connections", "Open connections of gRPC clients", None),
+            connections_limit: gauge(registry, "connections_limit", "limits.max_connections", None),
             held_bytes: gauge(
                 registry,
                 "held",
