@@ -263,7 +263,7 @@ fn redis_tells_of_its_connections() {
         "--connections=1",
         "--sessions=5",
         "--duration=50ms",
-        "--warm-up=0s",
+        "--warm-up=10ms",
     ]);
     assert_eq!(health.status.code(), Some(0), "{}", crate::support::program::stderr(&health));
     assert!(value(&look(), "sessiond_redis_round_trip_seconds_count") >= 5.0, "{}", look());

@@ -34,12 +34,12 @@ fn encode_disk(disk: &DiskFigures, mut encoder: DescriptorEncoder) -> fmt::Resul
     for (name, help, bytes) in [
         (
             "sled_disk_free",
-            "Free space of the file system that the data directory is on",
+            "Free space of the file system that the data directory is on.",
             *free_bytes,
         ),
-        ("sled_disk_size", "Size of that file system", *size_bytes),
-        ("sled_disk_min_free", "store.sled.min_free_bytes", Some(*min_free_bytes)),
-        ("sled_log", "Length of the log, which has all records", *log_bytes),
+        ("sled_disk_size", "Size of that file system.", *size_bytes),
+        ("sled_disk_min_free", "store.sled.min_free_bytes.", Some(*min_free_bytes)),
+        ("sled_log", "Length of the log, which has all records.", *log_bytes),
     ] {
         // What is unknown has no line, rather than a wrong one.
         if let Some(bytes) = bytes {
@@ -47,14 +47,14 @@ fn encode_disk(disk: &DiskFigures, mut encoder: DescriptorEncoder) -> fmt::Resul
         }
     }
     let help = "How long it took to make changes durable, a sync included if one was asked for; one \
-                commit serves all who wait";
+                commit serves all who wait.";
     histogram(&mut encoder, "sled_commit_duration", help, commits)?;
-    histogram(&mut encoder, "sled_sync_duration", "How long fdatasync of the log took", syncs)
+    histogram(&mut encoder, "sled_sync_duration", "How long fdatasync of the log took.", syncs)
 }
 
 fn encode_links(links: &LinkFigures, mut encoder: DescriptorEncoder) -> fmt::Result {
     let LinkFigures { connected, lacking, connecting, down, lost, round_trips } = links;
-    let help = "Connections to Redis by state";
+    let help = "Connections to Redis by state.";
     let name = "redis_connections";
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for (state, count) in
@@ -62,11 +62,11 @@ fn encode_links(links: &LinkFigures, mut encoder: DescriptorEncoder) -> fmt::Res
     {
         ConstGauge::new(*count).encode(family.encode_family(&[("state", state)])?)?;
     }
-    let help = "Connections to Redis that broke";
+    let help = "Connections to Redis that broke.";
     let name = "redis_connections_lost";
     let lines = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     ConstCounter::new(*lost).encode(lines)?;
-    let help = "How long Redis took to answer commands, those that are sent together counted once";
+    let help = "How long Redis took to answer commands, those that are sent together counted once.";
     histogram(&mut encoder, "redis_round_trip", help, round_trips)
 }
 

@@ -30,26 +30,30 @@ impl Collector for ProcessFigures {
         };
         put(
             "process_cpu_seconds",
-            "CPU time, user and system mode together, in seconds",
+            "CPU time, user and system mode together, in seconds.",
             &ConstCounter::new(state.cpu.as_secs_f64()),
         )?;
         put(
             "process_resident_memory_bytes",
-            "Resident memory, in bytes",
+            "Resident memory, in bytes.",
             &ConstGauge::new(state.resident_bytes),
         )?;
         put(
             "process_virtual_memory_bytes",
-            "Virtual memory, in bytes",
+            "Virtual memory, in bytes.",
             &ConstGauge::new(state.virtual_bytes),
         )?;
-        put("process_open_fds", "Open file descriptors", &ConstGauge::new(state.open_descriptors))?;
+        put(
+            "process_open_fds",
+            "Open file descriptors.",
+            &ConstGauge::new(state.open_descriptors),
+        )?;
         if let Some(most) = state.most_descriptors {
-            put("process_max_fds", "File descriptors that may be open", &ConstGauge::new(most))?;
+            put("process_max_fds", "File descriptors that may be open.", &ConstGauge::new(most))?;
         }
         put(
             "process_start_time_seconds",
-            "When the process was started, in Unix time",
+            "When the process was started, in Unix time.",
             &ConstGauge::new(state.start.as_secs_f64()),
         )
     }
