@@ -13,16 +13,18 @@ use std::{
 };
 
 use sessiond::{
-    grpc::pb::{PipelineRequest, ResolveRequest, pipeline_request::Operation},
+    grpc::pb::{DestroyRequest, PipelineRequest, ResolveRequest, pipeline_request::Operation},
     server::config::{AddrOrOff, Backend},
     service::observer::{Observer, Outcome, Subject},
 };
 use tokio_stream::StreamExt;
 
 use crate::support::{
-    daemon::{Daemon, in_force},
+    browser::Browser,
+    daemon::{Daemon, in_force, set},
     metrics::{expect_lines, page, scrape},
-    program::{PATIENCE, Program},
+    papers::Papers,
+    program::{PATIENCE, Program, run, stderr},
     redis,
 };
 
@@ -87,6 +89,14 @@ async fn what_is_answered_from_memory_takes_time_as_well() {
     }
 }
 
+/// Some operations of each kind.
+#[track_caller]
+fn work(address: &str) {
+    let load = ["--connections=1", "--sessions=5", "--duration=50ms", "--warm-up=10ms"];
+    let output = run(["bench", "--address", address].into_iter().chain(load));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
 /// Names of metrics and their types, from the lines that describe them.
 fn described(page: &str) -> BTreeMap<String, String> {
     let lines = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
@@ -104,7 +114,14 @@ fn all_metrics() -> Option<BTreeMap<String, String>> {
     let url = format!("--set=store.redis.url=redis://{}:{}", server.host, server.port);
     let secret = "--set=engine.default.cookie.secrets=a-signing-secret-for-tests-long-enough";
     let over_redis = ["--set=store.backend=redis", url.as_str(), secret];
-    let daemons = [Program::serve_in(directory.path(), &[]), Program::serve(&over_redis)];
+    let papers = Papers::new();
+    let tls = [
+        papers.setting("listen.tls.cert_file", "server.pem"),
+        papers.setting("listen.tls.key_file", "server.key"),
+    ];
+    let on_sled = Program::serve_in(directory.path(), &[&tls[0], &tls[1]]);
+    let daemons = [on_sled, Program::serve(&over_redis)];
+    work(daemons[1].address("grpc"));
     let pages = daemons.iter().map(|daemon| page(daemon.address("metrics")));
     Some(pages.flat_map(|page| described(&page)).collect())
 }
@@ -216,12 +233,15 @@ async fn sled_tells_of_its_disk_and_of_its_commits() {
     let address = format!("http://{}", program.address("grpc"));
     let client = sessiond::grpc::pb::session_service_client::SessionServiceClient::connect(address);
     let mut client = client.await.expect("the daemon listens");
-    client.write(crate::support::daemon::set("{}")).await.expect("taken");
+    let made = client.write(set("{}")).await.expect("taken").into_inner();
+    // This is on the disk when it is answered.
+    let credential = Browser::with(&made.set_cookie).credential();
+    client.destroy(DestroyRequest { credential, ..Default::default() }).await.expect("taken");
     let page = scrape(program.address("metrics").to_owned()).await;
     let of = |name: &str| value(&page, name);
     assert!(of("sessiond_sled_commit_duration_seconds_count") >= 1.0, "{page}");
     assert!(of("sessiond_sled_commit_duration_seconds_sum") > 0.0, "{page}");
-    assert!(of("sessiond_sled_sync_duration_seconds_count") >= 1.0, "a start marks the time");
+    assert!(of("sessiond_sled_sync_duration_seconds_count") >= 1.0, "{page}");
     let disk = rustix::fs::statvfs(directory.path()).expect("a file system");
     assert_eq!(of("sessiond_sled_disk_size_bytes"), (disk.f_blocks * disk.f_frsize) as f64);
     assert!(of("sessiond_sled_disk_free_bytes") > 0.0, "{page}");
@@ -254,16 +274,7 @@ fn redis_tells_of_its_connections() {
     wait("a connection", &|page| value(page, &state("connected")) >= 1.0);
     let before = look();
     assert_eq!(value(&before, "sessiond_redis_connections_lost_total"), 0.0);
-    let load = crate::support::program::run([
-        "bench",
-        "--address",
-        program.address("grpc"),
-        "--connections=1",
-        "--sessions=5",
-        "--duration=50ms",
-        "--warm-up=10ms",
-    ]);
-    assert_eq!(load.status.code(), Some(0), "{}", crate::support::program::stderr(&load));
+    work(program.address("grpc"));
     assert!(value(&look(), "sessiond_redis_round_trip_seconds_count") >= 5.0, "{}", look());
     assert!(value(&look(), "sessiond_redis_round_trip_seconds_sum") > 0.0, "{}", look());
     server.kill();
