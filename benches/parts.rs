@@ -304,9 +304,10 @@ fn resolves(criterion: &mut Criterion) {
         .collect();
     let turn = AtomicUsize::new(0);
     let request = || requests[next(&turn, SESSIONS)].clone();
+    let engines = Engines::new(BTreeMap::from([("default".to_owned(), Arc::clone(&engine))]));
     let service = SessionService {
-        engines: Engines::new(BTreeMap::from([("default".to_owned(), Arc::clone(&engine))])),
-        observer: metrics,
+        observer: Arc::new(metrics.of_requests(&engines)),
+        engines,
         max_message_bytes: 64 << 10,
         pipeline_in_flight: 256,
     };

@@ -15,6 +15,8 @@
 //! - [`server`]: the process: configuration, listeners, cleanup, metrics, shutdown.
 //!   It wires the other modules together.
 //!
+//! [`timing`] is for all of them: how long things take.
+//!
 //! `tests/suite/boundaries.rs` checks the boundaries.
 //!
 //! How a Resolve is answered:
@@ -42,3 +44,4 @@ pub mod server;
 pub mod service;
 pub mod session;
 pub mod store;
+pub mod timing;

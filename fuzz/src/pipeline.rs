@@ -30,7 +30,7 @@ use sessiond::{
     },
     service::{
         engines::Engines,
-        observer::{Observer, OperationKind, Outcome},
+        observer::{Observer, Outcome, Subject},
     },
     session::{
         id::PublicId,
@@ -325,7 +325,7 @@ fn prost_types_duration(duration: Duration) -> prost_types::Duration {
 struct Unseen;
 
 impl Observer for Unseen {
-    fn finished(&self, _: OperationKind, _: Outcome, _: Duration) {}
+    fn finished(&self, _: Subject<'_>, _: Outcome, _: Duration) {}
 }
 
 /// A memory store that lets other tasks run before and after each operation, as often as the

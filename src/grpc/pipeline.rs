@@ -35,15 +35,18 @@ use super::{
     timeouts::{InTime, Timeouts},
     trailers,
 };
-use crate::service::{
-    answer::Answer,
-    engines::Engines,
-    fault::{Applied, Fault, Reason},
-    input,
-    lanes::{Lanes, Ticket},
-    observer::Observer,
-    operation::{self, Destroy, Resolve, Touch, Write},
-    peer_memory::Share,
+use crate::{
+    service::{
+        answer::Answer,
+        engines::Engines,
+        fault::{Applied, Fault, Reason},
+        input,
+        lanes::{Lanes, Ticket},
+        observer::Observer,
+        operation::{self, Destroy, Resolve, Touch, Write},
+        peer_memory::Share,
+    },
+    timing::Stopwatch,
 };
 
 /// The sequence of an operation, and how it ended.
@@ -80,6 +83,8 @@ pub struct Pipeline<B> {
     running: FuturesUnordered<Running>,
     waiting: HashMap<Ticket, Answering>,
     timeouts: Timeouts,
+    /// Times the operations of a turn one after the other. `None`: none has come in this turn.
+    watch: Option<Stopwatch>,
     /// Answers that wait to be sent, as messages.
     answers: Vec<u8>,
     /// How many answers these are.
@@ -112,6 +117,7 @@ impl<B: RequestBody> Pipeline<B> {
             running: FuturesUnordered::new(),
             waiting: HashMap::new(),
             timeouts: Timeouts::default(),
+            watch: None,
             answers: Vec::new(),
             unsent: 0,
             sent_bytes: 0,
@@ -190,6 +196,7 @@ impl<B: RequestBody> Pipeline<B> {
 
     fn start(&mut self, message: Bytes, cx: &mut Context<'_>) {
         use pipeline_request::Operation as Of;
+        self.watch.get_or_insert_with(Stopwatch::start);
         let len = message.len();
         match fields::check_pipelined(&message) {
             Ok(()) => {}
@@ -229,7 +236,9 @@ impl<B: RequestBody> Pipeline<B> {
         cx: &mut Context<'_>,
     ) {
         let request = O::request(&mut message);
-        let prepared = operation::prepared::<O>(&self.engines, request, self.observer.as_ref());
+        let observer = self.observer.as_ref();
+        let watch = self.watch.get_or_insert_with(Stopwatch::start);
+        let prepared = operation::prepared::<O>(&self.engines, request, observer, watch);
         let operation = match prepared {
             Ok(operation) => operation,
             Err(fault) => return self.answer((sequence, Err(fault))),
@@ -239,7 +248,7 @@ impl<B: RequestBody> Pipeline<B> {
         }
         // Most are answered from memory and need no place in the lanes.
         let free = self.lanes.are_free(operation.presented().reach());
-        if free && let Some(answer) = operation::recalled(&operation, self.observer.as_ref()) {
+        if free && let Some(answer) = operation::recalled(&operation, observer, watch) {
             return self.answer((sequence, Ok(answer)));
         }
         // It may wait for the store.
@@ -248,14 +257,17 @@ impl<B: RequestBody> Pipeline<B> {
             Err(fault) => return self.answer((sequence, Err(fault))),
         };
         let presented = operation.presented().clone();
+        // Its own time goes on. That of the next one begins now.
+        let since = *watch;
+        watch.lap();
         let observer = Arc::clone(&self.observer);
         let mut answering: Answering = Box::pin(async move {
             let _held = held;
             let answer = if free {
-                operation::observed(operation, observer.as_ref()).await
+                operation::observed(operation, observer.as_ref(), since).await
             } else {
                 // What it waits for may have brought the session into memory.
-                operation::answered(operation, observer.as_ref()).await
+                operation::answered(operation, observer.as_ref(), since).await
             };
             (sequence, answer)
         });
@@ -304,6 +316,7 @@ impl<B: RequestBody> Body for Pipeline<B> {
                            were not applied, send them over another one";
             this.close(Err(Fault::new(Reason::ShuttingDown, message).into()));
         }
+        this.watch = None;
         while this.answers.len() < ENOUGH_BYTES && this.step(cx) {}
         if !this.answers.is_empty() {
             this.unsent = 0;

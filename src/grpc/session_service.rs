@@ -28,12 +28,15 @@ use super::{
     pipeline::Pipeline,
     trailers,
 };
-use crate::service::{
-    description,
-    engines::Engines,
-    observer::{Observer, OperationKind},
-    operation::{self, Destroy, Resolve, Touch, Write},
-    own,
+use crate::{
+    service::{
+        description,
+        engines::Engines,
+        observer::{Observer, OperationKind},
+        operation::{self, Destroy, Resolve, Touch, Write},
+        own,
+    },
+    timing::Stopwatch,
 };
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -106,12 +109,13 @@ impl SessionService {
 
     async fn list_sessions<B: RequestBody>(&self, body: B, peer: &Peer) -> Result<Bytes, Status> {
         let message = Messages::new(body, self.max_message_bytes, peer).only().await?;
+        let watch = Stopwatch::start();
         let _held = peer.memory.hold(message.len())?;
         fields::check_operation(OperationKind::ListSessions, &message)?;
         let mut request = pb::SessionServiceListSessionsRequest::default();
         messages::decode(message, &mut request)?;
         let request = convert::list_own(&request);
-        let page = own::list(&self.engines, request, self.observer.as_ref()).await?;
+        let page = own::list(&self.engines, request, self.observer.as_ref(), watch).await?;
         Ok(messages::encode(&convert::own_page(&page)))
     }
 
@@ -132,22 +136,27 @@ impl SessionService {
         B: RequestBody,
     {
         let message = Messages::new(body, self.max_message_bytes, peer).only().await?;
+        let mut watch = Stopwatch::start();
         // It may wait for the store, and its answer for the peer.
         let _held = peer.memory.hold(message.len())?;
-        let operation = self.prepare::<O>(message)?;
-        let answer = operation::answered(operation, self.observer.as_ref()).await?;
+        let operation = self.prepare::<O>(message, &mut watch)?;
+        let answer = operation::answered(operation, self.observer.as_ref(), watch).await?;
         let mut message = Vec::new();
         answer::put(&answer, &mut message);
         Ok(message.into())
     }
 
     // A function of its own, so that the message is not kept while the store works.
-    fn prepare<O: GrpcOperation>(&self, message: Bytes) -> Result<O, Status> {
+    fn prepare<O: GrpcOperation>(
+        &self,
+        message: Bytes,
+        watch: &mut Stopwatch,
+    ) -> Result<O, Status> {
         let mut request = O::Message::default();
         fields::check_operation(O::KIND, &message)?;
         messages::decode(message, &mut request)?;
         let request = O::request(&mut request);
-        Ok(operation::prepared(&self.engines, request, self.observer.as_ref())?)
+        Ok(operation::prepared(&self.engines, request, self.observer.as_ref(), watch)?)
     }
 
     /// Answers a Pipeline.

@@ -326,6 +326,8 @@ impl Server {
             watchers: Arc::clone(&self.watchers),
             memory: Arc::clone(&memory),
             open: Box::new(open.clone()),
+            connections_limit: self.config.limits.max_connections as usize,
+            database: Arc::clone(&self.database),
             started: self.clock.now(),
             clock: Arc::clone(&self.clock),
             store: self.config.store.backend.kind().name,
@@ -333,7 +335,7 @@ impl Server {
             stopping: draining.clone(),
         });
         let (reloader, requests) = self.reloads;
-        let tls = self.in_force.tls();
+        let (tls, slow) = (self.in_force.tls(), self.config.log.slow.0);
         let guard = |listener, role| Guard {
             access: Arc::clone(&self.access),
             role,
@@ -346,7 +348,7 @@ impl Server {
             reloads: Arc::new(reloader),
             engines: self.engines.clone(),
             watchers: Arc::clone(&self.watchers),
-            observer: Arc::new(SlowLog::new(Arc::clone(&self.metrics), self.config.log.slow.0)),
+            observer: Arc::new(SlowLog::new(self.metrics.of_requests(&self.engines), slow)),
             serving: serving.clone(),
             stopping: stopping.clone(),
             status: Arc::clone(&reporter) as _,

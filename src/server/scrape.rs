@@ -6,7 +6,10 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderValue, Request, Response, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE},
+};
 use http_body_util::Full;
 use hyper::{
     body::{Bytes, Incoming},
@@ -22,12 +25,16 @@ use tokio::{
 
 use super::{
     listen::{self, Accept},
+    metrics::to_classic,
     places::{PlaceHandle, Places},
     status::{ProbeAnswer, Probes},
     workers::RuntimeExecutors,
 };
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The format from before OpenMetrics.
+const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -108,12 +115,16 @@ impl Pages {
         Arc::new(Self { page: Box::new(page), probes, pace: Mutex::new(pace) })
     }
 
-    async fn answer(&self, path: String) -> Response<Full<Bytes>> {
+    async fn answer(&self, path: String, reads_openmetrics: bool) -> Response<Full<Bytes>> {
         // In the order of arrival, whatever is asked for.
         self.pace.lock().await.tick().await;
         if path == "/metrics" {
-            let mut response = Response::new(Full::from((self.page)()));
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPENMETRICS));
+            let (page, format) = match reads_openmetrics {
+                true => ((self.page)(), OPENMETRICS),
+                false => (to_classic(&(self.page)()), CLASSIC),
+            };
+            let mut response = Response::new(Full::from(page));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format));
             return response;
         }
         let (status, text) = match self.probes.answer(&path) {
@@ -131,11 +142,18 @@ impl Pages {
     }
 }
 
+/// Prometheus says so. What says nothing, such as curl, gets what everything can read.
+fn reads_openmetrics(headers: &HeaderMap) -> bool {
+    let mut accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted.any(|value| value.contains("application/openmetrics-text"))
+}
+
 async fn serve(stream: TcpStream, pages: &Pages, place: &PlaceHandle) {
     let answer = service_fn(|request: Request<Incoming>| {
         let (path, open) = (request.uri().path().to_owned(), place.call_begins());
+        let reads_openmetrics = reads_openmetrics(request.headers());
         async move {
-            let answer = pages.answer(path).await;
+            let answer = pages.answer(path, reads_openmetrics).await;
             drop(open);
             Ok::<_, Infallible>(answer)
         }
@@ -175,7 +193,7 @@ mod tests {
         let answers = (0..8).map(|number| {
             let path = if number == 3 { "/" } else { "/metrics" };
             let pages = Arc::clone(&pages);
-            async move { (pages.answer(path.to_owned()).await.status(), started.elapsed()) }
+            async move { (pages.answer(path.to_owned(), true).await.status(), started.elapsed()) }
         });
         let answers = join_all(answers).await;
         for (at, (status, elapsed)) in answers.into_iter().enumerate() {

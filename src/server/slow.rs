@@ -1,14 +1,14 @@
 //! Operations that took long: a line in the log for some of them.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::metrics::{Metrics, outcome_name};
-use crate::service::observer::{Observer, OperationKind, Outcome};
+use super::metrics::{RequestMetrics, outcome_name};
+use crate::{
+    service::observer::{Observer, Outcome, Subject},
+    session::engine::Engine,
+};
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// Lines in one minute: when a disk is in trouble, all operations are slow.
@@ -16,7 +16,7 @@ const MAX_LOGGED: u32 = 10;
 
 /// Keeps the metrics, and logs what is slow.
 pub(super) struct SlowLog {
-    metrics: Arc<Metrics>,
+    metrics: RequestMetrics,
     /// `log.slow`. `None`: nothing is logged.
     threshold: Option<Duration>,
     minute: Mutex<Minute>,
@@ -30,7 +30,7 @@ struct Minute {
 }
 
 impl SlowLog {
-    pub(super) fn new(metrics: Arc<Metrics>, threshold: Option<Duration>) -> Self {
+    pub(super) fn new(metrics: RequestMetrics, threshold: Option<Duration>) -> Self {
         Self { metrics, threshold, minute: Mutex::default() }
     }
 
@@ -51,35 +51,46 @@ impl SlowLog {
     }
 
     #[cold]
-    fn log(&self, kind: OperationKind, outcome: Outcome, elapsed: Duration) {
+    fn log(&self, subject: Subject<'_>, outcome: Outcome, elapsed: Duration) {
         // What the store has failed is told as an outage.
         if matches!(outcome, Outcome::Failed(_)) {
             return;
         }
         if let Some(not_logged) = self.may_log(Instant::now()) {
-            let (rpc, state) = (kind.name(), outcome_name(outcome));
+            let (rpc, state) = (subject.kind.name(), outcome_name(outcome));
+            let engine = subject.engine.map(Engine::name);
             let took_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-            tracing::warn!(rpc, state, took_ms, not_logged, "a slow operation");
+            tracing::warn!(rpc, engine, state, took_ms, not_logged, "a slow operation");
         }
     }
 }
 
 impl Observer for SlowLog {
-    fn finished(&self, kind: OperationKind, outcome: Outcome, elapsed: Duration) {
-        self.metrics.finished(kind, outcome, elapsed);
+    fn finished(&self, subject: Subject<'_>, outcome: Outcome, elapsed: Duration) {
+        self.metrics.finished(subject, outcome, elapsed);
         if self.threshold.is_some_and(|threshold| elapsed >= threshold) {
-            self.log(kind, outcome, elapsed);
+            self.log(subject, outcome, elapsed);
         }
+    }
+
+    fn begun(&self, subject: Subject<'_>) {
+        self.metrics.begun(subject);
+    }
+
+    fn ended(&self, subject: Subject<'_>) {
+        self.metrics.ended(subject);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{server::metrics::Metrics, service::engines::Engines};
 
     #[test]
     fn ten_lines_a_minute_are_logged() {
-        let slow = SlowLog::new(Metrics::new(), Some(Duration::from_secs(1)));
+        let metrics = Metrics::new().of_requests(&Engines::new(Default::default()));
+        let slow = SlowLog::new(metrics, Some(Duration::from_secs(1)));
         let start = Instant::now();
         let at = |seconds| slow.may_log(start + Duration::from_secs(seconds));
         let logged = (0..25).filter(|second| at(*second).is_some());

@@ -11,7 +11,11 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Addresses, Fitness, config::ListenAddr, metrics::Metrics};
+use super::{
+    Addresses, Fitness,
+    config::ListenAddr,
+    metrics::{Metrics, Present},
+};
 use crate::{
     grpc::health::Serving,
     service::{
@@ -21,6 +25,7 @@ use crate::{
         watchers::Watchers,
     },
     session::clock::{Clock, Moment},
+    store::database::Database,
 };
 
 /// Collects what is told of the daemon.
@@ -31,6 +36,9 @@ pub(super) struct Reporter {
     pub memory: Arc<PeerMemory>,
     /// How many connections are open.
     pub open: Box<dyn Fn() -> usize + Send + Sync>,
+    /// How many may be open.
+    pub connections_limit: usize,
+    pub database: Arc<dyn Database>,
     pub clock: Arc<dyn Clock>,
     pub started: Moment,
     /// The kind of the store.
@@ -43,7 +51,15 @@ pub(super) struct Reporter {
 impl Reporter {
     /// The page of metrics.
     pub(super) fn page(&self) -> String {
-        self.metrics.to_text(&self.engines, (self.open)(), &self.memory, &self.watchers)
+        self.metrics.to_text(Present {
+            engines: &self.engines,
+            serving: Fitness::of(&self.engines).serving(),
+            connections: (self.open)(),
+            connections_limit: self.connections_limit,
+            memory: &self.memory,
+            watchers: &self.watchers,
+            database: self.database.figures(),
+        })
     }
 }
 

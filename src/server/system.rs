@@ -1,7 +1,7 @@
 //! What the operating system gives: clocks and randomness, which the `session` module takes
 //! as arguments, process limits and CPU time.
 
-use std::{ffi::CString, fs, io, mem::MaybeUninit, ptr, time::Duration};
+use std::{ffi::CString, fs, io, mem::MaybeUninit, ptr, sync::OnceLock, time::Duration};
 
 use rand::{TryRng, rngs::SysRng};
 use rustix::{
@@ -182,6 +182,55 @@ pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     Ok(Duration::from_secs(user + system) / clock_ticks_per_second() as u32)
 }
 
+/// What the kernel keeps of this process.
+#[derive(Debug)]
+pub(super) struct ProcessState {
+    /// User and system mode together.
+    pub cpu: Duration,
+    pub resident_bytes: u64,
+    pub virtual_bytes: u64,
+    pub open_descriptors: u64,
+    /// `None`: there is no limit.
+    pub most_descriptors: Option<u64>,
+    /// Since the Unix epoch.
+    pub start: Duration,
+}
+
+impl ProcessState {
+    pub(super) fn read() -> io::Result<Self> {
+        // It does not change, and the file has lines for each core and each interrupt.
+        static BOOT: OnceLock<Option<u64>> = OnceLock::new();
+        let boot = || {
+            let stat = fs::read_to_string("/proc/stat").ok()?;
+            stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok())
+        };
+        let stat = fs::read_to_string("/proc/self/stat")?;
+        let unknown =
+            || io::Error::new(io::ErrorKind::InvalidData, "/proc/self/stat has an unknown format");
+        // proc_pid_stat(5): see `cpu_time`. utime, stime, starttime, vsize and rss are the
+        // fields 14, 15, 22, 23 and 24; the first one here is the third.
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let field = |number: usize| -> io::Result<u64> {
+            fields.get(number - 3).and_then(|field| field.parse().ok()).ok_or_else(unknown)
+        };
+        let ticks = |ticks: u64| {
+            Duration::from_millis(ticks.saturating_mul(1000) / clock_ticks_per_second())
+        };
+        let boot = BOOT.get_or_init(boot).ok_or_else(unknown)?;
+        // The directory is open itself while it is read.
+        let open_descriptors = fs::read_dir("/proc/self/fd")?.count().saturating_sub(1);
+        Ok(Self {
+            cpu: ticks(field(14)? + field(15)?),
+            resident_bytes: field(24)? * rustix::param::page_size() as u64,
+            virtual_bytes: field(23)?,
+            open_descriptors: open_descriptors as u64,
+            most_descriptors: getrlimit(Resource::Nofile).current,
+            start: Duration::from_secs(boot) + ticks(field(22)?),
+        })
+    }
+}
+
 /// The random generator of the operating system.
 pub struct SystemEntropy;
 
@@ -214,6 +263,20 @@ mod tests {
         working.join().expect("it ends");
         assert!(own() >= before + Duration::from_millis(50), "{:?} after {before:?}", own());
         assert!(cpu_time(u32::MAX).is_err(), "there is no such process");
+    }
+
+    #[test]
+    fn the_kernel_tells_of_the_process() {
+        let state = ProcessState::read().expect("our own is there");
+        let resident = resident_bytes().expect("our own is there") as u64;
+        assert!(state.resident_bytes > resident / 2, "{state:?}, {resident}");
+        assert!(state.virtual_bytes >= state.resident_bytes, "{state:?}");
+        let file = fs::File::open("/proc/self/stat").expect("a file");
+        assert!(state.open_descriptors >= 3 && state.most_descriptors.is_some(), "{state:?}");
+        drop(file);
+        let age = Duration::from_secs(unix_seconds() as u64).checked_sub(state.start);
+        let most = Duration::from_secs(24 * 3600);
+        assert!(age.is_some_and(|age| age < most), "started a moment ago: {state:?}");
     }
 
     /// Small pieces with one in use at the end, as after many connections.

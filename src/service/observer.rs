@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::fault::Reason;
-use crate::session::credential::Absence;
+use crate::session::{credential::Absence, engine::Engine};
 
 /// The operations, as they are counted. One within a pipeline counts as its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,9 +50,47 @@ pub enum Outcome {
     Failed(Reason),
 }
 
-/// Is told of every operation that has ended.
+/// What is observed.
+#[derive(Clone, Copy)]
+pub struct Subject<'s> {
+    /// What the caller asked for.
+    pub kind: OperationKind,
+    /// Whose sessions it is about. `None`: the request names no engine that there is.
+    pub engine: Option<&'s Engine>,
+}
+
+/// Is told of operations.
 pub trait Observer: Send + Sync + 'static {
-    /// `elapsed` is 0 for an operation that was answered from memory: no clock is read
-    /// for it.
-    fn finished(&self, kind: OperationKind, outcome: Outcome, elapsed: Duration);
+    /// An operation has ended. `elapsed`: how long it took since its message had come, also
+    /// from memory.
+    fn finished(&self, subject: Subject<'_>, outcome: Outcome, elapsed: Duration);
+
+    /// An operation begins that cannot be answered from memory.
+    fn begun(&self, subject: Subject<'_>) {
+        let _ = subject;
+    }
+
+    /// Such an operation has ended, or its caller has gone.
+    fn ended(&self, subject: Subject<'_>) {
+        let _ = subject;
+    }
+}
+
+/// An operation in flight, until this is dropped.
+pub(super) struct InFlight<'o> {
+    subject: Subject<'o>,
+    observer: &'o dyn Observer,
+}
+
+impl<'o> InFlight<'o> {
+    pub(super) fn begin(subject: Subject<'o>, observer: &'o dyn Observer) -> Self {
+        observer.begun(subject);
+        Self { subject, observer }
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.observer.ended(self.subject);
+    }
 }

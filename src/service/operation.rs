@@ -8,10 +8,7 @@
 //! Requests borrow what they can from the message they are made of: nothing in them
 //! outlives `prepare`.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -20,16 +17,19 @@ use super::{
     engines::Engines,
     fault::{Applied, Fault, Reason},
     input::{self, RawDuration, Set},
-    observer::{Observer, OperationKind, Outcome},
+    observer::{InFlight, Observer, OperationKind, Outcome, Subject},
 };
-use crate::session::{
-    Live, Lookup,
-    credential::{Credential, Presented},
-    data::Data,
-    engine::{Engine, ResolveOptions, WriteOptions},
-    error::Error,
-    principals::Scope,
-    store::StoreError,
+use crate::{
+    session::{
+        Live, Lookup,
+        credential::{Credential, Presented},
+        data::Data,
+        engine::{Engine, ResolveOptions, WriteOptions},
+        error::Error,
+        principals::Scope,
+        store::StoreError,
+    },
+    timing::Stopwatch,
 };
 
 /// Asks for the session of a request.
@@ -97,9 +97,15 @@ pub trait Operation: Sized + Send + 'static {
     /// What the observer is told.
     const KIND: OperationKind;
 
+    /// The name of the engine in a request.
+    fn engine_name<'r>(request: &'r Self::Request<'_>) -> &'r [u8];
+
     /// Checks the request and the credential's signatures. Asks no store. Fails if a field has a
     /// value that is not allowed.
-    fn prepare(engines: &Engines, request: Self::Request<'_>) -> Result<Self, Fault>;
+    fn prepare(engine: Arc<Engine>, request: Self::Request<'_>) -> Result<Self, Fault>;
+
+    /// Whose sessions it is about.
+    fn engine(&self) -> &Arc<Engine>;
 
     /// What the credential proves: the sessions among which a pipeline keeps the order.
     /// A Destroy of a wider scope also reaches other sessions of the principal.
@@ -121,22 +127,35 @@ pub trait Operation: Sized + Send + 'static {
     fn run(self) -> impl Future<Output = Result<(Answer, Outcome), Error>> + Send;
 }
 
-/// [`Operation::prepare`]; the observer is told of a refusal. `request` is the fault where
-/// a listener could make no request of its message.
+/// Finds the engine, and calls [`Operation::prepare`]; the observer is told of a refusal.
+/// `request` is the fault where a listener could make no request of its message. `watch` was
+/// started when the message had come.
 pub fn prepared<O: Operation>(
     engines: &Engines,
     request: Result<O::Request<'_>, Fault>,
     observer: &dyn Observer,
+    watch: &mut Stopwatch,
 ) -> Result<O, Fault> {
-    request.and_then(|request| O::prepare(engines, request)).inspect_err(|fault| {
-        observer.finished(O::KIND, Outcome::Failed(fault.reason), Duration::ZERO);
+    let mut found = None;
+    let prepared = request.and_then(|request| {
+        let engine = engines.get(O::engine_name(&request))?;
+        found = Some(engine);
+        O::prepare(Arc::clone(engine), request)
+    });
+    prepared.inspect_err(|fault| {
+        let subject = Subject { kind: O::KIND, engine: found.map(Arc::as_ref) };
+        observer.finished(subject, Outcome::Failed(fault.reason), watch.lap());
     })
 }
 
 /// Answers an operation from memory, if that is enough, and tells the observer.
-pub fn recalled<O: Operation>(operation: &O, observer: &dyn Observer) -> Option<Answer> {
+pub fn recalled<O: Operation>(
+    operation: &O,
+    observer: &dyn Observer,
+    watch: &mut Stopwatch,
+) -> Option<Answer> {
     let (answer, outcome) = operation.recall()?;
-    observer.finished(O::KIND, outcome, Duration::ZERO);
+    observer.finished(subject_of::<O>(operation.engine()), outcome, watch.lap());
     Some(answer)
 }
 
@@ -144,11 +163,12 @@ pub fn recalled<O: Operation>(operation: &O, observer: &dyn Observer) -> Option<
 pub async fn answered<O: Operation>(
     operation: O,
     observer: &dyn Observer,
+    mut watch: Stopwatch,
 ) -> Result<Answer, Fault> {
-    match recalled(&operation, observer) {
+    match recalled(&operation, observer, &mut watch) {
         Some(answer) => Ok(answer),
         // Boxed, so that the futures of those answered from memory are small.
-        None => Box::pin(observed(operation, observer)).await,
+        None => Box::pin(observed(operation, observer, watch)).await,
     }
 }
 
@@ -156,12 +176,15 @@ pub async fn answered<O: Operation>(
 pub async fn observed<O: Operation>(
     operation: O,
     observer: &dyn Observer,
+    watch: Stopwatch,
 ) -> Result<Answer, Fault> {
-    let started = Instant::now();
+    let engine = Arc::clone(operation.engine());
+    let subject = subject_of::<O>(&engine);
+    let _in_flight = InFlight::begin(subject, observer);
     let is_wide = operation.is_wide();
     match operation.run().await {
         Ok((answer, outcome)) => {
-            observer.finished(O::KIND, outcome, started.elapsed());
+            observer.finished(subject, outcome, watch.elapsed());
             Ok(answer)
         }
         Err(error) => {
@@ -169,10 +192,14 @@ pub async fn observed<O: Operation>(
             if is_wide && fault.reason.is_of_store() {
                 fault = fault.with_applied(Applied::Unknown);
             }
-            observer.finished(O::KIND, Outcome::Failed(fault.reason), started.elapsed());
+            observer.finished(subject, Outcome::Failed(fault.reason), watch.elapsed());
             Err(fault)
         }
     }
+}
+
+fn subject_of<O: Operation>(engine: &Engine) -> Subject<'_> {
+    Subject { kind: O::KIND, engine: Some(engine) }
 }
 
 /// Awaits a change. One that must complete runs in a task of its own, and so to its end
@@ -201,10 +228,17 @@ impl Operation for Resolve {
     type Request<'r> = ResolveRequest<'r>;
     const KIND: OperationKind = OperationKind::Resolve;
 
-    fn prepare(engines: &Engines, request: ResolveRequest<'_>) -> Result<Self, Fault> {
-        let engine = Arc::clone(engines.get(request.engine)?);
+    fn engine_name<'r>(request: &'r ResolveRequest<'_>) -> &'r [u8] {
+        request.engine
+    }
+
+    fn prepare(engine: Arc<Engine>, request: ResolveRequest<'_>) -> Result<Self, Fault> {
         let presented = engine.present(request.credential);
         Ok(Self { engine, presented, options: request.options })
+    }
+
+    fn engine(&self) -> &Arc<Engine> {
+        &self.engine
     }
 
     fn presented(&self) -> &Presented {
@@ -248,11 +282,18 @@ impl Operation for Touch {
     type Request<'r> = TouchRequest<'r>;
     const KIND: OperationKind = OperationKind::Touch;
 
-    fn prepare(engines: &Engines, request: TouchRequest<'_>) -> Result<Self, Fault> {
-        let engine = Arc::clone(engines.get(request.engine)?);
+    fn engine_name<'r>(request: &'r TouchRequest<'_>) -> &'r [u8] {
+        request.engine
+    }
+
+    fn prepare(engine: Arc<Engine>, request: TouchRequest<'_>) -> Result<Self, Fault> {
         let presented = engine.present(request.credential);
         let duration = request.duration.map(input::duration).transpose()?;
         Ok(Self { engine, presented, duration })
+    }
+
+    fn engine(&self) -> &Arc<Engine> {
+        &self.engine
     }
 
     fn presented(&self) -> &Presented {
@@ -291,8 +332,11 @@ impl Operation for Write {
     type Request<'r> = WriteRequest<'r>;
     const KIND: OperationKind = OperationKind::Write;
 
-    fn prepare(engines: &Engines, request: WriteRequest<'_>) -> Result<Self, Fault> {
-        let engine = Arc::clone(engines.get(request.engine)?);
+    fn engine_name<'r>(request: &'r WriteRequest<'_>) -> &'r [u8] {
+        request.engine
+    }
+
+    fn prepare(engine: Arc<Engine>, request: WriteRequest<'_>) -> Result<Self, Fault> {
         if let Some(Credential::Absent) = request.credential {
             let problem = "expected cookie_header or token, or no credential at all to create";
             return Err(Fault::at(Reason::InvalidArgument, "credential", problem));
@@ -312,6 +356,10 @@ impl Operation for Write {
             label: request.label.map(input::label).transpose()?,
         };
         Ok(Self { engine, presented, create, set, options })
+    }
+
+    fn engine(&self) -> &Arc<Engine> {
+        &self.engine
     }
 
     fn presented(&self) -> &Presented {
@@ -350,8 +398,11 @@ impl Operation for Destroy {
     type Request<'r> = DestroyRequest<'r>;
     const KIND: OperationKind = OperationKind::Destroy;
 
-    fn prepare(engines: &Engines, request: DestroyRequest<'_>) -> Result<Self, Fault> {
-        let engine = Arc::clone(engines.get(request.engine)?);
+    fn engine_name<'r>(request: &'r DestroyRequest<'_>) -> &'r [u8] {
+        request.engine
+    }
+
+    fn prepare(engine: Arc<Engine>, request: DestroyRequest<'_>) -> Result<Self, Fault> {
         let presented = engine.present(request.credential);
         let ids = request.session_ids;
         let scope = match request.scope {
@@ -363,6 +414,10 @@ impl Operation for Destroy {
             }
         };
         Ok(Self { engine, presented, scope })
+    }
+
+    fn engine(&self) -> &Arc<Engine> {
+        &self.engine
     }
 
     fn presented(&self) -> &Presented {

@@ -1,19 +1,23 @@
 //! The list of one's own sessions: those of the principal whose session the credential proves.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use super::{
     engines::Engines,
     fault::Fault,
-    observer::{Observer, OperationKind, Outcome},
+    observer::{InFlight, Observer, OperationKind, Outcome, Subject},
     operation::run_detached,
     page::{self, Question},
 };
-use crate::session::{
-    Session,
-    credential::{Absence, Credential},
-    id::PublicId,
-    principals::OwnSessions,
+use crate::{
+    session::{
+        Session,
+        credential::{Absence, Credential},
+        engine::Engine,
+        id::PublicId,
+        principals::OwnSessions,
+    },
+    timing::Stopwatch,
 };
 
 /// Asks for the live sessions of the credential's own principal.
@@ -49,20 +53,27 @@ pub async fn list(
     engines: &Engines,
     request: ListOwnRequest<'_>,
     observer: &dyn Observer,
+    watch: Stopwatch,
 ) -> Result<OwnPage, Fault> {
-    let started = Instant::now();
-    let listed = page_of(engines, request).await;
+    let engine = engines.get(request.engine);
+    let engine_of_it = engine.as_ref().ok().map(|engine| Arc::as_ref(engine));
+    let subject = Subject { kind: OperationKind::ListSessions, engine: engine_of_it };
+    let _in_flight = InFlight::begin(subject, observer);
+    let listed = match engine {
+        Ok(engine) => page_of(engine, request).await,
+        Err(fault) => Err(fault),
+    };
     let outcome = match &listed {
         Ok(OwnPage::Live { .. }) => Outcome::Active,
         Ok(OwnPage::Absent(absence)) => Outcome::Absent(*absence),
         Err(fault) => Outcome::Failed(fault.reason),
     };
-    observer.finished(OperationKind::ListSessions, outcome, started.elapsed());
+    observer.finished(subject, outcome, watch.elapsed());
     listed
 }
 
-async fn page_of(engines: &Engines, request: ListOwnRequest<'_>) -> Result<OwnPage, Fault> {
-    let engine = Arc::clone(engines.get(request.engine)?);
+async fn page_of(engine: &Arc<Engine>, request: ListOwnRequest<'_>) -> Result<OwnPage, Fault> {
+    let engine = Arc::clone(engine);
     let presented = engine.present(request.credential);
     let size = page::size(request.page_size, page::LIST_SIZE)?;
     let name = engine.name().to_owned();

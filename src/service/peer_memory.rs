@@ -7,7 +7,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 use parking_lot::Mutex;
@@ -28,12 +28,24 @@ pub struct PeerMemory {
     used: AtomicUsize,
     /// Something was refused, and this was logged.
     refuses: AtomicBool,
+    refused: AtomicU64,
 }
 
 impl PeerMemory {
     /// A budget of so many bytes.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicUsize::new(0), refuses: AtomicBool::new(false) })
+        let (used, refuses) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Self { limit, used, refuses, refused: AtomicU64::new(0) })
+    }
+
+    /// How many bytes there are.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// How many calls were refused because they were used up.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// How many bytes of the budget are in use.
@@ -55,6 +67,7 @@ impl PeerMemory {
     }
 
     fn refuse(&self) -> Fault {
+        self.refused.fetch_add(1, Ordering::Relaxed);
         if !self.refuses.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 limit_bytes = self.limit,
@@ -218,6 +231,7 @@ mod tests {
         assert_eq!(greedy.held(), MIB + FREE_BYTES, "what is refused is not counted");
         let own = modest.hold(FREE_BYTES).expect("each connection may hold a little");
         modest.hold(1).expect_err("and no more than that");
+        assert_eq!((memory.refused(), memory.limit()), (2, MIB));
         drop((all, own));
         modest.hold(MIB).expect("there is room again");
         assert_eq!(memory.used(), 0);

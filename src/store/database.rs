@@ -4,9 +4,12 @@ use std::{error::Error, fmt, sync::Arc};
 
 use async_trait::async_trait;
 
-use crate::session::{
-    clock::{Clock, TimeMark},
-    store::{Result, Store},
+use crate::{
+    session::{
+        clock::{Clock, TimeMark},
+        store::{Result, Store},
+    },
+    timing::Totals,
 };
 
 /// An open database, which has a store for each engine.
@@ -43,6 +46,56 @@ pub trait Database: Send + Sync + 'static {
         let _ = mark;
         Ok(())
     }
+
+    /// How it is, for the metrics. May wait for the file system.
+    fn figures(&self) -> Figures {
+        Figures::Nothing
+    }
+}
+
+/// What a database tells of itself to whoever keeps the metrics.
+#[derive(Debug)]
+pub enum Figures {
+    /// Nothing is known but its records.
+    Nothing,
+    /// It keeps its records on a disk of this machine.
+    Disk(DiskFigures),
+    /// Others keep them, over connections.
+    Links(LinkFigures),
+}
+
+/// How a database on a disk is. `None`: the file system does not tell.
+#[derive(Debug)]
+pub struct DiskFigures {
+    /// Of the file system, for processes without privileges.
+    pub free_bytes: Option<u64>,
+    /// Of the file system.
+    pub size_bytes: Option<u64>,
+    /// With less free space, changes are refused.
+    pub min_free_bytes: u64,
+    /// The length of the log.
+    pub log_bytes: Option<u64>,
+    /// Each made the changes so far durable.
+    pub commits: Totals,
+    /// The syncs among them, alone.
+    pub syncs: Totals,
+}
+
+/// How the connections of a database are.
+#[derive(Debug, Default)]
+pub struct LinkFigures {
+    /// They work.
+    pub connected: u64,
+    /// They work, and the server does not do all that is needed.
+    pub lacking: u64,
+    /// They are being made, for the first time or after a loss.
+    pub connecting: u64,
+    /// The last attempt has failed.
+    pub down: u64,
+    /// How many broke since the start.
+    pub lost: u64,
+    /// From sending to the answer.
+    pub round_trips: Totals,
 }
 
 /// The options of a kind of store: all that it needs to open its database.

@@ -108,12 +108,12 @@ async fn metrics_tell_and_give_nothing_away(backend: Backend) {
     daemon.admin.clone().revoke_sessions(revoke).await.expect("answered");
     let page = page(&daemon).await;
     let lines = [
-        r#"sessiond_requests_total{rpc="Write",state="CREATED"} 2"#,
-        r#"sessiond_requests_total{rpc="Write",state="INVALID_DATA"} 1"#,
-        r#"sessiond_requests_total{rpc="Resolve",state="ACTIVE"} 1"#,
-        r#"sessiond_requests_total{rpc="Resolve",state="NONE"} 1"#,
-        r#"sessiond_requests_total{rpc="Destroy",state="ACTIVE"} 1"#,
-        r#"sessiond_request_duration_seconds_count{rpc="Resolve"} 2"#,
+        r#"sessiond_requests_total{engine="default",rpc="Write",state="CREATED"} 2"#,
+        r#"sessiond_requests_total{engine="default",rpc="Write",state="INVALID_DATA"} 1"#,
+        r#"sessiond_requests_total{engine="default",rpc="Resolve",state="ACTIVE"} 1"#,
+        r#"sessiond_requests_total{engine="default",rpc="Resolve",state="NONE"} 1"#,
+        r#"sessiond_requests_total{engine="default",rpc="Destroy",state="ACTIVE"} 1"#,
+        r#"sessiond_request_duration_seconds_count{engine="default",rpc="Resolve"} 2"#,
         r#"sessiond_sessions_created_total{engine="default"} 2"#,
         r#"sessiond_sessions_destroyed_total{engine="default"} 2"#,
         r#"sessiond_sessions_revoked_total{engine="default"} 1"#,

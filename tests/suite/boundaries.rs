@@ -80,6 +80,7 @@ fn session_knows_no_protocol_no_store_and_no_clock() {
             "std::fs",
             "crate::service",
             "crate::server",
+            "crate::timing",
             "SystemTime::now",
             "Instant::now",
         ],

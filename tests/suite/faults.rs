@@ -29,7 +29,7 @@ use sessiond::{
     },
     service::{
         engines::Engines,
-        observer::{Observer, OperationKind, Outcome},
+        observer::{Observer, Outcome, Subject},
     },
     session::{
         CookieUpdate, Live, Lookup,
@@ -65,14 +65,14 @@ use crate::{
 struct Nobody;
 
 impl Observer for Nobody {
-    fn finished(&self, _: OperationKind, _: Outcome, _: Duration) {}
+    fn finished(&self, _: Subject<'_>, _: Outcome, _: Duration) {}
 }
 
 /// A service on a store that fails or waits when the test says so.
-struct Service {
-    client: SessionServiceClient<Channel>,
+pub(crate) struct Service {
+    pub client: SessionServiceClient<Channel>,
     engine: Arc<Engine>,
-    faults: Arc<Faults>,
+    pub faults: Arc<Faults>,
     clock: Arc<TestClock>,
 }
 
@@ -88,11 +88,15 @@ fn engine(store: FlakyStore, clock: Arc<TestClock>) -> Engine {
 }
 
 async fn service() -> Service {
+    service_with(Arc::new(Nobody)).await
+}
+
+pub(crate) async fn service_with(observer: Arc<dyn Observer>) -> Service {
     let (faults, clock) = (Faults::new(), TestClock::new());
     let engine = Arc::new(engine(FlakyStore::new(Arc::clone(&faults)), Arc::clone(&clock)));
     let service = SessionService {
         engines: Engines::new([("default".to_owned(), Arc::clone(&engine))].into()),
-        observer: Arc::new(Nobody),
+        observer,
         max_message_bytes: 64 << 10,
         pipeline_in_flight: IN_FLIGHT,
     };
@@ -129,12 +133,12 @@ async fn serve(listener: TcpListener, handler: Arc<Handler>) {
 }
 
 impl Service {
-    async fn visitor(&mut self) -> Browser {
+    pub(crate) async fn visitor(&mut self) -> Browser {
         let created = self.client.write(set("{}")).await.expect("a Write is taken").into_inner();
         Browser::with(&created.set_cookie)
     }
 
-    async fn resolve(&mut self, browser: &Browser) -> Result<SessionState, Status> {
+    pub(crate) async fn resolve(&mut self, browser: &Browser) -> Result<SessionState, Status> {
         let credential = browser.credential();
         let request = ResolveRequest { credential, ..Default::default() };
         self.client.resolve(request).await.map(|answer| answer.into_inner().state())

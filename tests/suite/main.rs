@@ -29,6 +29,7 @@ mod lifetimes;
 mod listeners;
 mod logs;
 mod messages_in_documents;
+mod metrics;
 mod operators;
 mod own_sessions;
 mod peers;

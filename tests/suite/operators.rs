@@ -118,7 +118,7 @@ async fn the_status_tells_what_there_is(backend: Backend) {
     assert_eq!(status.engines[0].stored_count, known.then_some(1));
     let listeners: Vec<_> = status.listeners.iter().map(|it| it.kind.as_str()).collect();
     assert_eq!(listeners, ["grpc", "admin"], "metrics are off");
-    let line = r#"sessiond_requests_total{rpc="Write",state="CREATED"} 1"#;
+    let line = r#"sessiond_requests_total{engine="default",rpc="Write",state="CREATED"} 1"#;
     assert!(status.metrics.lines().any(|found| found == line), "{}", status.metrics);
 }
 

@@ -208,6 +208,11 @@ impl Cluster {
         Err(failure)
     }
 
+    /// Calls `with` for all servers that are known.
+    pub(super) fn each_server(&self, with: impl FnMut(&Arc<Server>)) {
+        self.shared.map.read().servers.values().for_each(with);
+    }
+
     /// Waits until the map is known and connections to its servers were
     /// attempted.
     pub(super) async fn tried(&self) -> Result<(), Failure> {

@@ -26,6 +26,7 @@ use super::{
     source::Source,
     url::{Address, Endpoint},
 };
+use crate::timing::Timings;
 
 /// The settings of every connection.
 #[derive(Clone)]
@@ -37,6 +38,16 @@ pub(super) struct Access {
     pub timeout: Duration,
     /// What servers are tried out for; `None` if they are only read from.
     pub needs: Option<Arc<Needs>>,
+    pub traffic: Arc<Traffic>,
+}
+
+/// What goes over all connections of a database.
+#[derive(Default)]
+pub(super) struct Traffic {
+    /// From sending commands to their answers.
+    pub round_trips: Timings,
+    /// Connections that broke.
+    pub lost: AtomicU64,
 }
 
 /// PEM texts. Empty means the system's roots, and no client certificate.

@@ -1,13 +1,13 @@
 //! Redis as the process runs it.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use async_trait::async_trait;
 
-use super::{RedisDatabase, RedisOptions};
+use super::{RedisDatabase, RedisOptions, Shared};
 use crate::{
     session::{clock::Clock, store::Store},
-    store::database::{Database, Open, OpenError},
+    store::database::{Database, Figures, LinkFigures, Open, OpenError},
 };
 
 #[async_trait]
@@ -29,5 +29,16 @@ impl Open for RedisOptions {
 impl Database for RedisDatabase {
     fn store(&self, name: &str) -> Result<Arc<dyn Store>, OpenError> {
         Ok(Arc::new(RedisDatabase::store(self, name)))
+    }
+
+    fn figures(&self) -> Figures {
+        let Shared { servers, traffic, .. } = &*self.shared;
+        let mut links = LinkFigures {
+            lost: traffic.lost.load(Ordering::Relaxed),
+            round_trips: traffic.round_trips.totals(),
+            ..LinkFigures::default()
+        };
+        servers.count_links(&mut links);
+        Figures::Links(links)
     }
 }

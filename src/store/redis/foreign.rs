@@ -5,7 +5,10 @@
 //! [`Reading::read`] turns the value into a session.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -48,7 +51,7 @@ impl ForeignRedis {
     /// Starts to connect, and keeps trying. Needs a tokio runtime.
     pub fn start(options: &RedisOptions, reading: Reading) -> Self {
         Self {
-            servers: Servers::start(options, None, Timekeeper::idle()),
+            servers: Servers::start(options, None, Arc::default(), Timekeeper::idle()),
             key_prefix: options.key_prefix.clone(),
             reading,
             timeout: options.timeout,

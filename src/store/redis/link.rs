@@ -11,7 +11,7 @@
 //! effect, and the caller gets that error.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -32,6 +32,7 @@ use super::{
     time::Timekeeper,
     url::Endpoint,
 };
+use crate::store::database::LinkFigures;
 
 /// How often the server is asked for its time, and whether it takes changes.
 const BEAT: Duration = Duration::from_secs(1);
@@ -99,7 +100,9 @@ impl Link {
     /// Sends one command and waits for its answer.
     pub(super) async fn send(&self, command: &Cmd) -> Result<Value, Failure> {
         let Up { mut connection, number, .. } = self.up().await?;
+        let sent = Instant::now();
         let answered = connection.send_packed_command(command).await;
+        self.connector.access.traffic.round_trips.observe(sent.elapsed());
         self.heed(number, answered.map_err(Failure::from).and_then(answer))
     }
 
@@ -115,11 +118,13 @@ impl Link {
             let is_another = |state: &State| !matches!(state, State::Up(up) if up.number == number);
             let _ = state.wait_for(is_another).await;
         };
+        let sent = Instant::now();
         let answered = tokio::select! {
             answered = connection.req_packed_commands(commands, 0, count) => answered,
             // A connection that hangs would otherwise hold them forever.
             () = gone => return Err(Failure::Lost("the connection was abandoned".to_owned())),
         };
+        self.connector.access.traffic.round_trips.observe(sent.elapsed());
         let answers = self.heed(number, answered.map_err(Failure::from))?;
         let heeded = |value| self.heed(number, answer(value));
         Ok(answers.into_iter().map(heeded).collect())
@@ -138,6 +143,16 @@ impl Link {
 
     pub(super) fn is_connected(&self) -> bool {
         self.lack().is_ok()
+    }
+
+    /// Counts the connection by its state.
+    pub(super) fn count(&self, counts: &mut LinkFigures) {
+        *match &*self.state.borrow() {
+            State::Up(Up { lack: None, .. }) => &mut counts.connected,
+            State::Up(_) => &mut counts.lacking,
+            State::Connecting => &mut counts.connecting,
+            State::Down(_) => &mut counts.down,
+        } += 1;
     }
 
     /// What the server lacks. Fails if there is no connection.
@@ -237,6 +252,7 @@ impl Keeper {
                     let since = Instant::now();
                     let why = self.watch_over(&endpoint, up).await;
                     self.state.send_replace(State::Connecting);
+                    self.connector.access.traffic.lost.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(server = %endpoint, "the connection is lost, reconnecting: {why}");
                     told = Some(String::new());
                     // A connection that was lost immediately does not reset the

@@ -86,6 +86,7 @@ use self::{
         Command, DESTROY, READ_FOR_GOOD, REMOVE, REPLACE, TOUCH, Verb, destroy_arguments, millis,
         touch_arguments,
     },
+    connect::Traffic,
     failure::Failure,
     needs::Needs,
     servers::Servers,
@@ -120,6 +121,7 @@ pub struct RedisDatabase {
 struct Shared {
     servers: Servers,
     needs: Arc<Needs>,
+    traffic: Arc<Traffic>,
     key_prefix: String,
     timeout: Duration,
     connect_timeout: Duration,
@@ -141,10 +143,13 @@ impl RedisDatabase {
     /// tokio runtime.
     pub fn start(options: RedisOptions, clock: Arc<dyn Clock>) -> Self {
         let needs = Arc::new(Needs::new(&options.key_prefix, options.wait.is_some()));
-        let servers = Servers::start(&options, Some(Arc::clone(&needs)), Timekeeper::new(clock));
+        let traffic = Arc::<Traffic>::default();
+        let (tried, counted) = (Some(Arc::clone(&needs)), Arc::clone(&traffic));
+        let servers = Servers::start(&options, tried, counted, Timekeeper::new(clock));
         let shared = Shared {
             servers,
             needs,
+            traffic,
             key_prefix: options.key_prefix,
             timeout: options.timeout,
             connect_timeout: options.connect_timeout,

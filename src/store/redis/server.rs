@@ -18,6 +18,7 @@ use super::{
     time::Timekeeper,
     wait_batcher::{Wait, WaitBatcher},
 };
+use crate::store::database::LinkFigures;
 
 /// How to communicate with a server.
 #[derive(Debug, Clone, Copy)]
@@ -117,6 +118,11 @@ impl Server {
     /// Whether there are connections, whatever the server lacks. Does not wait.
     pub(super) fn is_connected(&self) -> bool {
         self.all().all(Link::is_connected)
+    }
+
+    /// Counts the connections by their state.
+    pub(super) fn count_links(&self, counts: &mut LinkFigures) {
+        self.all().for_each(|link| link.count(counts));
     }
 
     /// Waits for the outcome of the current attempts to connect.

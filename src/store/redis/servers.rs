@@ -8,7 +8,7 @@ use super::{
     RedisOptions,
     cluster::Cluster,
     command::Command,
-    connect::{Access, Connector, Login, Place},
+    connect::{Access, Connector, Login, Place, Traffic},
     failure::Failure,
     needs::Needs,
     scan::Holders,
@@ -17,6 +17,7 @@ use super::{
     time::Timekeeper,
     url::{Endpoint, RedisUrl, Target},
 };
+use crate::store::database::LinkFigures;
 
 /// One server, or a cluster of them.
 pub(super) enum Servers {
@@ -30,6 +31,7 @@ impl Servers {
     pub(super) fn start(
         options: &RedisOptions,
         needs: Option<Arc<Needs>>,
+        traffic: Arc<Traffic>,
         time: Timekeeper,
     ) -> Self {
         let RedisUrl { tls, username, password, target } = options.url.clone();
@@ -47,6 +49,7 @@ impl Servers {
             sentinels: options.sentinel_login.clone(),
             timeout: options.connect_timeout,
             needs,
+            traffic,
         });
         let time = Arc::new(time);
         let manner = Manner {
@@ -116,6 +119,14 @@ impl Servers {
         match self {
             Self::One(server) => server.check_reading(),
             Self::Cluster(cluster) => cluster.check(Server::check_reading),
+        }
+    }
+
+    /// Counts the connections by their state.
+    pub(super) fn count_links(&self, counts: &mut LinkFigures) {
+        match self {
+            Self::One(server) => server.count_links(counts),
+            Self::Cluster(cluster) => cluster.each_server(|server| server.count_links(counts)),
         }
     }
 }

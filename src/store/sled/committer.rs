@@ -32,7 +32,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -40,7 +40,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::{mark::HighWater, open::SEGMENT_BYTES};
-use crate::session::store::{Result, StoreError};
+use crate::{
+    session::store::{Result, StoreError},
+    timing::{Timings, Totals},
+};
 
 /// When a change is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -117,6 +120,8 @@ struct Shared {
     flushes: AtomicU64,
     /// Signals that the committing thread has ended.
     ended: Condvar,
+    commits: Timings,
+    syncs: Timings,
 }
 
 #[derive(Default)]
@@ -163,6 +168,8 @@ impl Committer {
             high_water,
             flushes: AtomicU64::new(0),
             ended: Condvar::new(),
+            commits: Timings::default(),
+            syncs: Timings::default(),
         });
         let mut committer = Self { shared: Arc::clone(&shared), threads: Vec::new() };
         let (theirs, their_db) = (Arc::clone(&shared), db.clone());
@@ -181,6 +188,11 @@ impl Committer {
             None => Ok(()),
             Some(failure) => Err(failure.later()),
         }
+    }
+
+    /// How long commits took, and the syncs in them.
+    pub(super) fn durations(&self) -> (Totals, Totals) {
+        (self.shared.commits.totals(), self.shared.syncs.totals())
     }
 
     /// Waits until a change of `bytes` bytes may be made. Call it before each
@@ -293,7 +305,9 @@ impl Shared {
             let Gathered { waiting, sync_due, stopping } = self.gather(flush_interval, pause);
             let is_synced = |waiter: &Waiter| waiter.durability == Durability::Synced;
             let sync = stopping || sync_due || waiting.iter().any(is_synced);
+            let begun = Instant::now();
             let outcome = self.flush(db, log, sync, stopping || sync_due);
+            self.commits.observe(begun.elapsed());
             pause = outcome.is_err();
             for waiter in waiting {
                 (waiter.done)(outcome.clone().map_err(Failure::into_error));
@@ -363,7 +377,9 @@ impl Shared {
         }
         // Before the sync, which makes all of it safe.
         let end = written_end(db);
+        let begun = Instant::now();
         log.sync_data().map_err(|error| self.fail_flush(error))?;
+        self.syncs.observe(begun.elapsed());
         self.look()?;
         self.flushed.store(changed, Ordering::SeqCst);
         self.synced.store(changed, Ordering::SeqCst);

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use rustix::fs::StatVfs;
 
-use super::{OpenError, SledDatabase, SledOptions};
+use super::{OpenError, Shared, SledDatabase, SledOptions};
 use crate::{
     session::{
         clock::{Clock, TimeMark},
         store::{Result, Store, StoreError},
     },
-    store::database::{self, Database, Open},
+    store::database::{self, Database, DiskFigures, Figures, Open},
 };
 
 impl From<OpenError> for database::OpenError {
@@ -54,5 +55,24 @@ impl Database for SledDatabase {
     async fn close(&self, mark: TimeMark) -> Result<()> {
         SledDatabase::mark_time(self, mark)?;
         self.sync().await
+    }
+
+    fn figures(&self) -> Figures {
+        let Shared { options, committer, .. } = &**self.shared();
+        let system = rustix::fs::statvfs(&options.path).ok();
+        let bytes = |blocks: fn(&StatVfs) -> u64| {
+            let system = system.as_ref()?;
+            Some(blocks(system).saturating_mul(system.f_frsize))
+        };
+        let log = std::fs::metadata(options.path.join("db"));
+        let (commits, syncs) = committer.durations();
+        Figures::Disk(DiskFigures {
+            free_bytes: bytes(|system| system.f_bavail),
+            size_bytes: bytes(|system| system.f_blocks),
+            min_free_bytes: options.min_free_bytes,
+            log_bytes: log.ok().map(|log| log.len()),
+            commits,
+            syncs,
+        })
     }
 }

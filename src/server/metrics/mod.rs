@@ -2,61 +2,56 @@
 //!
 //! Labels are engines, operations and states: never anything of a session.
 
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`requests`] | operations: how they ended, and how long they took |
+//! | [`durations`] | histograms on the page |
+//! | [`database`] | what a store tells of its disk, or of its connections |
+//! | [`process`] | the process: memory, CPU time, file descriptors |
+//! | [`classic`] | the page for those who do not read OpenMetrics |
+
+mod classic;
+mod database;
+mod durations;
+mod process;
+mod requests;
+
 use std::{
-    sync::{Arc, OnceLock, atomic::Ordering},
-    time::{Duration, Instant},
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
 };
 
 use async_trait::async_trait;
 use futures_util::{FutureExt, future::BoxFuture};
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    encoding::{
+        EncodeLabelSet,
+        text::{encode_eof, encode_registry},
+    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
     registry::{Registry, Unit},
 };
 
+pub use self::requests::RequestMetrics;
+pub(super) use self::{classic::to_classic, requests::outcome_name};
+use self::{database::DatabaseFigures, durations::Durations, process::ProcessFigures};
 use super::{
     outages::{Outages, Work},
     reload::ReloadMetrics,
 };
 use crate::{
-    service::{
-        engines::Engines,
-        fault::Reason,
-        observer::{Observer, OperationKind, Outcome},
-        peer_memory::PeerMemory,
-        watchers::Watchers,
-    },
+    grpc::health::Serving,
+    service::{engines::Engines, peer_memory::PeerMemory, watchers::Watchers},
     session::{
         clock::Moment,
-        credential::Absence,
         foreign::{Foreign, ForeignId, Source},
         id::PublicId,
         record::{Claim, Record},
         store::{Layer, Removed, Restored, Result, Store, StoreFuture, Swept, Verb},
     },
+    store::database::Figures,
 };
-
-/// Seconds: from a hit in memory to a disk that is in trouble.
-const BUCKETS: [f64; 14] = [
-    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05,
-    0.1, 0.5, 2.5,
-];
-
-fn histogram() -> Histogram {
-    Histogram::new(BUCKETS)
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RpcState {
-    rpc: &'static str,
-    state: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfRpc {
-    rpc: &'static str,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfEngine {
@@ -75,28 +70,42 @@ struct OfRefusal {
     reason: &'static str,
 }
 
-type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
-
 /// All metrics of a daemon.
 pub struct Metrics {
     registry: Registry,
-    rpcs: RpcMetrics,
+    requests: requests::Families,
     sessions: Family<OfEngine, Gauge>,
-    connections: Gauge,
-    held_bytes: Gauge,
-    watchers: Gauge,
-    watchers_dropped: Counter,
+    present: PresentMetrics,
     refused: Family<OfRefusal, Counter>,
     /// What reloads did, and the certificates in force.
     pub(super) reloads: ReloadMetrics,
     stores: StoreFamilies,
 }
 
-struct RpcMetrics {
-    requests: Family<RpcState, Counter>,
-    // A request finds its counter by number; the family is asked once.
-    by_outcome: [[OnceLock<Counter>; OUTCOMES]; OperationKind::ALL.len()],
-    durations: [Histogram; OperationKind::ALL.len()],
+/// What is looked up when the page is made.
+struct PresentMetrics {
+    serving: Gauge,
+    takes_changes: Gauge,
+    connections: Gauge,
+    connections_limit: Gauge,
+    held_bytes: Gauge,
+    held_limit_bytes: Gauge,
+    held_refusals: Counter,
+    watchers: Gauge,
+    watchers_dropped: Counter,
+}
+
+/// The daemon at the moment of a page.
+pub(super) struct Present<'p> {
+    pub engines: &'p Engines,
+    pub serving: Serving,
+    /// Open connections.
+    pub connections: usize,
+    /// `limits.max_connections`.
+    pub connections_limit: usize,
+    pub memory: &'p PeerMemory,
+    pub watchers: &'p Watchers,
+    pub database: Figures,
 }
 
 #[derive(Clone, Default)]
@@ -109,49 +118,26 @@ struct StoreFamilies {
     examined: Family<OfEngine, Counter>,
     lag: Family<OfEngine, Gauge<f64, std::sync::atomic::AtomicU64>>,
     errors: Family<OfOperation, Counter>,
-    durations: Option<Histograms<OfOperation>>,
+    durations: Family<OfOperation, Durations>,
 }
 
 impl Metrics {
     /// All metrics, with names that begin with `sessiond_`. Counters of known labels start at 0.
     pub fn new() -> Arc<Self> {
         let mut registry = Registry::with_prefix("sessiond");
-        let requests = Family::default();
         registry.register(
-            "requests",
-            "Operations by RPC and by the state they ended in; those of a pipeline included",
-            requests.clone(),
+            "build",
+            "What is running; always 1",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))].to_vec()),
         );
-        let durations = Histograms::<OfRpc>::new_with_constructor(histogram as fn() -> _);
-        registry.register_with_unit(
-            "request_duration",
-            "How long an operation took, without the network; what is answered from memory counts as 0",
-            Unit::Seconds,
-            durations.clone(),
-        );
+        let requests = requests::Families::register(&mut registry);
         let sessions = Family::default();
         registry.register(
             "sessions",
             "Sessions that are stored: the live ones, and expired ones until they are swept",
             sessions.clone(),
         );
-        let connections = Gauge::default();
-        registry.register("connections", "Open connections of gRPC clients", connections.clone());
-        let held_bytes = Gauge::default();
-        registry.register_with_unit(
-            "held",
-            "Bytes of limits.max_held_bytes in use",
-            Unit::Bytes,
-            held_bytes.clone(),
-        );
-        let watchers = Gauge::default();
-        registry.register("watchers", "Open WatchSessions streams", watchers.clone());
-        let watchers_dropped = Counter::default();
-        registry.register(
-            "watchers_dropped",
-            "WatchSessions streams that were ended because they did not keep up",
-            watchers_dropped.clone(),
-        );
+        let present = PresentMetrics::register(&mut registry);
         let refused = Family::default();
         registry.register(
             "refused",
@@ -159,25 +145,13 @@ impl Metrics {
             refused.clone(),
         );
         let reloads = ReloadMetrics::register(&mut registry);
-        let rpcs = RpcMetrics {
-            requests,
-            by_outcome: Default::default(),
-            durations: OperationKind::ALL
-                .map(|kind| durations.get_or_create_owned(&OfRpc { rpc: kind.name() })),
-        };
         let stores = StoreFamilies::register(&mut registry);
-        Arc::new(Self {
-            registry,
-            rpcs,
-            sessions,
-            connections,
-            held_bytes,
-            watchers,
-            watchers_dropped,
-            refused,
-            reloads,
-            stores,
-        })
+        Arc::new(Self { registry, requests, sessions, present, refused, reloads, stores })
+    }
+
+    /// Counts and times the operations on these engines.
+    pub fn of_requests(&self, engines: &Engines) -> RequestMetrics {
+        RequestMetrics::new(&self.requests, engines)
     }
 
     /// A store whose work is counted and timed, and whose failures are logged.
@@ -197,79 +171,113 @@ impl Metrics {
         self.refused.get_or_create_owned(&OfRefusal { listener, reason })
     }
 
-    /// The text that Prometheus reads. `connections` are open.
-    pub fn to_text(
-        &self,
-        engines: &Engines,
-        connections: usize,
-        memory: &PeerMemory,
-        watchers: &Watchers,
-    ) -> String {
-        for engine in engines.iter() {
+    /// The text that Prometheus reads.
+    pub(super) fn to_text(&self, present: Present<'_>) -> String {
+        for engine in present.engines.iter() {
             // Of a store that does not know there is no line, rather than a wrong one.
             if let Some(count) = engine.count() {
                 let label = OfEngine { engine: engine.name().to_owned() };
-                self.sessions.get_or_create(&label).set(count.try_into().unwrap_or(i64::MAX));
+                self.sessions.get_or_create(&label).set(number(count));
             }
         }
-        self.connections.set(connections.try_into().unwrap_or(i64::MAX));
-        self.held_bytes.set(memory.used().try_into().unwrap_or(i64::MAX));
-        self.watchers.set(watchers.count().try_into().unwrap_or(i64::MAX));
-        self.watchers_dropped.inner().store(watchers.dropped(), Ordering::Relaxed);
+        self.present.set(&present);
+        // They are read anew for each page, and some are not known on every machine.
+        let mut database = Registry::with_prefix("sessiond");
+        database.register_collector(Box::new(DatabaseFigures(present.database)));
+        let mut process = Registry::default();
+        process.register_collector(Box::new(ProcessFigures::read()));
         let mut text = String::new();
-        encode(&mut text, &self.registry).expect("writing to a string does not fail");
+        for registry in [&self.registry, &database, &process] {
+            encode_registry(&mut text, registry).expect("writing to a string does not fail");
+        }
+        encode_eof(&mut text).expect("writing to a string does not fail");
         text
     }
 }
 
-impl Observer for Metrics {
-    fn finished(&self, kind: OperationKind, outcome: Outcome, elapsed: Duration) {
-        let rpcs = &self.rpcs;
-        let counter = rpcs.by_outcome[kind as usize][outcome_number(outcome)].get_or_init(|| {
-            let labels = RpcState { rpc: kind.name(), state: outcome_name(outcome) };
-            rpcs.requests.get_or_create_owned(&labels)
-        });
-        counter.inc();
-        rpcs.durations[kind as usize].observe(elapsed.as_secs_f64());
-    }
+fn number(value: impl TryInto<i64>) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
 }
 
-const FIRST_ABSENCE: usize = 2;
-const FIRST_REASON: usize = FIRST_ABSENCE + 6;
-const OUTCOMES: usize = FIRST_REASON + Reason::ALL.len();
-
-fn outcome_number(outcome: Outcome) -> usize {
-    match outcome {
-        Outcome::Active => 0,
-        Outcome::Created => 1,
-        Outcome::Absent(absence) => FIRST_ABSENCE + absence as usize,
-        Outcome::Failed(reason) => FIRST_REASON + reason as usize,
+impl PresentMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let gauge = |registry: &mut Registry, name: &str, help: &str, unit: Option<Unit>| {
+            let gauge = Gauge::<i64>::default();
+            match unit {
+                Some(unit) => registry.register_with_unit(name, help, unit, gauge.clone()),
+                None => registry.register(name, help, gauge.clone()),
+            }
+            gauge
+        };
+        let counter = |registry: &mut Registry, name: &str, help: &str| {
+            let counter = Counter::default();
+            registry.register(name, help, counter.clone());
+            counter
+        };
+        Self {
+            serving: gauge(
+                registry,
+                "serving",
+                "1 if sessions can be resolved; 0 while the store fails",
+                None,
+            ),
+            takes_changes: gauge(
+                registry,
+                "store_takes_changes",
+                "1 if the store also takes changes",
+                None,
+            ),
+            connections: gauge(registry, "connections", "Open connections of gRPC clients", None),
+            connections_limit: gauge(registry, "connections_limit", "limits.max_connections", None),
+            held_bytes: gauge(
+                registry,
+                "held",
+                "Bytes of limits.max_held_bytes in use",
+                Some(Unit::Bytes),
+            ),
+            held_limit_bytes: gauge(
+                registry,
+                "held_limit",
+                "limits.max_held_bytes",
+                Some(Unit::Bytes),
+            ),
+            held_refusals: counter(
+                registry,
+                "held_refusals",
+                "Calls that were refused because limits.max_held_bytes was used up",
+            ),
+            watchers: gauge(registry, "watchers", "Open WatchSessions streams", None),
+            watchers_dropped: counter(
+                registry,
+                "watchers_dropped",
+                "WatchSessions streams that were ended because they did not keep up",
+            ),
+        }
     }
-}
 
-pub(super) fn outcome_name(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Active => "ACTIVE",
-        Outcome::Created => "CREATED",
-        Outcome::Absent(Absence::None) => "NONE",
-        Outcome::Absent(Absence::Invalid) => "INVALID",
-        Outcome::Absent(Absence::NotFound) => "NOT_FOUND",
-        Outcome::Absent(Absence::Superseded | Absence::JustSuperseded) => "SUPERSEDED",
-        Outcome::Absent(Absence::Expired) => "EXPIRED",
-        Outcome::Failed(reason) => reason.name(),
+    fn set(&self, present: &Present<'_>) {
+        let Present { serving, memory, watchers, .. } = present;
+        self.serving.set(serving.services.into());
+        self.takes_changes.set(serving.whole.into());
+        self.connections.set(number(present.connections));
+        self.connections_limit.set(number(present.connections_limit));
+        self.held_bytes.set(number(memory.used()));
+        self.held_limit_bytes.set(number(memory.limit()));
+        self.held_refusals.inner().store(memory.refused(), Ordering::Relaxed);
+        self.watchers.set(number(watchers.count()));
+        self.watchers_dropped.inner().store(watchers.dropped(), Ordering::Relaxed);
     }
 }
 
 impl StoreFamilies {
     fn register(registry: &mut Registry) -> Self {
-        let durations = Histograms::<OfOperation>::new_with_constructor(histogram as fn() -> _);
+        let families = Self::default();
         registry.register_with_unit(
             "store_duration",
             "How long the store took, by its operation; what it recalls from memory is not in it",
             Unit::Seconds,
-            durations.clone(),
+            families.durations.clone(),
         );
-        let families = Self { durations: Some(durations), ..Self::default() };
         registry.register("store_errors", "Failures of the store", families.errors.clone());
         registry.register(
             "store_recalled",
@@ -321,7 +329,7 @@ struct StoreMetrics {
 }
 
 struct VerbMetrics {
-    duration: Histogram,
+    duration: Durations,
     errors: Counter,
 }
 
@@ -367,9 +375,8 @@ impl StoreMetrics {
 impl VerbMetrics {
     fn new(families: &StoreFamilies, engine: &str, operation: &'static str) -> Self {
         let label = OfOperation { engine: engine.to_owned(), operation };
-        let durations = families.durations.as_ref();
         Self {
-            duration: durations.map_or_else(histogram, |family| family.get_or_create_owned(&label)),
+            duration: families.durations.get_or_create_owned(&label),
             errors: families.errors.get_or_create_owned(&label),
         }
     }
@@ -382,7 +389,7 @@ impl VerbMetrics {
     ) -> Result<T> {
         let started = Instant::now();
         let outcome = operation.await;
-        self.duration.observe(started.elapsed().as_secs_f64());
+        self.duration.observe(started.elapsed());
         match &outcome {
             Ok(_) => outages.worked(work, Instant::now),
             Err(error) => {
@@ -475,22 +482,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_outcome_has_a_number_of_its_own() {
-        let absences = [
-            Absence::None,
-            Absence::Invalid,
-            Absence::NotFound,
-            Absence::Superseded,
-            Absence::Expired,
-            Absence::JustSuperseded,
-        ];
-        let outcomes = [Outcome::Active, Outcome::Created]
-            .into_iter()
-            .chain(absences.map(Outcome::Absent))
-            .chain(Reason::ALL.map(Outcome::Failed));
-        let numbers: Vec<_> = outcomes.map(outcome_number).collect();
-        assert_eq!(numbers, (0..OUTCOMES).collect::<Vec<_>>());
-        assert_eq!(OperationKind::ALL.map(|kind| kind as usize), [0, 1, 2, 3, 4]);
+    fn every_verb_has_a_number_of_its_own() {
         assert_eq!(Verb::ALL.map(|verb| verb as usize), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
     }
 }
