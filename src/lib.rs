@@ -15,6 +15,8 @@
 //! - [`server`]: the process: configuration, listeners, cleanup, metrics, shutdown.
 //!   It wires the other modules together.
 //!
+//! Beside them is [`trace`]: spans, which all of them but `session` may record.
+//!
 //! `tests/suite/boundaries.rs` checks the boundaries.
 //!
 //! How a Resolve is answered:
@@ -42,3 +44,4 @@ pub mod server;
 pub mod service;
 pub mod session;
 pub mod store;
+pub mod trace;

@@ -18,6 +18,7 @@ use prometheus_client::{
 use super::{
     outages::{Outages, Work},
     reload::ReloadMetrics,
+    traces::TraceMetrics,
 };
 use crate::{
     service::{
@@ -89,6 +90,8 @@ pub struct Metrics {
     refused: Family<OfRefusal, Counter>,
     /// What reloads did, and the certificates in force.
     pub(super) reloads: ReloadMetrics,
+    /// What has become of spans.
+    pub(super) traces: TraceMetrics,
     stores: StoreFamilies,
 }
 
@@ -159,6 +162,7 @@ impl Metrics {
             refused.clone(),
         );
         let reloads = ReloadMetrics::register(&mut registry);
+        let traces = TraceMetrics::register(&mut registry);
         let rpcs = RpcMetrics {
             requests,
             by_outcome: Default::default(),
@@ -176,6 +180,7 @@ impl Metrics {
             watchers_dropped,
             refused,
             reloads,
+            traces,
             stores,
         })
     }

@@ -22,14 +22,17 @@ use super::{
     input::{self, RawDuration, Set},
     observer::{Observer, OperationKind, Outcome},
 };
-use crate::session::{
-    Live, Lookup,
-    credential::{Credential, Presented},
-    data::Data,
-    engine::{Engine, ResolveOptions, WriteOptions},
-    error::Error,
-    principals::Scope,
-    store::StoreError,
+use crate::{
+    session::{
+        Live, Lookup,
+        credential::{Credential, Presented},
+        data::Data,
+        engine::{Engine, ResolveOptions, WriteOptions},
+        error::Error,
+        principals::Scope,
+        store::StoreError,
+    },
+    trace,
 };
 
 /// Asks for the session of a request.
@@ -184,9 +187,13 @@ pub(super) async fn run_detached<T: Send + 'static>(
     if !must_complete {
         return change.await;
     }
-    tokio::spawn(change).await.unwrap_or_else(|ended| match ended.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        Err(_) => Err(StoreError::unavailable("finish its work", "the daemon has stopped").into()),
+    tokio::spawn(trace::carried(change)).await.unwrap_or_else(|ended| {
+        match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => {
+                Err(StoreError::unavailable("finish its work", "the daemon has stopped").into())
+            }
+        }
     })
 }
 

@@ -21,6 +21,7 @@ use sessiond::{
         },
         peer::{Peer, ReleasedWhenRead},
         session_service::SessionService,
+        spans::Traces,
     },
     server::{
         cleanup,
@@ -108,6 +109,7 @@ async fn service() -> Service {
         unary: None,
         routes: Routes::default(),
         unserved: "not served here",
+        traces: Traces::default(),
     };
     tokio::spawn(serve(listener, Arc::new(handler)));
     let client = SessionServiceClient::connect(uri).await.expect("the service is there");
