@@ -17,7 +17,7 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use http::Response;
+use http::{HeaderMap, Response, Uri};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use prost::Message;
@@ -26,6 +26,7 @@ use sessiond::{
         pb::{PipelineRequest, ResolveRequest, pipeline_request},
         peer::{Peer, ReleasedWhenRead},
         session_service::{SessionService, UnaryCall},
+        spans::Traces,
     },
     server::{clock::SystemClock, metrics::Metrics, system::SystemEntropy},
     service::{engines::Engines, observer::OperationKind},
@@ -44,6 +45,7 @@ use sessiond::{
         codec::{self, Layout},
         sled::{Durability, SledDatabase, SledOptions},
     },
+    trace::{Finished, Sink, Tracer},
 };
 use tokio::runtime::Runtime;
 
@@ -276,6 +278,15 @@ async fn read(answer: Response<impl Body<Data = Bytes, Error = Infallible> + Unp
     len
 }
 
+/// Where no span arrives.
+struct Nowhere;
+
+impl Sink for Nowhere {
+    fn take(&self, _: Finished) {
+        unreachable!("no trace is recorded")
+    }
+}
+
 fn resolves(criterion: &mut Criterion) {
     let runtime = runtime();
     let directory = tempfile::tempdir().expect("a directory");
@@ -337,13 +348,20 @@ fn resolves(criterion: &mut Criterion) {
     };
     let unary: Vec<Bytes> =
         requests.iter().map(|request| framed(&request.encode_to_vec())).collect();
-    group.bench_function("in the process, hot", |bench| {
-        bench.to_async(&runtime).iter(async || {
-            let body = ReleasedWhenRead(Full::new(unary[next(&turn, SESSIONS)].clone()));
-            read(service.unary(UnaryCall::Operation(OperationKind::Resolve), body, &peer).await)
-                .await
+    // With traces, and a call that is not recorded, as nearly all are.
+    let traced = Traces::by(Tracer::new(0.0, || Duration::ZERO, Nowhere));
+    let traces = [("", Traces::default()), (", traced", traced)];
+    let (headers, uri) = (HeaderMap::new(), Uri::from_static("http://localhost/a/b"));
+    for (name, traces) in &traces {
+        group.bench_function(format!("in the process, hot{name}"), |bench| {
+            bench.to_async(&runtime).iter(async || {
+                let body = ReleasedWhenRead(Full::new(unary[next(&turn, SESSIONS)].clone()));
+                let span = traces.call(&headers, &uri, &peer, None);
+                let call = UnaryCall::Operation(OperationKind::Resolve);
+                read(service.unary(call, body, &peer, span).await).await
+            });
         });
-    });
+    }
     let streams: Vec<Bytes> = requests
         .chunks_exact(PIPELINED)
         .map(|requests| {
@@ -356,11 +374,13 @@ fn resolves(criterion: &mut Criterion) {
         })
         .collect();
     group.throughput(Throughput::Elements(PIPELINED as u64));
-    group.bench_function("64 in one Pipeline", |bench| {
-        bench.to_async(&runtime).iter(async || {
-            let body = ReleasedWhenRead(Full::new(streams[next(&turn, streams.len())].clone()));
-            read(service.pipeline(body, &peer)).await
+    for (name, traces) in &traces {
+        group.bench_function(format!("64 in one Pipeline{name}"), |bench| {
+            bench.to_async(&runtime).iter(async || {
+                let body = ReleasedWhenRead(Full::new(streams[next(&turn, streams.len())].clone()));
+                read(service.pipeline(body, &peer, traces.stream(&headers, &uri, &peer))).await
+            });
         });
-    });
+    }
     group.finish();
 }

@@ -15,7 +15,8 @@
 //! - [`server`]: the process: configuration, listeners, cleanup, metrics, shutdown.
 //!   It wires the other modules together.
 //!
-//! [`timing`] is for all of them: how long things take.
+//! Beside them are [`timing`], how long things take, and [`trace`], spans. All of them may use
+//! both but `session`, which has no clock.
 //!
 //! `tests/suite/boundaries.rs` checks the boundaries.
 //!
@@ -45,3 +46,4 @@ pub mod service;
 pub mod session;
 pub mod store;
 pub mod timing;
+pub mod trace;

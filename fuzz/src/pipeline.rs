@@ -27,6 +27,7 @@ use sessiond::{
         },
         peer::{Peer, ReleasedWhenRead},
         session_service::SessionService,
+        spans::Traces,
     },
     service::{
         engines::Engines,
@@ -76,6 +77,7 @@ async fn drive(input: &[u8]) {
         unary: None,
         routes: Routes::default(),
         unserved: "not served here",
+        traces: Traces::default(),
     };
     let handler = Arc::new(handler);
 

@@ -28,6 +28,7 @@ use super::{
     messages::{Messages, PREFIX_LEN},
     peer::{Peer, ReadOnce, RequestBody},
     session_service::{Call, SessionService, Unary, begun},
+    spans::{CallSpan, Traces},
     status,
 };
 use crate::service::access::{Caller, Identity};
@@ -47,6 +48,8 @@ pub struct Handler {
     pub routes: Routes,
     /// What a caller is told whose service or method is not served here.
     pub unserved: &'static str,
+    /// Whether the calls of `sessions` and `unary` are traced.
+    pub traces: Traces,
 }
 
 /// Which calls have requests of a single message. It is read before tonic sees the call, so
@@ -96,15 +99,17 @@ impl Handler {
         let call = self.sessions.as_ref().zip(SessionService::find(path));
         match call {
             Some((_, Call::Unary(call))) => {
+                let span = self.traces.call(request.headers(), request.uri(), &peer, timeout);
                 let body = request.into_body();
                 let work = async move {
                     let sessions = handler.sessions.as_ref().expect("it was there above");
-                    sessions.unary(call, body, &peer).await.map(AnswerBody::unary)
+                    sessions.unary(call, body, &peer, span).await.map(AnswerBody::unary)
                 };
                 return Right(InTime::new(timeout, Left(work)));
             }
             Some((sessions, Call::Pipeline)) => {
-                let answer = sessions.pipeline(request.into_body(), &peer);
+                let traces = self.traces.stream(request.headers(), request.uri(), &peer);
+                let answer = sessions.pipeline(request.into_body(), &peer, traces);
                 return Left(ready(answer.map(|body| AnswerBody::pipeline(body, end(timeout)))));
             }
             None => {}
@@ -113,7 +118,7 @@ impl Handler {
         let end = end(timeout);
         let mut request = request;
         request.extensions_mut().insert(Identity { caller, remote: peer.origin.remote });
-        let work = Box::pin(async move { handler.other(request, peer, end).await });
+        let work = Box::pin(async move { handler.other(request, peer, timeout, end).await });
         Right(InTime::new(timeout, Right(work)))
     }
 
@@ -122,6 +127,7 @@ impl Handler {
         &self,
         request: Request<B>,
         peer: Arc<Peer>,
+        timeout: Option<Duration>,
         end: Option<Instant>,
     ) -> Response<AnswerBody<B>> {
         match HealthService::find(request.uri().path()) {
@@ -137,9 +143,11 @@ impl Handler {
             None => {}
         }
         let unary = self.unary.as_ref().filter(|unary| unary.covers(request.uri().path()));
+        let mut span = CallSpan::default();
         let mut held = None;
         let called = match unary {
             Some(UnaryRequests { max_message_bytes, .. }) => {
+                span = self.traces.call(request.headers(), request.uri(), &peer, timeout);
                 let (parts, body) = request.into_parts();
                 let message = Messages::new(body, *max_message_bytes, &peer).only().await;
                 let admitted = message.and_then(|message| {
@@ -149,17 +157,21 @@ impl Handler {
                 match admitted {
                     Ok(message) => {
                         let request = Request::from_parts(parts, Full::new(framed(&message)));
-                        self.routes.clone().call(request).await
+                        span.within(self.routes.clone().call(request)).await
                     }
-                    Err(status) => return refused(status),
+                    Err(status) => {
+                        span.end_call(Err(&status));
+                        return refused(status);
+                    }
                 }
             }
             None => self.routes.clone().call(request.map(ReadOnce)).await,
         };
         let Ok(answer) = called;
         drop(held);
-        let routed = |body| AnswerBody::routed(body, peer, end);
-        status::name_transport_faults(answer, self.unserved).map(routed)
+        let answer = status::name_transport_faults(answer, self.unserved);
+        span.end_by_head(answer.headers());
+        answer.map(|body| AnswerBody::routed(body, peer, end))
     }
 }
 

@@ -17,6 +17,7 @@
 //! | [`convert`] | messages to requests, and values to messages |
 //! | [`answer`] | the answers of the four operations, encoded by hand |
 //! | [`status`] | faults as gRPC statuses |
+//! | [`spans`] | the spans of calls, for traces |
 //! | [`trailers`] | the status at the end of a call |
 //! | [`auth`] | which callers are admitted |
 
@@ -34,6 +35,7 @@ pub mod pb;
 pub mod peer;
 mod pipeline;
 pub mod session_service;
+pub mod spans;
 pub mod status;
 mod timeouts;
 mod trailers;

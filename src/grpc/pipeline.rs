@@ -32,6 +32,7 @@ use super::{
     messages::{self, Messages},
     pb::{PipelineRequest, pipeline_request},
     peer::{Peer, RequestBody},
+    spans::StreamTraces,
     timeouts::{InTime, Timeouts},
     trailers,
 };
@@ -70,6 +71,7 @@ const ENOUGH_BYTES: usize = 15 << 10;
 pub struct Pipeline<B> {
     engines: Engines,
     observer: Arc<dyn Observer>,
+    traces: StreamTraces,
     limit: usize,
     /// `None` when no more requests will be taken.
     inbound: Option<Messages<B>>,
@@ -103,10 +105,12 @@ impl<B: RequestBody> Pipeline<B> {
         limit: usize,
         inbound: Messages<B>,
         peer: &Peer,
+        traces: StreamTraces,
     ) -> Self {
         Self {
             engines,
             observer,
+            traces,
             limit,
             inbound: Some(inbound),
             closing: Box::pin(peer.closing.clone().cancelled_owned()),
@@ -235,26 +239,32 @@ impl<B: RequestBody> Pipeline<B> {
         mut message: O::Message,
         cx: &mut Context<'_>,
     ) {
+        let mut span = self.traces.operation(O::KIND, timeout);
         let request = O::request(&mut message);
         let observer = self.observer.as_ref();
         let watch = self.watch.get_or_insert_with(Stopwatch::start);
         let prepared = operation::prepared::<O>(&self.engines, request, observer, watch);
-        let operation = match prepared {
+        let operation = prepared.and_then(|operation| self.memory.admit().map(|()| operation));
+        let operation = match operation {
             Ok(operation) => operation,
-            Err(fault) => return self.answer((sequence, Err(fault))),
+            Err(fault) => {
+                span.end(Err(&fault));
+                return self.answer((sequence, Err(fault)));
+            }
         };
-        if let Err(fault) = self.memory.admit() {
-            return self.answer((sequence, Err(fault)));
-        }
         // Most are answered from memory and need no place in the lanes.
         let free = self.lanes.are_free(operation.presented().reach());
         if free && let Some(answer) = operation::recalled(&operation, observer, watch) {
+            span.end(Ok(&answer));
             return self.answer((sequence, Ok(answer)));
         }
         // It may wait for the store.
         let held = match self.memory.hold(len) {
             Ok(held) => held,
-            Err(fault) => return self.answer((sequence, Err(fault))),
+            Err(fault) => {
+                span.end(Err(&fault));
+                return self.answer((sequence, Err(fault)));
+            }
         };
         let presented = operation.presented().clone();
         // Its own time goes on. That of the next one begins now.
@@ -264,11 +274,12 @@ impl<B: RequestBody> Pipeline<B> {
         let mut answering: Answering = Box::pin(async move {
             let _held = held;
             let answer = if free {
-                operation::observed(operation, observer.as_ref(), since).await
+                span.within(operation::observed(operation, observer.as_ref(), since)).await
             } else {
                 // What it waits for may have brought the session into memory.
-                operation::answered(operation, observer.as_ref(), since).await
+                span.within(operation::answered(operation, observer.as_ref(), since)).await
             };
+            span.end(answer.as_ref());
             (sequence, answer)
         });
         if free && let Poll::Ready(outcome) = answering.as_mut().poll(cx) {

@@ -26,6 +26,7 @@ use super::{
     pb::{self, SessionServiceMethod},
     peer::{Peer, RequestBody},
     pipeline::Pipeline,
+    spans::{CallSpan, StreamTraces},
     trailers,
 };
 use crate::{
@@ -92,18 +93,22 @@ impl SessionService {
         call: UnaryCall,
         body: B,
         peer: &Peer,
+        mut span: CallSpan,
     ) -> Response<Unary> {
         let outcome = match call {
             UnaryCall::Operation(kind) => match kind {
-                OperationKind::Resolve => self.run::<Resolve, B>(body, peer).await,
-                OperationKind::Touch => self.run::<Touch, B>(body, peer).await,
-                OperationKind::Write => self.run::<Write, B>(body, peer).await,
-                OperationKind::Destroy => self.run::<Destroy, B>(body, peer).await,
+                OperationKind::Resolve => self.run::<Resolve, B>(body, peer, &mut span).await,
+                OperationKind::Touch => self.run::<Touch, B>(body, peer, &mut span).await,
+                OperationKind::Write => self.run::<Write, B>(body, peer, &mut span).await,
+                OperationKind::Destroy => self.run::<Destroy, B>(body, peer, &mut span).await,
                 // Boxed, because the future of a call is as large as its largest part.
-                OperationKind::ListSessions => Box::pin(self.list_sessions(body, peer)).await,
+                OperationKind::ListSessions => {
+                    Box::pin(span.within(self.list_sessions(body, peer))).await
+                }
             },
             UnaryCall::Describe => Box::pin(self.describe(body, peer)).await,
         };
+        span.end_call(outcome.as_ref().map(|_| ()));
         outcome.map_or_else(Status::into_http, |message| begun(Unary::of(message)))
     }
 
@@ -130,7 +135,7 @@ impl SessionService {
         Ok(messages::encode(&response))
     }
 
-    async fn run<O, B>(&self, body: B, peer: &Peer) -> Result<Bytes, Status>
+    async fn run<O, B>(&self, body: B, peer: &Peer, span: &mut CallSpan) -> Result<Bytes, Status>
     where
         O: GrpcOperation,
         B: RequestBody,
@@ -140,7 +145,10 @@ impl SessionService {
         // It may wait for the store, and its answer for the peer.
         let _held = peer.memory.hold(message.len())?;
         let operation = self.prepare::<O>(message, &mut watch)?;
-        let answer = operation::answered(operation, self.observer.as_ref(), watch).await?;
+        let work = operation::answered(operation, self.observer.as_ref(), watch);
+        let answer = span.within(work).await;
+        span.end(answer.as_ref());
+        let answer = answer?;
         let mut message = Vec::new();
         answer::put(&answer, &mut message);
         Ok(message.into())
@@ -160,13 +168,19 @@ impl SessionService {
     }
 
     /// Answers a Pipeline.
-    pub fn pipeline<B: RequestBody>(&self, body: B, peer: &Peer) -> Response<Pipeline<B>> {
+    pub fn pipeline<B: RequestBody>(
+        &self,
+        body: B,
+        peer: &Peer,
+        traces: StreamTraces,
+    ) -> Response<Pipeline<B>> {
         begun(Pipeline::new(
             self.engines.clone(),
             Arc::clone(&self.observer),
             self.pipeline_in_flight,
             Messages::new(body, self.max_message_bytes, peer),
             peer,
+            traces,
         ))
     }
 }

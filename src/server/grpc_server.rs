@@ -21,6 +21,7 @@ use crate::{
             session_admin_service_server::SessionAdminServiceServer,
         },
         session_service::SessionService,
+        spans::Traces,
     },
     service::{
         admin::AdminService, engines::Engines, observer::Observer, reload::Reload,
@@ -58,6 +59,7 @@ pub(super) struct GrpcServer {
     /// Tells operators how the daemon is.
     pub status: Arc<dyn StatusSource>,
     pub reloads: Arc<dyn Reload>,
+    pub traces: Traces,
 }
 
 impl GrpcServer {
@@ -77,6 +79,7 @@ impl GrpcServer {
             unary: None,
             routes,
             unserved: UNSERVED_BY_GRPC,
+            traces: self.traces.clone(),
         }
     }
 
@@ -102,6 +105,7 @@ impl GrpcServer {
             unary: Some(UnaryRequests { service: name, max_message_bytes }),
             routes: self.routes(routes, name),
             unserved: UNSERVED_BY_ADMIN,
+            traces: self.traces.clone(),
         }
     }
 

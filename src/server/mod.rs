@@ -17,7 +17,9 @@
 //! | [`tls`], [`certificate`] | certificates and keys |
 //! | [`reload`] | new secrets, tokens and certificates without a restart |
 //! | [`refusals`] | callers that were refused, counted and logged |
+//! | [`traces`] | spans for a collector |
 //! | [`metrics`], [`scrape`] | the metrics, and the page that shows them |
+//! | [`fitness`] | whether the stores can serve |
 //! | [`status`] | how the daemon is, for operators and probes |
 //! | [`phase`] | what the daemon does, for whoever supervises it |
 //! | [`outages`], [`slow`] | what the log says about a store that fails, and about slow operations |
@@ -39,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     config::{AdoptChoice, Checked, Config, ConfigError, ListenAddr, SocketAccess},
+    fitness::Fitness,
     gate::{Gate, ListenerPlaces},
     grpc_server::GrpcServer,
     listen::{BindError, Listener},
@@ -52,6 +55,7 @@ use self::{
     slow::SlowLog,
     status::{Probes, Pulse, Reporter},
     tls::Tls,
+    traces::{Exporter, Tracing},
     workers::{Balance, RuntimeExecutors},
 };
 use crate::{
@@ -66,7 +70,6 @@ use crate::{
         adoption::{Adoption, Application},
         clock::Clock,
         engine::Engine,
-        error::Error,
         id::Entropy,
         store::{Store, StoreError},
     },
@@ -80,6 +83,7 @@ mod certificate;
 pub mod cleanup;
 pub mod clock;
 pub mod config;
+mod fitness;
 mod gate;
 mod grpc_server;
 mod http2;
@@ -101,6 +105,7 @@ mod status;
 pub mod system;
 pub mod time_mark;
 mod tls;
+mod traces;
 mod unix_socket;
 mod workers;
 
@@ -108,8 +113,6 @@ mod workers;
 const WALL_INTERVAL: Duration = Duration::from_secs(1);
 /// After how many of these looks the time is marked in the database.
 const LOOKS_PER_MARK: u32 = 10;
-/// How often the stores are asked whether they can serve.
-const FITNESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the process looks whether it keeps much memory that is free.
 const TRIM_INTERVAL: Duration = Duration::from_secs(2);
 /// Follows the name of an engine, for the store with the marks of what it has adopted. No
@@ -189,6 +192,7 @@ pub struct Server {
     watchers: Arc<Watchers>,
     database: Arc<dyn Database>,
     metrics: Arc<Metrics>,
+    traces: (Tracing, Option<Exporter>),
     workers: RuntimeExecutors,
     grpc: Vec<Listener>,
     admin: Vec<Listener>,
@@ -226,7 +230,16 @@ impl Server {
         let (clock, entropy) = (Arc::clone(&surroundings.clock), Arc::clone(&surroundings.entropy));
         let limits = &config.limits;
         let watchers = Watchers::new(limits.max_watchers as usize, limits.watch_queue as usize);
-        let (engines, database) = engines(checked, &metrics, &watchers, surroundings).await?;
+        let traces = match checked.traces.take() {
+            None => (Tracing::default(), None),
+            Some(options) => {
+                let backend = config.store.backend.kind().name;
+                let (tracing, exporter) = Tracing::start(options, backend, &metrics.traces);
+                (tracing, Some(exporter))
+            }
+        };
+        let made = engines(checked, &metrics, &traces.0, &watchers, surroundings).await?;
+        let (engines, database) = made;
         let tls = tls.map(|Tls { config, papers }| TlsInForce {
             config: Arc::new(ArcSwap::new(config)),
             papers,
@@ -253,6 +266,7 @@ impl Server {
             watchers,
             database,
             metrics,
+            traces,
             workers: RuntimeExecutors::start(config.runtime.threads as usize)
                 .map_err(StartError::Threads)?,
             grpc: bind(grpc, &config.listen.grpc, &unix.grpc).await?,
@@ -352,10 +366,13 @@ impl Server {
             serving: serving.clone(),
             stopping: stopping.clone(),
             status: Arc::clone(&reporter) as _,
+            traces: self.traces.0.calls(),
         };
         let sessions = Arc::new(services.sessions(guard("grpc", Role::Frontend)));
         let admin = Arc::new(services.admin(guard("admin", Role::Admin)));
 
+        let exporting = CancellationToken::new();
+        let exporter = self.traces.1.map(|exporter| tokio::spawn(exporter.run(exporting.clone())));
         let mut background = JoinSet::new();
         background.spawn(self.in_force.serve(requests));
         for engine in self.engines.iter() {
@@ -367,7 +384,7 @@ impl Server {
         let mut fitness = JoinSet::new();
         let health = Arc::new(health);
         let supervisor = Arc::clone(&self.supervisor);
-        fitness.spawn(watch_fitness(self.engines.clone(), Arc::clone(&health), supervisor));
+        fitness.spawn(fitness::watch(self.engines.clone(), Arc::clone(&health), supervisor));
         background.spawn(keep_time(Arc::clone(&self.database), Arc::clone(&self.clock)));
         background.spawn(give_memory_back(open.clone(), Arc::clone(&memory)));
         let pulse = Pulse::new();
@@ -417,55 +434,11 @@ impl Server {
         background.shutdown().await;
         // The connections that were cut end with them.
         drop((self.workers, scraping));
+        exporting.cancel();
+        if let Some(exporter) = exporter {
+            let _ = exporter.await;
+        }
         self.database.close(self.clock.mark()).await
-    }
-}
-
-/// What the stores can do, and why no more.
-enum Fitness {
-    Fit,
-    OnlyReads(Error),
-    Unfit(Error),
-}
-
-impl Fitness {
-    fn of(engines: &Engines) -> Self {
-        let failure = |check: fn(&Engine) -> Result<(), Error>| {
-            engines.iter().find_map(|engine| check(engine).err())
-        };
-        match (failure(Engine::check_reading), failure(Engine::check)) {
-            (Some(error), _) => Self::Unfit(error),
-            (None, Some(error)) => Self::OnlyReads(error),
-            (None, None) => Self::Fit,
-        }
-    }
-
-    /// Services also count as serving while they can only read.
-    fn serving(&self) -> Serving {
-        match self {
-            Self::Fit => Serving { whole: true, services: true },
-            Self::OnlyReads(_) => Serving { whole: false, services: true },
-            Self::Unfit(_) => Serving { whole: false, services: false },
-        }
-    }
-
-    fn tell(&self, supervisor: &Supervisor) {
-        supervisor(match self {
-            Self::Fit => Phase::Serving,
-            Self::OnlyReads(error) => Phase::OnlyReads(error),
-            Self::Unfit(error) => Phase::NotServing(error),
-        });
-    }
-
-    /// The store has logged the cause.
-    fn log(&self) {
-        match self {
-            Self::Fit => tracing::info!("serving again"),
-            Self::OnlyReads(error) => {
-                tracing::error!("only what reads is served from now on: {error}");
-            }
-            Self::Unfit(error) => tracing::error!("not serving from now on: {error}"),
-        }
     }
 }
 
@@ -510,28 +483,6 @@ async fn give_memory_back(open: impl Fn() -> usize, memory: Arc<PeerMemory>) {
     }
 }
 
-/// Keeps health as the stores report it: NOT_SERVING while a store cannot serve. If a
-/// store can no longer keep its promises, that is permanent.
-async fn watch_fitness(
-    engines: Engines,
-    health: Arc<watch::Sender<Serving>>,
-    supervisor: Supervisor,
-) {
-    let mut before = Fitness::Fit.serving();
-    loop {
-        let fitness = Fitness::of(&engines);
-        let now = fitness.serving();
-        if now != before {
-            fitness.log();
-            fitness.tell(&supervisor);
-        }
-        before = now;
-        // Watchers are told changes only.
-        health.send_if_modified(|serving| std::mem::replace(serving, now) != now);
-        tokio::time::sleep(FITNESS_INTERVAL).await;
-    }
-}
-
 /// Binds the addresses, unless there are sockets that were passed for them.
 async fn bind(
     passed: Vec<Listener>,
@@ -554,6 +505,7 @@ async fn bind(
 async fn engines(
     mut checked: Checked,
     metrics: &Metrics,
+    traces: &Tracing,
     watchers: &Arc<Watchers>,
     surroundings: Surroundings,
 ) -> Result<(Engines, Arc<dyn Database>), StartError> {
@@ -564,7 +516,8 @@ async fn engines(
     // Before the first change, so that no crash leaves changes without a mark.
     mark_time(database.as_ref(), surroundings.clock.as_ref()).await;
     let store = |name: &str| -> Result<Arc<dyn Store>, StartError> {
-        Ok(Arc::new(metrics.measured(name, database.store(name)?)))
+        let store = traces.store(name, database.store(name)?);
+        Ok(Arc::new(metrics.measured(name, store)))
     };
     let mut known = BTreeSet::from_iter(database.engines());
     let mut engines = BTreeMap::new();

@@ -125,7 +125,7 @@ pub(super) fn group_id(name: &str) -> io::Result<Option<u32>> {
 pub struct LinuxMachine;
 
 impl Machine for LinuxMachine {
-    #[expect(clippy::disallowed_methods, reason = "the only place that reads the clock")]
+    #[expect(clippy::disallowed_methods, reason = "the module that reads the clock")]
     fn wall(&self) -> WallTime {
         let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         WallTime::from_unix_millis(wall.unwrap_or_default().as_millis() as u64)
@@ -162,6 +162,13 @@ pub fn wall_time() -> WallTime {
 /// The wall clock, in seconds of Unix time, as certificates are judged by it.
 pub(super) fn unix_seconds() -> i64 {
     (LinuxMachine.wall().unix_millis() / 1000).try_into().unwrap_or(i64::MAX)
+}
+
+/// The wall clock, as exact as the system has it, in Unix time: for spans, which other machines
+/// compare with theirs.
+#[expect(clippy::disallowed_methods, reason = "the module that reads the clock")]
+pub(super) fn unix_time() -> Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
 }
 
 /// The CPU time of a process, user and system mode together, including threads that have

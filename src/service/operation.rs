@@ -30,6 +30,7 @@ use crate::{
         store::StoreError,
     },
     timing::Stopwatch,
+    trace,
 };
 
 /// Asks for the session of a request.
@@ -211,9 +212,13 @@ pub(super) async fn run_detached<T: Send + 'static>(
     if !must_complete {
         return change.await;
     }
-    tokio::spawn(change).await.unwrap_or_else(|ended| match ended.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        Err(_) => Err(StoreError::unavailable("finish its work", "the daemon has stopped").into()),
+    tokio::spawn(trace::carried(change)).await.unwrap_or_else(|ended| {
+        match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => {
+                Err(StoreError::unavailable("finish its work", "the daemon has stopped").into())
+            }
+        }
     })
 }
 

@@ -18,6 +18,7 @@
 //! | [`redis_faults`] | each fault once | once | once |
 //! | [`churn`] | 8,000 operations | 3 minutes | 1 hour |
 //! | [`reloads`] | 20 reloads | 100 | 4,000 |
+//! | [`rolling`] | 6 restarts | 18 | 1,200 |
 //! | [`linearizability`] | 20 seeds on each store | 200 | 2,000 |
 //! | [`state_machine`] | 64 cases on each store | 400 | 5,000 |
 //! | [`attacks`] | 3 rounds of each | 4 | 5 longer ones, held to strictly |
@@ -46,6 +47,7 @@ mod random;
 mod redis_faults;
 mod reloads;
 mod rig;
+mod rolling;
 mod state_machine;
 mod steps;
 mod stores;

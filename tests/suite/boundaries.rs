@@ -109,6 +109,13 @@ fn grpc_knows_no_store() {
 }
 
 #[test]
+fn spans_know_no_protocol_and_no_store() {
+    assert_absent("src/trace", &PROTOCOLS);
+    assert_no_store("src/trace");
+    assert_absent("src/trace", &["crate::"]);
+}
+
+#[test]
 fn files_stay_readable() {
     for folder in ["src", "tests"] {
         for (path, text) in sources(folder) {

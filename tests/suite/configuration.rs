@@ -114,7 +114,7 @@ fn what_is_wrong_is_named_with_its_source_and_what_is_allowed() {
     for (text, expected) in [
         (
             "[listne]\n",
-            "listne in the file FILE: unknown key (did you mean \"listen\"?); expected one of listen, engine, store, cleanup, limits, runtime, reload, log",
+            "listne in the file FILE: unknown key (did you mean \"listen\"?); expected one of listen, engine, store, cleanup, limits, runtime, reload, log, traces",
         ),
         (
             "[listen]\ngrcp = []",

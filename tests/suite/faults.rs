@@ -21,6 +21,7 @@ use sessiond::{
         },
         peer::{Peer, ReleasedWhenRead},
         session_service::SessionService,
+        spans::Traces,
     },
     server::{
         cleanup,
@@ -112,6 +113,7 @@ pub(crate) async fn service_with(observer: Arc<dyn Observer>) -> Service {
         unary: None,
         routes: Routes::default(),
         unserved: "not served here",
+        traces: Traces::default(),
     };
     tokio::spawn(serve(listener, Arc::new(handler)));
     let client = SessionServiceClient::connect(uri).await.expect("the service is there");

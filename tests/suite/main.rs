@@ -53,6 +53,7 @@ mod secret_files;
 mod service_manager;
 mod signals;
 mod support;
+mod traces;
 mod transfer;
 mod watching;
 mod writing;

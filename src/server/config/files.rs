@@ -28,7 +28,7 @@ pub(super) fn lines(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The same, with their numbers. The first line of the file has the number 1.
-fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
+pub(super) fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = text.lines().map(str::trim).enumerate().map(|(at, line)| (at + 1, line));
     lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))

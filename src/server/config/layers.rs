@@ -14,7 +14,7 @@ use figment::{
     Figment, Metadata, Profile, Provider,
     error::{Actual, Kind},
     providers::Serialized,
-    value::{Dict, Map, Value},
+    value::{Dict, Map, Num, Value},
 };
 use serde::Deserialize as _;
 
@@ -282,6 +282,9 @@ impl Shape {
 fn typed(like: Option<&Value>, text: String) -> Value {
     match like {
         Some(Value::Bool(..)) => text.parse::<bool>().map_or_else(|_| text.into(), Value::from),
+        Some(Value::Num(_, Num::F64(_))) => {
+            text.parse::<f64>().map_or_else(|_| text.into(), Value::from)
+        }
         Some(Value::Num(..)) => text.parse::<u32>().map_or_else(|_| text.into(), Value::from),
         Some(Value::Array(..)) => {
             if let Some(items) = toml_list(&text) {

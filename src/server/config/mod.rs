@@ -4,7 +4,7 @@
 //! makes the checks that need more than one value, and builds the rules of the engines.
 //! [`backends`] lists the kinds of stores. [`sled`] has the keys of `[store.sled]`,
 //! [`redis`] those of `[store.redis]`, [`adopt`] those of `[engine.NAME.adopt]`, [`access`] those
-//! of `[listen.auth]`. [`files`] reads the files of secrets and tokens, with [`reading`].
+//! of `[listen.auth]`, [`traces`] those of `[traces]`. [`files`] reads the files of secrets and tokens, with [`reading`].
 //! [`sockets`] has the keys of `[listen.unix]`. [`difference`] says what a reload leaves to a restart. [`suggest`] guesses at what was meant by
 //! a key that does not exist. [`text`] has the types of values that are written as text.
 //! `config/sessiond.toml` explains each key.
@@ -33,6 +33,7 @@ pub use self::{
         AddrOrOff, ListenAddr, SecretText, Size, SizeOrNone, SocketMode, Span, SpanOrAuto,
         SpanOrNone,
     },
+    traces::TracesConfig,
 };
 
 mod access;
@@ -48,6 +49,7 @@ mod sled;
 mod sockets;
 mod suggest;
 mod text;
+mod traces;
 
 /// The configuration file, with the defaults for what it leaves out. `config/sessiond.toml`
 /// explains every key. Values that depend on each other are not checked yet; see [`check`].
@@ -70,6 +72,8 @@ pub struct Config {
     pub reload: ReloadConfig,
     /// What is logged, and how.
     pub log: LogConfig,
+    /// Which operations are traced, and for whom.
+    pub traces: TracesConfig,
 }
 
 /// `[listen]`: where the daemon is called, and by whom.

@@ -10,9 +10,10 @@ use zeroize::Zeroizing;
 
 use super::{
     AdoptChoice, AdoptFrom, Backend, Config, ConfigError, EngineConfig, Kind, RedisAccess, Size,
-    UnixAccess, access, adopt, files, sockets, text,
+    UnixAccess, access, adopt, files, sockets, text, traces,
 };
 use crate::{
+    server::traces::TraceOptions,
     service::access::Access,
     session::{
         clock::whole_millis,
@@ -48,6 +49,8 @@ pub struct Checked {
     pub redis: RedisAccess,
     /// The options of the store in use.
     pub store: Box<dyn Open>,
+    /// Where spans go. `None`: nothing is recorded.
+    pub(in crate::server) traces: Option<TraceOptions>,
     /// What an operator should know, a sentence each.
     pub warnings: Vec<String>,
     /// The same, about choices that are good for a trial and rarely for production.
@@ -110,6 +113,7 @@ pub fn check_all(config: &Config) -> Result<Checked, Vec<ConfigError>> {
     for backend in Backend::ALL {
         errors.keep((backend.kind().check)(&config.store));
     }
+    let traces = errors.keep(traces::check(&config.traces));
     let kind = config.store.backend.kind();
     let redis = RedisAccess::default();
     let store = errors.keep((kind.options)(&config.store, &redis));
@@ -125,18 +129,21 @@ pub fn check_all(config: &Config) -> Result<Checked, Vec<ConfigError>> {
         engines.extend(policy.map(|policy| (name.clone(), policy)));
     }
     warnings.extend(exposures(config));
-    match (access, unix, store) {
-        (Some(access), Some(unix), Some(store)) if errors.0.is_empty() => Ok(Checked {
-            engines,
-            adoptions,
-            access,
-            unix,
-            redis,
-            store,
-            warnings,
-            advice,
-            secrets,
-        }),
+    match (access, unix, store, traces) {
+        (Some(access), Some(unix), Some(store), Some(traces)) if errors.0.is_empty() => {
+            Ok(Checked {
+                engines,
+                adoptions,
+                access,
+                unix,
+                redis,
+                store,
+                traces,
+                warnings,
+                advice,
+                secrets,
+            })
+        }
         _ => Err(errors.0),
     }
 }
@@ -172,6 +179,7 @@ fn exposures(config: &Config) -> Vec<String> {
     let mut files = vec![
         ("listen.auth.token_file".to_owned(), &config.listen.auth.token_file),
         ("listen.tls.key_file".to_owned(), &config.listen.tls.key_file),
+        ("traces.headers_file".to_owned(), &config.traces.headers_file),
     ];
     if config.store.backend == Backend::Redis {
         let redis = &config.store.redis;

@@ -304,7 +304,7 @@ fn tls(table: &str, redis: &RedisConfig) -> Result<Tls, ConfigError> {
     })
 }
 
-fn certificates(pem: &[u8]) -> Result<(), String> {
+pub(super) fn certificates(pem: &[u8]) -> Result<(), String> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match found {
         Ok(found) if found.is_empty() => Err("expected certificates in PEM, found none".to_owned()),

@@ -39,6 +39,7 @@ use self::{database::DatabaseFigures, durations::Durations, process::ProcessFigu
 use super::{
     outages::{Outages, Work},
     reload::ReloadMetrics,
+    traces::TraceMetrics,
 };
 use crate::{
     grpc::health::Serving,
@@ -79,6 +80,8 @@ pub struct Metrics {
     refused: Family<OfRefusal, Counter>,
     /// What reloads did, and the certificates in force.
     pub(super) reloads: ReloadMetrics,
+    /// What has become of spans.
+    pub(super) traces: TraceMetrics,
     stores: StoreFamilies,
 }
 
@@ -145,8 +148,9 @@ impl Metrics {
             refused.clone(),
         );
         let reloads = ReloadMetrics::register(&mut registry);
+        let traces = TraceMetrics::register(&mut registry);
         let stores = StoreFamilies::register(&mut registry);
-        Arc::new(Self { registry, requests, sessions, present, refused, reloads, stores })
+        Arc::new(Self { registry, requests, sessions, present, refused, reloads, traces, stores })
     }
 
     /// Counts and times the operations on these engines.

@@ -28,6 +28,18 @@ pub enum StoreErrorKind {
     Unreadable,
 }
 
+impl StoreErrorKind {
+    /// For programs that tell the kinds apart.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Overloaded => "overloaded",
+            Self::Full => "full",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
 impl StoreError {
     /// The store could not do `doing`, for example `"write a record"`.
     pub fn unavailable(

@@ -42,6 +42,7 @@
 //! | [`wait_batcher`] | changes that wait for replicas |
 //! | [`cluster`], [`slots`] | who holds which slot |
 //! | [`connect`] | how connections are made, and how Sentinels are asked |
+//! | [`spans`] | the spans of commands, for traces |
 //! | [`source`] | passwords and certificates, read at each connection |
 //! | [`needs`] | what is needed of a server, and what is missing there |
 //! | [`time`] | whose time it is |
@@ -63,6 +64,7 @@ mod server;
 mod servers;
 mod slots;
 mod source;
+mod spans;
 mod time;
 mod url;
 mod wait_batcher;

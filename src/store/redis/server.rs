@@ -15,6 +15,7 @@ use super::{
     connect::Connector,
     failure::Failure,
     link::Link,
+    spans::{self, Origin},
     time::Timekeeper,
     wait_batcher::{Wait, WaitBatcher},
 };
@@ -33,6 +34,8 @@ pub(super) struct Server {
     links: Several<Link>,
     /// For changes, if they wait for replicas.
     batchers: Option<Several<WaitBatcher>>,
+    /// For the spans of its commands.
+    origin: Origin,
 }
 
 /// One or more, which take turns.
@@ -64,7 +67,8 @@ impl Server {
             Several::new(connections, || WaitBatcher::start(link(wait.timeout), wait, timeout))
         };
         let links = Several::new(connections, || link(Duration::ZERO));
-        Self { links, batchers: wait.map(batchers) }
+        let origin = Origin::of(&connector.place);
+        Self { links, batchers: wait.map(batchers), origin }
     }
 
     /// Sends a command on a key. `asking`: the key is moving to this server.
@@ -92,6 +96,13 @@ impl Server {
     }
 
     async fn exchange(&self, cmd: Cmd, asking: bool, durable: bool) -> Result<Value, Failure> {
+        let span = self.origin.span(&cmd);
+        let outcome = self.send(cmd, asking, durable).await;
+        spans::end(span, &outcome);
+        outcome
+    }
+
+    async fn send(&self, cmd: Cmd, asking: bool, durable: bool) -> Result<Value, Failure> {
         if let Some(batchers) = self.batchers.as_ref().filter(|_| durable) {
             return batchers.next().make(cmd, asking).await;
         }

@@ -20,10 +20,13 @@ use tokio::{
 };
 
 use super::{RedisStore, failure::Failure};
-use crate::session::{
-    id::PublicId,
-    store::{Result, StoreError},
-    striped::Striped,
+use crate::{
+    session::{
+        id::PublicId,
+        store::{Result, StoreError},
+        striped::Striped,
+    },
+    trace,
 };
 
 const WAITING: &str = "too many operations are waiting for redis; see store.redis.max_pending";
@@ -137,7 +140,8 @@ impl RedisStore {
         let place = Arc::clone(&self.shared.pending).try_acquire_owned();
         let place = place.map_err(|_| StoreError::overloaded(doing, WAITING))?;
         let limit = self.shared.timeout;
-        let work = AssertUnwindSafe(timeout(limit, work(self.clone()))).catch_unwind();
+        let work = trace::carried(timeout(limit, work(self.clone())));
+        let work = AssertUnwindSafe(work).catch_unwind();
         let (teller, told) = oneshot::channel();
         self.shared.executors.execute(Box::pin(async move {
             let outcome = match work.await {

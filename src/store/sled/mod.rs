@@ -69,14 +69,17 @@ pub use self::{
     committer::Durability,
     open::{MOST_DATA_BYTES, OnDamage, OpenError},
 };
-use crate::session::{
-    clock::{Moment, TimeMark},
-    id::PublicId,
-    record::{Claim, Principal, Record, Touch, Update},
-    store::{
-        BulkStore, Certainty, Cursor, Listed, Removed, Restored, Result, Scanned, Store,
-        StoreError, Swept, Touched, Written,
+use crate::{
+    session::{
+        clock::{Moment, TimeMark},
+        id::PublicId,
+        record::{Claim, Principal, Record, Touch, Update},
+        store::{
+            BulkStore, Certainty, Cursor, Listed, Removed, Restored, Result, Scanned, Store,
+            StoreError, Swept, Touched, Written,
+        },
     },
+    trace::{self, Kind, Scope, Span},
 };
 
 /// Where and how records are kept.
@@ -316,11 +319,18 @@ impl SledStore {
     ) -> Result<T> {
         let inner = Arc::clone(&self.inner);
         let (sender, answer) = oneshot::channel();
+        let scope = trace::under();
         let job = move || match work(&inner) {
             Err(error) => drop(sender.send(Err(error))),
-            Ok((outcome, durability)) => inner.shared.committer.commit(durability, move |done| {
-                let _ = sender.send(done.map(|()| outcome));
-            }),
+            Ok((outcome, durability)) => {
+                let span = scope.and_then(|scope| commit_span(&scope, durability));
+                inner.shared.committer.commit(durability, move |done| {
+                    if let (Some(mut span), Err(error)) = (span, &done) {
+                        span.fail(error.kind.name());
+                    }
+                    let _ = sender.send(done.map(|()| outcome));
+                });
+            }
         };
         let queued = self.owner.threads.run(job);
         let wake_up = queued.map_err(|_| {
@@ -348,6 +358,18 @@ impl SledStore {
     pub fn index_entries(&self) -> Result<IndexEntries> {
         self.inner.index_entries()
     }
+}
+
+/// The span of what makes a change durable, if that takes more than memory.
+fn commit_span(scope: &Scope, durability: Durability) -> Option<Span> {
+    let durability = match durability {
+        Durability::Buffered => return None,
+        Durability::Flushed => "flushed",
+        Durability::Synced => "synced",
+    };
+    let mut span = scope.child(Kind::Internal, "commit");
+    span.set("sessiond.durability", durability);
+    Some(span)
 }
 
 /// Entries that a cleanup reads before other operations get their turn on the thread.

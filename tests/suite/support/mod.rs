@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub(crate) mod browser;
+pub(crate) mod collector;
 pub(crate) mod daemon;
 pub(crate) mod ending;
 pub(crate) mod flaky;

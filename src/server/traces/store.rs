@@ -1,0 +1,56 @@
+//! The spans of a store.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::{
+    session::store::{Layer, Store, StoreFuture, Verb},
+    trace::{self, Kind},
+};
+
+/// A store whose operations are spans, if what they belong to is recorded.
+pub(super) struct TracedStore {
+    pub store: Arc<dyn Store>,
+    pub engine: String,
+    /// As in `store.backend`.
+    pub backend: &'static str,
+}
+
+#[async_trait]
+impl Layer for TracedStore {
+    fn inner(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
+    fn around<'a, T: Send + 'a>(
+        &'a self,
+        verb: Verb,
+        operation: StoreFuture<'a, T>,
+    ) -> StoreFuture<'a, T> {
+        let Some(mut span) = trace::child(Kind::Internal, name(verb)) else { return operation };
+        span.set("sessiond.engine", self.engine.clone());
+        span.set("sessiond.store", self.backend);
+        Box::pin(async move {
+            let outcome = trace::within(Some(&span), operation).await;
+            if let Err(error) = &outcome {
+                span.fail(error.kind.name());
+            }
+            outcome
+        })
+    }
+}
+
+fn name(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Read => "store read",
+        Verb::Touch => "store touch",
+        Verb::Create => "store create",
+        Verb::Write => "store write",
+        Verb::Destroy => "store destroy",
+        Verb::List => "store list",
+        Verb::Cleanup => "store cleanup",
+        Verb::Scan => "store scan",
+        Verb::Restore => "store restore",
+    }
+}
