@@ -225,7 +225,7 @@ func (t *transport) open() (grpc.ClientStream, context.CancelFunc, *Error) {
 		return nil, nil, err
 	}
 	ctx, cancel := context.WithCancel(t.ctx)
-	stream, failure := t.conn.NewStream(ctx, pipeline, service+"Pipeline")
+	stream, failure := t.conn.NewStream(ctx, pipeline, service+"Pipeline", grpc.ForceCodecV2(codec{}))
 	if failure != nil {
 		cancel()
 		return nil, nil, t.callError(failure)
@@ -276,7 +276,7 @@ func (t *transport) send(stream grpc.ClientStream, ended <-chan struct{}) {
 			if !t.stage(op) {
 				continue
 			}
-			if err := stream.SendMsg(op.request); err != nil {
+			if err := stream.SendMsg(op); err != nil {
 				// The stream has ended; receive learns why. This one and the rest were never sent.
 				t.unsent(batch[i:], err)
 				return
@@ -297,9 +297,9 @@ func (t *transport) send(stream grpc.ClientStream, ended <-chan struct{}) {
 
 // receive takes the answers until the stream ends, and says why it did.
 func (t *transport) receive(stream grpc.ClientStream) *Error {
+	var answer received
 	for {
-		response := new(pb.PipelineResponse)
-		if err := stream.RecvMsg(response); err == io.EOF {
+		if err := stream.RecvMsg(&answer); err == io.EOF {
 			return newError(ReasonConnectionFailed, codes.Unavailable, AppliedUnknown, fmt.Sprintf("the daemon at %s has ended the stream", t.address), nil)
 		} else if err != nil {
 			failure := t.callError(err)
@@ -308,7 +308,7 @@ func (t *transport) receive(stream grpc.ClientStream) *Error {
 			}
 			return failure
 		}
-		if err := t.answered(response); err != nil {
+		if err := t.answered(answer); err != nil {
 			return err
 		}
 	}
