@@ -23,7 +23,7 @@ func (d Data) Get(key string, value any) (bool, error) {
 
 // decode reads the text of a key's value.
 func decode(key string, text json.RawMessage, value any) error {
-	if decodePlain(text, value) {
+	if decodePlain(text, value) || decodeFast(text, value) {
 		return nil
 	}
 	if err := json.Unmarshal(text, value); err != nil {
