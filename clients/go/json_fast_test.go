@@ -110,3 +110,15 @@ func FuzzDecodeFast(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text []byte) { sameAsJSON(t, text) })
 }
+
+func TestSameComparesAsEncodingJSON(t *testing.T) {
+	t.Parallel()
+	texts := []string{`1`, `2`, `1.0`, `-1`, `"a"`, `"b"`, `"\u0061"`, `"a\""`, `true`, `null`, `[1]`, `[1 ]`, `{"a":1}`, `{ "a":1}`, `1 `, `"a" `, ``, `"`}
+	for _, a := range texts {
+		for _, b := range texts {
+			if found, expected := same([]byte(a), []byte(b)), reflect.DeepEqual(exactly([]byte(a)), exactly([]byte(b))); found != expected {
+				t.Errorf("expected same(%q, %q) to be %t", a, b, expected)
+			}
+		}
+	}
+}

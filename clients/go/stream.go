@@ -128,13 +128,14 @@ func (t *transport) run() {
 		case <-t.wake:
 		}
 		for t.ctx.Err() == nil && t.waiting() {
+			before := t.answers
 			err := t.carry()
 			switch {
-			case err == nil:
+			case t.answers != before && err == nil:
 				// A connection that worked has ended: the first attempt to replace it comes at once.
 				failures = 0
 				continue
-			case fatal(err):
+			case err != nil && fatal(err):
 				t.failAll(err)
 			}
 			pause := min(backoffMax, backoffMin<<min(failures, 4))
@@ -311,6 +312,7 @@ func (t *transport) receive(stream grpc.ClientStream) *Error {
 		if err := t.answered(answer); err != nil {
 			return err
 		}
+		t.answers++
 	}
 }
 

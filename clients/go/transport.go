@@ -76,6 +76,7 @@ type transport struct {
 	wake    chan struct{} // has room for one: the queue is not empty, or the transport closes
 
 	described atomic.Pointer[pb.DescribeResponse]
+	answers   uint64 // how many have come; of the goroutine of run
 
 	mu       sync.Mutex
 	started  bool
