@@ -25,9 +25,9 @@ FROM ${BUILD_IMAGE} AS build
 WORKDIR /build
 # Tests and benches are left out: cargo does not need the files of a target that
 # it does not build, as long as Cargo.toml names its path.
-COPY Cargo.toml Cargo.lock build.rs ./
+COPY Cargo.toml Cargo.lock ./
 COPY clients/rust/Cargo.toml clients/rust/
-COPY proto proto
+COPY proto/generate/Cargo.toml proto/generate/
 COPY src src
 RUN cargo build --profile dist --locked --bin sessiond \
     && mkdir /empty

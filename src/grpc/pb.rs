@@ -1,4 +1,4 @@
-//! The messages, services and methods generated from `proto/`.
+//! The messages, services and methods generated from `proto/` by `proto/generate`.
 
 // The contract explains all messages. What is generated beside them, such as the variants of
 // the methods, has no text there.
@@ -6,11 +6,11 @@
 
 use std::fmt;
 
-tonic::include_proto!("sessiond.v1");
-include!(concat!(env!("OUT_DIR"), "/methods.rs"));
+include!("generated/sessiond.v1.rs");
+include!("generated/methods.rs");
 
 /// The descriptors of `sessiond.v1` and what it imports, for reflection.
-pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/descriptor.bin");
 
 /// These hold a token, a cookie, session data or a principal: `Debug` prints their type and
 /// nothing else, so that no log statement can give one away.

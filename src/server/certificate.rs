@@ -2,7 +2,17 @@
 
 use std::time::{Duration, SystemTime};
 
-use x509_parser::{extensions::GeneralName, parse_x509_certificate};
+use x509_cert::{
+    certificate::{CertificateInner, Raw},
+    der::{Decode, asn1::ObjectIdentifier},
+    ext::pkix::{
+        SubjectAltName,
+        name::{DirectoryString, GeneralName},
+    },
+};
+
+/// The type of a common name (RFC 5280, appendix A).
+const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
 /// What operators and the rules of access need of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,31 +31,37 @@ pub(super) struct Certificate {
 impl Certificate {
     /// Reads DER. `None`: it is not a certificate, or not in a form that is understood here.
     pub(super) fn read(der: &[u8]) -> Option<Self> {
-        let (_, found) = parse_x509_certificate(der).ok()?;
+        // "Raw": other programs decide whether they accept, for example, a long serial number.
+        let found = CertificateInner::<Raw>::from_der(der).ok()?;
+        let found = found.tbs_certificate();
         // Of several common names none is trusted: it is not clear which one the CA has checked.
-        let common: Vec<_> = found.subject().iter_common_name().collect();
+        let common: Vec<_> =
+            found.subject().iter().filter(|attribute| attribute.oid == COMMON_NAME).collect();
         let common = match common[..] {
-            [one] => one.as_str().ok(),
+            [one] => one.value.decode_as::<DirectoryString>().ok(),
             _ => None,
         };
-        let mut names: Vec<_> = common.map(|name| format!("CN={name}")).into_iter().collect();
+        let mut names: Vec<_> =
+            common.map(|name| format!("CN={}", name.value())).into_iter().collect();
         let mut hosts = Vec::new();
-        let others = found.subject_alternative_name().ok().flatten();
-        for other in others.iter().flat_map(|extension| &extension.value.general_names) {
+        let others = found.get_extension::<SubjectAltName>().ok().flatten();
+        for other in others.iter().flat_map(|(_critical, names)| &names.0) {
             match other {
-                GeneralName::DNSName(name) => {
+                GeneralName::DnsName(name) => {
                     names.push(format!("DNS:{name}"));
-                    hosts.push(name.to_ascii_lowercase());
+                    hosts.push(name.as_str().to_ascii_lowercase());
                 }
-                GeneralName::URI(name) => names.push(format!("URI:{name}")),
-                GeneralName::RFC822Name(name) => names.push(format!("email:{name}")),
-                GeneralName::IPAddress(octets) => hosts.push(format!("{octets:02x?}")),
+                GeneralName::UniformResourceIdentifier(name) => names.push(format!("URI:{name}")),
+                GeneralName::Rfc822Name(name) => names.push(format!("email:{name}")),
+                GeneralName::IpAddress(octets) => hosts.push(format!("{:02x?}", octets.as_bytes())),
                 _ => {}
             }
         }
         let validity = found.validity();
-        let (not_before, not_after) =
-            (validity.not_before.timestamp(), validity.not_after.timestamp());
+        let seconds = |time: x509_cert::time::Time| {
+            i64::try_from(time.to_unix_duration().as_secs()).unwrap_or(i64::MAX)
+        };
+        let (not_before, not_after) = (seconds(validity.not_before), seconds(validity.not_after));
         Some(Self { names, hosts, not_before, not_after })
     }
 

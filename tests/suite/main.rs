@@ -21,6 +21,7 @@ mod destroying;
 mod documents;
 mod express;
 mod faults;
+mod generated;
 mod golden;
 mod large_records;
 mod layouts;

@@ -49,7 +49,7 @@ mod transport;
 mod types;
 mod wire;
 
-/// The messages of the API. `tests/generated.rs` makes them of `proto/`.
+/// The messages of the API. `proto/generate` makes them of `proto/`.
 #[allow(clippy::all, missing_docs, unreachable_pub)]
 #[rustfmt::skip]
 mod pb;

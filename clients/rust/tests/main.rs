@@ -2,7 +2,6 @@
 
 mod behaviour;
 mod daemon;
-mod generated;
 mod layer;
 mod misbehaving;
 mod request_session;

@@ -58,6 +58,7 @@ use tokio::sync::oneshot;
 use self::{
     committer::Committer,
     open::Handle,
+    ownership::DirectoryLock,
     principals::Doubts,
     records::{CHANGE_BYTES, Kept, Locks, Records},
     space::{Room, Space},
@@ -130,7 +131,7 @@ struct Shared {
     db: Handle,
     /// Last, because fields are dropped in order. The next owner may come only when
     /// everything is closed.
-    _lock: File,
+    _lock: DirectoryLock,
 }
 
 impl Shared {

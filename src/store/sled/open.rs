@@ -23,7 +23,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     committer::{NUDGE, PATIENCE},
     mark::{Found, HighWater},
-    ownership, quarantine,
+    ownership::{self, DirectoryLock},
+    quarantine,
     snapshots::{self, Newest},
 };
 
@@ -180,7 +181,7 @@ fn is_about_content(said: &str) -> bool {
 pub(super) struct Opened {
     pub db: Handle,
     pub high_water: Arc<HighWater>,
-    pub lock: File,
+    pub lock: DirectoryLock,
 }
 
 /// The last handle of a database to be dropped. Dropping it makes sled close
@@ -234,14 +235,7 @@ pub(super) fn open(
     }
     // We take our lock first, because sled reads and writes its `conf` before
     // it takes its own lock.
-    let lock = ownership::private_file(&path.join(LOCK_FILE)).map_err(directory)?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            return Err(OpenError::InUse { path: path.to_owned() });
-        }
-        Err(errno) => return Err(directory(errno.into())),
-    }
+    let lock = DirectoryLock::take(path)?;
     ownership::check(path)?;
     ownership::make_private(path).map_err(directory)?;
     quarantine::finish(path).map_err(directory)?;

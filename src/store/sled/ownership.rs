@@ -19,6 +19,8 @@ use std::{
     path::Path,
 };
 
+use rustix::fs::{FlockOperation, flock};
+
 use super::{
     mark::{self, MARK_FILE},
     open::{LAYOUT, LAYOUT_FILE, LOCK_FILE, OpenError, UNFINISHED_FILE},
@@ -37,6 +39,31 @@ pub(super) fn check(path: &Path) -> Result<(), OpenError> {
     match stranger(path).map_err(directory)? {
         None => Ok(()),
         Some(found) => Err(OpenError::Foreign { path: path.to_owned(), found }),
+    }
+}
+
+/// Makes this process the owner of the directory until it is dropped.
+pub(super) struct DirectoryLock(File);
+
+impl DirectoryLock {
+    pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
+        let directory = |source| OpenError::Directory { path: path.to_owned(), source };
+        let lock = private_file(&path.join(LOCK_FILE)).map_err(directory)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self(lock)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse { path: path.to_owned() }),
+            Err(errno) => Err(directory(errno.into())),
+        }
+    }
+}
+
+impl Drop for DirectoryLock {
+    /// Unlocks, because closing is not enough: a process that is started at this moment has a copy
+    /// of every descriptor until its exec.
+    fn drop(&mut self) {
+        if let Err(error) = flock(&self.0, FlockOperation::Unlock) {
+            tracing::warn!(%error, "the lock of the data directory cannot be released");
+        }
     }
 }
 
@@ -186,5 +213,23 @@ fn restrict(path: &Path, mode: u32) -> io::Result<bool> {
                 path.display()
             ),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_released_although_a_new_process_still_holds_its_file() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let lock = DirectoryLock::take(scratch.path()).expect("nobody has it");
+        let of_a_new_process = lock.0.try_clone().expect("a copy");
+        let taken = DirectoryLock::take(scratch.path()).map(drop);
+        assert!(matches!(taken, Err(OpenError::InUse { .. })), "expected InUse, found {taken:?}");
+        drop(lock);
+        let taken = DirectoryLock::take(scratch.path()).map(drop);
+        assert!(taken.is_ok(), "expected the lock to be free, found {taken:?}");
+        drop(of_a_new_process);
     }
 }

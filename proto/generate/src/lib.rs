@@ -1,13 +1,21 @@
-//! Compiles the contract in `proto/` with protox, so that no `protoc` is needed, and lists
-//! the methods of SessionService, which no generated code serves.
+//! What the daemon and its client for Rust have of the contract in `proto/`: the messages, the
+//! services, the methods, and the descriptors for reflection. All of it is in the repository, so
+//! that neither needs a compiler of protocols when it is built.
+//!
+//! If you have changed `proto/`, write it again: `cargo run -p sessiond-generate`. A test compares
+//! what is in the repository with what [`generate`] makes.
 
-use std::{env, error::Error, fs, path::PathBuf};
+use std::{
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use prost::Message;
 use prost_types::{FileDescriptorSet, field_descriptor_proto::Type};
 
-const FILES: [&str; 2] =
-    ["sessiond/v1/session_service.proto", "sessiond/v1/session_admin_service.proto"];
+const SESSION_SERVICE_FILE: &str = "sessiond/v1/session_service.proto";
+const FILES: [&str; 2] = [SESSION_SERVICE_FILE, "sessiond/v1/session_admin_service.proto"];
 
 /// The service that `src/grpc/session_service.rs` serves itself.
 const SESSION_SERVICE: &str = "SessionService";
@@ -59,20 +67,56 @@ const SECRETIVE: [&str; 16] = [
     "SessionRecord",
 ];
 
-fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo:rerun-if-changed=proto");
-    let out = PathBuf::from(env::var("OUT_DIR")?);
+/// A file of the repository.
+#[derive(Debug)]
+pub struct Generated {
+    pub path: PathBuf,
+    pub content: Vec<u8>,
+}
 
-    let descriptors = protox::compile(FILES, ["proto"])?;
-    fs::write(out.join("descriptor.bin"), descriptors.encode_to_vec())?;
-    fs::write(out.join("methods.rs"), methods(&descriptors)?)?;
+/// All that is generated. Writes nothing.
+///
+/// # Errors
+///
+/// If `proto/` is not what a compiler of protocols accepts.
+pub fn generate() -> Result<Vec<Generated>, Box<dyn Error>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
+    let proto = root.join("proto");
+    let daemon = root.join("src/grpc/generated");
 
+    let descriptors = protox::compile(FILES, [&proto])?;
+    let for_client = protox::compile([SESSION_SERVICE_FILE], [&proto])?;
+    let file = |path: PathBuf, content| Generated { path, content };
+    Ok(vec![
+        file(daemon.join("descriptor.bin"), descriptors.encode_to_vec()),
+        file(daemon.join("methods.rs"), methods(&descriptors)?.into_bytes()),
+        file(daemon.join("sessiond.v1.rs"), code_of_daemon(descriptors)?),
+        file(root.join("clients/rust/src/pb.rs"), code_of_client(for_client)?),
+    ])
+}
+
+fn code_of_daemon(descriptors: FileDescriptorSet) -> Result<Vec<u8>, Box<dyn Error>> {
+    let out = tempfile::tempdir()?;
     tonic_prost_build::configure()
+        .out_dir(out.path())
         .extern_path(".google.rpc", "::tonic_types::pb")
         .bytes(".sessiond.v1")
         .skip_debug(SECRETIVE.map(|name| format!(".sessiond.v1.{name}")))
         .compile_fds(with_bytes(descriptors))?;
-    Ok(())
+    Ok(fs::read(out.path().join("sessiond.v1.rs"))?)
+}
+
+/// Messages only: the client has a transport of its own.
+fn code_of_client(descriptors: FileDescriptorSet) -> Result<Vec<u8>, Box<dyn Error>> {
+    let out = tempfile::tempdir()?;
+    prost_build::Config::new()
+        .out_dir(out.path())
+        .bytes(["."])
+        // Tokens, cookies and data are in many of them.
+        .skip_debug(["."])
+        .extern_path(".google.rpc", "::tonic_types::pb")
+        .compile_fds(descriptors)?;
+    Ok(fs::read(out.path().join("sessiond.v1.rs"))?)
 }
 
 fn with_bytes(mut descriptors: FileDescriptorSet) -> FileDescriptorSet {
