@@ -84,7 +84,7 @@ public final class AdminClient implements SessiondAdmin {
         channel.shutdownNow();
         boolean ended = false;
         try {
-            ended = channel.awaitTermination(1, TimeUnit.SECONDS);
+            ended = channel.awaitTermination(Loop.END_SECONDS, TimeUnit.SECONDS);
         } catch (InterruptedException interrupted) {
             Thread.currentThread().interrupt();
         }

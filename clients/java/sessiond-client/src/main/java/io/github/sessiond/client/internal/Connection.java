@@ -178,7 +178,7 @@ final class Connection {
     /** Waits until a connection that was cut has let go of everything; reports whether it has. */
     boolean awaitEnd() {
         try {
-            return channel.awaitTermination(1, TimeUnit.SECONDS);
+            return channel.awaitTermination(Loop.END_SECONDS, TimeUnit.SECONDS);
         } catch (InterruptedException interrupted) {
             Thread.currentThread().interrupt();
             return false;

@@ -10,10 +10,14 @@ import java.util.concurrent.TimeUnit;
 
 /** The one thread of a client: its connection, its deadlines and its pauses. It does not keep the process alive. */
 final class Loop {
+    /** How long to wait at most for what ends by itself: on a busy machine that takes a while. */
+    static final long END_SECONDS = 5;
+
     final EventLoopGroup group;
+    private volatile Thread thread;
 
     Loop(String address) {
-        ThreadFactory threads = task -> new ClientThread(task, "sessiond-" + address);
+        ThreadFactory threads = task -> thread = new ClientThread(task, "sessiond-" + address);
         group = new MultiThreadIoEventLoopGroup(1, threads, NioIoHandler.newFactory());
     }
 
@@ -35,8 +39,16 @@ final class Loop {
      */
     void shutdown(boolean idle) {
         group.shutdownGracefully(idle ? 0 : 1, 5, TimeUnit.SECONDS);
-        if (idle) {
-            group.terminationFuture().awaitUninterruptibly(1, TimeUnit.SECONDS);
+        if (!idle) {
+            return;
+        }
+        try {
+            // Netty says so when the thread is about to end.
+            if (group.terminationFuture().await(END_SECONDS, TimeUnit.SECONDS) && thread != null) {
+                thread.join(TimeUnit.SECONDS.toMillis(END_SECONDS));
+            }
+        } catch (InterruptedException interrupted) {
+            Thread.currentThread().interrupt();
         }
     }
 
