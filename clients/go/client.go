@@ -109,22 +109,8 @@ func (c *Client) Resolve(ctx context.Context, credential Credential, options Res
 		if err := validText("engine", engine, 0); err != nil {
 			return nil, err
 		}
-		response, err := c.do(ctx, resolveRequest(engine, credential, options), !options.Create)
-		if err != nil {
-			return nil, err
-		}
-		answer, ok := response.GetResult().(*pb.PipelineResponse_Resolve)
-		if !ok {
-			return nil, c.wrongAnswer("Resolve")
-		}
-		state, err := stateOf(answer.Resolve.GetState(), answer.Resolve.GetSession() != nil)
-		if err != nil {
-			return nil, err
-		}
-		return &ResolveResult{
-			State: state, Session: sessionOf(answer.Resolve.GetSession()),
-			SetCookie: answer.Resolve.GetSetCookie(), Token: answer.Resolve.GetToken(),
-		}, nil
+		asked := lookup{kind: isResolve, engine: engine, credential: credential, peek: options.Peek, create: options.Create}
+		return c.lookUp(ctx, "Resolve", asked, !options.Create, started)
 	}()
 	if err != nil {
 		return nil, c.done(ctx, "Resolve", engine, started, 0, err)
@@ -141,21 +127,12 @@ func (c *Client) Touch(ctx context.Context, credential Credential, options Touch
 		if err := errors.Join(validText("engine", engine, 0), validDuration(options.Duration)); err != nil {
 			return nil, first(err)
 		}
-		response, err := c.do(ctx, &pb.PipelineRequest{Operation: &pb.PipelineRequest_Touch{Touch: &pb.TouchRequest{
-			Engine: engine, Credential: wireCredential(credential), Duration: wireDuration(options.Duration),
-		}}}, true)
+		asked := lookup{kind: isTouch, engine: engine, credential: credential, duration: options.Duration}
+		found, err := c.lookUp(ctx, "Touch", asked, true, started)
 		if err != nil {
 			return nil, err
 		}
-		answer, ok := response.GetResult().(*pb.PipelineResponse_Touch)
-		if !ok {
-			return nil, c.wrongAnswer("Touch")
-		}
-		state, err := stateOf(answer.Touch.GetState(), answer.Touch.GetSession() != nil)
-		if err != nil {
-			return nil, err
-		}
-		return &TouchResult{State: state, Session: sessionOf(answer.Touch.GetSession()), SetCookie: answer.Touch.GetSetCookie()}, nil
+		return &TouchResult{State: found.State, Session: found.Session, SetCookie: found.SetCookie}, nil
 	}()
 	if err != nil {
 		return nil, c.done(ctx, "Touch", engine, started, 0, err)
@@ -302,6 +279,39 @@ func (c *Client) do(ctx context.Context, request *pb.PipelineRequest, safe bool)
 		return nil, statusError(failed.Error, answer.Uncertain)
 	}
 	return answer.Response, nil
+}
+
+// lookUp runs a Resolve or a Touch. A connection to the daemon has a short way for them; the fake has none.
+func (c *Client) lookUp(ctx context.Context, name string, asked lookup, safe bool, now time.Time) (*ResolveResult, error) {
+	var answer *found
+	if t, ok := c.transport.(*transport); ok {
+		outcome := t.wait(ctx, &operation{lookup: asked, safe: safe}, now)
+		if outcome.err != nil {
+			return nil, outcome.err
+		}
+		if failed := outcome.response.GetError(); failed != nil {
+			return nil, statusError(failed, outcome.uncertain)
+		}
+		answer = outcome.found
+	} else {
+		response, err := c.do(ctx, asked.message(), safe)
+		if err != nil {
+			return nil, err
+		}
+		answer = foundIn(response)
+	}
+	if answer == nil || answer.kind != asked.kind {
+		return nil, c.wrongAnswer(name)
+	}
+	state, err := stateOf(answer.state, answer.live)
+	if err != nil {
+		return nil, err
+	}
+	answer.result.State = state
+	if answer.live {
+		answer.result.Session = &answer.session
+	}
+	return &answer.result, nil
 }
 
 func (c *Client) wrongAnswer(operation string) *Error {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -150,7 +151,9 @@ func TestStandstillAndKill(t *testing.T) {
 		_, err := client.Resolve(t.Context(), credential, sessiond.ResolveOptions{})
 		reads <- err
 	}()
-	time.Sleep(50 * time.Millisecond) // so that both are on the stream
+	for client.OnStream() < 2 {
+		runtime.Gosched()
+	}
 	daemon.Stop(syscall.SIGKILL)
 	if err := <-writes; !errors.As(err, &failure) || failure.Applied != sessiond.AppliedUnknown || !errors.Is(err, sessiond.ErrUnavailable) {
 		t.Errorf("expected an unknown outcome, found %v", err)

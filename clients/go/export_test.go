@@ -8,5 +8,13 @@ func (c *Client) Held() int {
 	return len(t.queue) + len(t.sent)
 }
 
+// OnStream is how many operations were handed to the stream and have no answer.
+func (c *Client) OnStream() int {
+	t := c.transport.(*transport)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.sent)
+}
+
 // ParseData is parseData.
 func ParseData(text []byte) (Data, error) { return parseData(text) }

@@ -23,7 +23,7 @@ func (d Data) Get(key string, value any) (bool, error) {
 
 // decode reads the text of a key's value.
 func decode(key string, text json.RawMessage, value any) error {
-	if decodePlain(text, value) {
+	if decodePlain(text, value) || decodeFast(text, value) {
 		return nil
 	}
 	if err := json.Unmarshal(text, value); err != nil {
@@ -142,6 +142,10 @@ func skipSpace(text []byte, at int) int {
 func skipString(text []byte, at int) int {
 	if at >= len(text) || text[at] != '"' {
 		return at
+	}
+	// Long texts have no escapes, as a rule.
+	if end := bytes.IndexByte(text[at+1:], '"'); end >= 0 && bytes.IndexByte(text[at+1:at+1+end], '\\') < 0 {
+		return at + end + 2
 	}
 	for i := at + 1; i < len(text); i++ {
 		switch text[i] {
@@ -277,7 +281,24 @@ func same(a, b json.RawMessage) bool {
 	if bytes.Equal(a, b) {
 		return true
 	}
+	if isAtom(a) && isAtom(b) {
+		return false
+	}
 	return reflect.DeepEqual(exactly(a), exactly(b))
+}
+
+// isAtom reports whether a value can be written in one way only, as far as that counts.
+func isAtom(text json.RawMessage) bool {
+	if len(text) == 0 {
+		return false
+	}
+	switch c := text[0]; {
+	case c == '"':
+		return bytes.IndexByte(text, '\\') < 0 && text[len(text)-1] == '"'
+	case c == '-', c == 't', c == 'f', c == 'n', c >= '0' && c <= '9':
+		return bytes.IndexByte(text, ' ') < 0 && text[len(text)-1] > ' '
+	}
+	return false
 }
 
 func exactly(text json.RawMessage) any {

@@ -128,13 +128,14 @@ func (t *transport) run() {
 		case <-t.wake:
 		}
 		for t.ctx.Err() == nil && t.waiting() {
+			before := t.answers
 			err := t.carry()
 			switch {
-			case err == nil:
+			case t.answers != before && err == nil:
 				// A connection that worked has ended: the first attempt to replace it comes at once.
 				failures = 0
 				continue
-			case fatal(err):
+			case err != nil && fatal(err):
 				t.failAll(err)
 			}
 			pause := min(backoffMax, backoffMin<<min(failures, 4))
@@ -225,7 +226,7 @@ func (t *transport) open() (grpc.ClientStream, context.CancelFunc, *Error) {
 		return nil, nil, err
 	}
 	ctx, cancel := context.WithCancel(t.ctx)
-	stream, failure := t.conn.NewStream(ctx, pipeline, service+"Pipeline")
+	stream, failure := t.conn.NewStream(ctx, pipeline, service+"Pipeline", grpc.ForceCodecV2(codec{}))
 	if failure != nil {
 		cancel()
 		return nil, nil, t.callError(failure)
@@ -276,7 +277,7 @@ func (t *transport) send(stream grpc.ClientStream, ended <-chan struct{}) {
 			if !t.stage(op) {
 				continue
 			}
-			if err := stream.SendMsg(op.request); err != nil {
+			if err := stream.SendMsg(op); err != nil {
 				// The stream has ended; receive learns why. This one and the rest were never sent.
 				t.unsent(batch[i:], err)
 				return
@@ -297,9 +298,9 @@ func (t *transport) send(stream grpc.ClientStream, ended <-chan struct{}) {
 
 // receive takes the answers until the stream ends, and says why it did.
 func (t *transport) receive(stream grpc.ClientStream) *Error {
+	var answer received
 	for {
-		response := new(pb.PipelineResponse)
-		if err := stream.RecvMsg(response); err == io.EOF {
+		if err := stream.RecvMsg(&answer); err == io.EOF {
 			return newError(ReasonConnectionFailed, codes.Unavailable, AppliedUnknown, fmt.Sprintf("the daemon at %s has ended the stream", t.address), nil)
 		} else if err != nil {
 			failure := t.callError(err)
@@ -308,9 +309,10 @@ func (t *transport) receive(stream grpc.ClientStream) *Error {
 			}
 			return failure
 		}
-		if err := t.answered(response); err != nil {
+		if err := t.answered(answer); err != nil {
 			return err
 		}
+		t.answers++
 	}
 }
 

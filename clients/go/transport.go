@@ -32,10 +32,19 @@ const (
 
 // operation is one operation on its way. Its fields are guarded by transport.mu, except those that never change.
 type operation struct {
-	request  *pb.PipelineRequest // nil: Describe
+	lookup   lookup              // if it has a kind
+	request  *pb.PipelineRequest // otherwise; nil: Describe
 	safe     bool                // a repetition does no harm after an unknown outcome
-	deadline time.Time
-	outcome  chan outcome // has room for one
+	deadline time.Time           // of the caller's context, or expires
+	expires  time.Time           // the timeout of the client
+	outcome  chan outcome        // has room for one
+
+	// Of its last message. Only the sender writes them, with mu.
+	sequence uint64
+	left     time.Duration
+
+	// Neighbours in the list of all operations, which is in the order in which they expire.
+	previous, next *operation
 
 	done      bool // somebody has the outcome, or nobody waits any more
 	sent      bool // on the stream, and not answered
@@ -44,9 +53,14 @@ type operation struct {
 	cuts      int
 }
 
+func (op *operation) isDescribe() bool { return op.lookup.kind == 0 && op.request == nil }
+
+// outcome is what became of an operation. uncertain: it was sent before, with an unknown outcome.
 type outcome struct {
-	answer link.Answer
-	err    error
+	found     *found               // the answer to a lookup
+	response  *pb.PipelineResponse // any other answer
+	uncertain bool
+	err       error
 }
 
 // transport is the client's side of the Pipeline: the queue, the connection, and what may be repeated.
@@ -62,11 +76,16 @@ type transport struct {
 	wake    chan struct{} // has room for one: the queue is not empty, or the transport closes
 
 	described atomic.Pointer[pb.DescribeResponse]
+	answers   uint64 // how many have come; of the goroutine of run
 
 	mu       sync.Mutex
 	started  bool
 	closed   bool
-	count    int           // operations under way
+	count    int        // operations under way
+	first    *operation // of all that are under way, the one that expires first
+	last     *operation
+	sweeping bool          // the sweeper will run
+	sweeper  *time.Timer   // ends those whose time is over; one timer for all is cheaper than one for each
 	drained  chan struct{} // closed when count is 0 and nothing new comes
 	sequence uint64
 	queue    []*operation
@@ -75,8 +94,8 @@ type transport struct {
 	lastErr  *Error // of the last attempt to connect; nil if it succeeded
 }
 
-// A timer for each operation would be a third of what the client itself allocates for it.
-var timers = sync.Pool{New: func() any { return time.NewTimer(time.Hour) }}
+// Whoever waits for an operation has its channel, and is sent one outcome at most: then it can be used again.
+var outcomes = sync.Pool{New: func() any { return make(chan outcome, 1) }}
 
 func newTransport(address string, options Options) (*transport, error) {
 	target, err := targetOf(address)
@@ -99,28 +118,28 @@ func newTransport(address string, options Options) (*transport, error) {
 }
 
 func (t *transport) Do(ctx context.Context, request *pb.PipelineRequest, safe bool) (link.Answer, error) {
-	deadline := time.Now().Add(t.options.Timeout)
-	var late error
-	if earlier, ok := ctx.Deadline(); ok && earlier.Before(deadline) {
-		deadline, late = earlier, context.DeadlineExceeded
+	outcome := t.wait(ctx, &operation{request: request, safe: safe}, time.Now())
+	return link.Answer{Response: outcome.response, Uncertain: outcome.uncertain}, outcome.err
+}
+
+// wait runs an operation, and returns what became of it.
+func (t *transport) wait(ctx context.Context, op *operation, now time.Time) outcome {
+	op.expires = now.Add(t.options.Timeout)
+	op.deadline = op.expires
+	if earlier, ok := ctx.Deadline(); ok && earlier.Before(op.deadline) {
+		op.deadline = earlier
 	}
-	op := &operation{request: request, safe: safe, deadline: deadline, outcome: make(chan outcome, 1)}
+	channel := outcomes.Get().(chan outcome)
+	defer outcomes.Put(channel)
+	op.outcome = channel
 	if err := t.begin(ctx, op); err != nil {
-		return link.Answer{}, err
+		return outcome{err: err}
 	}
-	timer := timers.Get().(*time.Timer)
-	timer.Reset(time.Until(deadline))
-	defer func() {
-		timer.Stop() // nothing is left in its channel
-		timers.Put(timer)
-	}()
 	select {
-	case outcome := <-op.outcome:
-		return outcome.answer, outcome.err
+	case outcome := <-channel:
+		return outcome
 	case <-ctx.Done():
 		return t.abandon(op, ctx.Err())
-	case <-timer.C:
-		return t.abandon(op, late)
 	}
 }
 
@@ -151,9 +170,55 @@ func (t *transport) begin(ctx context.Context, op *operation) error {
 	if err := t.enter(); err != nil {
 		return err
 	}
+	op.previous = t.last
+	if t.last != nil {
+		t.last.next = op
+	} else {
+		t.first = op
+	}
+	t.last = op
+	if t.sweeper == nil {
+		t.sweeping, t.sweeper = true, time.AfterFunc(time.Until(op.expires), t.sweep)
+	} else if !t.sweeping {
+		t.sweeping = true
+		t.sweeper.Reset(time.Until(op.expires))
+	}
 	t.queue = append(t.queue, op)
 	t.poke()
 	return nil
+}
+
+// over: somebody has the outcome, or nobody waits any more. The caller holds mu.
+func (t *transport) over(op *operation) {
+	op.done = true
+	if op.previous != nil {
+		op.previous.next = op.next
+	} else {
+		t.first = op.next
+	}
+	if op.next != nil {
+		op.next.previous = op.previous
+	} else {
+		t.last = op.previous
+	}
+	op.previous, op.next = nil, nil
+	t.leave()
+}
+
+// sweep ends the operations whose time is over.
+func (t *transport) sweep() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	for t.first != nil && !now.Before(t.first.expires) {
+		op := t.first
+		err := t.lost(op, nil)
+		t.over(op)
+		op.outcome <- outcome{err: err}
+	}
+	if t.sweeping = t.first != nil; t.sweeping {
+		t.sweeper.Reset(t.first.expires.Sub(now))
+	}
 }
 
 // enter counts one more operation. The caller holds mu.
@@ -190,19 +255,24 @@ func (t *transport) poke() {
 	}
 }
 
-// abandon gives an operation up: its time is over, or its caller has gone. cause: the error of the caller's context.
-func (t *transport) abandon(op *operation, cause error) (link.Answer, error) {
+// abandon gives an operation up: its caller has gone. cause: the error of the caller's context.
+func (t *transport) abandon(op *operation, cause error) outcome {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if op.done {
 		// The outcome came at the same moment.
-		outcome := <-op.outcome
-		return outcome.answer, outcome.err
+		return <-op.outcome
 	}
-	op.done = true
-	t.leave()
+	err := t.lost(op, cause)
+	t.over(op)
+	return outcome{err: err}
+}
+
+// lost forgets an operation that has no answer, and is the error that says why. cause: the error of the caller's context;
+// nil: its time is over. The caller holds mu.
+func (t *transport) lost(op *operation, cause error) *Error {
 	// A daemon that reads and does not answer would keep it for ever. A late answer is known by its sequence.
-	delete(t.sent, op.request.GetSequence())
+	delete(t.sent, op.sequence)
 	// A daemon that stands still takes nothing from the queue.
 	if len(t.queue) > 2*t.options.MaxInFlight {
 		t.queue = slices.DeleteFunc(t.queue, func(op *operation) bool { return op.done })
@@ -213,51 +283,46 @@ func (t *transport) abandon(op *operation, cause error) (link.Answer, error) {
 	}
 	switch {
 	case cause != nil && (t.ready || t.lastErr == nil || cause == context.Canceled):
-		return link.Answer{}, contextError(cause, applied)
+		return contextError(cause, applied)
 	case !t.ready && t.lastErr != nil:
 		err := newError(ReasonConnectionFailed, codes.Unavailable, applied, t.lastErr.message, t.lastErr)
 		if cause != nil {
 			err.cause = cause
 		}
 		err.RetryAfter = time.Second
-		return link.Answer{}, err
+		return err
 	}
 	err := newError(ReasonTimeout, codes.DeadlineExceeded, applied, fmt.Sprintf("no answer within %s from the daemon at %s", t.options.Timeout, t.address), nil)
 	err.RetryAfter = time.Second
-	return link.Answer{}, err
+	return err
 }
 
 // finish gives an operation its outcome. The caller holds mu.
-func (t *transport) finish(op *operation, answer link.Answer, err *Error) {
+func (t *transport) finish(op *operation, what outcome) {
 	if op.done {
 		return
 	}
-	op.done = true
-	if err != nil {
-		op.outcome <- outcome{err: err}
-	} else {
-		op.outcome <- outcome{answer: answer}
-	}
-	t.leave()
+	t.over(op)
+	op.outcome <- what
 }
 
 // answered is called with each message of the stream.
-func (t *transport) answered(response *pb.PipelineResponse) *Error {
+func (t *transport) answered(answer received) *Error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	op, ok := t.sent[response.GetSequence()]
+	op, ok := t.sent[answer.sequence]
 	if !ok {
-		if response.GetSequence() == 0 || response.GetSequence() > t.sequence {
+		if answer.sequence == 0 || answer.sequence > t.sequence {
 			return t.protocolError("an answer to no operation", nil)
 		}
 		return nil // to something that was given up
 	}
-	delete(t.sent, response.GetSequence())
+	delete(t.sent, answer.sequence)
 	op.sent = false
 	if op.done {
 		return nil
 	}
-	if failed := response.GetError(); failed != nil {
+	if failed := answer.message.GetError(); failed != nil {
 		err := statusError(failed, op.uncertain)
 		if pause, ok := t.retry(op, err); ok {
 			op.uncertain = op.uncertain || err.Applied != NotApplied
@@ -269,7 +334,7 @@ func (t *transport) answered(response *pb.PipelineResponse) *Error {
 			return nil
 		}
 	}
-	t.finish(op, link.Answer{Response: response, Uncertain: op.uncertain}, nil)
+	t.finish(op, outcome{found: answer.found, response: answer.message, uncertain: op.uncertain})
 	return nil
 }
 
@@ -301,7 +366,7 @@ func (t *transport) requeue(again []*operation) {
 			if op.uncertain {
 				applied = AppliedUnknown
 			}
-			t.finish(op, link.Answer{}, closedError(applied))
+			t.finish(op, outcome{err: closedError(applied)})
 		}
 		return
 	}
@@ -333,8 +398,8 @@ func (t *transport) stage(op *operation) bool {
 	if op.done {
 		return false
 	}
-	if op.request == nil {
-		t.finish(op, link.Answer{}, nil)
+	if op.isDescribe() {
+		t.finish(op, outcome{})
 		return false
 	}
 	left := time.Until(op.deadline)
@@ -342,13 +407,9 @@ func (t *transport) stage(op *operation) bool {
 		return false // whoever waits sees it in a moment
 	}
 	t.sequence++
-	op.request.Sequence = t.sequence
-	if op.request.Timeout == nil {
-		op.request.Timeout = new(durationpb.Duration)
-	}
-	op.request.Timeout.Seconds, op.request.Timeout.Nanos = int64(left/time.Second), int32(left%time.Second)
-	if err := t.refuse(op.request); err != nil {
-		t.finish(op, link.Answer{}, err)
+	op.sequence, op.left = t.sequence, left
+	if err := t.refuse(op); err != nil {
+		t.finish(op, outcome{err: err})
 		return false
 	}
 	op.sent = true
@@ -361,38 +422,40 @@ func (t *transport) unsent(batch []*operation, cause error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	op := batch[0]
-	delete(t.sent, op.request.GetSequence())
+	delete(t.sent, op.sequence)
 	op.sent = false
 	if cause != io.EOF {
 		// The message cannot be encoded: it would end the next stream as well.
 		if op.cuts++; op.cuts > maxCuts {
-			t.finish(op, link.Answer{}, cutError(rpcError(cause)))
+			t.finish(op, outcome{err: cutError(rpcError(cause))})
 		}
 	}
 	t.requeue(batch)
 }
 
 // refuse finds what the daemon would refuse by ending the stream, for everybody, and data that are too large anyhow.
-func (t *transport) refuse(request *pb.PipelineRequest) *Error {
+func (t *transport) refuse(op *operation) *Error {
 	described := t.described.Load()
-	if write := request.GetWrite(); write != nil && len(write.GetSet()) > 4096 {
+	if write := op.request.GetWrite(); write != nil && len(write.GetSet()) > 4096 {
 		if engine, ok := descriptionEngine(described, write.GetEngine()); ok && len(write.GetSet()) > int(engine.GetMaxDataBytes()) {
 			err := newError(ReasonDataTooLarge, codes.InvalidArgument, NotApplied, fmt.Sprintf("the data are larger than max_data_bytes of the engine (%d bytes)", engine.GetMaxDataBytes()), nil)
 			err.Field = "set"
 			return err
 		}
 	}
-	limit := int(described.GetLimits().GetMaxMessageBytes())
-	if limit > 0 && (request.GetResolve() == nil || longestResolve(request.GetResolve()) > limit) && proto.Size(request) > limit {
+	if limit := int(described.GetLimits().GetMaxMessageBytes()); limit > 0 && op.exceeds(limit) {
 		return newError(ReasonMessageTooLarge, codes.InvalidArgument, NotApplied, fmt.Sprintf("the message is larger than limits.max_message_bytes of the daemon (%d bytes)", limit), nil)
 	}
 	return nil
 }
 
-// longestResolve is a bound that costs less than proto.Size.
-func longestResolve(resolve *pb.ResolveRequest) int {
-	credential := resolve.GetCredential()
-	return 128 + len(resolve.GetEngine()) + len(credential.GetCookieHeader()) + len(credential.GetToken())
+// exceeds reports whether the message has more octets than these.
+func (op *operation) exceeds(limit int) bool {
+	if op.lookup.kind != 0 {
+		return op.lookup.longest() > limit && op.lookup.size(op.sequence, op.left) > limit
+	}
+	op.request.Sequence, op.request.Timeout = op.sequence, durationpb.New(op.left)
+	return proto.Size(op.request) > limit
 }
 
 func descriptionEngine(described *pb.DescribeResponse, name string) (*pb.Engine, bool) {
@@ -424,7 +487,7 @@ func (t *transport) cut(err *Error) {
 		op.sent = false
 		if err.Applied != NotApplied {
 			if op.cuts++; !op.safe || op.cuts > maxCuts {
-				t.finish(op, link.Answer{}, cutError(err))
+				t.finish(op, outcome{err: cutError(err)})
 				continue
 			}
 			op.uncertain = true
@@ -458,7 +521,7 @@ func (t *transport) failAll(err *Error) {
 		if op.uncertain {
 			failure.Applied = AppliedUnknown
 		}
-		t.finish(op, link.Answer{}, &failure)
+		t.finish(op, outcome{err: &failure})
 	}
 	t.queue = nil
 }
@@ -481,13 +544,18 @@ func (t *transport) Close(ctx context.Context) error {
 	case <-ctx.Done():
 		t.mu.Lock()
 		for _, op := range t.sent {
-			t.finish(op, link.Answer{}, closedError(AppliedUnknown))
+			t.finish(op, outcome{err: closedError(AppliedUnknown)})
 		}
 		t.mu.Unlock()
 		t.failAll(closedError(NotApplied))
 	}
 	t.cancel()
 	t.poke()
+	t.mu.Lock()
+	if t.sweeper != nil {
+		t.sweeper.Stop()
+	}
+	t.mu.Unlock()
 	err := t.conn.Close()
 	t.loops.Wait()
 	if status.Code(err) == codes.Canceled {

@@ -179,6 +179,23 @@ func TestCutAlways(t *testing.T) {
 	}
 }
 
+// A server that ends each stream is not asked again without a pause.
+func TestEndedAlways(t *testing.T) {
+	t.Parallel()
+	server := startPeer(t, described, func(s stream) error {
+		s.receive()
+		return reason(codes.Unavailable, sessiond.ReasonShuttingDown, sessiond.NotApplied, 0).Err()
+	})
+	client := connect(t, server.address, sessiond.Options{Timeout: time.Second})
+	if _, err := resolveToken(client, "a"); err == nil {
+		t.Error("expected an error")
+	}
+	// At least 50, 100, 200 and 400 ms lie between them.
+	if streams := server.streams.Load(); streams > 6 {
+		t.Errorf("expected a handful of streams, found %d", streams)
+	}
+}
+
 // A stream that ends with SHUTTING_DOWN has applied nothing that it did not answer.
 func TestShuttingDown(t *testing.T) {
 	t.Parallel()

@@ -23,30 +23,6 @@ func wireCredential(credential Credential) *pb.Credential {
 	return nil
 }
 
-// resolveMessage is the message that is sent most often, with its parts in one piece of memory.
-type resolveMessage struct {
-	request    pb.PipelineRequest
-	operation  pb.PipelineRequest_Resolve
-	resolve    pb.ResolveRequest
-	credential pb.Credential
-	header     pb.Credential_CookieHeader
-	timeout    durationpb.Duration
-}
-
-func resolveRequest(engine string, credential Credential, options ResolveOptions) *pb.PipelineRequest {
-	m := new(resolveMessage)
-	m.request.Operation, m.request.Timeout = &m.operation, &m.timeout
-	m.operation.Resolve = &m.resolve
-	m.resolve.Engine, m.resolve.Create, m.resolve.Peek = engine, options.Create, options.Peek
-	if credential.kind != 'c' {
-		m.resolve.Credential = wireCredential(credential)
-		return &m.request
-	}
-	m.resolve.Credential, m.credential.Kind = &m.credential, &m.header
-	m.header.CookieHeader = []byte(credential.value)
-	return &m.request
-}
-
 func wireDuration(duration time.Duration) *durationpb.Duration {
 	if duration == 0 {
 		return nil
@@ -146,7 +122,8 @@ func first(err error) error {
 	return err
 }
 
-var states = map[pb.SessionState]State{
+// states has the states of the API by their number.
+var states = [...]State{
 	pb.SessionState_SESSION_STATE_ACTIVE:     StateActive,
 	pb.SessionState_SESSION_STATE_CREATED:    StateCreated,
 	pb.SessionState_SESSION_STATE_NONE:       StateNone,
@@ -157,13 +134,14 @@ var states = map[pb.SessionState]State{
 }
 
 func stateOf(state pb.SessionState, session bool) (State, error) {
-	known, ok := states[state]
-	if live := known == StateActive || known == StateCreated; !ok || live != session {
+	if state <= pb.SessionState_SESSION_STATE_UNSPECIFIED || int(state) >= len(states) || session != isLive(states[state]) {
 		// To take it for "no session" would log somebody out.
 		return 0, newError(ReasonProtocolError, codes.Internal, AppliedUnknown, fmt.Sprintf("the daemon answered with the state %s, session: %t", state, session), nil)
 	}
-	return known, nil
+	return states[state], nil
 }
+
+func isLive(state State) bool { return state == StateActive || state == StateCreated }
 
 func sessionOf(session *pb.Session) *Session {
 	if session == nil {

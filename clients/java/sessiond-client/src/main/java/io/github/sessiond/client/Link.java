@@ -191,12 +191,14 @@ final class Link {
 
     /** Ends sessions with this one among them, and forgets it. */
     int destroy(DestroyOptions options) {
-        loaded = true;
         if (credential == null) {
+            loaded = true;
             over(SessionState.NONE);
             return 0;
         }
         DestroyResult result = client.destroy(credential, options.engine(engine));
+        // Not before: if it fails, the session is still to be found.
+        loaded = true;
         over(SessionState.NONE);
         took(result.setCookie());
         credential = null;

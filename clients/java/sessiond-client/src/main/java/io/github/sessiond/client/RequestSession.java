@@ -136,7 +136,8 @@ public final class RequestSession {
      * @return the id; null: there is no session
      */
     public String id() {
-        return info() == null ? null : link.info.id();
+        Session info = info();
+        return info == null ? null : info.id();
     }
 
     /**
@@ -145,7 +146,8 @@ public final class RequestSession {
      * @return the principal; null: nobody
      */
     public String principal() {
-        return info() == null ? null : link.info.principal();
+        Session info = info();
+        return info == null ? null : info.principal();
     }
 
     /**
@@ -154,7 +156,8 @@ public final class RequestSession {
      * @return the time; null: there is no session
      */
     public Instant expires() {
-        return info() == null ? null : link.info.expireTime();
+        Session info = info();
+        return info == null ? null : info.expireTime();
     }
 
     /**

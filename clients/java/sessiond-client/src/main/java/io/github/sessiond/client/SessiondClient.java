@@ -11,7 +11,8 @@ import java.util.concurrent.CompletableFuture;
  *
  * <p>Every operation comes twice: it waits for its answer and throws {@link SessiondException}, or it returns a future
  * that fails with that exception; never later than the client's timeout. A future is completed on the client's own
- * thread: whatever depends on it must not block. Use {@code thenApplyAsync} and the like for work.
+ * thread: whatever depends on it must not block. Use {@code thenApplyAsync} and the like for work. If you cancel a future
+ * before its operation was sent, it is not sent any more; later, the operation takes effect all the same.
  */
 public interface SessiondClient extends AutoCloseable {
     /**
@@ -208,7 +209,10 @@ public interface SessiondClient extends AutoCloseable {
         return Waiting.on(describeAsync());
     }
 
-    /** Takes nothing new, waits for what is under way at most as long as the client's timeout, and closes the connection. */
+    /**
+     * Takes nothing new, waits for what is under way at most as long as the client's timeout, and closes the connection. The
+     * client's thread has ended then. Only if you call it on that thread, it waits for nothing.
+     */
     @Override
     void close();
 

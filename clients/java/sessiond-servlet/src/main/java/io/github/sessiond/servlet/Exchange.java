@@ -6,6 +6,7 @@ import io.github.sessiond.client.RequestSession;
 import io.github.sessiond.client.SessiondException;
 import jakarta.servlet.http.HttpServletResponse;
 import java.util.Map;
+import java.util.concurrent.locks.ReentrantLock;
 import tools.jackson.core.JacksonException;
 import tools.jackson.databind.JavaType;
 import tools.jackson.databind.json.JsonMapper;
@@ -13,6 +14,8 @@ import tools.jackson.databind.json.JsonMapper;
 /** A request, its session, and what its response has to say of it. */
 final class Exchange {
     final RequestSession session;
+    // Held while the daemon is asked: a monitor would hold the thread of a virtual one, too.
+    private final ReentrantLock lock = new ReentrantLock();
     private final JsonMapper mapper;
     private final Map<String, JavaType> types;
     private final JavaType anything;
@@ -28,14 +31,19 @@ final class Exchange {
     }
 
     /** The HttpSession of this request; null: there is none, and none is wanted. */
-    synchronized SessiondHttpSession facade(SessiondRequest request, boolean create) {
-        if (facade != null && facade.isInvalid()) {
-            facade = null;
+    SessiondHttpSession facade(SessiondRequest request, boolean create) {
+        lock.lock();
+        try {
+            if (facade != null && facade.isInvalid()) {
+                facade = null;
+            }
+            if (facade == null && (create || session.isLive())) {
+                facade = new SessiondHttpSession(this, request.getServletContext());
+            }
+            return facade;
+        } finally {
+            lock.unlock();
         }
-        if (facade == null && (create || session.isLive())) {
-            facade = new SessiondHttpSession(this, request.getServletContext());
-        }
-        return facade;
     }
 
     /** Writes what changed, and tells the browser. It can be called again: for what changes later. */
@@ -53,13 +61,19 @@ final class Exchange {
         session.discard();
     }
 
-    private synchronized void tell(HttpServletResponse response) {
+    private void tell(HttpServletResponse response) {
         String line = session.setCookie();
-        if (line == null || line.equals(sent)) {
-            return;
+        lock.lock();
+        try {
+            // A reset of the response takes the line away again.
+            boolean told = line == null || line.equals(sent) && (response.isCommitted() || response.getHeaders("Set-Cookie").contains(line));
+            if (!told) {
+                Responses.setCookie(response, line);
+                sent = line;
+            }
+        } finally {
+            lock.unlock();
         }
-        Responses.setCookie(response, line);
-        sent = line;
     }
 
     Object attribute(String name) {

@@ -1,11 +1,15 @@
 package io.github.sessiond.servlet;
 
+import io.github.sessiond.client.SessiondException;
 import jakarta.servlet.AsyncContext;
+import jakarta.servlet.AsyncEvent;
 import jakarta.servlet.AsyncListener;
 import jakarta.servlet.ServletContext;
 import jakarta.servlet.ServletException;
 import jakarta.servlet.ServletRequest;
 import jakarta.servlet.ServletResponse;
+import java.io.IOException;
+import java.io.UncheckedIOException;
 
 /** Stores the session before an asynchronous response is complete. */
 record SessiondAsyncContext(AsyncContext context, Exchange exchange, SessiondResponse response) implements AsyncContext {
@@ -13,8 +17,53 @@ record SessiondAsyncContext(AsyncContext context, Exchange exchange, SessiondRes
     public void complete() {
         try {
             exchange.finish(response);
+        } catch (SessiondException cause) {
+            exchange.abandon();
+            if (!isAnswered(cause)) {
+                throw cause;
+            }
         } finally {
             context.complete();
+        }
+    }
+
+    /** What could not be stored is not told as stored. */
+    private boolean isAnswered(SessiondException cause) {
+        try {
+            return Responses.answer(response, cause);
+        } catch (IOException unwritable) {
+            throw new UncheckedIOException(unwritable);
+        }
+    }
+
+    /** The container tells a listener its own context; one that completes it must complete this one. */
+    private record Listening(AsyncListener listener, SessiondAsyncContext of) implements AsyncListener {
+        private AsyncEvent event(AsyncEvent event) {
+            return new AsyncEvent(
+                    new SessiondAsyncContext(event.getAsyncContext(), of.exchange, of.response),
+                    event.getSuppliedRequest(),
+                    event.getSuppliedResponse(),
+                    event.getThrowable());
+        }
+
+        @Override
+        public void onComplete(AsyncEvent event) throws IOException {
+            listener.onComplete(event(event));
+        }
+
+        @Override
+        public void onTimeout(AsyncEvent event) throws IOException {
+            listener.onTimeout(event(event));
+        }
+
+        @Override
+        public void onError(AsyncEvent event) throws IOException {
+            listener.onError(event(event));
+        }
+
+        @Override
+        public void onStartAsync(AsyncEvent event) throws IOException {
+            listener.onStartAsync(event(event));
         }
     }
 
@@ -55,12 +104,12 @@ record SessiondAsyncContext(AsyncContext context, Exchange exchange, SessiondRes
 
     @Override
     public void addListener(AsyncListener listener) {
-        context.addListener(listener);
+        context.addListener(new Listening(listener, this));
     }
 
     @Override
     public void addListener(AsyncListener listener, ServletRequest request, ServletResponse answer) {
-        context.addListener(listener, request, answer);
+        context.addListener(new Listening(listener, this), request, answer);
     }
 
     @Override

@@ -105,7 +105,9 @@ public final class SessiondFilter implements Filter {
                     try {
                         exchange.finish(answer);
                     } catch (SessiondException second) {
-                        thrown.addSuppressed(second);
+                        if (second != thrown) {
+                            thrown.addSuppressed(second);
+                        }
                     }
                 }
                 throw thrown;

@@ -7,8 +7,12 @@ import io.github.sessiond.client.InvalidArgumentException;
 import io.github.sessiond.client.Reason;
 import io.github.sessiond.testing.FakeSessiond;
 import jakarta.servlet.AsyncContext;
+import jakarta.servlet.AsyncEvent;
+import jakarta.servlet.AsyncListener;
 import jakarta.servlet.DispatcherType;
 import jakarta.servlet.http.HttpSession;
+import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.net.http.HttpResponse;
 import java.nio.file.Path;
 import java.time.Duration;
@@ -218,6 +222,68 @@ class SessiondFilterTest {
             }
         });
         assertThat(fake.sessions()).singleElement().satisfies(session -> assertThat(session.json()).isEqualTo("{\"a\":1,\"b\":2}"));
+    }
+
+    @Test
+    void aListenerOfAnAsynchronousRequestCanChangeTheSessionAndComplete() throws Exception {
+        HttpResponse<String> late = site.ask((request, response) -> {
+            AsyncContext async = request.startAsync();
+            async.setTimeout(1);
+            async.addListener(new AsyncListener() {
+                @Override
+                public void onTimeout(AsyncEvent event) {
+                    request.getSession().setAttribute("late", true);
+                    event.getAsyncContext().complete();
+                }
+
+                @Override
+                public void onComplete(AsyncEvent event) {}
+
+                @Override
+                public void onError(AsyncEvent event) {}
+
+                @Override
+                public void onStartAsync(AsyncEvent event) {}
+            });
+        });
+        assertThat(setCookies(late)).hasSize(1);
+        assertThat(fake.sessions()).singleElement().satisfies(session -> assertThat(session.json()).isEqualTo("{\"late\":true}"));
+    }
+
+    @Test
+    void anAsynchronousRequestWhoseSessionCannotBeStoredIsA503() throws Exception {
+        site.ask((request, response) -> request.getSession().setAttribute("a", 1));
+        fake.fail(Reason.STORE_UNAVAILABLE, 1, "write");
+        HttpResponse<String> unsaved = site.ask((request, response) -> {
+            AsyncContext async = request.startAsync();
+            async.start(() -> {
+                try {
+                    request.getSession().setAttribute("a", 2);
+                    response.getWriter().write("saved");
+                } catch (IOException failed) {
+                    throw new UncheckedIOException(failed);
+                } finally {
+                    async.complete();
+                }
+            });
+        });
+        assertThat(unsaved.statusCode()).as("what could not be stored is not told as stored").isEqualTo(503);
+        assertThat(unsaved.headers().firstValue("Retry-After")).contains("1");
+        assertThat(unsaved.body()).doesNotContain("saved");
+    }
+
+    @Test
+    void aResponseThatIsResetKeepsTheCookie() throws Exception {
+        HttpResponse<String> response = site.ask((request, answer) -> {
+            request.getSession().setAttribute("a", 1);
+            // More than a quarter of the buffer: it could be full, so the session is stored. It is not, so a reset is allowed.
+            answer.getWriter().write("x".repeat(answer.getBufferSize() / 2));
+            answer.reset();
+            answer.getWriter().write("another page");
+        });
+        assertThat(response.body()).isEqualTo("another page");
+        assertThat(setCookies(response)).hasSize(1);
+        site.ask((request, answer) -> assertThat(request.getSession().getAttribute("a")).isEqualTo(1));
     }
 
     @Test

@@ -35,6 +35,12 @@ public record SessiondProperties(
         Path adminTokenFile,
         @DefaultValue List<String> trustedPackages) {
 
+    /** Leaves out the tokens. */
+    @Override
+    public String toString() {
+        return "SessiondProperties[address=" + address + ", adminAddress=" + adminAddress + "]";
+    }
+
     /**
      * TLS towards the daemon: files in PEM form.
      *

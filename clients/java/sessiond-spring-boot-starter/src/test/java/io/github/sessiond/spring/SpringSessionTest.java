@@ -19,6 +19,7 @@ import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
 import java.nio.charset.StandardCharsets;
 import java.security.Principal;
+import java.time.Duration;
 import java.time.Instant;
 import java.util.Collection;
 import java.util.List;
@@ -241,6 +242,13 @@ class SpringSessionTest {
     @Test
     void theRepositoryIsTheDaemons() {
         assertThat(repository).isInstanceOf(SessiondSessionRepository.class);
+    }
+
+    @Test
+    void thePropertiesTellNoToken() {
+        SessiondProperties properties = new SessiondProperties(
+                "127.0.0.1:1", "", "secret-token", null, Duration.ofSeconds(1), 1, new SessiondProperties.Tls(false, null, null, null, null), "127.0.0.1:2", "secret-admin", null, List.of());
+        assertThat(properties.toString()).contains("127.0.0.1:1").doesNotContain("secret");
     }
 
     @Test

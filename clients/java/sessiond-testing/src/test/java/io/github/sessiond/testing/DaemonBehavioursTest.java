@@ -2,10 +2,11 @@ package io.github.sessiond.testing;
 
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Nested;
 import org.junit.jupiter.api.condition.EnabledIf;
 
 @EnabledIf(value = "io.github.sessiond.testing.DaemonProcess#exists", disabledReason = "no daemon: set SESSIOND_BIN")
-class DaemonBehavioursTest extends Behaviours {
+class DaemonBehavioursTest {
     private static World world;
 
     @BeforeAll
@@ -18,8 +19,19 @@ class DaemonBehavioursTest extends Behaviours {
         world.close();
     }
 
-    @Override
-    World world() {
-        return world;
+    @Nested
+    class OfTheClient extends Behaviours {
+        @Override
+        World world() {
+            return world;
+        }
+    }
+
+    @Nested
+    class OfTheSession extends SessionBehaviours {
+        @Override
+        World world() {
+            return world;
+        }
     }
 }

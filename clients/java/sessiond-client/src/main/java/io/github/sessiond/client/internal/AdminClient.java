@@ -2,6 +2,8 @@ package io.github.sessiond.client.internal;
 
 import com.google.protobuf.Message;
 import io.github.sessiond.client.Applied;
+import io.github.sessiond.client.AuthenticationException;
+import io.github.sessiond.client.Reason;
 import io.github.sessiond.client.Session;
 import io.github.sessiond.client.SessiondAdmin;
 import io.github.sessiond.client.SessiondException;
@@ -20,8 +22,6 @@ import io.grpc.protobuf.StatusProto;
 import io.grpc.stub.ClientCalls;
 import io.grpc.stub.MetadataUtils;
 import java.io.IOException;
-import java.nio.charset.StandardCharsets;
-import java.nio.file.Files;
 import java.util.ArrayList;
 import java.util.Collection;
 import java.util.List;
@@ -40,11 +40,15 @@ public final class AdminClient implements SessiondAdmin {
     private final Address address;
     private final Loop loop;
     private final ManagedChannel channel;
+    private final TokenSource tokens;
+    private volatile boolean closed;
 
     /** Checks the options. */
     public AdminClient(PipelineClient.Options options) {
         this.options = options;
         this.address = new Address(options.address(), options.tls());
+        options.check();
+        this.tokens = new TokenSource(options);
         this.loop = new Loop(options.address());
         this.channel = address.channel(loop)
                 .userAgent("sessiond-java/" + PipelineClient.VERSION)
@@ -76,15 +80,24 @@ public final class AdminClient implements SessiondAdmin {
 
     @Override
     public void close() {
+        closed = true;
         channel.shutdownNow();
-        loop.shutdown();
+        boolean ended = false;
+        try {
+            ended = channel.awaitTermination(Loop.END_SECONDS, TimeUnit.SECONDS);
+        } catch (InterruptedException interrupted) {
+            Thread.currentThread().interrupt();
+        }
+        loop.shutdown(ended);
     }
 
     private <Q, A> A call(MethodDescriptor<Q, A> method, Q request) {
+        if (closed) {
+            throw Failures.closed(Applied.NO);
+        }
         Metadata headers = new Metadata();
         try {
-            String token = options.tokenFile() == null ? options.token()
-                    : Files.readString(options.tokenFile(), StandardCharsets.ISO_8859_1).lines().findFirst().orElse("").strip();
+            String token = tokens.read();
             if (token != null) {
                 headers.put(Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER), "Bearer " + token);
             }
@@ -95,11 +108,21 @@ public final class AdminClient implements SessiondAdmin {
                     CallOptions.DEFAULT.withDeadlineAfter(options.timeout().toNanos(), TimeUnit.NANOSECONDS).withWaitForReady(),
                     request);
         } catch (IOException unreadable) {
-            throw Failures.unreachable("the token file cannot be read: " + options.tokenFile(), Applied.NO, unreadable);
+            throw new AuthenticationException(
+                    "the token file cannot be read: " + unreadable.getClass().getSimpleName() + ": " + options.tokenFile(),
+                    new SessiondException.Details(Reason.TOKEN_UNKNOWN, "UNAUTHENTICATED").cause(unreadable));
         } catch (StatusRuntimeException failed) {
             com.google.rpc.Status details = StatusProto.fromThrowable(failed);
             SessiondException error = Failures.of(details, false);
-            boolean own = details.getDetailsCount() == 0 && failed.getStatus().getCode() != Status.Code.UNAUTHENTICATED;
+            if (closed) {
+                throw Failures.closed(Applied.UNKNOWN);
+            }
+            Status.Code code = failed.getStatus().getCode();
+            if (code == Status.Code.UNIMPLEMENTED) {
+                throw Failures.protocol(address.toString(), "it has no admin service; is this the address of listen.admin?", failed);
+            }
+            boolean own = details.getDetailsCount() == 0
+                    && (code == Status.Code.UNAVAILABLE || code == Status.Code.DEADLINE_EXCEEDED || code == Status.Code.CANCELLED);
             throw own ? Failures.unreachable("the admin service at " + address + ": " + error.getMessage(), Applied.UNKNOWN, failed) : error;
         }
     }

@@ -80,6 +80,8 @@ final class Connection {
     private volatile boolean ending;
     private boolean closed;
     boolean draining;
+    /** Whether an operation had an answer here; guarded by the lock of the {@link Dispatcher}. */
+    boolean answered;
 
     /** {@code timeout}: until the connection is ready, in nanoseconds. */
     Connection(Address address, Loop loop, String token, long timeout, Observer observer) {
@@ -106,11 +108,22 @@ final class Connection {
         CompletableFuture<DescribeResponse> described = unary(DESCRIBE, DescribeRequest.getDefaultInstance(), timeout);
         described.whenComplete((answer, failure) -> {
             if (failure == null) {
-                loop.execute(() -> open(Answers.description(answer)));
+                loop.execute(() -> described(answer));
             } else {
                 loop.execute(() -> refused((SessiondException) failure));
             }
         });
+    }
+
+    private void described(DescribeResponse answer) {
+        Description description;
+        try {
+            description = Answers.description(answer);
+        } catch (RuntimeException unreadable) {
+            refused(Failures.protocol(address.toString(), "a description that cannot be read", unreadable));
+            return;
+        }
+        open(description);
     }
 
     /** Whether the Pipeline takes more now. */
@@ -160,6 +173,16 @@ final class Connection {
     /** Cuts the connection. */
     void destroy(SessiondException error) {
         close(new End(error.applied(), error, false));
+    }
+
+    /** Waits until a connection that was cut has let go of everything; reports whether it has. */
+    boolean awaitEnd() {
+        try {
+            return channel.awaitTermination(Loop.END_SECONDS, TimeUnit.SECONDS);
+        } catch (InterruptedException interrupted) {
+            Thread.currentThread().interrupt();
+            return false;
+        }
     }
 
     private void open(Description description) {

@@ -8,7 +8,6 @@ import io.github.sessiond.client.ListResult;
 import io.github.sessiond.client.OverloadedException;
 import io.github.sessiond.client.Reason;
 import io.github.sessiond.client.SessiondException;
-import io.github.sessiond.client.SessiondListener;
 import io.github.sessiond.client.internal.pb.PipelineRequest;
 import io.github.sessiond.client.internal.pb.PipelineResponse;
 import io.github.sessiond.client.internal.pb.SessionServiceListSessionsRequest;
@@ -27,14 +26,9 @@ import java.util.concurrent.CompletionException;
 import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.locks.ReentrantLock;
-import org.slf4j.Logger;
-import org.slf4j.LoggerFactory;
 
 /** The operations of one client: their deadlines, the queue, the connections, and what may be repeated. */
 final class Dispatcher implements Connection.Observer {
-    private static final Logger LOG = LoggerFactory.getLogger("io.github.sessiond.client");
-    private static final long BACKOFF_MIN = TimeUnit.MILLISECONDS.toNanos(100);
-    private static final long BACKOFF_MAX = TimeUnit.SECONDS.toNanos(1);
     /** A connection that is not ready by then is given up: the next attempt may reach a daemon that is back. */
     private static final long CONNECT_TIMEOUT = TimeUnit.SECONDS.toNanos(2);
     /** How often OVERLOADED and STORE_UNAVAILABLE are repeated, and how often what was cut off is. */
@@ -46,6 +40,7 @@ final class Dispatcher implements Connection.Observer {
     private final long timeout;
     private final Loop loop;
     private final TokenSource tokens;
+    private final Reports reports;
     private final ReentrantLock lock = new ReentrantLock();
 
     // All of these are guarded by the lock.
@@ -55,9 +50,8 @@ final class Dispatcher implements Connection.Observer {
     /** What was sent over each connection and has no answer. */
     private final Map<Connection, Map<Long, Operation>> sent = new HashMap<>();
     private final CompletableFuture<Void> drained = new CompletableFuture<>();
-    private int count;
-    private Operation first;
-    private Operation last;
+    private final InFlight under = new InFlight();
+    private final Backoff backoff = new Backoff();
     private long sequence;
     private Connection current;
     /** A connection is being made: its object, or the attempt that reads the token first. */
@@ -66,8 +60,6 @@ final class Dispatcher implements Connection.Observer {
     private boolean pausing;
     private boolean sweeping;
     private boolean closed;
-    private int failures;
-    private long nextAttempt = System.nanoTime();
     private SessiondException lastError;
     private volatile Description description;
 
@@ -77,6 +69,7 @@ final class Dispatcher implements Connection.Observer {
         this.timeout = options.timeout().toNanos();
         this.loop = new Loop(address.toString());
         this.tokens = new TokenSource(options);
+        this.reports = new Reports(address.toString(), options.listener());
     }
 
     Optional<Description> description() {
@@ -94,9 +87,9 @@ final class Dispatcher implements Connection.Observer {
             if (request == null && current != null) {
                 return CompletableFuture.completedFuture((T) description);
             }
-            if (count >= options.maxInFlight()) {
+            if (under.count() >= options.maxInFlight()) {
                 return CompletableFuture.failedFuture(new OverloadedException(
-                        count + " operations are under way already (maxInFlight)",
+                        under.count() + " operations are under way already (maxInFlight)",
                         new SessiondException.Details(Reason.IN_FLIGHT_LIMIT, "RESOURCE_EXHAUSTED").retryable(true).retryAfter(Duration.ofSeconds(1))));
             }
             long now = System.nanoTime();
@@ -116,38 +109,37 @@ final class Dispatcher implements Connection.Observer {
 
     /** Takes nothing new, waits for what is under way, and ends the client's thread. */
     void close(Duration patience) {
-        lock.lock();
-        try {
+        locked(() -> {
             closed = true;
-            if (count == 0) {
+            if (under.count() == 0) {
                 after.add(() -> drained.complete(null));
             }
-        } finally {
-            unlock();
-        }
-        if (!(Thread.currentThread() instanceof Loop.ClientThread)) {
+        });
+        // An answer, and the end of a connection, would have to come on this very thread.
+        boolean waits = !(Thread.currentThread() instanceof Loop.ClientThread);
+        if (waits) {
             try {
-                drained.get(patience.toNanos(), TimeUnit.NANOSECONDS);
+                drained.get(TimeUnit.NANOSECONDS.convert(patience), TimeUnit.NANOSECONDS);
             } catch (InterruptedException interrupted) {
                 Thread.currentThread().interrupt();
             } catch (java.util.concurrent.TimeoutException | java.util.concurrent.ExecutionException late) {
                 // What is left is told below.
             }
         }
-        lock.lock();
-        try {
-            while (first != null) {
-                fail(first, Failures.closed(first.connection != null || first.uncertain ? Applied.UNKNOWN : Applied.NO));
+        List<Connection> open = new ArrayList<>();
+        locked(() -> {
+            while (under.first() != null) {
+                Operation left = under.first();
+                fail(left, Failures.closed(left.connection != null || left.uncertain ? Applied.UNKNOWN : Applied.NO));
             }
             queue.clear();
-            for (Connection connection : List.copyOf(sent.keySet())) {
-                after.add(() -> loop.execute(() -> connection.destroy(Failures.closed(Applied.NO))));
-            }
+            open.addAll(sent.keySet());
             current = null;
-            after.add(loop::shutdown);
-        } finally {
-            unlock();
+        });
+        for (Connection connection : open) {
+            loop.execute(() -> connection.destroy(Failures.closed(Applied.NO)));
         }
+        loop.shutdown(waits && open.stream().allMatch(Connection::awaitEnd));
     }
 
     /** Runs what foreign code is to learn, without the lock. */
@@ -170,7 +162,10 @@ final class Dispatcher implements Connection.Observer {
         }
         while (!queue.isEmpty() && connection.isReady()) {
             Operation operation = queue.poll();
-            if (!operation.done) {
+            if (operation.future.isDone()) {
+                // Its caller has cancelled it, or given it an outcome, while it waited.
+                fail(operation, Failures.cancelled(operation.uncertain ? Applied.UNKNOWN : Applied.NO));
+            } else if (!operation.done) {
                 send(connection, operation);
             }
         }
@@ -207,8 +202,7 @@ final class Dispatcher implements Connection.Observer {
 
     @Override
     public void answer(Connection connection, PipelineResponse answer) {
-        lock.lock();
-        try {
+        locked(() -> {
             Map<Long, Operation> waiting = sent.get(connection);
             Operation operation = waiting == null ? null : waiting.remove(answer.getSequence());
             if (operation == null) {
@@ -218,34 +212,41 @@ final class Dispatcher implements Connection.Observer {
                 }
                 return;
             }
+            connection.answered = true;
+            backoff.succeeded();
             operation.connection = null;
-            if (answer.hasError()) {
-                SessiondException error = Failures.of(answer.getError(), false);
-                boolean maybeOurs = error.reason() == Reason.VERSION_MISMATCH || error.reason() == Reason.SESSION_GONE;
-                failed(operation, operation.uncertain && maybeOurs ? Failures.of(answer.getError(), true) : error);
-            } else {
-                Object result = switch (answer.getResultCase()) {
-                    case RESOLVE -> operation.name().equals("resolve") ? Answers.resolve(answer.getResolve()) : null;
-                    case TOUCH -> operation.name().equals("touch") ? Answers.touch(answer.getTouch()) : null;
-                    case WRITE -> operation.name().equals("write") ? Answers.write(answer.getWrite()) : null;
-                    case DESTROY -> operation.name().equals("destroy") ? Answers.destroy(answer.getDestroy()) : null;
-                    case ERROR, RESULT_NOT_SET -> null;
-                };
-                if (result != null) {
-                    finish(operation, result);
-                } else {
-                    fail(operation, Failures.protocol(address.toString(), "a " + operation.name() + " was answered with something else", null));
-                }
+            try {
+                answered(operation, answer);
+            } catch (RuntimeException unreadable) {
+                fail(operation, Failures.protocol(address.toString(), "an answer that cannot be read", unreadable));
             }
             closeIfDrained(connection);
-        } finally {
-            unlock();
+        });
+    }
+
+    private void answered(Operation operation, PipelineResponse answer) {
+        if (answer.hasError()) {
+            SessiondException error = Failures.of(answer.getError(), false);
+            boolean maybeOurs = error.reason() == Reason.VERSION_MISMATCH || error.reason() == Reason.SESSION_GONE;
+            failed(operation, operation.uncertain && maybeOurs ? Failures.of(answer.getError(), true) : error);
+            return;
+        }
+        Object result = switch (answer.getResultCase()) {
+            case RESOLVE -> operation.name().equals("resolve") ? Answers.resolve(answer.getResolve()) : null;
+            case TOUCH -> operation.name().equals("touch") ? Answers.touch(answer.getTouch()) : null;
+            case WRITE -> operation.name().equals("write") ? Answers.write(answer.getWrite()) : null;
+            case DESTROY -> operation.name().equals("destroy") ? Answers.destroy(answer.getDestroy()) : null;
+            case ERROR, RESULT_NOT_SET -> null;
+        };
+        if (result != null) {
+            finish(operation, result);
+        } else {
+            fail(operation, Failures.protocol(address.toString(), "a " + operation.name() + " was answered with something else", null));
         }
     }
 
     private void listed(Connection connection, Operation operation, ListResult result, Throwable failure) {
-        lock.lock();
-        try {
+        locked(() -> {
             Map<Long, Operation> waiting = sent.get(connection);
             boolean ours = operation.connection == connection;
             if (waiting != null) {
@@ -270,9 +271,7 @@ final class Dispatcher implements Connection.Observer {
                 }
             }
             closeIfDrained(connection);
-        } finally {
-            unlock();
-        }
+        });
     }
 
     /** The daemon has answered with an error. */
@@ -301,95 +300,49 @@ final class Dispatcher implements Connection.Observer {
     }
 
     private void finish(Operation operation, Object result) {
-        if (operation.done) {
-            return;
-        }
-        remove(operation);
-        after.add(() -> {
-            tell(operation, null);
-            operation.future.complete(result);
-        });
+        over(operation, null, () -> operation.future.complete(result));
     }
 
     private void fail(Operation operation, SessiondException error) {
+        over(operation, error, () -> operation.future.completeExceptionally(error));
+    }
+
+    private void over(Operation operation, SessiondException error, Runnable complete) {
         if (operation.done) {
             return;
         }
-        remove(operation);
+        under.remove(operation);
+        if (under.count() == 0 && closed) {
+            after.add(() -> drained.complete(null));
+        }
         after.add(() -> {
-            tell(operation, error);
-            operation.future.completeExceptionally(error);
+            reports.finished(operation, error);
+            complete.run();
         });
     }
 
-    private void tell(Operation operation, SessiondException error) {
-        if (options.listener() == SessiondListener.NONE) {
-            return;
-        }
-        Duration duration = Duration.ofNanos(System.nanoTime() - operation.started);
-        tell(listener -> listener.finished(new SessiondListener.Operation(
-                operation.name(), operation.engine(), duration, operation.retries + operation.cuts, error)));
-    }
-
-    private void tell(java.util.function.Consumer<SessiondListener> what) {
-        try {
-            what.accept(options.listener());
-        } catch (RuntimeException thrown) {
-            LOG.error("a SessiondListener has thrown", thrown);
-        }
-    }
-
     private void add(Operation operation) {
-        operation.previous = last;
-        if (last != null) {
-            last.next = operation;
-        } else {
-            first = operation;
-        }
-        last = operation;
-        count++;
+        under.add(operation);
         if (!sweeping) {
             sweeping = true;
             loop.schedule(this::sweep, operation.deadline - System.nanoTime());
         }
     }
 
-    private void remove(Operation operation) {
-        operation.done = true;
-        if (operation.previous != null) {
-            operation.previous.next = operation.next;
-        } else {
-            first = operation.next;
-        }
-        if (operation.next != null) {
-            operation.next.previous = operation.previous;
-        } else {
-            last = operation.previous;
-        }
-        operation.previous = null;
-        operation.next = null;
-        if (--count == 0 && closed) {
-            after.add(() -> drained.complete(null));
-        }
-    }
-
     // ---- deadlines
 
     private void sweep() {
-        lock.lock();
-        try {
+        locked(() -> {
             long now = System.nanoTime();
-            while (first != null && first.deadline - now <= 0) {
-                late(first);
+            while (under.first() != null && under.first().deadline - now <= 0) {
+                late(under.first());
             }
             queue.removeIf(operation -> operation.done);
-            sweeping = first != null;
+            sweeping = under.first() != null;
             if (sweeping) {
-                loop.schedule(this::sweep, Math.max(first.deadline - now, 1_000_000));
+                loop.schedule(this::sweep, Math.max(under.first().deadline - now, 1_000_000));
             }
-        } finally {
-            unlock();
-        }
+        });
     }
 
     private void late(Operation operation) {
@@ -413,13 +366,13 @@ final class Dispatcher implements Connection.Observer {
         if (current != null || connecting || pausing) {
             return;
         }
-        long wait = nextAttempt - System.nanoTime();
+        long wait = backoff.left();
         if (wait > 0) {
             pausing = true;
             loop.schedule(() -> locked(() -> {
                 pausing = false;
                 // Nobody may wait any more.
-                if (count > 0) {
+                if (under.count() > 0) {
                     connect();
                 }
             }), wait);
@@ -432,7 +385,7 @@ final class Dispatcher implements Connection.Observer {
     private void dial() {
         lock.lock();
         try {
-            if (closed && count == 0) {
+            if (closed && under.count() == 0) {
                 connecting = false;
                 return;
             }
@@ -456,42 +409,30 @@ final class Dispatcher implements Connection.Observer {
 
     @Override
     public void ready(Connection connection, Description description) {
-        lock.lock();
-        try {
+        locked(() -> {
             connecting = false;
             attempt = null;
             current = connection;
             this.description = description;
-            failures = 0;
-            if (lastError != null) {
-                LOG.info("connected to sessiond at {} again", address);
-            } else {
-                LOG.debug("connected to sessiond {} at {}", description.version(), address);
-            }
+            boolean again = lastError != null;
             lastError = null;
-            after.add(() -> tell(listener -> listener.connected(address.toString(), description.version())));
+            after.add(() -> reports.connected(description, again));
             flush();
-        } finally {
-            unlock();
-        }
+        });
     }
 
     @Override
     public void writable(Connection connection) {
-        lock.lock();
-        try {
+        locked(() -> {
             if (connection == current) {
                 flush();
             }
-        } finally {
-            unlock();
-        }
+        });
     }
 
     @Override
     public void draining(Connection connection) {
-        lock.lock();
-        try {
+        locked(() -> {
             if (current == connection) {
                 current = null;
                 if (!queue.isEmpty()) {
@@ -499,9 +440,7 @@ final class Dispatcher implements Connection.Observer {
                 }
             }
             closeIfDrained(connection);
-        } finally {
-            unlock();
-        }
+        });
     }
 
     /** Closes an old connection as soon as all is answered. */
@@ -513,11 +452,9 @@ final class Dispatcher implements Connection.Observer {
 
     @Override
     public void closed(Connection connection, Connection.End end) {
-        lock.lock();
-        try {
+        locked(() -> {
             Map<Long, Operation> unanswered = sent.remove(connection);
-            boolean wasCurrent = current == connection;
-            if (wasCurrent) {
+            if (current == connection) {
                 current = null;
             }
             if (attempt == connection) {
@@ -527,13 +464,10 @@ final class Dispatcher implements Connection.Observer {
                 return;
             }
             int waiting = unanswered == null ? 0 : unanswered.size();
-            if (end.error().reason() != Reason.CLOSED) {
-                LOG.debug("disconnected from sessiond at {}: {}, {} operations without an answer", address, end.error().reason(), waiting);
-            }
-            after.add(() -> tell(listener -> listener.disconnected(address.toString(), end.error().reason(), waiting)));
-            // The first attempt after a connection that worked comes at once.
-            if (end.fatal()) {
-                later();
+            after.add(() -> reports.disconnected(end.error().reason(), waiting));
+            // The first attempt after a connection that worked comes at once. One that has answered nothing did not work.
+            if (end.fatal() || !connection.answered && end.error().reason() != Reason.CLOSED) {
+                backoff.failed();
             }
             List<Operation> again = new ArrayList<>();
             for (Operation operation : waiting == 0 ? List.<Operation>of() : unanswered.values()) {
@@ -545,9 +479,7 @@ final class Dispatcher implements Connection.Observer {
                 }
             }
             requeue(again);
-        } finally {
-            unlock();
-        }
+        });
     }
 
     private boolean mayRepeat(Operation operation, Applied applied) {
@@ -572,22 +504,14 @@ final class Dispatcher implements Connection.Observer {
         }
     }
 
-    /** The next attempt to connect waits: from 100 ms to 1 s, with some randomness. */
-    private void later() {
-        long pause = Math.min(BACKOFF_MAX, BACKOFF_MIN << Math.min(failures++, 10));
-        nextAttempt = System.nanoTime() + (long) (pause * (0.5 + ThreadLocalRandom.current().nextDouble() / 2));
-    }
-
     /** An attempt to connect has failed. */
     private void unreachable(Connection.End end) {
-        if (lastError == null && !closed) {
-            LOG.warn("cannot connect to sessiond: {}", end.error().getMessage());
-        }
+        boolean first = lastError == null && !closed;
         lastError = end.error();
-        after.add(() -> tell(listener -> listener.connectFailed(address.toString(), end.error())));
+        after.add(() -> reports.connectFailed(end.error(), first));
         // A refused token that has just been read for the first time may have been replaced meanwhile: read it again.
         boolean retryToken = end.error() instanceof AuthenticationException && options.tokenFile() != null && tokens.isFresh();
-        later();
+        backoff.failed();
         if (end.fatal() && !retryToken) {
             for (Operation operation : List.copyOf(queue)) {
                 fail(operation, operation.uncertain ? Failures.cut(end.error(), Applied.UNKNOWN) : Failures.again(end.error(), Applied.NO));
@@ -595,7 +519,7 @@ final class Dispatcher implements Connection.Observer {
             queue.clear();
             return;
         }
-        if (count > 0) {
+        if (under.count() > 0) {
             connect();
         }
     }

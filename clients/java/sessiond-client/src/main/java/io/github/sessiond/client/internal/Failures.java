@@ -26,6 +26,7 @@ import java.time.Duration;
 public final class Failures {
     private static final String DOMAIN = "sessiond";
     private static final Duration SECOND = Duration.ofSeconds(1);
+    private static final long LONGEST_RETRY = Duration.ofDays(1).toSeconds();
 
     private Failures() {}
 
@@ -41,7 +42,8 @@ public final class Failures {
                     info = detail.unpack(ErrorInfo.class);
                 } else if (detail.is(RetryInfo.class)) {
                     com.google.protobuf.Duration delay = detail.unpack(RetryInfo.class).getRetryDelay();
-                    retryAfter = Duration.ofSeconds(delay.getSeconds(), delay.getNanos());
+                    // Nobody waits for longer, and what Java cannot compute with must not get in the way.
+                    retryAfter = Duration.ofSeconds(Math.max(0, Math.min(delay.getSeconds(), LONGEST_RETRY)), delay.getNanos());
                 } else if (detail.is(BadRequest.class) && detail.unpack(BadRequest.class).getFieldViolationsCount() > 0) {
                     field = detail.unpack(BadRequest.class).getFieldViolations(0).getField();
                 }
@@ -128,6 +130,11 @@ public final class Failures {
     /** The client is closed. */
     public static UnavailableException closed(Applied applied) {
         return new UnavailableException("the client is closed", new Details(Reason.CLOSED, "CANCELLED").applied(applied));
+    }
+
+    /** Its caller has cancelled an operation. */
+    static UnavailableException cancelled(Applied applied) {
+        return new UnavailableException("the operation was cancelled", new Details(Reason.TIMEOUT, "CANCELLED").applied(applied));
     }
 
     static SessiondException protocol(String address, String what, Throwable cause) {

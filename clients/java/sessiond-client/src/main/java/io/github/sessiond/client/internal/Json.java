@@ -7,6 +7,7 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 import tools.jackson.core.JacksonException;
 import tools.jackson.core.JsonGenerator;
+import tools.jackson.databind.DeserializationFeature;
 import tools.jackson.databind.JavaType;
 import tools.jackson.databind.SerializationContext;
 import tools.jackson.databind.SerializationFeature;
@@ -18,6 +19,9 @@ import tools.jackson.databind.module.SimpleModule;
 public final class Json {
     /** The mapper of a client that has none of its own. */
     public static final JsonMapper MAPPER = strict(JsonMapper.builder().build());
+
+    /** Compares numbers as they are written, to the last digit. */
+    private static final JsonMapper EXACT = JsonMapper.builder().enable(DeserializationFeature.USE_BIG_DECIMAL_FOR_FLOATS).build();
 
     /** The levels of a session's data; the object that holds the values is one of them. */
     private static final int MAX_LEVELS = 64;
@@ -96,7 +100,7 @@ public final class Json {
 
     /** Whether two texts hold the same JSON value. */
     public static boolean same(String one, String other) {
-        return one.equals(other) || MAPPER.readTree(one).equals(MAPPER.readTree(other));
+        return one.equals(other) || EXACT.readTree(one).equals(EXACT.readTree(other));
     }
 
     /** The JSON text of an object, from the texts of its values; empty if there are none. */
@@ -172,11 +176,12 @@ public final class Json {
 
     /** Whether text can be sent as UTF-8 without loss. */
     public static boolean isWellFormed(String text) {
-        return firstHalfPair(text) < 0;
+        return halfPair(text, 0) < 0;
     }
 
-    private static int firstHalfPair(String text) {
-        for (int at = 0; at < text.length(); at++) {
+    /** Where the first half pair is, from here on; -1: nowhere. */
+    private static int halfPair(String text, int from) {
+        for (int at = from; at < text.length(); at++) {
             char unit = text.charAt(at);
             if (!Character.isSurrogate(unit)) {
                 continue;
@@ -192,12 +197,17 @@ public final class Json {
 
     /** JSON text that can be sent as UTF-8: half a surrogate pair is escaped. */
     public static String wellFormed(String json) {
-        int at = firstHalfPair(json);
+        int at = halfPair(json, 0);
         if (at < 0) {
             return json;
         }
-        String escaped = String.format("\\u%04x", (int) json.charAt(at));
-        return json.substring(0, at) + escaped + wellFormed(json.substring(at + 1));
+        StringBuilder text = new StringBuilder(json.length() + 8);
+        int from = 0;
+        for (; at >= 0; at = halfPair(json, from)) {
+            text.append(json, from, at).append("\\u").append(Integer.toHexString(json.charAt(at)));
+            from = at + 1;
+        }
+        return text.append(json, from, json.length()).toString();
     }
 
     private static final class NotFinite extends RuntimeException {

@@ -37,7 +37,33 @@ public final class PipelineClient implements SessiondClient {
             Duration timeout,
             int maxInFlight,
             String engine,
-            SessiondListener listener) {}
+            SessiondListener listener) {
+
+        /** Refuses what cannot be meant. */
+        void check() {
+            if (timeout == null || timeout.compareTo(Duration.ofMillis(1)) < 0 || timeout.compareTo(Duration.ofDays(1)) > 0) {
+                throw Requests.invalid("timeout", "expected a millisecond to a day");
+            }
+            if (maxInFlight < 1) {
+                throw Requests.invalid("maxInFlight", "expected at least 1");
+            }
+            if (token != null && tokenFile != null) {
+                throw Requests.invalid("tokenFile", "not together with token");
+            }
+            if (token != null && !isToken(token)) {
+                throw Requests.invalid("token", "expected visible ASCII without spaces");
+            }
+            if (tls != null && (tls.cert() == null) != (tls.key() == null)) {
+                throw Requests.invalid("tls", "cert and key belong together");
+            }
+        }
+
+        /** Leaves out the token. */
+        @Override
+        public String toString() {
+            return "Options[address=" + address + "]";
+        }
+    }
 
     private final Options options;
     private final Dispatcher dispatcher;
@@ -45,21 +71,7 @@ public final class PipelineClient implements SessiondClient {
     /** Checks the options. */
     public PipelineClient(Options options) {
         Address address = new Address(options.address(), options.tls());
-        if (options.timeout() == null || options.timeout().compareTo(Duration.ofMillis(1)) < 0 || options.timeout().compareTo(Duration.ofDays(1)) > 0) {
-            throw Requests.invalid("timeout", "expected a millisecond to a day");
-        }
-        if (options.maxInFlight() < 1) {
-            throw Requests.invalid("maxInFlight", "expected at least 1");
-        }
-        if (options.token() != null && options.tokenFile() != null) {
-            throw Requests.invalid("tokenFile", "not together with token");
-        }
-        if (options.token() != null && !isToken(options.token())) {
-            throw Requests.invalid("token", "expected visible ASCII without spaces");
-        }
-        if (options.tls() != null && (options.tls().cert() == null) != (options.tls().key() == null)) {
-            throw Requests.invalid("tls", "cert and key belong together");
-        }
+        options.check();
         this.options = options;
         this.dispatcher = new Dispatcher(address, options);
     }

@@ -15,7 +15,7 @@ final class TokenSource {
     }
 
     /** The token; null: none. */
-    String read() throws IOException {
+    synchronized String read() throws IOException {
         if (options.tokenFile() == null) {
             return options.token();
         }
@@ -29,7 +29,7 @@ final class TokenSource {
     }
 
     /** Whether the file had another token than at the read before: it may have been replaced again meanwhile. */
-    boolean isFresh() {
+    synchronized boolean isFresh() {
         return fresh;
     }
 }

@@ -35,6 +35,19 @@ class JsonTest {
     }
 
     @Test
+    void numbersAreComparedToTheirLastDigit() {
+        assertThat(Json.same("0.1", "0.10000000000000000001")).isFalse();
+        assertThat(Json.same("9007199254740993", "9007199254740992")).isFalse();
+        assertThat(Json.same("{\"a\":[1.5],\"b\":2}", "{\"b\": 2, \"a\": [1.5]}")).isTrue();
+    }
+
+    @Test
+    void halfSurrogatePairsAreEscapedHoweverManyThereAre() {
+        int many = 200_000;
+        assertThat(Json.wellFormed("\"" + "\ud83d".repeat(many) + "\ud83d\ude00\udc00\"")).isEqualTo("\"" + "\\ud83d".repeat(many) + "\ud83d\ude00\\udc00\"");
+    }
+
+    @Test
     void levelsAreCountedOutsideOfTexts() {
         assertThat(Json.levels("1")).isZero();
         assertThat(Json.levels("{\"a\":[\"[[[\",{}]}")).isEqualTo(3);

@@ -81,12 +81,13 @@ final class TestServer implements AutoCloseable {
     private final Server server;
     volatile Function<Metadata, StatusRuntimeException> refuse = headers -> null;
     volatile Script script;
+    volatile DescribeResponse described = describe();
 
     private TestServer(Script script, int port, ServerCredentials credentials) throws IOException {
         this.script = script;
         ServerServiceDefinition service = ServerServiceDefinition.builder(
                         ServiceDescriptor.newBuilder("sessiond.v1.SessionService").addMethod(Connection.DESCRIBE).addMethod(Connection.LIST).addMethod(Connection.PIPELINE).build())
-                .addMethod(Connection.DESCRIBE, unary(Connection.DESCRIBE, request -> describe()))
+                .addMethod(Connection.DESCRIBE, unary(Connection.DESCRIBE, request -> described))
                 .addMethod(Connection.LIST, unary(Connection.LIST, request -> SessionServiceListSessionsResponse.getDefaultInstance()))
                 .addMethod(Connection.PIPELINE, this::pipeline)
                 .build();

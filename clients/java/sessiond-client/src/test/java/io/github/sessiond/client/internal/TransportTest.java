@@ -57,18 +57,18 @@ import org.junit.jupiter.api.parallel.ExecutionMode;
 @Execution(ExecutionMode.CONCURRENT)
 @Timeout(60)
 class TransportTest {
-    private static final Credential SECRET = Credential.token("secret-token");
+    static final Credential SECRET = Credential.token("secret-token");
 
-    private static SessiondClient client(String address, Duration timeout) {
+    static SessiondClient client(String address, Duration timeout) {
         return SessiondClient.builder(address).timeout(timeout).build();
     }
 
-    private static SessiondClient client(TestServer server) {
+    static SessiondClient client(TestServer server) {
         return client(server.address(), Duration.ofSeconds(10));
     }
 
     /** The exception of a future; it tells no secret. */
-    private static <T extends SessiondException> T failure(Class<T> type, CompletableFuture<?> future) throws Exception {
+    static <T extends SessiondException> T failure(Class<T> type, CompletableFuture<?> future) throws Exception {
         try {
             Object result = future.get(30, TimeUnit.SECONDS);
             throw new AssertionError("expected a " + type.getSimpleName() + ", got " + result);
