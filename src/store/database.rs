@@ -59,9 +59,9 @@ pub enum Figures {
     /// Nothing is known but its records.
     Nothing,
     /// It keeps its records on a disk of this machine.
-    Disk(DiskFigures),
+    Disk(Box<DiskFigures>),
     /// Others keep them, over connections.
-    Links(LinkFigures),
+    Links(Box<LinkFigures>),
 }
 
 /// How a database on a disk is. `None`: the file system does not tell.

@@ -156,8 +156,8 @@ mod tests {
     use super::*;
 
     fn of(change: impl FnOnce(&mut TracesConfig)) -> Result<Option<TraceOptions>, String> {
-        let mut traces = TracesConfig::default();
-        traces.endpoint = "http://127.0.0.1:4317".to_owned();
+        let endpoint = "http://127.0.0.1:4317".to_owned();
+        let mut traces = TracesConfig { endpoint, ..TracesConfig::default() };
         change(&mut traces);
         check(&traces).map_err(|error| error.to_string())
     }

@@ -39,6 +39,6 @@ impl Database for RedisDatabase {
             ..LinkFigures::default()
         };
         servers.count_links(&mut links);
-        Figures::Links(links)
+        Figures::Links(Box::new(links))
     }
 }

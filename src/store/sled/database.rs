@@ -66,13 +66,13 @@ impl Database for SledDatabase {
         };
         let log = std::fs::metadata(options.path.join("db"));
         let (commits, syncs) = committer.durations();
-        Figures::Disk(DiskFigures {
+        Figures::Disk(Box::new(DiskFigures {
             free_bytes: bytes(|system| system.f_bavail),
             size_bytes: bytes(|system| system.f_blocks),
             min_free_bytes: options.min_free_bytes,
             log_bytes: log.ok().map(|log| log.len()),
             commits,
             syncs,
-        })
+        }))
     }
 }
