@@ -405,10 +405,13 @@ impl Stage {
     }
 
     fn scrape(&self) -> Result<(), String> {
+        // As Prometheus asks.
+        const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nhost: rig\r\nconnection: close\r\n\
+            accept: application/openmetrics-text\r\n\r\n";
         let scrape = || {
             let mut stream = TcpStream::connect_timeout(&self.target.metrics, NEWCOMERS_PATIENCE)?;
             stream.set_read_timeout(Some(NEWCOMERS_PATIENCE))?;
-            stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: rig\r\nconnection: close\r\n\r\n")?;
+            stream.write_all(REQUEST)?;
             let mut page = String::new();
             stream.read_to_string(&mut page)?;
             std::io::Result::Ok(page)
