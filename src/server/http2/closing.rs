@@ -77,6 +77,11 @@ impl Closing {
         if tells { Poll::Ready(()) } else { Poll::Pending }
     }
 
+    /// The peer was told to go.
+    pub(super) fn has_told(&self) -> bool {
+        !matches!(self.told, Told::Nothing)
+    }
+
     /// The peer was told to go some time ago: it may open no more calls.
     pub(super) fn is_refusing(&self) -> bool {
         matches!(self.told, Told::Refused)

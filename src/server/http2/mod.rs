@@ -25,7 +25,10 @@ use std::{
 use futures_util::{Stream, stream::FuturesUnordered};
 use h2::{Reason, RecvStream, server::SendResponse};
 use http::Request;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -69,6 +72,9 @@ const FRAME_BYTES: u32 = 16 << 10;
 /// turn, and [`pace`] bounds how many these are. So only a call that nobody reads comes near.
 const DATA_FRAME_BUDGET: usize = 1 << 20;
 
+/// How long a connection that was told to go is read after its end.
+const LINGER: Duration = Duration::from_millis(200);
+
 /// For how many calls that arrive together a connection keeps room.
 const KEPT_ARRIVALS: usize = 64;
 
@@ -90,7 +96,7 @@ impl Http2 {
     /// is needed for another one.
     pub(super) async fn serve<Io>(
         &self,
-        io: Io,
+        mut io: Io,
         origin: Origin,
         age: Option<Duration>,
         place: &PlaceHandle,
@@ -100,8 +106,9 @@ impl Http2 {
     {
         let pace = Arc::new(Pace::default());
         let stall_timeout = self.limits.stall_timeout.0;
-        let io = CoalescingWriter::new(Metered::new(io, Arc::clone(&pace), stall_timeout));
-        let mut handshake = std::pin::pin!(self.settings().handshake::<_, Chunk>(io));
+        let metered = Metered::new(&mut io, Arc::clone(&pace), stall_timeout);
+        let handshake = self.settings().handshake::<_, Chunk>(CoalescingWriter::new(metered));
+        let mut handshake = Box::pin(handshake);
         let mut stopping = std::pin::pin!(self.stopping.cancelled());
         let connection = poll_fn(|cx| {
             pace.begin_turn(0);
@@ -114,6 +121,7 @@ impl Http2 {
         let Some(mut connection) = connection.await.transpose()? else {
             return Ok(());
         };
+        drop(handshake);
         let keep_alive = KeepAlive::of(&mut connection);
         let token = self.stopping.child_token();
         let peer = Peer::new(self.memory.share(), token.clone(), stall_timeout).at(origin);
@@ -129,7 +137,13 @@ impl Http2 {
             arrived: Vec::new(),
             waiting: FuturesUnordered::new(),
         };
-        poll_fn(|cx| serving.poll(cx)).await
+        poll_fn(|cx| serving.poll(cx)).await?;
+        let was_told_to_go = serving.closing.has_told();
+        drop(serving);
+        if was_told_to_go {
+            linger(&mut io).await;
+        }
+        Ok(())
     }
 
     fn settings(&self) -> h2::server::Builder {
@@ -149,6 +163,16 @@ impl Http2 {
             .max_local_error_reset_streams(None);
         settings
     }
+}
+
+/// Reads what a peer has sent before it knew of the end, and throws it away. If that were left
+/// unread, the system would reset the connection, and the peer could lose the last answers and
+/// the reason why its streams have ended (RFC 9112, section 9.6, says this of HTTP/1.1).
+async fn linger(io: &mut (impl AsyncRead + Unpin)) {
+    let mut rest = [0; 1024];
+    let read = async { while matches!(io.read(&mut rest).await, Ok(1..)) {} };
+    // Over: the peer does not go, and has had the time to read.
+    let _ = timeout(LINGER, read).await;
 }
 
 /// A connection that is served.
@@ -260,5 +284,36 @@ impl Future for WaitingCall {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let polled = catch_unwind(AssertUnwindSafe(|| self.call.as_mut().poll(cx)));
         polled.unwrap_or(Poll::Ready(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncWriteExt, duplex},
+        time::Instant,
+    };
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_after_the_end_is_read_until_the_peer_goes() {
+        let (mut io, mut peer) = duplex(16);
+        let sent = async {
+            peer.write_all(&[7; 5000]).await.expect("it is read");
+            drop(peer);
+        };
+        let begin = Instant::now();
+        tokio::join!(linger(&mut io), sent);
+        assert_eq!(begin.elapsed(), Duration::ZERO, "the peer went by itself");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_go_is_not_waited_for() {
+        let (mut io, mut peer) = duplex(16);
+        peer.write_all(b"and more").await.expect("there is room");
+        let begin = Instant::now();
+        linger(&mut io).await;
+        assert_eq!(begin.elapsed(), LINGER);
     }
 }

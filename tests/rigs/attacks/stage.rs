@@ -52,6 +52,8 @@ const GRACEFUL: &str = "GOAWAY with the code [0, 0, 0, 0]";
 const SETTING_OUT: Duration = Duration::from_secs(10);
 /// How long somebody new tries to get in.
 const NEWCOMERS_PATIENCE: Duration = Duration::from_secs(3);
+/// The first pause of the client packages between two attempts.
+const NEWCOMERS_PAUSE: Duration = Duration::from_millis(100);
 /// How long the daemon has to give memory back when the peers are gone.
 const GIVING_BACK: Duration = Duration::from_secs(10);
 /// How long the daemon has to finish with the peers of a round before the next one.
@@ -389,9 +391,20 @@ impl Stage {
         }
     }
 
+    /// Tries again as the client packages do: if more wait for a place than may, the last one
+    /// is closed.
     fn newcomer(&self) -> Result<(), String> {
-        let mut caller = Caller::connect(self.target.grpc, NEWCOMERS_PATIENCE)?;
-        caller.call(&self.resolve).and_then(is_active)
+        let end = Instant::now() + NEWCOMERS_PATIENCE;
+        loop {
+            let patience = end.saturating_duration_since(Instant::now());
+            let resolved = Caller::connect(self.target.grpc, patience)
+                .and_then(|mut caller| caller.call(&self.resolve))
+                .and_then(is_active);
+            if resolved.is_ok() || Instant::now() + NEWCOMERS_PAUSE > end {
+                return resolved;
+            }
+            std::thread::sleep(NEWCOMERS_PAUSE);
+        }
     }
 
     fn probe(&self) -> Result<(), String> {
