@@ -10,6 +10,7 @@
 //! places, and the others wait.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     future::{Future, poll_fn},
     net::{IpAddr, Ipv6Addr},
@@ -249,12 +250,13 @@ impl State {
     /// The connection that makes room for one of `newcomer`.
     fn longest_idle(&self, newcomer: Peer, now: Instant, idle: Duration) -> Option<Arc<Connected>> {
         let own = self.count(newcomer);
-        let candidates = self.open.values().filter_map(|connected| {
+        let candidates = self.open.iter().filter_map(|(number, connected)| {
             let since = connected.idle_since()?;
             let count = connected.of_peer.load(Ordering::Relaxed);
             let may = connected.peer == newcomer || count > own;
+            // Of those that became idle in the same millisecond, the one that came first.
             (may && now.saturating_duration_since(since) >= idle)
-                .then_some(((count, std::cmp::Reverse(since)), connected))
+                .then_some(((count, Reverse((since, *number))), connected))
         });
         candidates.max_by_key(|(key, _)| *key).map(|(_, connected)| Arc::clone(connected))
     }
@@ -444,6 +446,16 @@ mod tests {
         assert!(newcomer.try_recv().is_err(), "the place is not free yet");
         drop(hog.remove(1));
         newcomer.try_recv().expect("the place of the one that left");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_those_that_are_equally_idle_the_first_one_makes_room() {
+        let places = Places::new("grpc", 8);
+        let hog: Vec<_> = (0..8).map(|_| now(places.admit(peer(1)))).collect();
+        pass(IDLE).await;
+        let _newcomers = [2, 3, 4].map(|number| later(places.admit(peer(number))));
+        let found: Vec<_> = hog.iter().map(leaves).collect();
+        assert_eq!(found, [true, true, true, false, false, false, false, false]);
     }
 
     #[tokio::test(start_paused = true)]
