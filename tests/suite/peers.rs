@@ -328,6 +328,26 @@ async fn a_peer_that_ignores_goaway_does_not_hold_a_stop() {
     stop.await.expect("the daemon stops");
 }
 
+/// A reset would make the system of the peer forget what it has not read yet: the last answers, and why
+/// its streams have ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_after_the_end_resets_no_connection() {
+    // The daemon reads for 200 ms more. A busy machine may not bring the frames there by then.
+    for _ in 0..5 {
+        let daemon = patient().await;
+        let mut peer = RawPeer::connect(&daemon.grpc, LARGE_WINDOW).await;
+        is_answered(&mut peer, 1).await;
+        let stop = tokio::spawn(stops(daemon));
+        while peer.next().await.is_some() {}
+        let sent = peer.try_send(&[whole_call(3)]).await;
+        stop.await.expect("the daemon stops");
+        if sent && !peer.was_reset() {
+            return;
+        }
+    }
+    panic!("expected a connection that was closed without a reset");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_a_preface_does_not_hold_a_stop() {
     use tokio::io::AsyncWriteExt;

@@ -1,6 +1,6 @@
 //! HTTP/2, frame by frame: a peer that does what no client library would.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io};
 
 use bytes::Bytes;
 use prost::Message;
@@ -149,6 +149,8 @@ pub(crate) struct RawPeer {
     connection: TcpStream,
     /// Acknowledge what must be acknowledged.
     pub is_polite: bool,
+    /// Reading has ended with an error, and not with the end of the connection.
+    is_broken: bool,
 }
 
 impl RawPeer {
@@ -157,7 +159,7 @@ impl RawPeer {
         let address = address.trim_start_matches("http://");
         let connection = TcpStream::connect(address).await.expect("the daemon listens");
         connection.set_nodelay(true).expect("it can be set");
-        let mut peer = Self { connection, is_polite: true };
+        let mut peer = Self { connection, is_polite: true, is_broken: false };
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         // The connection's own window is no bound.
         let more = frame(WINDOW_UPDATE, 0, 0, &(1u32 << 30).to_be_bytes());
@@ -175,6 +177,12 @@ impl RawPeer {
         self.connection.write_all(&frames.concat()).await.is_ok()
     }
 
+    /// Whether the other end has reset the connection.
+    pub(crate) fn was_reset(&self) -> bool {
+        let error = self.connection.take_error().expect("it can be asked");
+        self.is_broken || error.is_some()
+    }
+
     /// The next frame; `None`: the connection is closed.
     pub(crate) async fn next(&mut self) -> Option<Frame> {
         let next = tokio::time::timeout(PATIENCE, self.read());
@@ -183,7 +191,10 @@ impl RawPeer {
 
     async fn read(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
-        self.connection.read_exact(&mut head).await.ok()?;
+        let read = self.connection.read_exact(&mut head).await;
+        self.is_broken |=
+            read.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::UnexpectedEof);
+        read.ok()?;
         let [a, b, c, kind, flags, id @ ..] = head;
         let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
         self.connection.read_exact(&mut payload).await.ok()?;
