@@ -455,7 +455,7 @@ mod tests {
     fn any_answer() -> impl Strategy<Value = Answer> {
         let destroyed = any::<(bool, u32, bool)>().prop_map(|(was_live, count, has_line)| {
             let set_cookie = has_line.then(|| SetCookie::new(format!("session={count}")));
-            Destroyed { was_live, count, set_cookie }
+            Destroyed { absence: (!was_live).then_some(Absence::None), count, set_cookie }
         });
         prop_oneof![
             any_lookup().prop_map(Answer::Resolve),

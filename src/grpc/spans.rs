@@ -20,7 +20,7 @@ use crate::{
         fault::{Fault, Reason},
         observer::OperationKind,
     },
-    session::{Lookup, credential::Absence, id::PublicId},
+    session::{Lookup, id::PublicId},
     trace::{self, Context, Kind, Span, Tracer, Within},
 };
 
@@ -186,23 +186,18 @@ impl CallSpan {
 impl Open {
     #[cold]
     fn answered(&mut self, answer: &Answer) {
-        let live = |state, id| (state, Some(id));
-        let (state, id) = match answer {
-            Answer::Resolve(Lookup::Live(found)) | Answer::Touch(Lookup::Live(found)) => {
-                live(if found.is_new { "CREATED" } else { "ACTIVE" }, found.session.id)
+        let id = match answer {
+            Answer::Resolve(Lookup::Live(live)) | Answer::Touch(Lookup::Live(live)) => {
+                Some(live.session.id)
             }
-            Answer::Resolve(Lookup::Absent(why)) | Answer::Touch(Lookup::Absent(why)) => {
-                (state_of(*why), None)
-            }
-            Answer::Write(written) => {
-                live(if written.is_new { "CREATED" } else { "ACTIVE" }, written.session.id)
-            }
+            Answer::Resolve(Lookup::Absent(_)) | Answer::Touch(Lookup::Absent(_)) => None,
+            Answer::Write(live) => Some(live.session.id),
             Answer::Destroy(destroyed) => {
                 self.span.set("sessiond.destroyed", destroyed.count);
-                (if destroyed.was_live { "ACTIVE" } else { "NONE" }, None)
+                None
             }
         };
-        self.span.set("sessiond.state", state);
+        self.span.set("sessiond.state", answer.outcome().name());
         if let Some(id) = id {
             self.set_session(id);
         }
@@ -262,17 +257,6 @@ fn is_error_of_server(code: Code) -> bool {
             | Code::Unavailable
             | Code::DataLoss
     )
-}
-
-/// As the state is named in the contract.
-fn state_of(absence: Absence) -> &'static str {
-    match absence {
-        Absence::None => "NONE",
-        Absence::Invalid => "INVALID",
-        Absence::NotFound => "NOT_FOUND",
-        Absence::Superseded | Absence::JustSuperseded => "SUPERSEDED",
-        Absence::Expired => "EXPIRED",
-    }
 }
 
 /// As gRPC writes it in its documents.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::metrics::{RequestMetrics, outcome_name};
+use super::metrics::RequestMetrics;
 use crate::{
     service::observer::{Observer, Outcome, Subject},
     session::engine::Engine,
@@ -57,7 +57,7 @@ impl SlowLog {
             return;
         }
         if let Some(not_logged) = self.may_log(Instant::now()) {
-            let (rpc, state) = (subject.kind.name(), outcome_name(outcome));
+            let (rpc, state) = (subject.kind.name(), outcome.name());
             let engine = subject.engine.map(Engine::name);
             let took_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
             tracing::warn!(rpc, engine, state, took_ms, not_logged, "a slow operation");

@@ -50,6 +50,22 @@ pub enum Outcome {
     Failed(Reason),
 }
 
+impl Outcome {
+    /// The state as the contract names it, or the reason of the error.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Active => "ACTIVE",
+            Self::Created => "CREATED",
+            Self::Absent(Absence::None) => "NONE",
+            Self::Absent(Absence::Invalid) => "INVALID",
+            Self::Absent(Absence::NotFound) => "NOT_FOUND",
+            Self::Absent(Absence::Superseded | Absence::JustSuperseded) => "SUPERSEDED",
+            Self::Absent(Absence::Expired) => "EXPIRED",
+            Self::Failed(reason) => reason.name(),
+        }
+    }
+}
+
 /// What is observed.
 #[derive(Clone, Copy)]
 pub struct Subject<'s> {

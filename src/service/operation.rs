@@ -21,7 +21,6 @@ use super::{
 };
 use crate::{
     session::{
-        Live, Lookup,
         credential::{Credential, Presented},
         data::Data,
         engine::{Engine, ResolveOptions, WriteOptions},
@@ -120,12 +119,12 @@ pub trait Operation: Sized + Send + 'static {
 
     /// What [`run`](Self::run) would return, if that is known without waiting for a
     /// store.
-    fn recall(&self) -> Option<(Answer, Outcome)> {
+    fn recall(&self) -> Option<Answer> {
         None
     }
 
     /// Asks the store. An error may leave an unknown outcome: see [`Fault`].
-    fn run(self) -> impl Future<Output = Result<(Answer, Outcome), Error>> + Send;
+    fn run(self) -> impl Future<Output = Result<Answer, Error>> + Send;
 }
 
 /// Finds the engine, and calls [`Operation::prepare`]; the observer is told of a refusal.
@@ -155,8 +154,8 @@ pub fn recalled<O: Operation>(
     observer: &dyn Observer,
     watch: &mut Stopwatch,
 ) -> Option<Answer> {
-    let (answer, outcome) = operation.recall()?;
-    observer.finished(subject_of::<O>(operation.engine()), outcome, watch.lap());
+    let answer = operation.recall()?;
+    observer.finished(subject_of::<O>(operation.engine()), answer.outcome(), watch.lap());
     Some(answer)
 }
 
@@ -184,8 +183,8 @@ pub async fn observed<O: Operation>(
     let _in_flight = InFlight::begin(subject, observer);
     let is_wide = operation.is_wide();
     match operation.run().await {
-        Ok((answer, outcome)) => {
-            observer.finished(subject, outcome, watch.elapsed());
+        Ok(answer) => {
+            observer.finished(subject, answer.outcome(), watch.elapsed());
             Ok(answer)
         }
         Err(error) => {
@@ -250,29 +249,18 @@ impl Operation for Resolve {
         &self.presented
     }
 
-    fn recall(&self) -> Option<(Answer, Outcome)> {
+    fn recall(&self) -> Option<Answer> {
         let lookup = self.engine.recall_resolve(&self.presented, self.options)?;
-        let outcome = outcome(&lookup);
-        Some((Answer::Resolve(lookup), outcome))
+        Some(Answer::Resolve(lookup))
     }
 
-    async fn run(self) -> Result<(Answer, Outcome), Error> {
+    async fn run(self) -> Result<Answer, Error> {
         let Self { engine, presented, options } = self;
         let may_create = options.create || presented.may_be_adopted();
         let must_complete = may_create && engine.must_complete();
         let resolving =
             run_detached(must_complete, async move { engine.resolve(&presented, options).await });
-        let lookup = resolving.await?;
-        let outcome = outcome(&lookup);
-        Ok((Answer::Resolve(lookup), outcome))
-    }
-}
-
-fn outcome(lookup: &Lookup) -> Outcome {
-    match lookup {
-        Lookup::Live(Live { is_new: false, .. }) => Outcome::Active,
-        Lookup::Live(Live { is_new: true, .. }) => Outcome::Created,
-        Lookup::Absent(absence) => Outcome::Absent(*absence),
+        resolving.await.map(Answer::Resolve)
     }
 }
 
@@ -305,20 +293,17 @@ impl Operation for Touch {
         &self.presented
     }
 
-    fn recall(&self) -> Option<(Answer, Outcome)> {
+    fn recall(&self) -> Option<Answer> {
         let lookup = self.engine.recall_touch(&self.presented, self.duration)?;
-        let outcome = outcome(&lookup);
-        Some((Answer::Touch(lookup), outcome))
+        Some(Answer::Touch(lookup))
     }
 
-    async fn run(self) -> Result<(Answer, Outcome), Error> {
+    async fn run(self) -> Result<Answer, Error> {
         let Self { engine, presented, duration } = self;
         let must_complete = presented.may_be_adopted() && engine.must_complete();
         let touching =
             run_detached(must_complete, async move { engine.touch(&presented, duration).await });
-        let lookup = touching.await?;
-        let outcome = outcome(&lookup);
-        Ok((Answer::Touch(lookup), outcome))
+        touching.await.map(Answer::Touch)
     }
 }
 
@@ -376,7 +361,7 @@ impl Operation for Write {
         self.options.principal.is_some() && self.engine.policy().limit.is_some()
     }
 
-    async fn run(self) -> Result<(Answer, Outcome), Error> {
+    async fn run(self) -> Result<Answer, Error> {
         let Self { engine, presented, create, set, options } = self;
         let options = WriteOptions { set: set.checked().await?, ..options };
         let change = run_detached(engine.must_complete(), async move {
@@ -386,9 +371,7 @@ impl Operation for Write {
                 engine.write(&presented, options).await
             }
         });
-        let live = change.await?;
-        let outcome = if create { Outcome::Created } else { Outcome::Active };
-        Ok((Answer::Write(live), outcome))
+        change.await.map(Answer::Write)
     }
 }
 
@@ -433,14 +416,11 @@ impl Operation for Destroy {
         self.scope != Scope::This
     }
 
-    async fn run(self) -> Result<(Answer, Outcome), Error> {
+    async fn run(self) -> Result<Answer, Error> {
         let Self { engine, presented, scope } = self;
-        let absence = presented.absence();
         let must_complete = engine.must_complete();
         let change =
             run_detached(must_complete, async move { engine.destroy(&presented, scope).await });
-        let destroyed = change.await?;
-        let outcome = if destroyed.was_live { Outcome::Active } else { Outcome::Absent(absence) };
-        Ok((Answer::Destroy(destroyed), outcome))
+        change.await.map(Answer::Destroy)
     }
 }

@@ -87,8 +87,8 @@ impl Default for WriteOptions {
 /// What a Destroy did.
 #[derive(Debug)]
 pub struct Destroyed {
-    /// The credential led to a live session before this call.
-    pub was_live: bool,
+    /// Why the credential led to no live session before this call. `None`: it led to one.
+    pub absence: Option<Absence>,
     /// The number of live sessions that were ended.
     pub count: u32,
     /// The Set-Cookie value that deletes the cookie.
@@ -401,7 +401,8 @@ impl Engine {
         };
         let set_cookie = (has_ended && presented.absence() != Absence::None)
             .then(|| SetCookie::new(self.sessions.policy.cookie.delete()));
-        Ok(Destroyed { was_live, count, set_cookie })
+        let absence = (!was_live).then(|| presented.absence());
+        Ok(Destroyed { absence, count, set_cookie })
     }
 
     /// Lists up to `limit` live sessions of a principal, in the order of their ids.

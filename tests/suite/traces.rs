@@ -30,6 +30,7 @@ use crate::support::{
 
 const RESOLVE: &str = "sessiond.v1.SessionService/Resolve";
 const WRITE: &str = "sessiond.v1.SessionService/Write";
+const DESTROY: &str = "sessiond.v1.SessionService/Destroy";
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
@@ -131,6 +132,28 @@ async fn a_call_is_a_trace_of_its_parts() {
     let all = format!("{:?}", collector.exports());
     assert!(!all.contains("ann of the secrets") && !all.contains(&answer.token[16..40]), "{all}");
     assert!(!all.contains("\"session.id\""), "{all}");
+}
+
+#[tokio::test]
+async fn a_state_is_called_as_in_the_metrics() {
+    let collector = Collector::start().await;
+    let daemon = Daemon::with(Backend::Memory, tracing(&collector, 1.0)).await;
+    let browser = daemon.visitor("{}").await;
+    daemon.destroy(&browser).await;
+    daemon.destroy(&browser).await;
+    // Spans arrive in the order in which they ended.
+    daemon.state(&browser).await;
+    let spans = collector.wait_for_span(RESOLVE).await;
+    let destroys = spans.iter().filter(|span| span.name == DESTROY);
+    let states: Vec<_> =
+        destroys.filter_map(|span| attribute(&span.attributes, "sessiond.state")).collect();
+    assert_eq!(states, ["ACTIVE", "NOT_FOUND"]);
+    for state in states {
+        let name = format!(
+            "sessiond_requests_total{{engine=\"default\",rpc=\"Destroy\",state=\"{state}\"}}"
+        );
+        assert_eq!(counter(&daemon, &name).await, 1, "{name}");
+    }
 }
 
 #[tokio::test]
@@ -392,8 +415,9 @@ async fn what_a_collector_does_not_want_is_counted() {
     let collector = Collector::start().await;
     let daemon = Daemon::with(Backend::Memory, tracing(&collector, 1.0)).await;
     let until = async |name: &str, count: u64| {
-        // The exporter counts after the answer of the collector.
-        while counter(&daemon, name).await < count {
+        // The exporter counts after the answer of the collector, which only the page tells.
+        let end = Instant::now() + PATIENCE;
+        while counter(&daemon, name).await < count && Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(counter(&daemon, name).await, count, "{name}");

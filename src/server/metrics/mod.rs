@@ -33,8 +33,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+pub(super) use self::classic::to_classic;
 pub use self::requests::RequestMetrics;
-pub(super) use self::{classic::to_classic, requests::outcome_name};
 use self::{database::DatabaseFigures, durations::Durations, process::ProcessFigures};
 use super::{
     outages::{Outages, Work},
@@ -337,20 +337,6 @@ struct VerbMetrics {
     errors: Counter,
 }
 
-fn verb_name(verb: Verb) -> &'static str {
-    match verb {
-        Verb::Read => "read",
-        Verb::Touch => "touch",
-        Verb::Create => "create",
-        Verb::Write => "write",
-        Verb::Destroy => "destroy",
-        Verb::List => "list",
-        Verb::Cleanup => "cleanup",
-        Verb::Scan => "scan",
-        Verb::Restore => "restore",
-    }
-}
-
 /// A touch that cannot move a deadline is a read.
 fn work_of(verb: Verb) -> Work {
     match verb {
@@ -370,7 +356,7 @@ impl StoreMetrics {
             swept: families.swept.get_or_create_owned(&label),
             examined: families.examined.get_or_create_owned(&label),
             lag: families.lag.get_or_create_owned(&label),
-            verbs: Verb::ALL.map(|verb| VerbMetrics::new(families, engine, verb_name(verb))),
+            verbs: Verb::ALL.map(|verb| VerbMetrics::new(families, engine, verb.name())),
             outages: Outages::new(engine),
         }
     }

@@ -18,7 +18,7 @@ use crate::{
         fault::Reason,
         observer::{Observer, OperationKind, Outcome, Subject},
     },
-    session::{credential::Absence, engine::Engine},
+    session::engine::Engine,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -112,7 +112,7 @@ impl RequestMetrics {
 
     fn counter(&self, Subject { kind, engine }: Subject<'_>, outcome: Outcome) -> Counter {
         let engine = engine.map_or("", Engine::name).to_owned();
-        let labels = RpcState { engine, rpc: kind.name(), state: outcome_name(outcome) };
+        let labels = RpcState { engine, rpc: kind.name(), state: outcome.name() };
         self.requests.get_or_create_owned(&labels)
     }
 }
@@ -154,22 +154,10 @@ fn outcome_number(outcome: Outcome) -> usize {
     }
 }
 
-pub(in crate::server) fn outcome_name(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Active => "ACTIVE",
-        Outcome::Created => "CREATED",
-        Outcome::Absent(Absence::None) => "NONE",
-        Outcome::Absent(Absence::Invalid) => "INVALID",
-        Outcome::Absent(Absence::NotFound) => "NOT_FOUND",
-        Outcome::Absent(Absence::Superseded | Absence::JustSuperseded) => "SUPERSEDED",
-        Outcome::Absent(Absence::Expired) => "EXPIRED",
-        Outcome::Failed(reason) => reason.name(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::credential::Absence;
 
     #[test]
     fn every_outcome_has_a_number_of_its_own() {

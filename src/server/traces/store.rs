@@ -28,7 +28,8 @@ impl Layer for TracedStore {
         verb: Verb,
         operation: StoreFuture<'a, T>,
     ) -> StoreFuture<'a, T> {
-        let Some(mut span) = trace::child(Kind::Internal, name(verb)) else { return operation };
+        let Some(scope) = trace::under() else { return operation };
+        let mut span = scope.child(Kind::Internal, format!("store {}", verb.name()));
         span.set("sessiond.engine", self.engine.clone());
         span.set("sessiond.store", self.backend);
         Box::pin(async move {
@@ -38,19 +39,5 @@ impl Layer for TracedStore {
             }
             outcome
         })
-    }
-}
-
-fn name(verb: Verb) -> &'static str {
-    match verb {
-        Verb::Read => "store read",
-        Verb::Touch => "store touch",
-        Verb::Create => "store create",
-        Verb::Write => "store write",
-        Verb::Destroy => "store destroy",
-        Verb::List => "store list",
-        Verb::Cleanup => "store cleanup",
-        Verb::Scan => "store scan",
-        Verb::Restore => "store restore",
     }
 }

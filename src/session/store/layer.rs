@@ -53,6 +53,21 @@ impl Verb {
         Self::Scan,
         Self::Restore,
     ];
+
+    /// Its name in metrics and traces.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Touch => "touch",
+            Self::Create => "create",
+            Self::Write => "write",
+            Self::Destroy => "destroy",
+            Self::List => "list",
+            Self::Cleanup => "cleanup",
+            Self::Scan => "scan",
+            Self::Restore => "restore",
+        }
+    }
 }
 
 /// A store in front of another store, such as one that counts or one that fails.
