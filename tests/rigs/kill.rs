@@ -230,7 +230,7 @@ impl Rig {
     }
 
     async fn work(&mut self, mut program: Program, load: Duration, end: End) {
-        self.common.ending(false);
+        self.common.begins();
         let clients = self.clients.drain(..).map(|mut client| {
             let (common, address) = (self.common.clone(), program.address("grpc").to_owned());
             let admin = program.address("admin").to_owned();
@@ -242,7 +242,7 @@ impl Rig {
         let clients: Vec<_> = clients.collect();
         tokio::time::sleep(load).await;
         // Before the signal, because from then on a failed call is not a fault of the daemon.
-        self.common.ending(true);
+        self.common.ends();
         match end {
             End::Killed => {
                 program.signal(Signal::KILL);
@@ -256,12 +256,13 @@ impl Rig {
             }
             End::Stopped => program.signal(Signal::TERM),
         }
+        let status = program.wait();
+        self.common.gone();
         for client in clients {
             let (client, tally) = client.await.expect("expected a client to end without a panic");
             self.clients.push(client);
             self.tally.add(tally);
         }
-        let status = program.wait();
         if matches!(end, End::Stopped) && status.code() != Some(0) {
             self.tally.violate(format!("expected a clean stop to end with 0, found {status}"));
         }

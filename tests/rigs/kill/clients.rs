@@ -12,7 +12,10 @@ use sessiond::grpc::pb::{
     session_admin_service_client::SessionAdminServiceClient,
     session_service_client::SessionServiceClient,
 };
-use tokio::sync::OnceCell;
+use tokio::{
+    sync::{OnceCell, watch},
+    time::{sleep, timeout},
+};
 use tonic::{Code, Response, Status, transport::Channel};
 
 use super::{
@@ -32,6 +35,8 @@ const MOST_OLD: usize = 3;
 const OLDER_GONE: usize = 16;
 /// A call takes milliseconds. One without an answer after this time is taken to hang.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What a daemon has sent before its end is read within this time.
+const PATIENCE_AFTER_THE_END: Duration = Duration::from_secs(5);
 
 fn connect(address: &str) -> Service {
     SessionServiceClient::new(channel(address))
@@ -50,6 +55,8 @@ fn channel(address: &str) -> Channel {
 pub(super) struct Common {
     /// The daemon was told to end: the result of a call without an answer is unknown.
     ending: AtomicBool,
+    /// It has ended.
+    gone: watch::Sender<bool>,
     /// The tokens of these sessions. The first client that needs a session creates it.
     tokens: Vec<OnceCell<String>>,
     /// For each session and client, the value that was sent and the one that was acknowledged.
@@ -65,14 +72,27 @@ impl Common {
             || (0..COMMON).map(|_| (0..clients).map(|_| AtomicU64::new(0)).collect()).collect();
         Self {
             ending: AtomicBool::new(false),
+            gone: watch::Sender::new(false),
             tokens: (0..COMMON).map(|_| OnceCell::new()).collect(),
             sent: zeros(),
             acknowledged: zeros(),
         }
     }
 
-    pub(super) fn ending(&self, ending: bool) {
-        self.ending.store(ending, Ordering::SeqCst);
+    /// Another daemon runs.
+    pub(super) fn begins(&self) {
+        self.ending.store(false, Ordering::SeqCst);
+        self.gone.send_replace(false);
+    }
+
+    /// The daemon is about to be told to end.
+    pub(super) fn ends(&self) {
+        self.ending.store(true, Ordering::SeqCst);
+    }
+
+    /// The daemon's process is there no more.
+    pub(super) fn gone(&self) {
+        self.gone.send_replace(true);
     }
 
     /// Returns the answer, or `None` if the daemon was told to end and the result of the call
@@ -82,7 +102,11 @@ impl Common {
         call: impl Future<Output = Result<tonic::Response<T>, Status>>,
         tally: &mut Tally,
     ) -> Option<T> {
-        match tokio::time::timeout(PATIENCE, call).await {
+        let answer = tokio::select! {
+            answer = timeout(PATIENCE, call) => answer,
+            () = self.is_long_gone() => return None,
+        };
+        match answer {
             Ok(Ok(answer)) => Some(answer.into_inner()),
             Ok(Err(status)) => {
                 let unknown = matches!(
@@ -97,10 +121,21 @@ impl Common {
                 None
             }
             Err(_) => {
-                tally.violate(format!("expected an answer or an error within {PATIENCE:?}"));
+                tally.violate(format!(
+                    "expected an answer or an error within {PATIENCE:?} of a daemon that runs"
+                ));
                 None
             }
         }
+    }
+
+    /// Waits until no client can get an answer any more. A call may then be without an error as
+    /// well: tokio's channel keeps what is sent into it at the moment in which its receiver is
+    /// dropped, and that is how hyper hands a call to a connection.
+    async fn is_long_gone(&self) {
+        // The sender is `self`.
+        let _ = self.gone.subscribe().wait_for(|gone| *gone).await;
+        sleep(PATIENCE_AFTER_THE_END).await;
     }
 
     /// Checks that each key is between the acknowledged and the sent value, and that the
@@ -378,7 +413,7 @@ impl Client {
             return Some(false);
         }
         let patience = Duration::from_micros(self.random.random_range(0..4000));
-        match tokio::time::timeout(patience, first).await {
+        match timeout(patience, first).await {
             Ok(Err(_)) if common.ending.load(Ordering::SeqCst) => None,
             _ => Some(true),
         }
@@ -453,7 +488,7 @@ impl Client {
     /// acknowledged is stored.
     pub(super) async fn verify(&mut self, common: &Common, address: &str, depth: Depth) -> Tally {
         let (mut tally, service) = (Tally::default(), connect(address));
-        common.ending(false);
+        common.begins();
         for held in std::mem::take(&mut self.held) {
             self.verify_held(held, common, &service, &mut tally).await;
         }
