@@ -3,6 +3,11 @@
 //! It creates sessions, runs operations on them for a limited time, prints the number
 //! of operations and their latencies, and destroys the sessions that it created. If
 //! you give the daemon's process id, it also prints the CPU time per operation.
+//!
+//! It speaks the Pipeline by itself, not through `clients/rust`. That client reads the data of each
+//! answer, and each operation has a deadline and a task to wake. Measured, that took 1.7 times the
+//! instructions (18,260 for a Resolve at 64 in flight, instead of 10,570), and more CPU than the
+//! daemon needs for it. So a core of it would not keep a core of the daemon busy.
 
 use std::{
     collections::HashMap,
