@@ -1,6 +1,6 @@
 //! A client of a running daemon, for the subcommands that call one.
 
-use std::{fs, net::SocketAddr, path::Path};
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use sessiond::{
     grpc::pb::{
@@ -211,6 +211,11 @@ impl Caller {
             tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
         }
         Ok(Some(tls))
+    }
+
+    /// The longest time to wait for an answer.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.args.timeout.0
     }
 
     /// A request that ends within the timeout.

@@ -7,6 +7,7 @@ mod access;
 mod administration;
 mod adoption;
 mod adoption_limits;
+mod bench;
 mod boundaries;
 mod checking;
 mod clocks;

@@ -12,7 +12,6 @@ use tonic::transport::Channel;
 use crate::support::{
     browser::Browser,
     daemon::{login, set},
-    metrics::{self, expect_lines},
     program::{Program, run, sessiond, stderr, stdout},
 };
 
@@ -410,56 +409,4 @@ fn the_tour_is_as_told() {
     ] {
         assert!(told.lines().any(|found| found.starts_with(line)), "expected {line:?} in:\n{told}");
     }
-}
-
-#[test]
-fn bench_loads_a_daemon_and_leaves_nothing_behind() {
-    let program = Program::dev();
-    let address = program.address("grpc");
-    for mode in ["--in-flight=4", "--pipeline"] {
-        let output = run([
-            "bench",
-            "--address",
-            address,
-            "--json",
-            "--mix=resolve=5,touch=1,write=2",
-            "--connections=2",
-            "--sessions=20",
-            "--duration=300ms",
-            "--warm-up=50ms",
-            mode,
-        ]);
-        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-        let report: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
-        let operations = report["operations"].as_array().expect("a list");
-        let names: Vec<_> =
-            operations.iter().filter_map(|line| line["operation"].as_str()).collect();
-        assert_eq!(names, ["resolve", "touch", "write"]);
-        for line in operations {
-            assert!(line["count"].as_u64() > Some(0), "{report}");
-            assert_eq!(line["errors"], 0, "{report}");
-            assert!(line["p50_us"].as_u64() <= line["max_us"].as_u64(), "{report}");
-        }
-    }
-    // It leaves no session.
-    let none = r#"sessiond_sessions{engine="default"} 0"#;
-    expect_lines(&metrics::page(program.address("metrics")), [none]);
-    let table = run([
-        "bench",
-        "--address",
-        address,
-        "--sessions=5",
-        "--duration=50ms",
-        "--warm-up=1ms",
-        "--mix=create",
-    ]);
-    assert!(stdout(&table).starts_with("operation "), "{}", stdout(&table));
-    assert!(stdout(&table).contains("\ncreate "), "{}", stdout(&table));
-    let wrong = run(["bench", "--mix=dance"]);
-    assert_eq!(wrong.status.code(), Some(64));
-    assert!(
-        stderr(&wrong).contains("expected shares such as resolve=9,write=1"),
-        "{}",
-        stderr(&wrong)
-    );
 }
