@@ -130,6 +130,14 @@ async fn what_was_not_applied_is_repeated() {
 }
 
 #[tokio::test]
+async fn a_stream_that_is_never_accepted_is_given_up() {
+    let server = RawServer::accepting_from(1, behave).await;
+    let builder = Client::builder(&server.address).timeout(Duration::from_secs(30));
+    let found = resolve(&builder.build().expect("an address")).await;
+    assert_eq!(found.expect("an answer, over the next stream"), State::None);
+}
+
+#[tokio::test]
 async fn a_repetition_can_meet_its_own_effect() {
     let server = RawServer::start(|mut pipe| async move {
         let request = pipe.next().await.expect("a request");
@@ -244,7 +252,7 @@ async fn a_late_answer_goes_to_nobody() {
 
 #[tokio::test]
 async fn an_old_daemon_is_named() {
-    let server = RawServer::with("12", behave).await;
+    let server = RawServer::describing("12", behave).await;
     let client = client(&server);
     for _ in 0..2 {
         let error = resolve(&client).await.expect_err("it is too old");

@@ -110,7 +110,7 @@ async fn carry(shared: &Arc<Shared>) -> Result<()> {
     tracing::debug!(address, version, "connected to sessiond");
 
     let mut answers = 0_u64;
-    let error = match pipeline(&shared.settings, channel, outgoing).await {
+    let error = match opened(&shared.settings, channel, outgoing).await {
         Ok(stream) => receive(shared, stream, &mut answers).await,
         Err(error) => error,
     };
@@ -184,6 +184,21 @@ where
     answer
         .map(tonic::Response::into_inner)
         .map_err(|status| status::called(&status, &settings.address))
+}
+
+/// A Pipeline that the daemon has accepted, which it does at once. Without a limit, a call that is
+/// made while its connection ends could wait for ever: tokio's channel keeps what is sent into it at
+/// the moment in which its receiver is dropped, and that is how hyper hands a call to a connection.
+async fn opened(
+    settings: &Settings,
+    channel: Channel,
+    outgoing: Outgoing,
+) -> Result<Streaming<pb::PipelineResponse>> {
+    let call = pipeline(settings, channel, outgoing);
+    timeout(CONNECT_TIMEOUT, call).await.unwrap_or_else(|_| {
+        let why = format!("it has not accepted a Pipeline within {CONNECT_TIMEOUT:?}");
+        Err(status::unreachable(&settings.address, &why))
+    })
 }
 
 async fn pipeline(

@@ -30,12 +30,34 @@ impl RawServer {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        Self::with("0", script).await
+        Self::with("0", 0, script).await
+    }
+
+    /// A server that accepts no Pipeline before this one.
+    pub(crate) async fn accepting_from<F>(
+        first: usize,
+        script: impl Fn(Pipe) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self::with("0", first, script).await
     }
 
     /// A server whose Describe has this status.
-    pub(crate) async fn with<F>(
+    pub(crate) async fn describing<F>(
         describe_status: &'static str,
+        script: impl Fn(Pipe) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self::with(describe_status, 0, script).await
+    }
+
+    async fn with<F>(
+        describe_status: &'static str,
+        first: usize,
         script: impl Fn(Pipe) -> F + Send + Sync + 'static,
     ) -> Self
     where
@@ -50,12 +72,17 @@ impl RawServer {
                 let (script, pipes) = (Arc::clone(&script), Arc::clone(&pipes));
                 tokio::spawn(async move {
                     let Ok(mut connection) = h2::server::handshake(socket).await else { return };
+                    let mut ignored = Vec::new();
                     while let Some(Ok((request, respond))) = connection.accept().await {
                         match request.uri().path().rsplit('/').next() {
                             Some("Describe") => describe(respond, describe_status),
                             Some("Pipeline") => {
                                 let order = std::sync::atomic::Ordering::SeqCst;
                                 let number = pipes.fetch_add(1, order);
+                                if number < first {
+                                    ignored.push((request, respond));
+                                    continue;
+                                }
                                 let pipe = Pipe::new(number, request.into_body(), respond);
                                 tokio::spawn(script(pipe));
                             }
