@@ -392,6 +392,30 @@ describe('the client', { concurrency: true }, () => {
     }
   });
 
+  it('a list that is ended again and again is asked a few times, with pauses', async () => {
+    const ends = {
+      refused: (stream) => stream.close(http2.constants.NGHTTP2_REFUSED_STREAM),
+      reset: (stream) => stream.close(http2.constants.NGHTTP2_INTERNAL_ERROR),
+      'a proxy without its daemon': (stream) => stream.respond({ ':status': 503 }, { endStream: true }),
+    };
+    await Promise.all(
+      Object.entries(ends).map(async ([name, end]) => {
+        let calls = 0;
+        const onStream = (stream, headers) => {
+          if (!headers[':path'].endsWith('/ListSessions')) return false;
+          calls++;
+          end(stream);
+          return true;
+        };
+        await using({ onStream }, async (client) => {
+          await fails(client.listSessions(CREDENTIAL), UnavailableError, { reason: 'CONNECTION_FAILED' });
+          assert.ok(calls > 1 && calls <= 6, `${name}: expected 2 to 6 calls, found ${calls}`);
+          assert.equal((await client.resolve(CREDENTIAL)).state, 'ACTIVE', `${name}: expected the Pipeline to go on`);
+        }, { timeout: 10_000 });
+      }),
+    );
+  });
+
   it('a message that the daemon would refuse by ending the stream is never sent', async () => {
     await using({}, async (client, server) => {
       await fails(client.write(null, { set: { a: 'x'.repeat(70_000) } }), DataTooLargeError, { reason: 'DATA_TOO_LARGE', field: 'set', status: 413 });

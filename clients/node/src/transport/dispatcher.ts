@@ -2,18 +2,18 @@
 // docs/writing-a-client.md.
 import { publish } from '../diagnostics.js';
 import { AuthenticationError, DataTooLargeError, OverloadedError, SessiondError, UnavailableError } from '../errors.js';
-import { readList, type WireAnswer } from '../protocol/answers.js';
-import { frameSize, requestSize, unaryFrame, type WireRequest, writeFrame } from '../protocol/requests.js';
+import type { WireAnswer } from '../protocol/answers.js';
+import { frameSize, requestSize, type WireRequest, writeFrame } from '../protocol/requests.js';
 import { statusError } from '../protocol/status.js';
 import { Writer } from '../protocol/wire.js';
-import type { Description, ListResult, Session } from '../types.js';
+import type { Description } from '../types.js';
 import type { Target } from './address.js';
+import { pauseAfter } from './backoff.js';
 import { Connection, type End } from './connection.js';
 import { cutError, outcomeUnknown, protocolError, tooMany } from './failures.js';
+import { listSessions } from './list.js';
 import { readToken } from './token.js';
 
-const BACKOFF_MIN = 100;
-const BACKOFF_MAX = 1000;
 /** A connection that is not ready by then is given up: the next attempt may reach a daemon that is back. */
 const CONNECT_TIMEOUT = 2000;
 /** How often OVERLOADED and STORE_UNAVAILABLE are repeated, and how often what was cut off is. */
@@ -193,7 +193,7 @@ export class Dispatcher {
           continue;
         }
         if (operation.request.kind === 'list') {
-          this.#list(operation, connection);
+          this.#list(operation, operation.request, connection);
           continue;
         }
         const bodySize = requestSize(operation.request);
@@ -247,33 +247,22 @@ export class Dispatcher {
     return undefined;
   }
 
-  /** All pages of a list, over unary calls. */
-  #list(operation: Operation, connection: Connection): void {
+  #list(operation: Operation, request: WireRequest & { kind: 'list' }, connection: Connection): void {
     const sent = this.#sent.get(connection) as Map<number, Operation>;
     operation.connection = connection;
     sent.set(operation.sequence, operation);
-    const pages = async (): Promise<ListResult> => {
-      const request = operation.request as WireRequest & { kind: 'list' };
-      const sessions: Session[] = [];
-      let pageToken = '';
-      for (;;) {
-        const left = operation.deadline - performance.now();
-        const page = readList(await connection.unary('ListSessions', unaryFrame({ ...request, pageToken }), left));
-        sessions.push(...(page.sessions as Session[]));
-        pageToken = page.nextPageToken;
-        if (pageToken === '') return { state: page.state, sessions, currentSessionId: page.currentSessionId };
-      }
-    };
-    pages().then(
+    listSessions(connection, request, operation.deadline).then(
       (result) => {
         if (this.#forget(operation, connection)) this.#finish(operation, result);
       },
       (error: unknown) => {
         if (!this.#forget(operation, connection)) return;
-        const known = error instanceof SessiondError;
-        if (!known) this.#fail(operation, protocolError(this.#options.address, error));
-        else if (error.reason === 'CONNECTION_FAILED' || error.reason === 'SHUTTING_DOWN') this.#repeatAfterCut(operation, 'no', error);
-        else this.#failed(operation, error);
+        if (!(error instanceof SessiondError)) this.#fail(operation, protocolError(this.#options.address, error));
+        else if (error.reason !== 'CONNECTION_FAILED' && error.reason !== 'SHUTTING_DOWN') this.#failed(operation, error);
+        else if (connection !== this.#current) this.#repeatIn(0, operation);
+        // The connection is there still, and may end the next call as well.
+        else if (operation.cuts < MAX_CUTS) this.#repeatIn(pauseAfter(operation.cuts++), operation);
+        else this.#fail(operation, error);
       },
     );
   }
@@ -312,15 +301,19 @@ export class Dispatcher {
       if (repeatable && performance.now() + pause < operation.deadline && !this.#closed) {
         operation.retries++;
         operation.uncertain ||= error.applied !== 'no';
-        operation.connection = undefined;
-        operation.timer = setTimeout(() => {
-          operation.timer = undefined;
-          this.#requeue([operation]);
-        }, pause);
+        this.#repeatIn(pause, operation);
         return;
       }
     }
     this.#fail(operation, error);
+  }
+
+  #repeatIn(pause: number, operation: Operation): void {
+    operation.connection = undefined;
+    operation.timer = setTimeout(() => {
+      operation.timer = undefined;
+      this.#requeue([operation]);
+    }, pause);
   }
 
   #finish(operation: Operation, result: unknown): void {
@@ -504,11 +497,6 @@ export class Dispatcher {
     this.#requeue(again);
   }
 
-  #repeatAfterCut(operation: Operation, applied: 'no' | 'unknown', error: SessiondError): void {
-    if (this.#mayRepeat(operation, applied)) this.#requeue([operation]);
-    else this.#fail(operation, error);
-  }
-
   #mayRepeat(operation: Operation, applied: 'no' | 'unknown'): boolean {
     operation.connection = undefined;
     if (applied === 'no') return true;
@@ -528,8 +516,7 @@ export class Dispatcher {
 
   /** The next attempt to connect waits: from 100 ms to 1 s, with some randomness. */
   #later(): void {
-    const pause = Math.min(BACKOFF_MAX, BACKOFF_MIN * 2 ** this.#failures++);
-    this.#nextAttempt = performance.now() + pause * (0.5 + Math.random() / 2);
+    this.#nextAttempt = performance.now() + pauseAfter(this.#failures++);
   }
 
   /** An attempt to connect has failed. */
