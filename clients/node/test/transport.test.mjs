@@ -10,21 +10,9 @@ import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { createClient, DataTooLargeError, InvalidArgumentError, OverloadedError, SessiondError, UnavailableError, VersionMismatchError } from 'sessiond';
-import { startServer, status } from './support/server.mjs';
+import { startServer, status, using } from './support/server.mjs';
 
 const CREDENTIAL = { token: 'secret-token' };
-
-/** Runs with a server and a client of it. */
-async function using(options, run, clientOptions = {}) {
-  const server = await startServer(options);
-  const client = createClient(server.address, { timeout: 2000, ...clientOptions });
-  try {
-    await run(client, server);
-  } finally {
-    await client.close({ timeout: 100 });
-    await server.stop();
-  }
-}
 
 /** A port on which nobody listens. */
 async function deadPort() {
@@ -352,7 +340,7 @@ describe('the client', { concurrency: true }, () => {
         assert.ok(unsent > 900, `expected most of 60 MB to wait in the client, ${unsent} of 1001 did`);
         assert.ok(process.memoryUsage().arrayBuffers - before < 30e6);
       },
-      { timeout: 1000 },
+      { timeout: 3000 },
     );
   });
 
@@ -390,30 +378,6 @@ describe('the client', { concurrency: true }, () => {
         async (client) => assert.equal((await client.resolve(CREDENTIAL)).state, 'ACTIVE'),
       );
     }
-  });
-
-  it('a list that is ended again and again is asked a few times, with pauses', async () => {
-    const ends = {
-      refused: (stream) => stream.close(http2.constants.NGHTTP2_REFUSED_STREAM),
-      reset: (stream) => stream.close(http2.constants.NGHTTP2_INTERNAL_ERROR),
-      'a proxy without its daemon': (stream) => stream.respond({ ':status': 503 }, { endStream: true }),
-    };
-    await Promise.all(
-      Object.entries(ends).map(async ([name, end]) => {
-        let calls = 0;
-        const onStream = (stream, headers) => {
-          if (!headers[':path'].endsWith('/ListSessions')) return false;
-          calls++;
-          end(stream);
-          return true;
-        };
-        await using({ onStream }, async (client) => {
-          await fails(client.listSessions(CREDENTIAL), UnavailableError, { reason: 'CONNECTION_FAILED' });
-          assert.ok(calls > 1 && calls <= 6, `${name}: expected 2 to 6 calls, found ${calls}`);
-          assert.equal((await client.resolve(CREDENTIAL)).state, 'ACTIVE', `${name}: expected the Pipeline to go on`);
-        }, { timeout: 10_000 });
-      }),
-    );
   });
 
   it('a message that the daemon would refuse by ending the stream is never sent', async () => {

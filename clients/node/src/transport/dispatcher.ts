@@ -8,9 +8,9 @@ import { statusError } from '../protocol/status.js';
 import { Writer } from '../protocol/wire.js';
 import type { Description } from '../types.js';
 import type { Target } from './address.js';
-import { pauseAfter } from './backoff.js';
+import { Backoff, pauseAfter } from './backoff.js';
 import { Connection, type End } from './connection.js';
-import { cutError, outcomeUnknown, protocolError, tooMany } from './failures.js';
+import { cutError, outcomeUnknown, protocolError, silentError, tooMany } from './failures.js';
 import { listSessions } from './list.js';
 import { readToken } from './token.js';
 
@@ -70,10 +70,10 @@ export class Dispatcher {
   #connecting: Connection | true | undefined;
   #token: string | undefined;
   #freshToken = false;
-  #failures = 0;
   #lastError: SessiondError | undefined;
-  #nextAttempt = 0;
-  #backoff: NodeJS.Timeout | undefined;
+  readonly #backoff = new Backoff();
+  /** Of the pause before the next attempt to connect. */
+  #pause: NodeJS.Timeout | undefined;
   #flush: NodeJS.Immediate | undefined;
   #sweep: NodeJS.Timeout | undefined;
   #pinged: Connection | undefined;
@@ -156,7 +156,7 @@ export class Dispatcher {
         clearTimeout(timer);
       }
     }
-    clearTimeout(this.#backoff);
+    clearTimeout(this.#pause);
     clearTimeout(this.#sweep);
     this.#failWaiting(this.#closedError('no'));
     if (this.#connecting instanceof Connection) this.#connecting.destroy(this.#closedError('no'));
@@ -253,13 +253,17 @@ export class Dispatcher {
     sent.set(operation.sequence, operation);
     listSessions(connection, request, operation.deadline).then(
       (result) => {
-        if (this.#forget(operation, connection)) this.#finish(operation, result);
+        if (!this.#forget(operation, connection)) return;
+        this.#worked(connection);
+        this.#finish(operation, result);
       },
       (error: unknown) => {
         if (!this.#forget(operation, connection)) return;
         if (!(error instanceof SessiondError)) this.#fail(operation, protocolError(this.#options.address, error));
-        else if (error.reason !== 'CONNECTION_FAILED' && error.reason !== 'SHUTTING_DOWN') this.#failed(operation, error);
-        else if (connection !== this.#current) this.#repeatIn(0, operation);
+        else if (error.reason !== 'CONNECTION_FAILED' && error.reason !== 'SHUTTING_DOWN') {
+          this.#worked(connection);
+          this.#failed(operation, error);
+        } else if (connection !== this.#current) this.#repeatIn(0, operation);
         // The connection is there still, and may end the next call as well.
         else if (operation.cuts < MAX_CUTS) this.#repeatIn(pauseAfter(operation.cuts++), operation);
         else this.#fail(operation, error);
@@ -284,6 +288,7 @@ export class Dispatcher {
       return;
     }
     sent.delete(sequence);
+    this.#worked(connection);
     operation.connection = undefined;
     connection.waitingSince = sent.size === 0 ? undefined : connection.lastReceived;
     if (answer.kind === 'error') this.#failed(operation, statusError(answer.result, operation.uncertain && outcomeUnknown(answer.result.reason)));
@@ -382,7 +387,7 @@ export class Dispatcher {
       this.#pingedAt = now;
       connection.ping(() => (this.#pinged = undefined));
     } else if (now - this.#pingedAt > patience) {
-      connection.destroy(this.#silentError());
+      connection.destroy(silentError(this.#options.address));
     }
   }
 
@@ -399,11 +404,11 @@ export class Dispatcher {
   // ---- connections
 
   #connect(): void {
-    if (this.#current || this.#connecting || this.#backoff) return;
-    const wait = this.#nextAttempt - performance.now();
+    if (this.#current || this.#connecting || this.#pause) return;
+    const wait = this.#backoff.left;
     if (wait > 0) {
-      this.#backoff = setTimeout(() => {
-        this.#backoff = undefined;
+      this.#pause = setTimeout(() => {
+        this.#pause = undefined;
         // Nobody may wait any more.
         if (this.#queue.some((operation) => !operation.done) || this.#waiting.length > 0) this.#connect();
       }, wait);
@@ -450,7 +455,6 @@ export class Dispatcher {
     this.#connecting = undefined;
     this.#current = connection;
     this.description = description;
-    this.#failures = 0;
     this.#lastError = undefined;
     publish.connect(this.#options.address, description.version);
     const waiting = this.#waiting;
@@ -463,10 +467,28 @@ export class Dispatcher {
     this.#send();
   }
 
+  /** A connection has answered an operation. */
+  #worked(connection: Connection): void {
+    connection.answered = true;
+    this.#backoff.succeeded();
+  }
+
   /** GOAWAY: what comes from now on goes over a new connection. */
   #draining(connection: Connection): void {
-    if (this.#current === connection) this.#current = undefined;
+    this.#leave(connection);
     this.#drained(connection);
+  }
+
+  /**
+   * Nothing more is sent over a connection. The first attempt after one that worked comes at once. One that has answered no
+   * operation is an attempt that failed, for a server may end each stream; then this returns true.
+   */
+  #leave(connection: Connection): boolean {
+    if (this.#current !== connection) return false;
+    this.#current = undefined;
+    if (connection.answered) return false;
+    this.#backoff.failed();
+    return true;
   }
 
   /** Closes an old connection as soon as all is answered. */
@@ -477,7 +499,7 @@ export class Dispatcher {
   #disconnected(connection: Connection, end: End): void {
     const wasConnecting = this.#connecting === connection;
     if (wasConnecting) this.#connecting = undefined;
-    if (this.#current === connection) this.#current = undefined;
+    const failed = this.#leave(connection);
     if (this.#pinged === connection) this.#pinged = undefined;
     const sent = this.#sent.get(connection);
     this.#sent.delete(connection);
@@ -486,8 +508,8 @@ export class Dispatcher {
       return;
     }
     publish.disconnect(this.#options.address, end.error.reason, sent?.size ?? 0);
-    // The first attempt after a connection that worked comes at once.
-    if (end.fatal) this.#later();
+    if (failed) this.#lastError = end.error;
+    else if (end.fatal) this.#backoff.failed();
     if (!sent) return;
     const again: Operation[] = [];
     for (const operation of sent.values()) {
@@ -514,18 +536,13 @@ export class Dispatcher {
     this.#schedule();
   }
 
-  /** The next attempt to connect waits: from 100 ms to 1 s, with some randomness. */
-  #later(): void {
-    this.#nextAttempt = performance.now() + pauseAfter(this.#failures++);
-  }
-
   /** An attempt to connect has failed. */
   #unreachable(end: End): void {
     this.#lastError = end.error;
     publish.connectFailed(this.#options.address, end.error);
     // A refused token that has just been read for the first time may have been replaced meanwhile: read it again.
     const retryToken = end.error instanceof AuthenticationError && this.#options.tokenFile !== undefined && this.#freshToken;
-    this.#later();
+    this.#backoff.failed();
     if (end.fatal && !retryToken) {
       const queue = this.#queue;
       this.#queue = [];
@@ -567,16 +584,6 @@ export class Dispatcher {
       retryable: true,
       retryAfter: 1,
       applied,
-    });
-  }
-
-  #silentError(): SessiondError {
-    return new UnavailableError(`the daemon at ${this.#options.address} does not answer`, {
-      reason: 'CONNECTION_FAILED',
-      code: 'UNAVAILABLE',
-      retryable: true,
-      retryAfter: 1,
-      applied: 'unknown',
     });
   }
 
