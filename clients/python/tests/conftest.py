@@ -1,7 +1,10 @@
-"""Daemons for tests: on unix sockets or free ports, in folders of their own, ended by their pid."""
+"""Daemons for tests: on unix sockets or free ports, in folders of their own, ended by their pid.
+And clients."""
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import re
 import signal
@@ -13,7 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from parties import OnLoop
 
+from sessiond import AsyncClient, Client
+
+Make = Callable[..., Any]
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
@@ -119,3 +126,27 @@ def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     daemon = Daemon(tmp_path_factory.mktemp("shared"))
     yield daemon
     daemon.stop()
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def make(request: pytest.FixtureRequest) -> Iterator[Make]:
+    """Makes clients with a blocking surface."""
+    loop = asyncio.new_event_loop()
+    problems: list[Any] = []
+    loop.set_exception_handler(lambda _, context: problems.append(context))
+    made: list[Any] = []
+
+    def client(address: str, **options: Any) -> Any:
+        one: Any = Client(address, **options)
+        if request.param == "asyncio":
+            one = OnLoop(AsyncClient(address, **options), loop)
+        made.append(one)
+        return one
+
+    yield client
+    for one in made:
+        one.close(0)
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
+    gc.collect()
+    assert problems == [], f"nobody looked at {problems}"

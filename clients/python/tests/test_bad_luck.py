@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Daemon
-from parties import OnLoop
+from conftest import Daemon, Make
+from peers import Peer, peer
 
 from sessiond import (
     TLS,
     AsyncClient,
     AuthenticationError,
-    Client,
     ConnectionEvent,
     CookieHeader,
     DataTooLargeError,
@@ -33,68 +31,6 @@ from sessiond import (
     Token,
     UnavailableError,
 )
-
-Make = Callable[..., Any]
-
-
-@pytest.fixture(params=["blocking", "asyncio"])
-def make(request: pytest.FixtureRequest) -> Iterator[Make]:
-    """Makes clients with a blocking surface."""
-    loop = asyncio.new_event_loop()
-    problems: list[Any] = []
-    loop.set_exception_handler(lambda _, context: problems.append(context))
-    made: list[Any] = []
-
-    def client(address: str, **options: Any) -> Any:
-        one: Any = Client(address, **options)
-        if request.param == "asyncio":
-            one = OnLoop(AsyncClient(address, **options), loop)
-        made.append(one)
-        return one
-
-    yield client
-    for one in made:
-        one.close(0)
-    loop.run_until_complete(asyncio.sleep(0.01))
-    loop.close()
-    gc.collect()
-    assert problems == [], f"nobody looked at {problems}"
-
-
-class Peer:
-    """A server that does what a test says with each connection."""
-
-    def __init__(self, serve: Callable[[socket.socket, int], None]) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
-        self.connections = 0
-        self._serve = serve
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            with contextlib.suppress(OSError), connection:
-                self._serve(connection, self.connections)
-
-    def close(self) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        self._thread.join(10)
-
-
-@contextlib.contextmanager
-def peer(serve: Callable[[socket.socket, int], None]) -> Generator[Peer]:
-    made = Peer(serve)
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 class Proxy(Peer):

@@ -129,6 +129,34 @@ async fn what_was_not_applied_is_repeated() {
     assert_eq!(written.expect("the third stream answers").session.version, 1);
 }
 
+/// A connection that has answered nothing is an attempt that failed: the pauses grow.
+#[tokio::test]
+async fn a_server_that_ends_every_stream_is_not_asked_without_pauses() {
+    let ends: [fn(&mut Pipe); 2] = [
+        |pipe| pipe.end(status(Code::Unavailable, "SHUTTING_DOWN", "no", None)),
+        |pipe| pipe.refuse(),
+    ];
+    for (number, end) in ends.into_iter().enumerate() {
+        let streams = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&streams);
+        let server = RawServer::start(move |mut pipe| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async move {
+                pipe.next().await;
+                end(&mut pipe);
+                pipe.stay().await;
+            }
+        })
+        .await;
+        let builder = Client::builder(&server.address).timeout(Duration::from_secs(3));
+        let error = resolve(&builder.build().expect("an address")).await.expect_err("no answer");
+        assert!(error.is_unavailable(), "{number}: found {error:?}");
+        // At least 50, 100, 200, 400 and then 500 ms lie between them.
+        let streams = streams.load(Ordering::SeqCst);
+        assert!((1..=9).contains(&streams), "{number}: expected 1 to 9 streams, found {streams}");
+    }
+}
+
 #[tokio::test]
 async fn a_stream_that_is_never_accepted_is_given_up() {
     let server = RawServer::accepting_from(1, behave).await;

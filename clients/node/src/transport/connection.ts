@@ -61,6 +61,8 @@ function connectionFailed(address: string, what: string, cause?: unknown): Sessi
 export class Connection {
   draining = false;
   isReady = false;
+  /** It has answered an operation. */
+  answered = false;
   /** When the last octets came, by performance.now(). */
   lastReceived = performance.now();
   /** Since when an answer is awaited and nothing has come; undefined: none is awaited. */

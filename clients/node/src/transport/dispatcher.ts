@@ -2,18 +2,18 @@
 // docs/writing-a-client.md.
 import { publish } from '../diagnostics.js';
 import { AuthenticationError, DataTooLargeError, OverloadedError, SessiondError, UnavailableError } from '../errors.js';
-import { readList, type WireAnswer } from '../protocol/answers.js';
-import { frameSize, requestSize, unaryFrame, type WireRequest, writeFrame } from '../protocol/requests.js';
+import type { WireAnswer } from '../protocol/answers.js';
+import { frameSize, requestSize, type WireRequest, writeFrame } from '../protocol/requests.js';
 import { statusError } from '../protocol/status.js';
 import { Writer } from '../protocol/wire.js';
-import type { Description, ListResult, Session } from '../types.js';
+import type { Description } from '../types.js';
 import type { Target } from './address.js';
+import { Backoff, pauseAfter } from './backoff.js';
 import { Connection, type End } from './connection.js';
-import { cutError, outcomeUnknown, protocolError, tooMany } from './failures.js';
+import { cutError, outcomeUnknown, protocolError, silentError, tooMany } from './failures.js';
+import { listSessions } from './list.js';
 import { readToken } from './token.js';
 
-const BACKOFF_MIN = 100;
-const BACKOFF_MAX = 1000;
 /** A connection that is not ready by then is given up: the next attempt may reach a daemon that is back. */
 const CONNECT_TIMEOUT = 2000;
 /** How often OVERLOADED and STORE_UNAVAILABLE are repeated, and how often what was cut off is. */
@@ -70,10 +70,10 @@ export class Dispatcher {
   #connecting: Connection | true | undefined;
   #token: string | undefined;
   #freshToken = false;
-  #failures = 0;
   #lastError: SessiondError | undefined;
-  #nextAttempt = 0;
-  #backoff: NodeJS.Timeout | undefined;
+  readonly #backoff = new Backoff();
+  /** Of the pause before the next attempt to connect. */
+  #pause: NodeJS.Timeout | undefined;
   #flush: NodeJS.Immediate | undefined;
   #sweep: NodeJS.Timeout | undefined;
   #pinged: Connection | undefined;
@@ -156,7 +156,7 @@ export class Dispatcher {
         clearTimeout(timer);
       }
     }
-    clearTimeout(this.#backoff);
+    clearTimeout(this.#pause);
     clearTimeout(this.#sweep);
     this.#failWaiting(this.#closedError('no'));
     if (this.#connecting instanceof Connection) this.#connecting.destroy(this.#closedError('no'));
@@ -193,7 +193,7 @@ export class Dispatcher {
           continue;
         }
         if (operation.request.kind === 'list') {
-          this.#list(operation, connection);
+          this.#list(operation, operation.request, connection);
           continue;
         }
         const bodySize = requestSize(operation.request);
@@ -247,33 +247,26 @@ export class Dispatcher {
     return undefined;
   }
 
-  /** All pages of a list, over unary calls. */
-  #list(operation: Operation, connection: Connection): void {
+  #list(operation: Operation, request: WireRequest & { kind: 'list' }, connection: Connection): void {
     const sent = this.#sent.get(connection) as Map<number, Operation>;
     operation.connection = connection;
     sent.set(operation.sequence, operation);
-    const pages = async (): Promise<ListResult> => {
-      const request = operation.request as WireRequest & { kind: 'list' };
-      const sessions: Session[] = [];
-      let pageToken = '';
-      for (;;) {
-        const left = operation.deadline - performance.now();
-        const page = readList(await connection.unary('ListSessions', unaryFrame({ ...request, pageToken }), left));
-        sessions.push(...(page.sessions as Session[]));
-        pageToken = page.nextPageToken;
-        if (pageToken === '') return { state: page.state, sessions, currentSessionId: page.currentSessionId };
-      }
-    };
-    pages().then(
+    listSessions(connection, request, operation.deadline).then(
       (result) => {
-        if (this.#forget(operation, connection)) this.#finish(operation, result);
+        if (!this.#forget(operation, connection)) return;
+        this.#worked(connection);
+        this.#finish(operation, result);
       },
       (error: unknown) => {
         if (!this.#forget(operation, connection)) return;
-        const known = error instanceof SessiondError;
-        if (!known) this.#fail(operation, protocolError(this.#options.address, error));
-        else if (error.reason === 'CONNECTION_FAILED' || error.reason === 'SHUTTING_DOWN') this.#repeatAfterCut(operation, 'no', error);
-        else this.#failed(operation, error);
+        if (!(error instanceof SessiondError)) this.#fail(operation, protocolError(this.#options.address, error));
+        else if (error.reason !== 'CONNECTION_FAILED' && error.reason !== 'SHUTTING_DOWN') {
+          this.#worked(connection);
+          this.#failed(operation, error);
+        } else if (connection !== this.#current) this.#repeatIn(0, operation);
+        // The connection is there still, and may end the next call as well.
+        else if (operation.cuts < MAX_CUTS) this.#repeatIn(pauseAfter(operation.cuts++), operation);
+        else this.#fail(operation, error);
       },
     );
   }
@@ -295,6 +288,7 @@ export class Dispatcher {
       return;
     }
     sent.delete(sequence);
+    this.#worked(connection);
     operation.connection = undefined;
     connection.waitingSince = sent.size === 0 ? undefined : connection.lastReceived;
     if (answer.kind === 'error') this.#failed(operation, statusError(answer.result, operation.uncertain && outcomeUnknown(answer.result.reason)));
@@ -312,15 +306,19 @@ export class Dispatcher {
       if (repeatable && performance.now() + pause < operation.deadline && !this.#closed) {
         operation.retries++;
         operation.uncertain ||= error.applied !== 'no';
-        operation.connection = undefined;
-        operation.timer = setTimeout(() => {
-          operation.timer = undefined;
-          this.#requeue([operation]);
-        }, pause);
+        this.#repeatIn(pause, operation);
         return;
       }
     }
     this.#fail(operation, error);
+  }
+
+  #repeatIn(pause: number, operation: Operation): void {
+    operation.connection = undefined;
+    operation.timer = setTimeout(() => {
+      operation.timer = undefined;
+      this.#requeue([operation]);
+    }, pause);
   }
 
   #finish(operation: Operation, result: unknown): void {
@@ -389,7 +387,7 @@ export class Dispatcher {
       this.#pingedAt = now;
       connection.ping(() => (this.#pinged = undefined));
     } else if (now - this.#pingedAt > patience) {
-      connection.destroy(this.#silentError());
+      connection.destroy(silentError(this.#options.address));
     }
   }
 
@@ -406,11 +404,11 @@ export class Dispatcher {
   // ---- connections
 
   #connect(): void {
-    if (this.#current || this.#connecting || this.#backoff) return;
-    const wait = this.#nextAttempt - performance.now();
+    if (this.#current || this.#connecting || this.#pause) return;
+    const wait = this.#backoff.left;
     if (wait > 0) {
-      this.#backoff = setTimeout(() => {
-        this.#backoff = undefined;
+      this.#pause = setTimeout(() => {
+        this.#pause = undefined;
         // Nobody may wait any more.
         if (this.#queue.some((operation) => !operation.done) || this.#waiting.length > 0) this.#connect();
       }, wait);
@@ -457,7 +455,6 @@ export class Dispatcher {
     this.#connecting = undefined;
     this.#current = connection;
     this.description = description;
-    this.#failures = 0;
     this.#lastError = undefined;
     publish.connect(this.#options.address, description.version);
     const waiting = this.#waiting;
@@ -470,10 +467,28 @@ export class Dispatcher {
     this.#send();
   }
 
+  /** A connection has answered an operation. */
+  #worked(connection: Connection): void {
+    connection.answered = true;
+    this.#backoff.succeeded();
+  }
+
   /** GOAWAY: what comes from now on goes over a new connection. */
   #draining(connection: Connection): void {
-    if (this.#current === connection) this.#current = undefined;
+    this.#leave(connection);
     this.#drained(connection);
+  }
+
+  /**
+   * Nothing more is sent over a connection. The first attempt after one that worked comes at once. One that has answered no
+   * operation is an attempt that failed, for a server may end each stream; then this returns true.
+   */
+  #leave(connection: Connection): boolean {
+    if (this.#current !== connection) return false;
+    this.#current = undefined;
+    if (connection.answered) return false;
+    this.#backoff.failed();
+    return true;
   }
 
   /** Closes an old connection as soon as all is answered. */
@@ -484,7 +499,7 @@ export class Dispatcher {
   #disconnected(connection: Connection, end: End): void {
     const wasConnecting = this.#connecting === connection;
     if (wasConnecting) this.#connecting = undefined;
-    if (this.#current === connection) this.#current = undefined;
+    const failed = this.#leave(connection);
     if (this.#pinged === connection) this.#pinged = undefined;
     const sent = this.#sent.get(connection);
     this.#sent.delete(connection);
@@ -493,8 +508,8 @@ export class Dispatcher {
       return;
     }
     publish.disconnect(this.#options.address, end.error.reason, sent?.size ?? 0);
-    // The first attempt after a connection that worked comes at once.
-    if (end.fatal) this.#later();
+    if (failed) this.#lastError = end.error;
+    else if (end.fatal) this.#backoff.failed();
     if (!sent) return;
     const again: Operation[] = [];
     for (const operation of sent.values()) {
@@ -502,11 +517,6 @@ export class Dispatcher {
       else this.#fail(operation, cutError(end.error, end.applied));
     }
     this.#requeue(again);
-  }
-
-  #repeatAfterCut(operation: Operation, applied: 'no' | 'unknown', error: SessiondError): void {
-    if (this.#mayRepeat(operation, applied)) this.#requeue([operation]);
-    else this.#fail(operation, error);
   }
 
   #mayRepeat(operation: Operation, applied: 'no' | 'unknown'): boolean {
@@ -526,19 +536,13 @@ export class Dispatcher {
     this.#schedule();
   }
 
-  /** The next attempt to connect waits: from 100 ms to 1 s, with some randomness. */
-  #later(): void {
-    const pause = Math.min(BACKOFF_MAX, BACKOFF_MIN * 2 ** this.#failures++);
-    this.#nextAttempt = performance.now() + pause * (0.5 + Math.random() / 2);
-  }
-
   /** An attempt to connect has failed. */
   #unreachable(end: End): void {
     this.#lastError = end.error;
     publish.connectFailed(this.#options.address, end.error);
     // A refused token that has just been read for the first time may have been replaced meanwhile: read it again.
     const retryToken = end.error instanceof AuthenticationError && this.#options.tokenFile !== undefined && this.#freshToken;
-    this.#later();
+    this.#backoff.failed();
     if (end.fatal && !retryToken) {
       const queue = this.#queue;
       this.#queue = [];
@@ -580,16 +584,6 @@ export class Dispatcher {
       retryable: true,
       retryAfter: 1,
       applied,
-    });
-  }
-
-  #silentError(): SessiondError {
-    return new UnavailableError(`the daemon at ${this.#options.address} does not answer`, {
-      reason: 'CONNECTION_FAILED',
-      code: 'UNAVAILABLE',
-      retryable: true,
-      retryAfter: 1,
-      applied: 'unknown',
     });
   }
 

@@ -19,6 +19,16 @@ export function protocolError(address: string, cause: unknown): SessiondError {
   });
 }
 
+export function silentError(address: string): SessiondError {
+  return new UnavailableError(`the daemon at ${address} does not answer`, {
+    reason: 'CONNECTION_FAILED',
+    code: 'UNAVAILABLE',
+    retryable: true,
+    retryAfter: 1,
+    applied: 'unknown',
+  });
+}
+
 /** Each operation that is cut off gets an error of its own, with its own outcome. */
 export function cutError(error: SessiondError, applied: 'no' | 'unknown'): SessiondError {
   if (error.reason === 'PROTOCOL_ERROR') return error;

@@ -1,6 +1,7 @@
 // A server that speaks the protocol as a test wants it: also wrongly.
 import { once } from 'node:events';
 import http2 from 'node:http2';
+import { createClient } from 'sessiond';
 import { load } from './proto.mjs';
 
 const proto = await load();
@@ -112,4 +113,16 @@ export async function startServer({ pipeline = (call, request) => call.answer(re
       await once(server, 'close');
     },
   };
+}
+
+/** Runs with a server and a client of it. */
+export async function using(options, run, clientOptions = {}) {
+  const server = await startServer(options);
+  const client = createClient(server.address, { timeout: 2000, ...clientOptions });
+  try {
+    await run(client, server);
+  } finally {
+    await client.close({ timeout: 100 });
+    await server.stop();
+  }
 }

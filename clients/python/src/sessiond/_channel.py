@@ -39,7 +39,7 @@ class Owner(Protocol):
     def undone(self, channel: Channel, operation: Operation, *, applied: bool) -> None:
         """There will be no answer. `applied` is False if nothing was applied for certain."""
 
-    def draining(self, channel: Channel) -> None:
+    def draining(self, channel: Channel, why: str) -> None:
         """Nothing new is to be sent here; what is under way goes on."""
 
 
@@ -52,6 +52,8 @@ class Channel:
         self.description: Description | None = None
         self.drains = False
         """Whether nothing new may be sent."""
+        self.answered = False
+        """Whether an operation was answered, with anything but SHUTTING_DOWN."""
         self.closed = False
         self.sent: dict[int, Operation] = {}
         """What the Pipeline has to answer, by sequence."""
@@ -216,13 +218,13 @@ class Channel:
             return
         http2.receive(data)
         if http2.goaway is not None and not self.drains:
-            self.drain()
+            self.drain("it asked for a new connection")
 
-    def drain(self) -> None:
+    def drain(self, why: str) -> None:
         """From now on nothing new is sent here."""
         if not self.drains:
             self.drains = True
-            self.owner.draining(self)
+            self.owner.draining(self, why)
 
     def lost(self) -> None:
         """The connection is gone: whatever was under way has no answer."""
@@ -266,7 +268,7 @@ class Channel:
 
     def pipeline_ended(self, status: messages.Status) -> None:
         """The Pipeline is over, and this connection with it."""
-        self.drain()
+        self.drain(f"it ended the stream with {status.message or status.reason or 'OK'}")
         if status.code == 16:
             self.owner.refused(self, status)
         pending = list(self.sent.values()) + list(self.queue)

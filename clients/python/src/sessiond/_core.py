@@ -164,10 +164,7 @@ class Core:
     def connect_failed(self, why: str, now: float, permanent: Permanent | None = None) -> None:
         """An attempt did not succeed. Operations wait for the next one, until their time is
         over; if it is `permanent`, they fail."""
-        self._last_failure = why
-        self._failures += 1
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._failures, 8))
-        self._attempt_at = now + random.uniform(FIRST_PAUSE, pause)
+        self._back_off(why, now)
         logger.warning("cannot connect to the daemon at %s: %s", self.options.address, why)
         self.emit(ConnectionEvent("failed", self.options.address, why))
         if permanent is not None:
@@ -176,16 +173,34 @@ class Core:
                 if not operation.done:
                     self._end(operation, permanent.make(), now)
 
+    def _back_off(self, why: str, since: float) -> None:
+        """The next attempt waits: 50 to 100 ms after the first failure, later 0.5 to 1 s."""
+        self._last_failure = why
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._failures, 8))
+        self._failures += 1
+        self._attempt_at = since + pause * random.uniform(0.5, 1.0)
+
+    def _replace(self, channel: Channel, why: str, now: float) -> None:
+        """The connection in use takes nothing more. The first attempt after one that worked comes
+        at once. One that has answered no operation is an attempt that failed: a server may end
+        each stream."""
+        if channel.answered:
+            self._failures = 0
+            self._attempt_at = now
+        else:
+            # Since it was opened: of one that was idle, threads learn only when they need it again.
+            self._back_off(why, self._opened_at)
+
     def lost(self, channel: Channel, why: str, now: float, permanent: Permanent | None = None) -> None:
         """A connection is gone."""
         if channel.closed:
             return
         was_ready = channel.description is not None
+        if was_ready and self.channel is channel:
+            self._replace(channel, why, now)
         self._remove(channel)
         self._now = now
         if was_ready:
-            # At once, but not in a circle if the daemon cuts each connection.
-            self._attempt_at = max(now, self._opened_at + FIRST_PAUSE)
             logger.log(
                 logging.INFO if channel.drains else logging.WARNING,
                 "connection to the daemon at %s ended: %s",
@@ -335,7 +350,6 @@ class Core:
 
     def ready(self, channel: Channel, description: Description) -> None:
         """See `Owner`."""
-        self._failures = 0
         self._last_failure = ""
         logger.info(
             "connected to the daemon at %s, version %s", self.options.address, description.version
@@ -369,6 +383,7 @@ class Core:
     def answered(self, channel: Channel, operation: Operation, answer: Any) -> None:
         """See `Owner`."""
         if type(answer) is not messages.Status:
+            channel.answered = True
             operation.done = True
             operation.result = answer
             if self._hooked or self._now - operation.started >= SLOW:
@@ -377,12 +392,13 @@ class Core:
                 self.operations.pop(operation.sequence, None)
                 self._wake(operation)
             return
+        channel.answered |= answer.reason != "SHUTTING_DOWN"
         pause = operation.repeat_after(answer, self._now)
         if pause is None:
             self._end(operation, error_of(answer), self._now)
             return
         if answer.reason == "SHUTTING_DOWN":
-            channel.drain()
+            channel.drain("it shuts down")
             self.waiting.append(operation)
         else:
             heapq.heappush(self._later, (self._now + pause, operation.sequence, operation))
@@ -395,12 +411,12 @@ class Core:
             error = connection_error("the connection was cut before the answer came", "unknown")
             self._end(operation, error, self._now)
 
-    def draining(self, channel: Channel) -> None:
+    def draining(self, channel: Channel, why: str) -> None:
         """See `Owner`."""
         if self.channel is channel:
+            self._replace(channel, why, self._now)
             self.channel = None
             self.old.append(channel)
-            self._attempt_at = self._now
         # What was not sent yet goes to the new connection.
         kept, channel.queue = channel.queue, deque()
         for operation in kept:

@@ -199,6 +199,11 @@ impl Pipe {
         let _ = self.answers.send_data(Bytes::from_static(b"\0\0\0\0\x64half"), true);
     }
 
+    /// Resets the stream, and says that nothing was processed.
+    pub(crate) fn refuse(&mut self) {
+        self.answers.send_reset(h2::Reason::REFUSED_STREAM);
+    }
+
     pub(crate) fn reset(&mut self) {
         self.answers.send_reset(h2::Reason::INTERNAL_ERROR);
     }
