@@ -1,6 +1,6 @@
 //! `sessiond bench`: what it measures, what it tells, and what it leaves behind.
 
-use std::{fs, io::Read, process::Stdio};
+use std::{fs, io::Read, process::Stdio, time::Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -161,7 +161,10 @@ fn bench_outlives_its_daemon() {
             page.lines().any(|line| line.starts_with(resolves) && !line.ends_with(" 0"))
         };
         // Until it is under way.
-        while !answered(&metrics::page(&metrics)) {}
+        let begun = Instant::now();
+        while !answered(&metrics::page(&metrics)) {
+            assert!(begun.elapsed() < PATIENCE, "{signal:?} {mode:?}: expected it to call by now");
+        }
         program.signal(signal);
         let status = ending::of(&mut bench, PATIENCE);
         let status = status.unwrap_or_else(|| panic!("{signal:?} {mode:?}: expected it to end"));
