@@ -488,17 +488,20 @@ mod tests {
 
         // As a release with another layout would have created it.
         let path = scratch.path().join("other");
-        let other = sled::Config::new().path(&path).segment_size(1 << 16).open();
-        let other = other.expect("it opens");
+        let config = sled::Config::new().path(&path).segment_size(1 << 16);
+        let other = config.open().expect("it opens");
         other.insert("a", "b").expect("it is taken");
         other.flush().expect("it is flushed");
         drop(other);
+        // A thread of sled's can hold the log for a moment longer.
+        let log = File::open(path.join("db")).expect("a log");
+        assert!(is_released(&log).expect("a lock"), "sled releases what was dropped");
         fs::write(path.join(LAYOUT_FILE), "sessiond sled 1\n").expect("written");
         let refused = open(&path, 1 << 20, OnDamage::Quarantine).map(drop);
         assert!(matches!(refused, Err(OpenError::Unusable { .. })), "{refused:?}");
         assert!(quarantine::all(&path).expect("readable").is_empty());
-        let other = sled::Config::new().path(&path).segment_size(1 << 16).open();
-        assert!(other.expect("it opens").get("a").expect("readable").is_some(), "as it was");
+        let other = config.open().expect("it opens");
+        assert!(other.get("a").expect("readable").is_some(), "as it was");
     }
 
     /// For instance after a restore from a backup that lacks the file, into a directory
