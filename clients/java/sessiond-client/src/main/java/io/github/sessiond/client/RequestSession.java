@@ -18,7 +18,6 @@ import java.util.function.Function;
 import java.util.function.Supplier;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
-import tools.jackson.databind.json.JsonMapper;
 
 /**
  * One request's view of its session: what every adapter gives to the handlers. The daemon is asked at the first use, and
@@ -44,7 +43,7 @@ public final class RequestSession {
      *     {@code "; "}.
      */
     public RequestSession(SessiondClient client, byte[] cookieHeader) {
-        this(client, cookieHeader, null, null);
+        this(client, cookieHeader, null, DataMapper.DEFAULT);
     }
 
     /**
@@ -53,10 +52,10 @@ public final class RequestSession {
      * @param client the client, or the fake of one
      * @param cookieHeader the octets of the request's Cookie header; null: there is none
      * @param engine name of the engine; null: that of the client
-     * @param mapper reads and writes the data; null: Jackson with its defaults
+     * @param mapper reads and writes the data
      */
-    public RequestSession(SessiondClient client, byte[] cookieHeader, String engine, JsonMapper mapper) {
-        draft = new Draft(mapper == null ? Json.MAPPER : Json.strict(mapper));
+    public RequestSession(SessiondClient client, byte[] cookieHeader, String engine, DataMapper mapper) {
+        draft = new Draft(mapper.mapper);
         byte[] header = cookieHeader == null || cookieHeader.length == 0 ? null : cookieHeader.clone();
         link = new Link(Objects.requireNonNull(client, "client"), header, engine == null ? client.engine() : engine, draft);
     }

@@ -87,7 +87,10 @@ public final class SessionData {
             value.text = text(key, value);
             value.object = Json.read(mapper, key, value.text, type);
             value.type = type;
-            value.loaded = isImmutable(value.object) ? null : Json.value(mapper, key, value.object);
+            value.canChange = !isImmutable(value.object);
+            // What is read as JSON's own types looks the same each time that it is read. An object of a class can have made
+            // up what its text lacks.
+            value.loaded = !value.canChange || type.isJavaLangObject() ? null : Json.value(mapper, key, value.object);
         }
         return (T) value.object;
     }
@@ -107,7 +110,8 @@ public final class SessionData {
         Value value = new Value(Json.value(mapper, key, object));
         value.object = object;
         value.type = object == null ? null : mapper.constructType(object.getClass());
-        value.loaded = isImmutable(object) ? null : value.text;
+        value.canChange = !isImmutable(object);
+        value.loaded = value.text;
         values.put(key, value);
     }
 
@@ -175,10 +179,14 @@ public final class SessionData {
     }
 
     private String text(String key, Value value) {
-        if (value.loaded == null) {
+        if (!value.canChange) {
             return value.text;
         }
         String now = Json.value(mapper, key, value.object);
+        if (value.loaded == null) {
+            // Mostly it is stored as Jackson writes it.
+            value.loaded = now.equals(value.text) ? now : Json.value(mapper, key, Json.read(mapper, key, value.text, value.type));
+        }
         if (!now.equals(value.loaded)) {
             value.text = now;
             value.loaded = now;
@@ -196,7 +204,9 @@ public final class SessionData {
         /** What it was read as, or set to. */
         private Object object;
         private JavaType type;
-        /** How the object looked when it was read; null: it cannot change. */
+        /** Whether the object can be changed inside. */
+        private boolean canChange;
+        /** How Jackson writes the object if nobody changes it; null: nobody has asked yet. */
         private String loaded;
 
         private Value(String text) {

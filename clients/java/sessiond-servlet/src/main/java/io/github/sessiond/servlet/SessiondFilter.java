@@ -1,5 +1,6 @@
 package io.github.sessiond.servlet;
 
+import io.github.sessiond.client.DataMapper;
 import io.github.sessiond.client.RequestSession;
 import io.github.sessiond.client.SessiondClient;
 import io.github.sessiond.client.SessiondException;
@@ -35,6 +36,7 @@ public final class SessiondFilter implements Filter {
     private final SessiondClient client;
     private final String engine;
     private final JsonMapper mapper;
+    private final DataMapper dataMapper;
     private final Map<String, JavaType> types;
 
     /**
@@ -50,6 +52,7 @@ public final class SessiondFilter implements Filter {
         this.client = builder.client;
         this.engine = builder.engine;
         this.mapper = builder.mapper;
+        this.dataMapper = DataMapper.of(builder.mapper);
         this.types = Map.copyOf(builder.types);
     }
 
@@ -90,7 +93,7 @@ public final class SessiondFilter implements Filter {
             return;
         }
         Exchange exchange = request.getAttribute(EXCHANGE) instanceof Exchange known ? known : new Exchange(
-                new RequestSession(client, Responses.cookieHeader(http), engine, mapper), mapper, types);
+                new RequestSession(client, Responses.cookieHeader(http), engine, dataMapper), mapper, types);
         request.setAttribute(EXCHANGE, exchange);
         // A dispatch of an asynchronous request brings the request that we have wrapped.
         boolean wrapped = isWrapped(request);

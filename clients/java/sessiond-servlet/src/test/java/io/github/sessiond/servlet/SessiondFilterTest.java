@@ -21,12 +21,15 @@ import java.util.Collections;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.concurrent.atomic.AtomicInteger;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
 import tools.jackson.core.type.TypeReference;
+import tools.jackson.databind.json.JsonMapper;
+import tools.jackson.databind.module.SimpleModule;
 
 /** What code that knows only HttpSession sees, in a real container. */
 @Timeout(60)
@@ -92,6 +95,51 @@ class SessiondFilterTest {
             assertThat(request.getSession().getAttribute("cart")).as("changed inside").asString().contains("more");
         });
         assertThat(fake.sessions()).singleElement().satisfies(session -> assertThat(session.version()).isEqualTo(2));
+    }
+
+    @Test
+    void whatJacksonFindsOutAboutClassesIsKeptForAllRequests() throws Exception {
+        AtomicInteger mappers = new AtomicInteger();
+        SimpleModule counting = new SimpleModule("counting") {
+            private static final long serialVersionUID = 1;
+
+            @Override
+            public void setupModule(SetupContext context) {
+                mappers.incrementAndGet();
+                super.setupModule(context);
+            }
+        };
+        JsonMapper mapper = JsonMapper.builder().addModule(counting).build();
+        try (Site other = new Site(SessiondFilter.builder(fake).jsonMapper(mapper).build(), folder.resolve("other"))) {
+            int before = mappers.get();
+            for (int request = 0; request < 3; request++) {
+                other.ask((in, out) -> in.getSession().setAttribute("text", "hello"));
+            }
+            assertThat(mappers.get()).as("mappers that were made").isEqualTo(before);
+        }
+    }
+
+    /** As another language, or a person, may have written it. */
+    @Test
+    void aValueIsWrittenOnlyIfItWasChangedInside() throws Exception {
+        site.ask((request, response) -> {
+            request.getSession();
+            SessiondFilter.session(request).data().setJson("cart", "[ 1.50, {\"b\": 1e2} ]");
+        });
+        site.ask((request, response) -> assertThat(request.getSession().getAttribute("cart")).isEqualTo(List.of(1.5, Map.of("b", 100.0))));
+        assertThat(fake.sessions()).singleElement().satisfies(session -> {
+            assertThat(session.version()).as("nothing was changed").isEqualTo(1);
+            assertThat(session.json()).contains("[ 1.50, {\"b\": 1e2} ]");
+        });
+        site.ask((request, response) -> {
+            @SuppressWarnings("unchecked")
+            List<Object> cart = (List<Object>) request.getSession().getAttribute("cart");
+            cart.remove(0);
+        });
+        assertThat(fake.sessions()).singleElement().satisfies(session -> {
+            assertThat(session.version()).isEqualTo(2);
+            assertThat(session.json()).contains("[{\"b\":100.0}]");
+        });
     }
 
     @Test

@@ -134,7 +134,8 @@ public final class Json {
                     int from = at;
                     at = endOfString(json, at);
                     if (level == 1 && key == null) {
-                        key = MAPPER.readValue(json.substring(from, at + 1), String.class);
+                        String text = json.substring(from + 1, at);
+                        key = text.indexOf('\\') < 0 ? text : MAPPER.readValue(json.substring(from, at + 1), String.class);
                     }
                 }
                 case ':' -> start = level == 1 ? at + 1 : start;
