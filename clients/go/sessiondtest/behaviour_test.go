@@ -205,8 +205,10 @@ func TestBehaviour(t *testing.T) {
 				t.Errorf("%s: expected no data in %v", what, err)
 			}
 		}
-		_, err = c.Destroy(ctx, token(other.Token), sessiond.DestroyOptions{SessionIDs: []string{}})
-		is(t, err, sessiond.ErrInvalidArgument)
+		for _, ids := range [][]string{{}, {"unknown"}} {
+			_, err = c.Destroy(ctx, token(other.Token), sessiond.DestroyOptions{SessionIDs: ids})
+			is(t, err, sessiond.ErrInvalidArgument)
+		}
 		equal(t, state(token(other.Token), ""), sessiond.StateActive)
 	})
 }

@@ -23,6 +23,9 @@ const (
 
 var shape = regexp.MustCompile(`^([A-Za-z0-9_-]{40})\.([A-Za-z0-9+/]{43})$`)
 
+// publicID is the form of a session's public id.
+var publicID = regexp.MustCompile(`^[A-Za-z0-9_-]{16}$`)
+
 // identity is a session id: 16 characters that are public, 24 that are secret.
 type identity struct{ id, secret string }
 

@@ -193,6 +193,11 @@ func (s *store) destroy(request *pb.DestroyRequest) (*pb.DestroyResponse, error)
 			own = append(own, r)
 		}
 	}
+	for _, id := range request.GetSessionIds() {
+		if !publicID.MatchString(id) {
+			return nil, refusal(sessiond.ReasonInvalidArgument, "session_ids")
+		}
+	}
 	response := &pb.DestroyResponse{}
 	end := func(r *record) {
 		if !s.expired(r) {

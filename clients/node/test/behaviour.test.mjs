@@ -252,6 +252,7 @@ worlds((world) => {
     await refused(client.write({ token }, { set: JSON.stringify(Object.fromEntries(Array.from({ length: 4097 }, (_, i) => [i, 0]))) }), 'INVALID_DATA', 'set');
     await refused(client.destroy({ token }, { scope: 'THESE' }), 'INVALID_ARGUMENT', 'scope');
     await refused(client.destroy({ token }, { sessionIds: [] }), 'INVALID_ARGUMENT', 'sessionIds');
+    await refused(client.destroy({ token }, { sessionIds: ['unknown'] }), 'INVALID_ARGUMENT', 'sessionIds');
     await refused(client.destroy({ token }, { sessionIds: Array.from({ length: 1001 }, () => 'x') }), 'INVALID_ARGUMENT', 'sessionIds');
     assert.deepEqual((await client.resolve({ token })).session.data(), { a: 1 }, 'nothing was changed');
   });

@@ -230,6 +230,8 @@ def test_limits(party: Party) -> None:
         party.client.write(Token(made.token), unset=[str(n) for n in range(1001)])
     with pytest.raises(InvalidArgumentError):
         party.client.write(set={str(n): n for n in range(4097)})
+    with pytest.raises(InvalidArgumentError):
+        party.client.destroy(Token(made.token), session_ids=["unknown"])
     for text in ("[]", "1", "{", '{"a":NaN}', '{"a":1}x', '{"a":' + "[" * 70 + "]" * 70 + "}"):
         with pytest.raises(InvalidArgumentError) as refused:
             party.client.write(set=text)

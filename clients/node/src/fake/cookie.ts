@@ -5,6 +5,7 @@ import type { Engine } from '../types.js';
 
 const MAX_HEADER = 64 << 10;
 const MAX_CANDIDATES = 8;
+const PUBLIC_ID = /^[A-Za-z0-9_-]{16}$/;
 const SHAPE = /^([A-Za-z0-9_-]{40})\.([A-Za-z0-9+/]{43})$/;
 
 /** A session id: 16 characters that are public, 24 that are secret. */
@@ -16,6 +17,11 @@ export interface Id {
 /** A new id; `id`: for the same session. */
 export function newId(id = randomBytes(12).toString('base64url')): Id {
   return { id, secret: randomBytes(18).toString('base64url') };
+}
+
+/** Whether a session can have this public id. */
+export function isPublicId(text: string): boolean {
+  return PUBLIC_ID.test(text);
 }
 
 /** What a record keeps of the secret half. */

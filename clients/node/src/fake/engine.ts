@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { WireSession } from '../protocol/answers.js';
 import type { WireRequest } from '../protocol/requests.js';
 import type { DestroyResult, Engine, ListResult, ResolveResult, SessionState, TouchResult, WriteResult } from '../types.js';
-import { deletion, hash, type Id, newId, present, setCookie, sign } from './cookie.js';
+import { deletion, hash, type Id, isPublicId, newId, present, setCookie, sign } from './cookie.js';
 import { members, text } from './data.js';
 import { failure } from './errors.js';
 
@@ -111,6 +111,7 @@ export class FakeEngine {
   }
 
   destroy(request: WireRequest & { kind: 'destroy' }): DestroyResult {
+    if (!request.sessionIds.every(isPublicId)) throw failure('INVALID_ARGUMENT', 'sessionIds: expected public ids of sessions', 'sessionIds');
     const { ids, absence } = present(request.credential, this.engine, this.#key);
     const own = ids.map((id) => this.#live(id)).filter((record) => record !== undefined);
     let destroyed = 0;

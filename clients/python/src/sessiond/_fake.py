@@ -76,6 +76,11 @@ class FakeEngine(Engine):
     """What happens to a login above that."""
 
 
+def is_public_id(text: str) -> bool:
+    """Whether a session can have this public id."""
+    return re.fullmatch("[A-Za-z0-9_-]{16}", text) is not None
+
+
 def failure(reason: str, message: str, applied: str = "no", retry_after: float | None = None) -> Exception:
     """The error that the client makes of the daemon's status."""
     return error_of(Status(_CODE_OF.get(reason, 2), message, reason, applied, retry_after))

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from . import _calls, _json
-from ._fake import FakeDaemon, FakeEngine, error_on_demand, failure
+from ._fake import FakeDaemon, FakeEngine, error_on_demand, failure, is_public_id
 from ._messages import NANOSECONDS
 from ._operations import closed_error
 from ._version import VERSION
@@ -217,6 +217,8 @@ class _Fake:
             self._begin("destroy")
             if ids is not None and len(ids) > 1000:
                 raise failure("INVALID_ARGUMENT", "session_ids: at most 1000 ids")
+            if ids is not None and not all(is_public_id(id) for id in ids):
+                raise failure("INVALID_ARGUMENT", "session_ids: expected public ids of sessions")
             return self._shared.daemon.engine(name).destroy(credential, scope, None if ids is None else list(ids))
 
     def _do_list(self, credential: Credential, engine: str | None) -> SessionList:
