@@ -252,7 +252,8 @@ func (t *transport) callError(err error) *Error {
 	switch {
 	case failure.Code == codes.Unimplemented && failure.Reason == ReasonProtocolError:
 		return newError(ReasonDaemonTooOld, codes.Unimplemented, NotApplied,
-			fmt.Sprintf("the daemon at %s is older than this client (%s): it does not know Describe; update the daemon", t.address, Version), nil)
+			fmt.Sprintf("the daemon at %s does not know Describe: it is older than this client (%s), or this is an address of listen.admin; "+
+				"update the daemon, or use an address of listen.grpc", t.address, Version), nil)
 	case failure.Reason == ReasonConnectionFailed || failure.Reason == ReasonTimeout && failure.RetryAfter == 0:
 		// grpc-go knows the address as it has resolved it.
 		wrapped := newError(ReasonConnectionFailed, codes.Unavailable, failure.Applied, fmt.Sprintf("the daemon at %s cannot be reached: %s", t.address, failure.message), failure)

@@ -83,7 +83,7 @@ describe('the client', { concurrency: true }, () => {
   it('an old daemon is told clearly, and at once', async () => {
     await using({ describe: { 'grpc-status': '12', 'grpc-message': 'unknown%20method' } }, async (client) => {
       const want = { reason: 'DAEMON_TOO_OLD', code: 'UNIMPLEMENTED', applied: 'no', retryable: false };
-      const message = /is older than this client \(\d+\.\d+\.\d+\): it does not know Describe; update the daemon/;
+      const message = /does not know Describe: it is older than this client \(\d+\.\d+\.\d+\), or this is an address of listen\.admin; update the daemon, or use an address of listen\.grpc/;
       await fails(client.resolve(CREDENTIAL), SessiondError, want);
       await assert.rejects(client.write(null), message);
       await assert.rejects(client.describe(), message);

@@ -46,8 +46,9 @@ pub(crate) fn called(status: &Status, address: &str) -> Error {
             code,
             Applied::No,
             format!(
-                "the daemon at {address} is older than this client ({}): it does not know \
-                 Describe; update the daemon",
+                "the daemon at {address} does not know Describe: it is older than this client ({}), \
+                 or this is an address of listen.admin; update the daemon, or use an address of \
+                 listen.grpc",
                 env!("CARGO_PKG_VERSION"),
             ),
         ),

@@ -227,7 +227,7 @@ export class Connection {
     if (error.code === 'UNIMPLEMENTED') {
       fatal = true;
       error = new SessiondError(
-        `the daemon at ${address} is older than this client (${VERSION}): it does not know Describe; update the daemon`,
+        `the daemon at ${address} does not know Describe: it is older than this client (${VERSION}), or this is an address of listen.admin; update the daemon, or use an address of listen.grpc`,
         { reason: 'DAEMON_TOO_OLD', code: 'UNIMPLEMENTED' },
       );
     }

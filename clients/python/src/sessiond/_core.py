@@ -362,8 +362,9 @@ class Core:
         why = status.message or status.reason
         if status.code == 12 and status.reason != "COMPRESSION_UNSUPPORTED":
             why = (
-                f"the daemon at {self.options.address} is older than this client ({VERSION}): "
-                "it does not know Describe; update the daemon"
+                f"the daemon at {self.options.address} does not know Describe: it is older than this client "
+                f"({VERSION}), or this is an address of listen.admin; "
+                "update the daemon, or use an address of listen.grpc"
             )
             permanent = Permanent(
                 lambda: SessiondError(why, reason="DAEMON_TOO_OLD", code="UNIMPLEMENTED")

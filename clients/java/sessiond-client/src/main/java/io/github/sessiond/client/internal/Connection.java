@@ -228,8 +228,8 @@ final class Connection {
         if (error.code().equals("UNIMPLEMENTED")) {
             fatal = true;
             error = new SessiondException(
-                    "the daemon at " + address + " is older than this client (" + PipelineClient.VERSION
-                            + "): it does not know Describe; update the daemon",
+                    "the daemon at " + address + " does not know Describe: it is older than this client (" + PipelineClient.VERSION
+                            + "), or this is an address of listen.admin; update the daemon, or use an address of listen.grpc",
                     new SessiondException.Details(Reason.DAEMON_TOO_OLD, "UNIMPLEMENTED"));
         }
         // Nothing but Describe was sent.

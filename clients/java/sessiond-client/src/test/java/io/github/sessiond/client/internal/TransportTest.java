@@ -152,7 +152,7 @@ class TransportTest {
             SessiondException error = failure(SessiondException.class, client.resolveAsync(SECRET, new ResolveOptions()));
             assertThat(error.reason()).isEqualTo(Reason.DAEMON_TOO_OLD);
             assertThat(error.applied()).isEqualTo(Applied.NO);
-            assertThat(error).hasMessageMatching(".* is older than this client \\(\\d+\\.\\d+\\.\\d+\\): it does not know Describe; update the daemon");
+            assertThat(error).hasMessageMatching(".* does not know Describe: it is older than this client \\(\\d+\\.\\d+\\.\\d+\\), or this is an address of listen.admin; update the daemon, or use an address of listen.grpc");
         }
     }
 
