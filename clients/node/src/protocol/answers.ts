@@ -334,7 +334,8 @@ function readDetail(reader: Reader, details: { reason: string; applied: string; 
     } else if (name === 'google.rpc.RetryInfo' && tag === 0x0a) details.retryAfter = readTime(inner) / 1000;
     else if (name === 'google.rpc.BadRequest' && tag === 0x0a) {
       const [field] = readEntry(inner);
-      details.field ||= field;
+      // As the argument is called here.
+      details.field ||= field.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
     } else inner.skip(tag);
   }
 }
