@@ -443,7 +443,12 @@ async fn pipeline(
     };
     let receiving = async {
         let late = async {
-            load.ended.notified().await;
+            let mut ended = std::pin::pin!(load.ended.notified());
+            ended.as_mut().enable();
+            // It may be over before this task has run at all.
+            if !load.over.load(Ordering::SeqCst) {
+                ended.await;
+            }
             tokio::time::sleep(patience).await;
         };
         let ended = tokio::select! {

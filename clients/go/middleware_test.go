@@ -314,7 +314,7 @@ func TestVisitors(t *testing.T) {
 func TestStandstillOfTheSite(t *testing.T) {
 	t.Parallel()
 	daemon := daemontest.Start(t, "", "engine.default.cookie.name=session", "engine.default.cookie.secure=false")
-	m := sessiond.NewManager(connect(t, daemon.Address, sessiond.Options{Timeout: 300 * time.Millisecond}))
+	m := sessiond.NewManager(connect(t, daemon.Address, sessiond.Options{Timeout: 3 * time.Second}))
 	hello := func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, m.Principal(r.Context())) }
 	response := serve(t, m, func(w http.ResponseWriter, r *http.Request) {
 		if err := m.Login(r.Context(), "ann", sessiond.LoginOptions{}); err != nil {
@@ -339,7 +339,7 @@ func TestStandstillOfTheSite(t *testing.T) {
 		t.Errorf("expected 200, found %d", response.StatusCode)
 	}
 	daemon.Signal(syscall.SIGCONT)
-	for end := time.Now().Add(10 * time.Second); ; {
+	for end := time.Now().Add(30 * time.Second); ; {
 		response := serve(t, m, hello, "GET", cookie)
 		if text, _ := io.ReadAll(response.Body); response.StatusCode == 200 && string(text) == "ann" {
 			break

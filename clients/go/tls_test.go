@@ -140,7 +140,7 @@ func TestTLS(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
-			client := connect(t, bad.address, sessiond.Options{TLS: bad.config, Timeout: 2 * time.Second})
+			client := connect(t, bad.address, sessiond.Options{TLS: bad.config, Timeout: 5 * time.Second})
 			_, err := client.Write(t.Context(), nobody, sessiond.WriteOptions{})
 			expect(t, what, err, sessiond.ReasonConnectionFailed, sessiond.NotApplied)
 			for _, part := range []string{bad.says, bad.address} {

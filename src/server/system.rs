@@ -272,34 +272,51 @@ mod tests {
         assert!(cpu_time(u32::MAX).is_err(), "there is no such process");
     }
 
+    /// Runs a test of this module in a process of its own: beside others, memory comes and goes.
+    fn alone(name: &str, test: impl FnOnce()) {
+        const ALONE: &str = "SESSIOND_TEST_ALONE";
+        if std::env::var_os(ALONE).is_some() {
+            return test();
+        }
+        let (_, module) = module_path!().split_once("::").expect("a module of this crate");
+        let program = std::env::current_exe().expect("a path");
+        let mut command = std::process::Command::new(program);
+        let command = command.args(["--exact", &format!("{module}::{name}")]).env(ALONE, "1");
+        let output = command.output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains(" 1 passed"), "{name}: {said}");
+    }
+
     #[test]
     fn the_kernel_tells_of_the_process() {
-        let state = ProcessState::read().expect("our own is there");
-        let resident = resident_bytes().expect("our own is there") as u64;
-        assert!(state.resident_bytes > resident / 2, "{state:?}, {resident}");
-        assert!(state.virtual_bytes >= state.resident_bytes, "{state:?}");
-        let file = fs::File::open("/proc/self/stat").expect("a file");
-        assert!(state.open_descriptors >= 3 && state.most_descriptors.is_some(), "{state:?}");
-        drop(file);
-        let age = Duration::from_secs(unix_seconds() as u64).checked_sub(state.start);
-        let most = Duration::from_secs(24 * 3600);
-        assert!(age.is_some_and(|age| age < most), "started a moment ago: {state:?}");
+        alone("the_kernel_tells_of_the_process", || {
+            let state = ProcessState::read().expect("our own is there");
+            let resident = resident_bytes().expect("our own is there") as u64;
+            assert!(state.resident_bytes > resident / 2, "{state:?}, {resident}");
+            assert!(state.virtual_bytes >= state.resident_bytes, "{state:?}");
+            assert!(state.open_descriptors >= 3 && state.most_descriptors.is_some(), "{state:?}");
+            let age = unix_time().checked_sub(state.start);
+            let most = Duration::from_secs(24 * 3600);
+            assert!(age.is_some_and(|age| age < most), "started a moment ago: {state:?}");
+        });
     }
 
     /// Small pieces with one in use at the end, as after many connections.
     #[test]
     #[cfg(target_env = "gnu")]
     fn freed_memory_is_given_back() {
-        const PIECES: usize = 64 << 10;
-        let before = resident_bytes().expect("our own is there");
-        let mut pieces: Vec<_> = (0..PIECES).map(|_| vec![1_u8; 1 << 10]).collect();
-        let most = resident_bytes().expect("our own is there");
-        assert!(most > before + (PIECES << 10) / 2, "{before} bytes, then {most}");
-        let last = pieces.pop();
-        drop(pieces);
-        give_back_freed_memory();
-        let after = resident_bytes().expect("our own is there");
-        assert!(after < most - (PIECES << 10) / 2, "{most} bytes, then {after}");
-        drop(last);
+        alone("freed_memory_is_given_back", || {
+            const PIECES: usize = 64 << 10;
+            let before = resident_bytes().expect("our own is there");
+            let mut pieces: Vec<_> = (0..PIECES).map(|_| vec![1_u8; 1 << 10]).collect();
+            let most = resident_bytes().expect("our own is there");
+            assert!(most > before + (PIECES << 10) / 2, "{before} bytes, then {most}");
+            let last = pieces.pop();
+            drop(pieces);
+            give_back_freed_memory();
+            let after = resident_bytes().expect("our own is there");
+            assert!(after < most - (PIECES << 10) / 2, "{most} bytes, then {after}");
+            drop(last);
+        });
     }
 }

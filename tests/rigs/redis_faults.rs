@@ -37,7 +37,7 @@ use crate::{
 
 const CLIENTS: u64 = 8;
 /// The deadline of every call. The daemon gives up on Redis after a second.
-const DEADLINE: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(15);
 /// How long the clients work without a fault, before it and after it.
 const WELL: Duration = Duration::from_millis(700);
 /// How many successful calls in a row show that a client has recovered.

@@ -249,8 +249,18 @@ impl Daemon {
             let address = format!("http://{}", program.address("admin"));
             let channel = Endpoint::from_shared(address).expect("an address").connect().await;
             let channel = channel.expect("it listens");
+            // Begun before: on a busy machine, the drain may be over before anybody asks.
+            let mut watch = health::watch(channel, "").await;
             program.signal(Signal::TERM);
-            health::becomes(channel, ServingStatus::NotServing).await;
+            let told = async {
+                while let Ok(Some(health)) = watch.message().await {
+                    if health.status() == ServingStatus::NotServing {
+                        return;
+                    }
+                }
+                panic!("expected NOT_SERVING before the end");
+            };
+            tokio::time::timeout(PATIENCE, told).await.expect("expected its health to change");
             balancer.list(self.number, None);
         }
         let status = tokio::task::block_in_place(|| program.wait());

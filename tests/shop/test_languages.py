@@ -14,7 +14,7 @@ from stage.scene import Scene
 # What JSON encoders write in different ways.
 TEXTS = ["tea & <cake>", "naïve ümläut €", "😀👩‍👩‍👧", "\u2028\u2029\ufeff", "\\\"'/\x7f", "a\tb\r\nc"]
 # So long does a slow request take, in milliseconds.
-SLOW = 400
+SLOW = 1000
 STORIES = []
 
 

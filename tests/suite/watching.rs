@@ -290,17 +290,24 @@ async fn more_than_the_limit_are_refused(backend: Backend) {
 
 async fn a_deadline_ends_it(backend: Backend) {
     let daemon = Daemon::start(backend).await;
-    let mut call = Request::new(WatchSessionsRequest::default());
-    call.set_timeout(Duration::from_secs(2));
-    let opened = daemon.admin.clone().watch_sessions(call).await;
-    let mut events = opened.expect("it watches").into_inner();
-    daemon.login("ann").await;
-    next(&mut events).await;
-    let ended = tokio::time::timeout(PATIENCE, events.message()).await;
-    let status = ended.expect("expected the stream to end in time").expect_err("with a status");
-    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
-    // Its slot is free again, and the daemon no longer sends to it.
-    assert!(try_watch(&daemon, "", "").await.is_ok());
+    // A busy machine may need more time for the first event.
+    for seconds in [2, 10, 40] {
+        let mut call = Request::new(WatchSessionsRequest::default());
+        call.set_timeout(Duration::from_secs(seconds));
+        let Ok(opened) = daemon.admin.clone().watch_sessions(call).await else { continue };
+        let mut events = opened.into_inner();
+        daemon.login("ann").await;
+        let first = tokio::time::timeout(PATIENCE, events.message()).await;
+        let Ok(first) = first.expect("in time") else { continue };
+        assert_eq!(first.expect("an event").kind(), Kind::Created);
+        let ended = tokio::time::timeout(PATIENCE, events.message()).await;
+        let status = ended.expect("expected the stream to end in time").expect_err("with a status");
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+        // Its slot is free again, and the daemon no longer sends to it.
+        assert!(try_watch(&daemon, "", "").await.is_ok());
+        return;
+    }
+    panic!("expected an event before the deadline");
 }
 
 async fn a_stop_ends_it(backend: Backend) {

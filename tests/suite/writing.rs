@@ -348,19 +348,24 @@ fn a_small_change_of_many_keys_is_a_scan() {
     let text = format!("{{{}}}", members.join(","));
     let stored = Data::parse(text.clone().into()).expect("an object");
     let set = Data::parse(r#"{"k7":1}"#.into()).expect("an object");
-    let fastest = |work: &dyn Fn() -> usize| {
-        let time = || {
-            let started = Instant::now();
-            assert!(work() > 0);
-            started.elapsed()
-        };
-        (0..30).map(|_| time()).min().expect("some")
+    let time = |work: &dyn Fn() -> usize| {
+        let started = Instant::now();
+        assert!(work() > 0);
+        started.elapsed()
     };
     let check = || serde_json::from_str::<&serde_json::value::RawValue>(&text).expect("JSON");
-    let checked = fastest(&|| check().get().len());
-    let merged = fastest(&|| stored.merge(&[], &set).expect("objects").text().len());
-    let ratio = merged.as_secs_f64() / checked.as_secs_f64();
-    assert!(ratio < 4.0, "expected a scan, found {ratio:.1} times what it takes to check the text");
+    // Both in turn, and for longer on a busy machine: the fastest of each counts.
+    let (mut checked, mut merged) = (Duration::MAX, Duration::MAX);
+    let mut ratio = f64::MAX;
+    for round in 0..1000 {
+        checked = checked.min(time(&|| check().get().len()));
+        merged = merged.min(time(&|| stored.merge(&[], &set).expect("objects").text().len()));
+        ratio = merged.as_secs_f64() / checked.as_secs_f64();
+        if round >= 30 && ratio < 4.0 {
+            return;
+        }
+    }
+    panic!("expected a scan, found {ratio:.1} times what it takes to check the text");
 }
 
 async fn data_of_one_principal_is_not_shown_to_another(backend: Backend) {

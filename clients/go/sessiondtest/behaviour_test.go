@@ -33,7 +33,7 @@ func worlds(t *testing.T, run func(t *testing.T, client *sessiond.Client, pass f
 		t.Parallel()
 		fake := sessiondtest.New(&sessiondtest.Options{Engines: map[string]sessiondtest.Engine{
 			"default": {},
-			"short":   {CookieName: "short", Duration: 2 * time.Second, TouchGranularity: time.Millisecond, RollGrace: time.Second},
+			"short":   {CookieName: "short", Duration: 20 * time.Second, TouchGranularity: time.Millisecond, RollGrace: time.Second},
 			"two":     {CookieName: "two", MaxSessionsPerPrincipal: 2},
 			"small":   {CookieName: "small", MaxDataBytes: 5000},
 		}})

@@ -9,7 +9,7 @@ import { session as fastifySession } from '../dist/fastify.mjs';
 import { SessionEngine } from '../dist/hyper-express.mjs';
 import { createClient } from '../dist/index.mjs';
 import { ask, Browser, serve } from './support/browser.mjs';
-import { findDaemon, startDaemon } from './support/daemon.mjs';
+import { findDaemon, ownPort, startDaemon } from './support/daemon.mjs';
 
 const binary = findDaemon();
 const count = (data) => void (data.n = (data.n ?? 0) + 1);
@@ -50,10 +50,11 @@ const adapters = {
 };
 
 for (const [name, adapter] of Object.entries(adapters)) {
-  test(`${name} over the daemon`, { timeout: 30_000, skip: binary === undefined && 'no daemon: set SESSIOND_BIN' }, async (t) => {
-    let daemon = await startDaemon(binary);
+  test(`${name} over the daemon`, { timeout: 60_000, skip: binary === undefined && 'no daemon: set SESSIOND_BIN' }, async (t) => {
+    const daemonPort = await ownPort();
+    let daemon = await startDaemon(binary, { port: daemonPort });
     t.after(() => daemon.stop());
-    const client = createClient(daemon.address, { timeout: 1000 });
+    const client = createClient(daemon.address, { timeout: 2500 });
     t.after(() => client.close());
     const port = await adapter(t, client);
 
@@ -83,16 +84,14 @@ for (const [name, adapter] of Object.entries(adapters)) {
     assert.deepEqual(paused.cookies, []);
 
     // Away.
-    const [, daemonPort] = daemon.address.split(':');
     await daemon.stop();
-    for (const path of ['/', '/count']) {
-      const answer = await browser.get(path);
-      assert.equal(answer.status, 503, path);
+    for (const answer of await Promise.all(['/', '/count'].map((path) => browser.get(path)))) {
+      assert.equal(answer.status, 503);
       assert.ok(answer.headers['retry-after']);
     }
     assert.equal((await ask(port, '/')).status, 200, 'a visitor without a session does not notice');
 
-    // Back, within a second; sessions of --dev are in memory, so they are gone.
+    // Back, soon; sessions of --dev are in memory, so they are gone.
     const waiting = browser.get('/');
     daemon = await startDaemon(binary, { port: daemonPort });
     assert.deepEqual((await waiting).json, { user: null, n: 0 });

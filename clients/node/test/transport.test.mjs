@@ -10,19 +10,10 @@ import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { createClient, DataTooLargeError, InvalidArgumentError, OverloadedError, SessiondError, UnavailableError, VersionMismatchError } from 'sessiond';
+import { ownPort } from './support/daemon.mjs';
 import { startServer, status, using } from './support/server.mjs';
 
 const CREDENTIAL = { token: 'secret-token' };
-
-/** A port on which nobody listens. */
-async function deadPort() {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address();
-  server.close();
-  await once(server, 'close');
-  return port;
-}
 
 const fails = (promise, Class, want) =>
   assert.rejects(promise, (error) => {
@@ -45,7 +36,7 @@ describe('the client', { concurrency: true }, () => {
   });
 
   it('without a daemon an operation waits for its time, and then says why', async () => {
-    const client = createClient(`127.0.0.1:${await deadPort()}`, { timeout: 1500 });
+    const client = createClient('127.0.0.1:1', { timeout: 3000 });
     const started = performance.now();
     const want = { reason: 'CONNECTION_FAILED', code: 'UNAVAILABLE', retryable: true, applied: 'no', retryAfter: 1, status: 503 };
     await Promise.all([
@@ -55,16 +46,16 @@ describe('the client', { concurrency: true }, () => {
       fails(client.describe(), UnavailableError, { reason: 'CONNECTION_FAILED' }),
       assert.rejects(client.touch(CREDENTIAL), /ECONNREFUSED/),
     ]);
-    assert.ok(performance.now() - started >= 1490);
+    assert.ok(performance.now() - started >= 2990);
     await client.close();
-    const unix = createClient('unix:/nonexistent/sock', { timeout: 2000 });
+    const unix = createClient('unix:/nonexistent/sock', { timeout: 3000 });
     await assert.rejects(unix.resolve(CREDENTIAL), /ENOENT/);
     await unix.close();
   });
 
   it('an operation waits for a daemon that comes late', async () => {
-    const port = await deadPort();
-    const client = createClient(`127.0.0.1:${port}`, { timeout: 5000 });
+    const port = await ownPort();
+    const client = createClient(`127.0.0.1:${port}`, { timeout: 20_000 });
     const failed = new Promise((resolve) => {
       const listen = ({ address }) => address === client.address && (unsubscribe('sessiond:connect-failed', listen), resolve());
       subscribe('sessiond:connect-failed', listen);
@@ -93,13 +84,13 @@ describe('the client', { concurrency: true }, () => {
   it('a server that is no daemon is told', async () => {
     const plain = http.createServer((request, response) => response.end('hello')).listen(0, '127.0.0.1');
     await once(plain, 'listening');
-    const client = createClient(`127.0.0.1:${plain.address().port}`, { timeout: 1500 });
+    const client = createClient(`127.0.0.1:${plain.address().port}`, { timeout: 3000 });
     await fails(client.resolve(CREDENTIAL), UnavailableError, { reason: 'CONNECTION_FAILED', applied: 'no' });
     await client.close();
     plain.close();
     const web = http2.createServer((request, response) => response.end('hello')).listen(0, '127.0.0.1');
     await once(web, 'listening');
-    const other = createClient(`127.0.0.1:${web.address().port}`);
+    const other = createClient(`127.0.0.1:${web.address().port}`, { timeout: 20_000 });
     await fails(other.resolve(CREDENTIAL), SessiondError, { reason: 'PROTOCOL_ERROR' });
     await other.close();
     web.close();
@@ -233,7 +224,7 @@ describe('the client', { concurrency: true }, () => {
       },
       async (client, server) => {
         const slow = client.write(null, { set: { a: 1 } });
-        const deadline = performance.now() + 5000;
+        const deadline = performance.now() + 20_000;
         while (!old) {
           assert.ok(performance.now() < deadline, 'expected the first operation');
           await new Promise(setImmediate);
@@ -296,12 +287,12 @@ describe('the client', { concurrency: true }, () => {
           fails(client.resolve(CREDENTIAL), UnavailableError, { reason: 'TIMEOUT', code: 'DEADLINE_EXCEEDED', applied: 'unknown' }),
           fails(client.write(null), UnavailableError, { reason: 'TIMEOUT', applied: 'unknown' }),
         ]);
-        assert.ok(performance.now() - started < 4000, 'not much later than the timeout');
+        assert.ok(performance.now() - started < 10_000, 'not much later than the timeout');
         silent = false;
         for (const { call, request } of held) call.answer(request, { destroy: { destroyed: 7 } });
         assert.equal((await client.destroy(CREDENTIAL)).destroyed, 1);
       },
-      { timeout: 1500 },
+      { timeout: 4000 },
     );
   });
 
@@ -310,7 +301,7 @@ describe('the client', { concurrency: true }, () => {
     await using({ pipeline: (call, request) => held.push({ call, request }) }, async (client) => {
       const under = Array.from({ length: 5 }, () => client.resolve(CREDENTIAL));
       await fails(client.resolve(CREDENTIAL), OverloadedError, { reason: 'IN_FLIGHT_LIMIT', code: 'RESOURCE_EXHAUSTED', applied: 'no', retryable: true });
-      const deadline = performance.now() + 5000;
+      const deadline = performance.now() + 20_000;
       while (held.length < 5) {
         assert.ok(performance.now() < deadline, 'expected 5 operations');
         await new Promise(setImmediate);
@@ -395,7 +386,7 @@ describe('the client', { concurrency: true }, () => {
       await client.resolve(CREDENTIAL);
       const { seconds, nanos } = server.seen[0].request.timeout;
       const ms = seconds.toNumber() * 1000 + nanos / 1e6;
-      assert.ok(ms > 500 && ms <= 2000, `${ms} ms`);
+      assert.ok(ms > 0 && ms <= 20_000, `${ms} ms`);
     });
   });
 
@@ -403,7 +394,7 @@ describe('the client', { concurrency: true }, () => {
     const held = [];
     await using({ pipeline: (call, request) => held.push({ call, request }) }, async (client, server) => {
       const under = client.write(null);
-      const deadline = performance.now() + 5000;
+      const deadline = performance.now() + 20_000;
       while (held.length === 0) {
         assert.ok(performance.now() < deadline, 'expected an operation');
         await new Promise(setImmediate);

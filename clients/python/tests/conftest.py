@@ -4,10 +4,13 @@ And clients."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -30,6 +33,22 @@ def find_daemon() -> Path | None:
         return Path(path)
     found = (REPOSITORY / "target" / profile / "sessiond" for profile in ("dist", "release", "debug"))
     return next((path for path in found if path.exists()), None)
+
+
+def own_port() -> int:
+    """A free port that nobody else gets while a daemon is away: Linux gives away those from 32768 on."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
+def _stands(task: Path) -> bool:
+    """Whether a thread has stopped, or ended meanwhile."""
+    try:
+        return task.read_text().rpartition(")")[2].split()[0] == "T"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 class Daemon:
@@ -86,7 +105,7 @@ class Daemon:
         self.process.send_signal(number)
         if number == signal.SIGSTOP:
             tasks = Path(f"/proc/{self.process.pid}/task")
-            while any(task.read_text().rpartition(")")[2].split()[0] != "T" for task in tasks.glob("*/stat")):
+            while not all(map(_stands, tasks.glob("*/stat"))):
                 time.sleep(0.001)
 
     def stop(self, number: int = signal.SIGTERM) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Daemon, Make
+from conftest import Daemon, Make, own_port
 from peers import Peer, peer
 
 from sessiond import (
@@ -138,9 +138,7 @@ def test_no_secret_is_printed(make: Make, shared_daemon: Daemon) -> None:
 
 
 def test_nobody_listens(make: Make, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
-    for where in (address, f"unix:{tmp_path}/none.sock", "does-not-exist.invalid:1"):
+    for where in ("127.0.0.1:1", f"unix:{tmp_path}/none.sock", "does-not-exist.invalid:1"):
         client = make(where, timeout=0.3)
         start = time.monotonic()
         with pytest.raises(UnavailableError) as caught:
@@ -149,7 +147,7 @@ def test_nobody_listens(make: Make, tmp_path: Path) -> None:
         error = caught.value
         assert (error.reason, error.code, error.applied) == ("CONNECTION_FAILED", "UNAVAILABLE", "no")
         assert error.retryable and error.retry_after == 1.0 and where in str(error)
-        assert 0.2 < took < 2, f"it waits for its time, not for {took} s"
+        assert 0.2 < took < 4, f"it waits for its time, not for {took} s"
 
 
 def test_a_daemon_that_starts_late(make: Make, start_daemon: Callable[..., Daemon]) -> None:
@@ -315,7 +313,7 @@ def test_cut_in_the_middle_of_an_answer(make: Make, start_daemon: Callable[..., 
 
 
 def test_restarts(make: Make, start_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
-    for listen in (None, "127.0.0.1:0"):
+    for listen in (None, f"127.0.0.1:{own_port()}"):
         daemon = start_daemon(**({} if listen is None else {"listen": listen}))
         client = make(daemon.address, timeout=20)
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -358,19 +356,19 @@ def test_a_restart_under_load(start_daemon: Callable[..., Daemon]) -> None:
 
 def test_a_paused_daemon(make: Make, start_daemon: Callable[..., Daemon]) -> None:
     daemon = start_daemon()
-    client = make(daemon.address, timeout=0.5)
+    client = make(daemon.address, timeout=8)
     token = Token(client.write(set={"n": 1}).token)
     daemon.send(signal.SIGSTOP)
     try:
         start = time.monotonic()
         with pytest.raises(UnavailableError) as caught:
-            client.write(token, set={"n": 2})
+            client.write(token, set={"n": 2}, timeout=0.5)
         assert caught.value.reason == "TIMEOUT" and caught.value.applied == "unknown"
         with pytest.raises(UnavailableError):
-            client.resolve(token)
+            client.resolve(token, timeout=0.5)
         with pytest.raises(UnavailableError):
             client.resolve(token, timeout=0.05)
-        assert time.monotonic() - start < 4, "nobody waits longer than told"
+        assert time.monotonic() - start < 7, "nobody waits longer than told"
     finally:
         daemon.send(signal.SIGCONT)
     assert client.resolve(token, timeout=10).state is SessionState.ACTIVE

@@ -250,7 +250,7 @@ def test_an_end_of_the_stream_with_another_reason(serve: Callable[..., Server]) 
 
 def test_a_server_that_stops_gracefully(serve: Callable[..., Server]) -> None:
     server = serve()
-    with Client(server.address, timeout=1) as client:
+    with Client(server.address, timeout=3) as client:
         client.describe()
         stopper = threading.Thread(target=server.stop, args=(0.2,))
         stopper.start()

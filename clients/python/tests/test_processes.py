@@ -101,7 +101,7 @@ def test_threads_and_a_daemon_that_stands_still(start_daemon: Callable[..., Daem
         for thread in threads:
             thread.join(20)
         daemon.send(signal.SIGCONT)
-        assert len(took) == 8 and max(took) < 1.0 and min(took) > -0.02, f"each has its own time: {took}"
+        assert len(took) == 8 and max(took) < 4 and min(took) > -0.02, f"each has its own time, not 5 s: {took}"
         assert client.resolve(token).state is SessionState.ACTIVE
 
 

@@ -12,7 +12,7 @@ use sessiond_client::{
     WriteOptions,
 };
 
-use crate::support::{Daemon, create};
+use crate::support::{Daemon, create, in_time};
 
 fn build(builder: ClientBuilder) -> Client {
     builder.build().expect("valid options")
@@ -88,20 +88,20 @@ async fn a_restart_is_not_seen() {
 
 #[tokio::test]
 async fn a_daemon_that_is_away_is_told_in_time() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address").to_string();
-    drop(listener);
+    // Bound, so that the port goes to nobody else. It does not listen.
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let address = socket.local_addr().expect("an address").to_string();
     let seen = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&seen);
-    let client = build(
-        Client::builder(&address).timeout(Duration::from_millis(300)).max_in_flight(2).observe(
+    let client =
+        build(Client::builder(&address).timeout(Duration::from_secs(2)).max_in_flight(2).observe(
             move |operation| {
                 assert_eq!(operation.name, "Resolve");
                 assert!(operation.error.is_some() && operation.state.is_none());
                 counted.fetch_add(1, Ordering::SeqCst);
             },
-        ),
-    );
+        ));
     let call = || async { client.resolve(&Credential::NONE).await };
     let (one, two, three) = tokio::join!(call(), call(), call());
     for error in [one.expect_err("away"), two.expect_err("away")] {
@@ -125,10 +125,21 @@ async fn a_daemon_that_is_away_is_told_in_time() {
 /// What may have been applied says so; what is safe goes on with the next daemon.
 #[tokio::test]
 async fn a_daemon_that_stands_still_and_is_killed() {
+    // So long until both calls are on the stream. The daemon cannot tell.
+    for wait in [50, 500, 5000].map(Duration::from_millis) {
+        if is_killed_after(wait).await {
+            return;
+        }
+    }
+    panic!("expected the Write to be on the stream");
+}
+
+/// False: the Write was not sent by then, and was made by the next daemon.
+async fn is_killed_after(wait: Duration) -> bool {
     let (_folder, address) = socket();
     let daemon = Daemon::at(&address, &[]);
-    let quick = build(Client::builder(&address).timeout(Duration::from_millis(300)));
-    let client = Client::new(&address).expect("an address");
+    let quick = build(Client::builder(&address).timeout(Duration::from_secs(2)));
+    let client = build(Client::builder(&address).timeout(Duration::from_secs(30)));
     let credential = Credential::token(create(&client).await.expect("a session"));
     create(&quick).await.expect("a session");
     daemon.pause();
@@ -143,14 +154,14 @@ async fn a_daemon_that_stands_still_and_is_killed() {
         let (client, credential) = (client.clone(), credential.clone());
         tokio::spawn(async move { client.resolve(&credential).await })
     };
-    // So that both are on the stream: the daemon cannot tell.
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    tokio::time::sleep(wait).await;
     drop(daemon);
-    let error = writing.await.expect("no panic").expect_err("it was killed");
-    assert!(error.is_unavailable() && error.applied() == Applied::Unknown, "found {error:?}");
     let _daemon = Daemon::at(&address, &[]);
     let found = reading.await.expect("no panic").expect("the next daemon answers");
     assert!(matches!(found.state, State::Invalid | State::NotFound), "found {:?}", found.state);
+    let Err(error) = writing.await.expect("no panic") else { return false };
+    assert!(error.is_unavailable() && error.applied() == Applied::Unknown, "found {error:?}");
+    true
 }
 
 #[tokio::test]
@@ -224,23 +235,22 @@ async fn tls_is_checked() {
         &format!("listen.tls.cert_file={}", path("cert")),
         &format!("listen.tls.key_file={}", path("key")),
     ]);
-    let with =
-        |tls| build(Client::builder(&daemon.address).tls(tls).timeout(Duration::from_secs(1)));
-    let trusting = Tls::new().ca_pem(own.cert.pem());
-    create(&with(trusting.clone().server_name("localhost"))).await.expect("a session");
-    for (what, client) in [
-        ("another name", with(trusting.server_name("example.com"))),
-        ("another certificate", with(Tls::new().ca_pem(other.cert.pem()).server_name("localhost"))),
-        ("no TLS", build(Client::builder(&daemon.address).timeout(Duration::from_secs(1)))),
+    let with = |tls| Client::builder(&daemon.address).tls(tls);
+    let trusting = || Tls::new().ca_pem(own.cert.pem());
+    create(&build(with(trusting().server_name("localhost")))).await.expect("a session");
+    let another_name = || with(trusting().server_name("example.com"));
+    let another = || with(Tls::new().ca_pem(other.cert.pem()).server_name("localhost"));
+    let plain = Daemon::start(&[]);
+    for (what, builder) in [
+        ("another name", &another_name as &dyn Fn() -> ClientBuilder),
+        ("another certificate", &another),
+        ("no TLS of the client", &|| Client::builder(&daemon.address)),
+        ("no TLS of the daemon", &|| Client::builder(&plain.address).tls(trusting())),
     ] {
-        let error = client.resolve(&Credential::NONE).await.expect_err(what);
+        let error = in_time(|timeout| build(builder().timeout(timeout))).await;
         assert!(error.is_unavailable() && error.applied() == Applied::No, "{what}: {error:?}");
         assert_eq!(error.reason(), Reason::ConnectionFailed, "{what}: {error:?}");
     }
-    let plain = Daemon::start(&[]);
-    let client = Client::builder(&plain.address).tls(Tls::new().ca_pem(own.cert.pem()));
-    let error = build(client.timeout(Duration::from_secs(1))).describe().await;
-    assert_eq!(error.expect_err("the daemon has no TLS").reason(), Reason::ConnectionFailed);
 }
 
 #[tokio::test]
@@ -270,16 +280,15 @@ async fn a_certificate_of_the_client_is_asked_for() {
         &format!("listen.tls.client_ca_file={}", path("authority")),
     ]);
     let trusting = || Tls::new().ca_pem(own.pem()).server_name("localhost");
-    let with =
-        |tls| build(Client::builder(&daemon.address).tls(tls).timeout(Duration::from_secs(1)));
+    let with = |tls| Client::builder(&daemon.address).tls(tls);
     let (certificate, key) = signed(&own);
-    create(&with(trusting().identity_pem(certificate, key))).await.expect("a session");
+    create(&build(with(trusting().identity_pem(certificate, key)))).await.expect("a session");
     let (certificate, key) = signed(&other);
-    for (what, client) in [
-        ("no certificate", with(trusting())),
-        ("one of another authority", with(trusting().identity_pem(certificate, &key))),
+    for (what, tls) in [
+        ("no certificate", trusting()),
+        ("one of another authority", trusting().identity_pem(certificate, &key)),
     ] {
-        let error = client.resolve(&Credential::NONE).await.expect_err(what);
+        let error = in_time(|timeout| build(with(tls.clone()).timeout(timeout))).await;
         assert!(error.is_unavailable() && error.applied() == Applied::No, "{what}: {error:?}");
         assert_eq!(error.reason(), Reason::ConnectionFailed, "{what}: {error:?}");
         assert!(!format!("{error:?}").contains(&key), "expected no key in {error:?}");

@@ -136,15 +136,14 @@ impl<'a> Reader<'a> {
         Self { log, buffer: vec![0; SEGMENT_BYTES] }
     }
 
-    /// Reads the messages of the segment `number` at `offset`, and calls `each` with the
-    /// number of a message and the page that it is about. Returns the number up to which
-    /// everything can be read: that of the next segment if all of it can.
-    pub(super) fn walk(
-        &mut self,
-        number: u64,
-        offset: u64,
-        mut each: impl FnMut(u64, u64),
-    ) -> io::Result<u64> {
+    /// Whether there are only zeros where a segment could be, up to the end of the file.
+    pub(super) fn is_blank(&mut self, offset: u64) -> io::Result<bool> {
+        let len = self.fill(offset)?;
+        Ok(self.buffer[..len].iter().all(|octet| *octet == 0))
+    }
+
+    /// Reads the octets of a segment. Returns how many there are.
+    fn fill(&mut self, offset: u64) -> io::Result<usize> {
         let mut len = 0;
         while len < self.buffer.len() {
             match self.log.read_at(&mut self.buffer[len..], offset + len as u64) {
@@ -154,6 +153,19 @@ impl<'a> Reader<'a> {
                 Err(error) => return Err(error),
             }
         }
+        Ok(len)
+    }
+
+    /// Reads the messages of the segment `number` at `offset`, and calls `each` with the
+    /// number of a message and the page that it is about. Returns the number up to which
+    /// everything can be read: that of the next segment if all of it can.
+    pub(super) fn walk(
+        &mut self,
+        number: u64,
+        offset: u64,
+        mut each: impl FnMut(u64, u64),
+    ) -> io::Result<u64> {
+        let len = self.fill(offset)?;
         let segment = &self.buffer[..len];
         let mut at = HEADER_BYTES;
         while at + MOST_MESSAGE_HEADER_BYTES <= SEGMENT_BYTES {

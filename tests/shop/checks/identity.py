@@ -144,7 +144,7 @@ async def a_slow_request_over_a_login(scene):
     """a slow request that began before a login writes nothing after it, and changes no cookie"""
     ann = scene.browser()
     await ann.visit()
-    slow = asyncio.ensure_future(ann.twin().slow(250))
+    slow = asyncio.ensure_future(ann.twin().slow(700))
     await asyncio.sleep(0.08)
     (await ann.login("ann")).answers({"user": "ann"})
     answer = (await slow).sets_no_cookie("it would replace the new one")
@@ -183,20 +183,22 @@ async def a_logout_is_final(scene):
 async def a_logout_is_not_undone(scene):
     """a request that is in flight at a logout does not bring the session back"""
     for user in ("ann", None):
-        for site in scene.sites:
-            ann = scene.browser()
+        browsers = [scene.browser() for _ in scene.sites]
+        for ann in browsers:
             await ann.visit()
             if user:
                 (await ann.login(user)).is_ok()
-            tab, created = ann.twin(), scene.daemon.created()
-            slow = asyncio.ensure_future(tab.slow(250, site=site))
-            await asyncio.sleep(0.08)
+        tabs, created = [ann.twin() for ann in browsers], scene.daemon.created()
+        slow = [asyncio.ensure_future(tab.slow(700, site=site)) for tab, site in zip(tabs, scene.sites)]
+        await asyncio.sleep(0.08)
+        for ann in browsers:
             (await ann.logout()).answers({}).deletes_the_cookie("the session has ended")
-            answer = (await slow).answers({"written": False})
+        for tab, answer in zip(tabs, await together(*slow)):
+            answer.answers({"written": False})
             assert answer.deletes or not answer.cookies, f"expected no new cookie: {answer}"
-            assert scene.daemon.created() == created, "expected no session in place of the one that was ended"
             assert scene.daemon.record(tab) is None, "expected the session to stay ended"
             await scene.browser(tab.cookie).is_a_stranger()
+        assert scene.daemon.created() == created, "expected no session in place of the one that was ended"
 
 
 @check

@@ -191,7 +191,7 @@ async def the_store_is_away(scene):
             await asyncio.to_thread(redis.start)
             # The daemon tries to reach Redis at least twice a second, and a client tries again after a quarter
             # of a second, as it is told. A busy machine takes longer.
-            for answer in await scene.goes_on("after the store was away", lambda site: ann.session(site=site), 2.5):
+            for answer in await scene.goes_on("after the store was away", lambda site: ann.session(site=site), 5):
                 answer.answers({"user": "willa", "visits": 1, "cart": [], "live": True}).sets_no_cookie("it only reads")
             (await ann.visit()).answers({"visits": 2})
     finally:

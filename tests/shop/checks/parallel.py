@@ -91,7 +91,7 @@ async def a_slow_request_overwrites_nothing(scene):
     """a slow request counts on top of what others changed meanwhile"""
     ann = scene.browser()
     await ann.visit()
-    slow = asyncio.ensure_future(ann.slow(300))
+    slow = asyncio.ensure_future(ann.slow(700))
     await asyncio.sleep(0.1)
     (await ann.visit()).answers({"visits": 2})
     (await ann.add("tea")).answers({"items": 1})

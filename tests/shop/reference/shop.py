@@ -468,7 +468,7 @@ class Handler(BaseHTTPRequestHandler):
             return 500, {}
         except grpc.RpcError as error:
             session.cookies.clear()
-            SEEN["away"] = time.monotonic() + 2
+            SEEN["away"] = time.monotonic() + 5
             if error.code() not in AWAY:
                 print(f"{page.__name__}: {error.code().name}: {error.details()}", file=sys.stderr, flush=True)
                 if fault("loses the session with what does not fit"):

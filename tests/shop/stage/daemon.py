@@ -1,10 +1,13 @@
 """sessiond: started with settings, stopped, killed, paused; and what it counts and stores."""
 
+import contextlib
 import json
 import os
+import random
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import time
 import urllib.request
@@ -30,6 +33,22 @@ def program():
     return max(built, key=lambda path: path.stat().st_mtime)
 
 
+def own_port():
+    """A free port that nobody else gets while the daemon is away: Linux gives away those from 32768 on."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
+def stands(thread):
+    """Whether a thread has stopped, or ended meanwhile."""
+    try:
+        return thread.read_text().rpartition(")")[2].split()[0] == "T"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 class Daemon:
     """A daemon on the sled store in `home`, always at the same addresses."""
 
@@ -37,15 +56,14 @@ class Daemon:
         self.home = Path(home)
         self.process = None
         self.logs = []
-        self.ports = {}
+        self.ports = {"grpc": own_port(), "admin": own_port()}
         self.secrets = [secrets.token_urlsafe(32)]
         self.unix = f"unix:{self.home}/sessiond.sock"
 
     def defaults(self):
         return {
-            # The port that it got at its first start stays.
-            "listen.grpc": f"127.0.0.1:{self.ports.get('grpc', 0)},{self.unix}",
-            "listen.admin": f"127.0.0.1:{self.ports.get('admin', 0)}",
+            "listen.grpc": f"127.0.0.1:{self.ports['grpc']},{self.unix}",
+            "listen.admin": f"127.0.0.1:{self.ports['admin']}",
             "listen.metrics": "127.0.0.1:0",
             "store.sled.path": f"{self.home}/data",
             "engine.default.cookie.name": COOKIE,
@@ -100,7 +118,7 @@ class Daemon:
         self.process.signal(signal.SIGSTOP)
         # Its threads stop one by one, a moment later.
         threads = Path(f"/proc/{self.process.child.pid}/task")
-        while any(stat.read_text().rpartition(")")[2].split()[0] != "T" for stat in threads.glob("*/stat")):
+        while not all(map(stands, threads.glob("*/stat"))):
             time.sleep(0.001)
 
     def resume(self):

@@ -13,7 +13,11 @@ use opentelemetry_proto::tonic::{
     common::v1::{KeyValue, any_value},
     trace::v1::Span,
 };
-use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::Notify,
+    task::JoinHandle,
+};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
     Request, Response, Status,
@@ -22,6 +26,8 @@ use tonic::{
 };
 
 use super::{papers::Papers, program::PATIENCE};
+
+const ANY: &str = "127.0.0.1:0";
 
 /// A running collector. It ends when it is dropped.
 pub(crate) struct Collector {
@@ -65,19 +71,26 @@ impl TraceService for Service {
 
 impl Collector {
     pub(crate) async fn start() -> Self {
-        Self::serve(listener("127.0.0.1:0".parse().expect("an address")).await, None)
+        Self::serve(TcpListener::bind(ANY).await.expect("a free port"), None)
     }
 
-    /// At an address that nothing listens at.
-    pub(crate) async fn at(address: SocketAddr) -> Self {
-        Self::serve(listener(address).await, None)
+    /// An address of its own where it does not listen yet: connections are refused.
+    pub(crate) fn later() -> (TcpSocket, SocketAddr) {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(ANY.parse().expect("an address")).expect("a free port");
+        let address = socket.local_addr().expect("it is bound");
+        (socket, address)
+    }
+
+    pub(crate) fn at(socket: TcpSocket) -> Self {
+        Self::serve(socket.listen(128).expect("it is bound"), None)
     }
 
     /// Over TLS.
     pub(crate) async fn with_tls(papers: &Papers) -> Self {
         let identity = Identity::from_pem(papers.text("server.pem"), papers.text("server.key"));
         let tls = ServerTlsConfig::new().identity(identity);
-        Self::serve(listener("127.0.0.1:0".parse().expect("an address")).await, Some(tls))
+        Self::serve(TcpListener::bind(ANY).await.expect("a free port"), Some(tls))
     }
 
     fn serve(listener: TcpListener, tls: Option<ServerTlsConfig>) -> Self {
@@ -151,10 +164,6 @@ impl Drop for Collector {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-async fn listener(address: SocketAddr) -> TcpListener {
-    TcpListener::bind(address).await.expect("the port is free")
 }
 
 /// The one span of this name.

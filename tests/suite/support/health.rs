@@ -1,7 +1,7 @@
 //! Health checks, as a probe makes them.
 
-use tonic::transport::Channel;
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic::{Streaming, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_client::HealthClient};
 
 pub(crate) use tonic_health::pb::health_check_response::ServingStatus;
 
@@ -16,11 +16,16 @@ pub(crate) async fn becomes(channel: Channel, status: ServingStatus) {
     of_service_becomes(channel, "", status).await;
 }
 
-/// The same for the health of one service.
-pub(crate) async fn of_service_becomes(channel: Channel, service: &str, status: ServingStatus) {
+/// A watch of the health of one service.
+pub(crate) async fn watch(channel: Channel, service: &str) -> Streaming<HealthCheckResponse> {
     let mut client = HealthClient::new(channel);
     let watch = client.watch(HealthCheckRequest { service: service.to_owned() }).await;
-    let mut watch = watch.expect("probes are answered").into_inner();
+    watch.expect("probes are answered").into_inner()
+}
+
+/// The same for the health of one service.
+pub(crate) async fn of_service_becomes(channel: Channel, service: &str, status: ServingStatus) {
+    let mut watch = watch(channel, service).await;
     let watching = async {
         loop {
             let answer = watch.message().await.expect("the watch is open");

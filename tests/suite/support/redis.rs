@@ -245,9 +245,12 @@ impl Drop for RedisServer {
 
 const LOCALHOST: &str = "127.0.0.1";
 
+/// Not one of those that Linux gives to whoever asks for any (32768 and up). So no other test takes
+/// it while its server is away.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind((LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("an address").port()
+    let free = |port: &u16| TcpListener::bind((LOCALHOST, *port)).is_ok();
+    let mut ports = std::iter::repeat_with(|| rand::random_range(10_000..30_000));
+    ports.find(free).expect("a free port")
 }
 
 /// A command in the protocol's own words, so that no client of ours is trusted.

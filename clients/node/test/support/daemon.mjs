@@ -2,8 +2,24 @@
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+
+/**
+ * A free port for a server that starts again there. Nobody gets it meanwhile who connects or listens at port 0: Linux gives
+ * away those from 32768 on.
+ */
+export async function ownPort() {
+  for (;;) {
+    const port = 10_000 + Math.floor(Math.random() * 20_000);
+    const server = createServer();
+    const free = await new Promise((resolve) => server.once('error', () => resolve(false)).listen(port, '127.0.0.1', () => resolve(true)));
+    if (!free) continue;
+    await new Promise((resolve) => server.close(resolve));
+    return port;
+  }
+}
 
 /** The daemon's program; undefined if there is none. */
 export function findDaemon() {
@@ -41,7 +57,9 @@ export async function startDaemon(binary, { set = [], unix, port = 0, prefix = [
     /** Stops it where it is (SIGSTOP). Resolves when it stands still: its threads stop one after another. */
     async pause() {
       child.kill('SIGSTOP');
-      const stands = async (thread) => /^State:\tT/m.test(await readFile(`/proc/${child.pid}/task/${thread}/status`, 'utf8'));
+      // A thread may end meanwhile.
+      const status = (thread) => readFile(`/proc/${child.pid}/task/${thread}/status`, 'utf8').catch(() => 'State:\tT');
+      const stands = async (thread) => /^State:\tT/m.test(await status(thread));
       for (const thread of await readdir(`/proc/${child.pid}/task`)) {
         while (!(await stands(thread))) await new Promise(setImmediate);
       }

@@ -118,7 +118,7 @@ export async function startServer({ pipeline = (call, request) => call.answer(re
 /** Runs with a server and a client of it. */
 export async function using(options, run, clientOptions = {}) {
   const server = await startServer(options);
-  const client = createClient(server.address, { timeout: 2000, ...clientOptions });
+  const client = createClient(server.address, { timeout: 20_000, ...clientOptions });
   try {
     await run(client, server);
   } finally {

@@ -5,9 +5,9 @@ import { createClient } from 'sessiond';
 import { createFake } from 'sessiond/testing';
 import { findDaemon, startDaemon } from './daemon.mjs';
 
-/** Milliseconds. `short` lives so long; an id that was rolled in `short` counts as just rolled for so long. */
-export const SHORT = 2000;
-export const GRACE = 1500;
+/** Milliseconds, and long enough for a busy machine. `short` lives so long; an id that was rolled in `short` counts as just rolled for so long. */
+export const SHORT = 5000;
+export const GRACE = 4000;
 
 const ENGINES = {
   default: {},

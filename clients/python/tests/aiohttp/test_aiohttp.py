@@ -217,7 +217,7 @@ def test_a_paused_daemon_is_503(start_daemon: Callable[..., Daemon]) -> None:
         assert (await ask("count", first.cookie)).body == b'{"n": 2}'
         await client.close()
 
-    client = AsyncClient(daemon.address, timeout=0.3)
+    client = AsyncClient(daemon.address, timeout=3)
     drive(client, steps, count=count)
 
 

@@ -223,7 +223,7 @@ def test_an_outage_in_another_middleware_is_503_too(fake: FakeClient) -> None:
 
 def test_a_paused_daemon_is_503(start_daemon: Callable[..., Daemon]) -> None:
     daemon = start_daemon()
-    with override_settings(SESSIOND={"address": daemon.address, "timeout": 0.3}):
+    with override_settings(SESSIOND={"address": daemon.address, "timeout": 3}):
         browser = Browser()
         browser.get("/count")
         daemon.send(signal.SIGSTOP)

@@ -245,7 +245,7 @@ def test_an_outage_is_503_and_logs_nobody_out(when: Any) -> None:
 
 def test_a_paused_daemon_is_503(start_daemon: Callable[..., Daemon]) -> None:
     daemon = start_daemon()
-    with Client(daemon.address, timeout=0.3) as client:
+    with Client(daemon.address, timeout=3) as client:
         browser = make(client).test_client()
         browser.get("/count")
         daemon.send(signal.SIGSTOP)

@@ -227,7 +227,7 @@ def test_a_paused_daemon_is_503(start_daemon: Callable[..., Daemon]) -> None:
     daemon = start_daemon()
 
     async def main() -> None:
-        async with AsyncClient(daemon.address, timeout=0.3) as client:
+        async with AsyncClient(daemon.address, timeout=3) as client:
             app = app_of(count, client)
             cookie = cookie_of(await ask(app))
             daemon.send(signal.SIGSTOP)

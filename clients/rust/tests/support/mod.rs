@@ -58,7 +58,7 @@ impl World {
             (
                 "short",
                 engine("short", |options| {
-                    options.duration = Duration::from_secs(2);
+                    options.duration = Duration::from_secs(20);
                     options.touch_granularity = Some(Duration::from_millis(1));
                     options.roll_grace = Duration::from_secs(1);
                 }),
@@ -71,7 +71,7 @@ impl World {
 
     pub(crate) fn daemon() -> Self {
         let daemon = Daemon::start(&[
-            "engine.short.duration=2s",
+            "engine.short.duration=20s",
             "engine.short.touch_granularity=1ms",
             "engine.short.roll_grace=1s",
             "engine.two.max_sessions_per_principal=2",
@@ -202,6 +202,20 @@ fn binary() -> PathBuf {
     let built = ["dist", "release", "debug"].map(|profile| target.join(profile).join("sessiond"));
     let found = built.into_iter().find(|path| path.exists());
     found.expect("expected a daemon: build it, or name it with SESSIOND_BIN")
+}
+
+/// The error of a call that a client with this timeout makes. A busy machine may not get as far as
+/// a first attempt to connect in a short time.
+pub(crate) async fn in_time(client: impl Fn(Duration) -> Client) -> sessiond_client::Error {
+    for seconds in [1, 5] {
+        let client = client(Duration::from_secs(seconds));
+        let error = client.describe().await.expect_err("no daemon answers");
+        if error.reason() != sessiond_client::Reason::Timeout {
+            return error;
+        }
+    }
+    let error = client(Duration::from_secs(25)).describe().await;
+    error.expect_err("no daemon answers")
 }
 
 /// A proxy in front of a daemon, which can cut its connections.

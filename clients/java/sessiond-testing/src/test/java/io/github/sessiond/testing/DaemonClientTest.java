@@ -84,8 +84,8 @@ class DaemonClientTest {
             "store.sled.path=" + folder.resolve("store"),
             "store.sled.min_free_bytes=none"
         };
-        DaemonProcess daemon = DaemonProcess.start(0, settings);
-        int port = daemon.port();
+        int port = DaemonProcess.ownPort();
+        DaemonProcess daemon = DaemonProcess.start(port, settings);
         try (SessiondClient client = client(daemon.address())) {
             String token = client.write(null, new WriteOptions().setJson("{\"n\":0}").principal("ann")).token();
             byte[] header = ("session=" + token).getBytes(StandardCharsets.ISO_8859_1);
@@ -134,8 +134,8 @@ class DaemonClientTest {
 
     @Test
     void aDaemonThatWasKilledIsToldAndWhenItIsBackAllGoesOnWithinASecond() throws Exception {
-        DaemonProcess daemon = DaemonProcess.start(0);
-        int port = daemon.port();
+        int port = DaemonProcess.ownPort();
+        DaemonProcess daemon = DaemonProcess.start(port);
         try (SessiondClient client = client(daemon.address(), Duration.ofSeconds(3))) {
             client.write(null, new WriteOptions());
             daemon.kill();

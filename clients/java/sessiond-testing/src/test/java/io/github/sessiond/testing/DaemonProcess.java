@@ -3,12 +3,15 @@ package io.github.sessiond.testing;
 import java.io.BufferedReader;
 import java.io.IOException;
 import java.io.UncheckedIOException;
+import java.net.InetAddress;
+import java.net.ServerSocket;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
@@ -41,6 +44,18 @@ final class DaemonProcess implements AutoCloseable {
     /** Starts a daemon. {@code port}: 0 is a free one. {@code settings}: KEY=VALUE. */
     static DaemonProcess start(int port, String... settings) {
         return launch("127.0.0.1:" + port, settings);
+    }
+
+    /** A free port that nobody else gets while a daemon is away: Linux gives away those from 32768 on. */
+    static int ownPort() {
+        while (true) {
+            int port = ThreadLocalRandom.current().nextInt(10_000, 30_000);
+            try (ServerSocket free = new ServerSocket(port, 1, InetAddress.getLoopbackAddress())) {
+                return free.getLocalPort();
+            } catch (IOException taken) {
+                // Another one, then.
+            }
+        }
     }
 
     static DaemonProcess launch(String listen, String... settings) {
@@ -78,10 +93,6 @@ final class DaemonProcess implements AutoCloseable {
             throw new IllegalStateException("expected " + listener + " in the line " + line);
         }
         return match.group(1);
-    }
-
-    int port() {
-        return Integer.parseInt(address().substring(address().lastIndexOf(':') + 1));
     }
 
     /** Stops it where it is, and returns when all of its threads stand still. */

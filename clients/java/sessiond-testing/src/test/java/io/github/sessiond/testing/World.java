@@ -13,10 +13,10 @@ import java.util.concurrent.atomic.AtomicInteger;
 
 /** The same behaviours are asked of the fake and of the real daemon: here are the two. */
 interface World extends AutoCloseable {
-    /** {@code short} lives so long; an id that was rolled in it counts as just rolled for so long. */
-    Duration SHORT = Duration.ofMillis(2000);
+    /** {@code short} lives so long; an id that was rolled in it counts as just rolled for so long. Long enough for a busy machine. */
+    Duration SHORT = Duration.ofMillis(5000);
 
-    Duration GRACE = Duration.ofMillis(1500);
+    Duration GRACE = Duration.ofMillis(4000);
 
     AtomicInteger USERS = new AtomicInteger();
 

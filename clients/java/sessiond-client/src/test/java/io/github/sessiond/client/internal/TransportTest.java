@@ -79,11 +79,8 @@ class TransportTest {
         }
     }
 
-    private static int deadPort() throws Exception {
-        try (ServerSocket socket = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
-            return socket.getLocalPort();
-        }
-    }
+    /** Nobody listens there, and nobody is given this port by chance. */
+    private static final int DEAD_PORT = 1;
 
     @Test
     void refusesAddressesAndOptionsThatCannotBeMeant() {
@@ -105,7 +102,7 @@ class TransportTest {
 
     @Test
     void withoutADaemonAnOperationWaitsForItsTimeAndThenSaysWhy() throws Exception {
-        try (SessiondClient client = client("127.0.0.1:" + deadPort(), Duration.ofMillis(1500))) {
+        try (SessiondClient client = client("127.0.0.1:" + DEAD_PORT, Duration.ofSeconds(10))) {
             long started = System.nanoTime();
             List<CompletableFuture<?>> all = List.of(
                     client.resolveAsync(SECRET, new ResolveOptions()),
@@ -120,16 +117,16 @@ class TransportTest {
                 assertThat(error.httpStatus()).isEqualTo(503);
                 assertThat(error).hasMessageContaining("refused");
             }
-            assertThat(Duration.ofNanos(System.nanoTime() - started)).isGreaterThan(Duration.ofMillis(1490));
+            assertThat(Duration.ofNanos(System.nanoTime() - started)).isGreaterThan(Duration.ofMillis(9990));
         }
-        try (SessiondClient unix = client("unix:/nonexistent/sock", Duration.ofMillis(1500))) {
+        try (SessiondClient unix = client("unix:/nonexistent/sock", Duration.ofSeconds(10))) {
             assertThat(failure(UnavailableException.class, unix.resolveAsync(SECRET, new ResolveOptions())).reason()).isEqualTo(Reason.CONNECTION_FAILED);
         }
     }
 
     @Test
     void anOperationWaitsForADaemonThatComesLate() throws Exception {
-        try (TestServer server = TestServer.answering(); Relay relay = new Relay(deadPort())) {
+        try (TestServer server = TestServer.answering(); Relay relay = new Relay(DEAD_PORT)) {
             CountDownLatch failed = new CountDownLatch(1);
             try (SessiondClient client = SessiondClient.builder(relay.address()).timeout(Duration.ofSeconds(20)).listener(new SessiondListener() {
                 @Override
@@ -182,11 +179,15 @@ class TransportTest {
     @Test
     void tlsTowardsAServerWithoutItIsTold() throws Exception {
         try (TestServer plain = TestServer.answering()) {
-            try (SessiondClient client = SessiondClient.builder(plain.address()).timeout(Duration.ofSeconds(6)).tls(TlsOptions.DEFAULT).build()) {
-                UnavailableException error = failure(UnavailableException.class, client.resolveAsync(SECRET, new ResolveOptions()));
-                assertThat(error.reason()).isEqualTo(Reason.CONNECTION_FAILED);
-                assertThat(error.applied()).isEqualTo(Applied.NO);
+            UnavailableException error = null;
+            // A cold Java on a busy machine may not come to the end of a first attempt within 6 s.
+            for (int seconds = 6; seconds <= 24 && (error == null || error.reason() == Reason.TIMEOUT); seconds += 18) {
+                try (SessiondClient client = SessiondClient.builder(plain.address()).timeout(Duration.ofSeconds(seconds)).tls(TlsOptions.DEFAULT).build()) {
+                    error = failure(UnavailableException.class, client.resolveAsync(SECRET, new ResolveOptions()));
+                }
             }
+            assertThat(error.reason()).isEqualTo(Reason.CONNECTION_FAILED);
+            assertThat(error.applied()).isEqualTo(Applied.NO);
         }
     }
 
@@ -358,7 +359,11 @@ class TransportTest {
             while (client.describeAsync().handle((description, failed) -> failed != null).get()) {
                 Thread.onSpinWait();
             }
-            UnavailableException error = failure(UnavailableException.class, client.writeAsync(null, new WriteOptions()));
+            // On a busy machine its time may be over before it is sent.
+            UnavailableException error;
+            do {
+                error = failure(UnavailableException.class, client.writeAsync(null, new WriteOptions()));
+            } while (error.applied() == Applied.NO);
             assertThat(error.reason()).isEqualTo(Reason.TIMEOUT);
             assertThat(error.applied()).isEqualTo(Applied.UNKNOWN);
             held.take().run();
@@ -421,7 +426,7 @@ class TransportTest {
             assertThat(error.code()).isEqualTo("PERMISSION_DENIED");
             assertThat(error.retryable()).isFalse();
         }
-        try (SessiondClient missing = SessiondClient.builder("127.0.0.1:" + deadPort()).tokenFile(folder.resolve("none")).build()) {
+        try (SessiondClient missing = SessiondClient.builder("127.0.0.1:" + DEAD_PORT).tokenFile(folder.resolve("none")).build()) {
             assertThat(failure(AuthenticationException.class, missing.resolveAsync(SECRET, new ResolveOptions()))).hasMessageContaining("token file");
         }
     }
@@ -469,8 +474,7 @@ class TransportTest {
             Runnable answer = held.take();
             CompletableFuture<Void> closing = CompletableFuture.runAsync(client::close);
             while (!client.resolveAsync(SECRET, new ResolveOptions()).isCompletedExceptionally()) {
-                held.take();
-                Thread.onSpinWait();
+                held.take().run();
             }
             answer.run();
             while (!held.isEmpty()) {
