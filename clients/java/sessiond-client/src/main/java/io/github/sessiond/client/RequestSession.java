@@ -55,7 +55,7 @@ public final class RequestSession {
      * @param mapper reads and writes the data
      */
     public RequestSession(SessiondClient client, byte[] cookieHeader, String engine, DataMapper mapper) {
-        draft = new Draft(mapper.mapper);
+        draft = new Draft(Objects.requireNonNull(mapper, "mapper").mapper);
         byte[] header = cookieHeader == null || cookieHeader.length == 0 ? null : cookieHeader.clone();
         link = new Link(Objects.requireNonNull(client, "client"), header, engine == null ? client.engine() : engine, draft);
     }
